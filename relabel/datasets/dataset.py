@@ -1,0 +1,250 @@
+"""The in-memory detection dataset: columns of NumPy arrays, no Python object per box.
+
+Shape legend: ``I`` images, ``n`` boxes. Boxes are absolute pixels with the origin at the top-left
+corner of the top-left pixel, continuous (width = x2 - x1), stored as COCO's ``xywh`` in float64 so
+that a COCO file read and written unchanged has the same numbers in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relabel.datasets.labelspace import LabelSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a dataset.
+
+    Attributes:
+        id: int64 [I], unique.
+        file_name: I strings, relative to the dataset's root with forward slashes; unique.
+        width, height: int32 [I], pixels.
+        location: where the pixels are, if not in the file ``root / file_name``: I strings in the
+            notation of `relabel.datasets.images` (inside a zip, a TFRecord, a Parquet file).
+    """
+
+    id: np.ndarray
+    file_name: Sequence[str]
+    width: np.ndarray
+    height: np.ndarray
+    location: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, rows: np.ndarray) -> Images:
+        return Images(
+            self.id[rows],
+            [self.file_name[i] for i in rows],
+            self.width[rows],
+            self.height[rows],
+            None if self.location is None else [self.location[i] for i in rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Provenance:
+    """Where each box of a relabelled dataset comes from; written as the ``relabel`` object.
+
+    Attributes:
+        dataset: name of the source dataset.
+        origin: n strings: ``source``, ``pseudo:<dataset>`` or ``sam3``.
+        source_id: int64 [n], annotation id in the source, -1 where there is none.
+        source_category: n strings, the category there, or "" where there is none.
+        source_iou: float32 [n], IoU with the source box, NaN where there is none.
+    """
+
+    dataset: str
+    origin: Sequence[str]
+    source_id: np.ndarray
+    source_category: Sequence[str]
+    source_iou: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Provenance:
+        return Provenance(
+            self.dataset,
+            [self.origin[i] for i in rows],
+            self.source_id[rows],
+            [self.source_category[i] for i in rows],
+            self.source_iou[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The boxes of a dataset, grouped by image (``image`` never decreases).
+
+    Attributes:
+        image: int32 [n], row into `Images`.
+        xywh: float64 [n, 4].
+        category: int32 [n], position in the label space.
+        score: float32 [n]; NaN for annotations made without a score.
+        ignore: bool [n]: crowd, difficult, group or ignore-category regions.
+        id: int64 [n], unique annotation ids.
+        area: float64 [n], the file's own area where it gives one (COCO sizes use it), else w*h.
+        extra: format-specific fields per box that must survive a round trip (JSON-encoded
+            objects such as ``{"segmentation": ...}``), or None.
+        provenance: of relabelled boxes.
+    """
+
+    image: np.ndarray
+    xywh: np.ndarray
+    category: np.ndarray
+    score: np.ndarray
+    ignore: np.ndarray
+    id: np.ndarray
+    area: np.ndarray
+    extra: Sequence[bytes | None] | None = None
+    provenance: Provenance | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def xyxy(self) -> np.ndarray:
+        """float64 [n, 4] corners."""
+        return xywh_to_xyxy(self.xywh)
+
+    def take(self, rows: np.ndarray) -> Boxes:
+        return Boxes(
+            self.image[rows],
+            self.xywh[rows],
+            self.category[rows],
+            self.score[rows],
+            self.ignore[rows],
+            self.id[rows],
+            self.area[rows],
+            None if self.extra is None else [self.extra[i] for i in rows],
+            None if self.provenance is None else self.provenance.take(rows),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionDataset:
+    """Images, boxes and the label space they speak.
+
+    Attributes:
+        name: the dataset's name, as in relabel.toml.
+        space: its label space.
+        root: the folder image file names are relative to.
+        info: the COCO ``info`` object and other file-level fields worth keeping.
+    """
+
+    name: str
+    space: LabelSpace
+    images: Images
+    boxes: Boxes
+    root: Path
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [I + 1]; the boxes of image ``i`` are rows ``offsets[i]:offsets[i + 1]``."""
+        return np.searchsorted(self.boxes.image, np.arange(len(self.images) + 1))
+
+    def rows(self, image: int) -> slice:
+        """The box rows of one image."""
+        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+
+    def image_path(self, image: int) -> Path:
+        return self.root / self.images.file_name[image]
+
+    def subset(self, images: np.ndarray | Sequence[int], name: str | None = None) -> DetectionDataset:
+        """The dataset restricted to some images (rows), in the order given."""
+        keep = np.asarray(images, dtype=np.int64)
+        pieces = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in keep]
+        rows = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+        boxes = self.boxes.take(rows)
+        counts = np.array([len(p) for p in pieces], dtype=np.int64)
+        image = np.repeat(np.arange(len(keep), dtype=np.int32), counts)
+        return replace(
+            self,
+            name=name or self.name,
+            images=self.images.take(keep),
+            boxes=replace(boxes, image=image),
+        )
+
+    def with_boxes(self, boxes: Boxes, space: LabelSpace | None = None) -> DetectionDataset:
+        return replace(self, boxes=boxes, space=space or self.space)
+
+    def iter_images(self) -> Iterator[tuple[int, slice]]:
+        for i in range(len(self.images)):
+            yield i, self.rows(i)
+
+
+def make_boxes(
+    image: Any,
+    xywh: Any,
+    category: Any,
+    *,
+    score: Any = None,
+    ignore: Any = None,
+    id: Any = None,
+    area: Any = None,
+    extra: Sequence[bytes | None] | None = None,
+    provenance: Provenance | None = None,
+) -> Boxes:
+    """Build `Boxes` from columns in any image order, filling what is not given.
+
+    Boxes are sorted by image, stably, so that file order survives within each image.
+    """
+    image = np.asarray(image, dtype=np.int32).reshape(-1)
+    n = len(image)
+    xywh = np.asarray(xywh, dtype=np.float64).reshape(n, 4)
+    boxes = Boxes(
+        image=image,
+        xywh=xywh,
+        category=np.asarray(category, dtype=np.int32).reshape(n),
+        score=_column(score, n, np.float32, np.nan),
+        ignore=_column(ignore, n, bool, False),
+        id=np.arange(1, n + 1, dtype=np.int64) if id is None else np.asarray(id, np.int64),
+        area=xywh[:, 2] * xywh[:, 3] if area is None else np.asarray(area, np.float64),
+        extra=extra,
+        provenance=provenance,
+    )
+    if n > 1 and bool(np.any(image[1:] < image[:-1])):
+        boxes = boxes.take(np.argsort(image, kind="stable"))
+    return boxes
+
+
+def _column(values: Any, n: int, dtype: Any, fill: Any) -> np.ndarray:
+    if values is None:
+        return np.full(n, fill, dtype=dtype)
+    return np.asarray(values, dtype=dtype).reshape(n)
+
+
+def xywh_to_xyxy(xywh: np.ndarray) -> np.ndarray:
+    """[..., 4] corner + size to two corners."""
+    out = np.array(xywh, copy=True)
+    out[..., 2:] += out[..., :2]
+    return out
+
+
+def xyxy_to_xywh(xyxy: np.ndarray) -> np.ndarray:
+    """[..., 4] two corners to corner + size."""
+    out = np.array(xyxy, copy=True)
+    out[..., 2:] -= out[..., :2]
+    return out
+
+
+def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pairwise intersection over union of xyxy boxes: [m, 4] x [n, 4] -> [m, n]."""
+    a = np.asarray(a, dtype=np.float64).reshape(-1, 4)
+    b = np.asarray(b, dtype=np.float64).reshape(-1, 4)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inter = np.prod(np.clip(high - low, 0, None), axis=2)
+    area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)
+    area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)
+    union = area_a[:, None] + area_b[None, :] - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)

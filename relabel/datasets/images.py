@@ -1,0 +1,176 @@
+"""Pixels of a dataset's images, wherever they are stored.
+
+A location is a plain path, or one of
+
+- ``zip:PATH!MEMBER``: a member of a zip archive (SHIFT ships ``img.zip``),
+- ``bytes:PATH!OFFSET!LENGTH``: an encoded image inside a larger file (Waymo v1 TFRecord),
+- ``parquet:PATH!COLUMN!ROW``: a cell of a Parquet file, row counted over the file (Waymo v2).
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.errors import DataError
+
+_handles = threading.local()
+_OPEN_FILES = 8
+
+
+def image_location(dataset: DetectionDataset, row: int) -> str:
+    """The location string of an image of the dataset."""
+    if dataset.images.location is not None and dataset.images.location[row]:
+        return dataset.images.location[row]
+    return str(dataset.image_path(row))
+
+
+def read_image_bytes(location: str) -> bytes:
+    """The encoded bytes of the image at ``location``.
+
+    Raises:
+        DataError: the file, member, range or row does not exist.
+    """
+    scheme, _, rest = location.partition(":")
+    try:
+        if scheme == "zip":
+            path, _, member = rest.partition("!")
+            return _archive(path).read(member)
+        if scheme == "bytes":
+            path, offset, length = rest.rsplit("!", 2)
+            with Path(path).open("rb") as stream:
+                stream.seek(int(offset))
+                data = stream.read(int(length))
+            if len(data) != int(length):
+                raise DataError(
+                    f"ends {int(length) - len(data)} bytes before the end of the image",
+                    file=path,
+                    record=f"offset {offset}",
+                    remedy="Download the file again.",
+                )
+            return data
+        if scheme == "parquet":
+            path, column, row = rest.rsplit("!", 2)
+            return _parquet_cell(path, column, int(row))
+        return Path(location).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(
+            "image file does not exist",
+            file=location,
+            remedy="Check the dataset's root in relabel.toml.",
+        ) from error
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"image cannot be read from the archive: {error}", file=location) from error
+    except OSError as error:
+        raise DataError(f"image cannot be read: {error}", file=location) from error
+
+
+def decode_rgb(data: bytes, *, name: str = "image") -> np.ndarray:
+    """Decode an encoded image to uint8 [H, W, 3] RGB.
+
+    The pixels come as stored: an EXIF orientation is not applied, since annotations refer to the
+    stored grid in COCO and its descendants.
+
+    Raises:
+        DataError: not an image, or cut off.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"image cannot be decoded: {error}",
+            file=name,
+            remedy="Replace the file, or leave it out with --skip-bad.",
+        ) from error
+
+
+def image_size(location: str) -> tuple[int, int]:
+    """(width, height) from the image's header only, where it is a plain file.
+
+    Raises:
+        DataError: missing or not an image.
+    """
+    try:
+        if location.partition(":")[0] in ("zip", "bytes", "parquet"):
+            source: Any = io.BytesIO(read_image_bytes(location))
+        else:
+            source = location
+        with Image.open(source) as image:
+            return image.size
+    except FileNotFoundError as error:
+        raise DataError("image file does not exist", file=location) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"not an image: {error}",
+            file=location,
+            remedy="Replace the file, or leave it out with --skip-bad.",
+        ) from error
+
+
+def load_rgb(dataset: DetectionDataset, row: int) -> np.ndarray:
+    """uint8 [H, W, 3] RGB pixels of one image of the dataset."""
+    location = image_location(dataset, row)
+    return decode_rgb(read_image_bytes(location), name=location)
+
+
+def _cache(kind: str) -> OrderedDict[Any, Any]:
+    # Archive and Parquet handles are not thread-safe: each thread keeps a few of its own.
+    caches = getattr(_handles, "caches", None)
+    if caches is None:
+        caches = _handles.caches = {}
+    return caches.setdefault(kind, OrderedDict())
+
+
+def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> Any:
+    cache[key] = value
+    while len(cache) > limit:
+        _, old = cache.popitem(last=False)
+        if hasattr(old, "close"):
+            old.close()
+    return value
+
+
+def _archive(path: str) -> zipfile.ZipFile:
+    cache = _cache("zip")
+    if path in cache:
+        cache.move_to_end(path)
+        return cache[path]
+    return _remember(cache, path, zipfile.ZipFile(path), _OPEN_FILES)
+
+
+def _parquet_cell(path: str, column: str, row: int) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = _cache("parquet")
+    if path not in files:
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"not a readable Parquet file: {error}",
+                file=path,
+                remedy="Download the file again.",
+            ) from error
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        _remember(files, path, (file, np.concatenate([[0], np.cumsum(sizes)])), _OPEN_FILES)
+    file, starts = files[path]
+    if not 0 <= row < starts[-1]:
+        raise DataError(f"has no row {row}", file=path, remedy="Describe the dataset again.")
+    group = int(np.searchsorted(starts, row, side="right") - 1)
+    groups = _cache("row groups")
+    key = (path, column, group)
+    if key not in groups:
+        # A row group holds tens to hundreds of JPEGs; neighbouring rows are read together.
+        values = file.read_row_group(group, columns=[column]).column(0)
+        _remember(groups, key, values, 2)
+    return groups[key][row - int(starts[group])].as_py()

@@ -1,0 +1,124 @@
+"""The errors a user can act on, and the collector that lets a run go on past bad records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+
+class RelabelError(Exception):
+    """An error with a cause outside the program: printed as one line, exit status 1.
+
+    Args:
+        message: what is wrong, with the offending value.
+        file: the file it was found in.
+        record: the record inside the file, such as ``annotation 17`` or ``line 4``.
+        remedy: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | Path | None = None,
+        record: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.message = message
+        self.file = None if file is None else str(file)
+        self.record = record
+        self.remedy = remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.file, self.record) if part)
+        text = f"{where}: {self.message}" if where else self.message
+        if self.remedy:
+            text = f"{text.rstrip('.')}. {self.remedy}"
+        return " ".join(text.split())
+
+
+class DataError(RelabelError):
+    """A dataset's files are missing, damaged or contradict their format."""
+
+
+class ConfigError(RelabelError):
+    """A setting or a name in relabel.toml or on the command line does not exist or fit."""
+
+
+class StageError(RelabelError):
+    """A stage cannot run or be reused, for example because its inputs changed."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding about a dataset's files."""
+
+    severity: Severity
+    file: str
+    record: str
+    message: str
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass
+class Problems:
+    """Collects what readers find.
+
+    With ``skip_bad=False`` an error raises `DataError` at once; with ``skip_bad=True`` it is
+    kept, and the reader leaves the record out and goes on. Warnings never raise. What real
+    datasets are full of (boxes partly outside their image, boxes without area) is counted with
+    `count` and summarised in one warning per kind.
+
+    Readers call:
+
+    >>> problems = Problems(skip_bad=True)
+    >>> problems.error("bbox has a NaN", file="a.json", record="annotation 3", remedy="Fix it.")
+    >>> problems.count("clipped to the image")
+    >>> problems.summary()
+    ['1 box clipped to the image']
+    """
+
+    skip_bad: bool = False
+    found: list[Problem] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def error(
+        self,
+        message: str,
+        *,
+        file: str | Path,
+        record: str = "",
+        remedy: str | None = None,
+    ) -> None:
+        """Report a bad record: raises DataError unless bad records are to be skipped."""
+        if not self.skip_bad:
+            raise DataError(message, file=file, record=record or None, remedy=remedy)
+        text = f"{message.rstrip('.')}. {remedy}" if remedy else message
+        self.found.append(Problem("error", str(file), record, text))
+
+    def warning(self, message: str, *, file: str | Path, record: str = "") -> None:
+        self.found.append(Problem("warning", str(file), record, message))
+
+    def count(self, kind: str, n: int = 1) -> None:
+        """Count boxes treated in a harmless, usual way, e.g. ``clipped to the image``."""
+        if n:
+            self.counts[kind] = self.counts.get(kind, 0) + int(n)
+
+    def summary(self) -> list[str]:
+        return [f"{n} box{'es' if n != 1 else ''} {kind}" for kind, n in self.counts.items()]
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [p for p in self.found if p.severity == "error"]
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors

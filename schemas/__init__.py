@@ -1,0 +1,1 @@
+"""Label spaces (YAML) and JSON Schemas of our own files."""
