@@ -1,4 +1,5 @@
-"""Workspace: stages with fingerprints, resume, atomic files, manifests, progress.
+"""Workspace: stages, resume, shards, manifests, progress.
 
-In: settings and inputs. Out: finished folders that are never redone.
+In: a named step with its settings and the fingerprints of its inputs. Out: a folder that says
+whether the step is done, so that the same command after a kill goes on where it stopped.
 """

@@ -1,0 +1,312 @@
+"""Stages: named steps with a fingerprint of what they depend on, and a folder for what they make.
+
+A stage's folder holds ``stage.json``. It is written first with the state ``running`` and last
+with the state ``done``, so that a folder left by a killed process is never taken for a finished
+one. A changed fingerprint is refused with the difference shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from relabel import __version__
+from relabel.errors import StageError
+from relabel.workspace.atomic import TEMP_PREFIX, atomic_write_json, remove_leftovers
+from relabel.workspace.fingerprint import file_fingerprint, fingerprint
+
+Status = Literal["missing", "partial", "done", "changed"]
+STAGE_FILE = "stage.json"
+LOCK_FILE = ".lock"
+_SHOWN_DIFFERENCES = 6
+
+
+class Stage:
+    """One step of a workspace.
+
+    Args:
+        name: what the step is called in messages, such as ``specialist fine``.
+        folder: where its files go; nothing else may live there.
+        settings: JSON-ready settings that change what is computed.
+        inputs: fingerprints of what goes in, by name.
+    """
+
+    def __init__(
+        self, name: str, folder: str | Path, *, settings: dict[str, Any], inputs: dict[str, str]
+    ) -> None:
+        self.name = name
+        self.folder = Path(folder)
+        # Through JSON, so that what is compared is what is read back (tuples become lists).
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.inputs = dict(inputs)
+        self._lock: IO[str] | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint({"name": self.name, "settings": self.settings, "inputs": self.inputs})
+
+    def status(self) -> Status:
+        """``done`` only if every output is there with the size it was finished with."""
+        written = self._read()
+        if written is None:
+            return "missing"
+        if written.get("fingerprint") != self.fingerprint:
+            return "changed"
+        if written.get("state") != "done":
+            return "partial"
+        return "done" if self._outputs_present(written) else "partial"
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Paths of the outputs of a finished stage, by name."""
+        written = self._read() or {}
+        return {k: self.folder / v["path"] for k, v in written.get("outputs", {}).items()}
+
+    def differences(self) -> list[str]:
+        """What changed since the folder was begun: ``settings.epochs: 10 → 20``."""
+        written = self._read()
+        if written is None:
+            return []
+        old = _flat({k: written.get(k, {}) for k in ("name", "settings", "inputs")})
+        new = _flat({"name": self.name, "settings": self.settings, "inputs": self.inputs})
+        return [
+            f"{key}: {_short(old.get(key))} → {_short(new.get(key))}"
+            for key in [*new, *(k for k in old if k not in new)]
+            if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        ]
+
+    def begin(self, overwrite: bool = False) -> None:
+        """Take the folder's lock and mark the stage as running; partial files stay for resuming.
+
+        Raises:
+            StageError: settings or inputs changed since the folder was begun and ``overwrite`` is
+                not given (with it the folder is emptied); the folder holds files of somebody
+                else (never emptied); or another process works in it.
+        """
+        existed = self.folder.is_dir()
+        if existed and self._read() is None and not self._is_empty():
+            raise StageError(
+                f"the folder of stage {self.name!r} holds files that relabel did not write",
+                file=self.folder,
+                remedy="Choose another output folder, or move them away.",
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            self._begin_locked(overwrite)
+        except BaseException:
+            self.release()
+            raise
+
+    def _begin_locked(self, overwrite: bool) -> None:
+        remove_leftovers(self.folder)
+        status = self.status()
+        if status == "changed" and not overwrite:
+            raise self.changed_error()
+        written = self._read()
+        cut_off_clearing = written is not None and written.get("state") == "clearing"
+        if status != "missing" and (overwrite or cut_off_clearing):
+            # Written first, so that a kill halfway through is carried on by the next begin.
+            self._write("clearing")
+            self._clear()
+        if status != "done" or overwrite:
+            self._write("running")
+
+    def changed_error(self) -> StageError:
+        """The error for a stage that was begun with other settings or inputs."""
+        found = self.differences()
+        shown = "; ".join(found[:_SHOWN_DIFFERENCES])
+        if len(found) > _SHOWN_DIFFERENCES:
+            shown += f"; and {len(found) - _SHOWN_DIFFERENCES} more"
+        return StageError(
+            f"stage {self.name!r} was begun with other settings or inputs: {shown}",
+            file=self.folder,
+            remedy="Redo it with --overwrite, or keep it and choose another --out.",
+        )
+
+    def finish(self, outputs: Mapping[str, str | Path]) -> None:
+        """Mark the stage as done; ``outputs`` maps names to files or folders inside its folder.
+
+        The manifest is the last file written. Of files it keeps size and SHA-256, of folders the
+        number of files and their total size.
+        """
+        listed = {}
+        for key, value in outputs.items():
+            path = self.folder / value
+            entry: dict[str, Any] = {"path": path.relative_to(self.folder).as_posix()}
+            if path.is_dir():
+                entry["files"], entry["bytes"] = _folder_size(path)
+            else:
+                entry["bytes"] = path.stat().st_size
+                entry["sha256"] = file_fingerprint(path)
+            listed[key] = entry
+        self._write("done", outputs=listed)
+        self.release()
+
+    def release(self) -> None:
+        """Give back the lock; the operating system does so when the process dies."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _write(self, state: str, **more: Any) -> None:
+        atomic_write_json(
+            self.folder / STAGE_FILE,
+            {
+                "name": self.name,
+                "state": state,
+                "fingerprint": self.fingerprint,
+                "relabel": __version__,
+                "settings": self.settings,
+                "inputs": self.inputs,
+                **more,
+            },
+            indent=1,
+        )
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.folder / STAGE_FILE
+        try:
+            written = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError as error:
+            raise StageError("a file is in the way of the stage's folder", file=path) from error
+        except ValueError as error:
+            raise StageError(
+                "not valid JSON", file=path, remedy="Remove the folder; the stage is then redone."
+            ) from error
+        if not isinstance(written, dict):
+            raise StageError("not a stage manifest", file=path, remedy="Remove the folder.")
+        return written
+
+    def _outputs_present(self, written: dict[str, Any]) -> bool:
+        for entry in written.get("outputs", {}).values():
+            path = self.folder / entry["path"]
+            if "files" in entry:
+                if not path.is_dir() or _folder_size(path) != (entry["files"], entry["bytes"]):
+                    return False
+            elif not path.is_file() or path.stat().st_size != entry["bytes"]:
+                return False
+        return True
+
+    def _is_empty(self) -> bool:
+        return all(
+            p.name == LOCK_FILE or p.name.startswith(TEMP_PREFIX) for p in self.folder.iterdir()
+        )
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name in (STAGE_FILE, LOCK_FILE):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: go without
+            return
+        path = self.folder / LOCK_FILE
+        stream = path.open("a+", encoding="utf-8")
+        try:
+            # A record lock, not flock: worker processes must not inherit it, or it would
+            # outlive a killed parent.
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            stream.close()
+            raise StageError(
+                f"another process (pid {owner}) is working on stage {self.name!r}",
+                file=self.folder,
+                remedy="Wait for it or stop it, or choose another --out.",
+            ) from error
+        except OSError:  # a file system without locks: go without
+            stream.close()
+            return
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        self._lock = stream
+
+
+class Shards:
+    """The parts of a stage's output over ``total`` items, ``size`` items each.
+
+    A shard's name depends on its number and the number of shards only. Shards are written
+    through `atomic_path`, so that one that exists is finished and is never redone.
+
+    >>> shards = Shards(Path("out"), total=250, size=100)
+    >>> shards.shard_path(2).name, shards.items(2)
+    ('shard-00002-of-00003.parquet', range(200, 250))
+    """
+
+    def __init__(self, folder: Path, *, total: int, size: int, suffix: str = ".parquet") -> None:
+        if size < 1:
+            raise ValueError(f"shard size must be positive, got {size}")
+        self.folder = Path(folder)
+        self.total = total
+        self.size = size
+        self.suffix = suffix
+
+    def __len__(self) -> int:
+        return -(-self.total // self.size)
+
+    def shard_path(self, i: int) -> Path:
+        return self.folder / f"shard-{i:05d}-of-{len(self):05d}{self.suffix}"
+
+    def items(self, i: int) -> range:
+        """The items of shard ``i``."""
+        return range(i * self.size, min((i + 1) * self.size, self.total))
+
+    def finished(self, i: int) -> bool:
+        return self.shard_path(i).is_file()
+
+    def missing(self) -> Iterator[int]:
+        """Numbers of the shards still to be written, in order."""
+        return (i for i in range(len(self)) if not self.finished(i))
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.shard_path(i) for i in range(len(self))]
+
+
+_ABSENT = object()
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat = {}
+    for key, inner in value.items():
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    if len(text) == 66 and all(c in "0123456789abcdef" for c in text[1:-1]):
+        return text[1:9]  # a fingerprint
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _folder_size(folder: Path) -> tuple[int, int]:
+    """(number of files, total bytes) below a folder; the targets of links do not count."""
+    files = size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root) / name
+            if not path.is_symlink():
+                files += 1
+                size += path.stat().st_size
+    return files, size
