@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -122,3 +123,15 @@ class Problems:
     @property
     def ok(self) -> bool:
         return not self.errors
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy naming near matches of ``name`` and everything known."""
+    import difflib  # only needed once something is wrong
+
+    options = list(known)
+    lowered = {o.lower(): o for o in options}
+    near = [lowered[n] for n in difflib.get_close_matches(name.lower(), list(lowered), n=3)]
+    text = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    shown = ", ".join(options[:30]) + (", ..." if len(options) > 30 else "")
+    return f"{text}Known: {shown or 'none'}."

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, one per stage, that are the command line, the manifest and the docs.
+"""Settings: frozen dataclasses, one per stage: the command line, the manifest and the docs at once.
 
 Modules that define settings import neither torch nor transformers, so that ``--help`` stays fast.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from relabel.datasets.labelspace import did_you_mean
-from relabel.errors import ConfigError
+from relabel.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
@@ -31,17 +31,71 @@ class Runtime:
 
 
 def settings_from(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Build a settings dataclass from a table of relabel.toml.
+    """Build a settings dataclass from a table of relabel.toml or the command line.
 
     Raises:
-        ConfigError: an unknown key, with near matches.
+        ConfigError: an unknown key, with near matches, or a value of the wrong type.
     """
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    clean = {key.replace("-", "_"): value for key, value in values.items()}
-    for key in clean:
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    types = get_type_hints(cls)
+    clean = {}
+    for given, value in values.items():
+        key = given.replace("-", "_")
         if key not in known:
-            raise ConfigError(f"unknown setting {key!r} in {where}", remedy=did_you_mean(key, known))
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in clean.items()})
+            raise ConfigError(
+                f"unknown setting {given!r} in {where}", remedy=did_you_mean(key, known)
+            )
+        clean[key] = _fit(value, types[key])
+        if clean[key] is _MISFIT:
+            raise ConfigError(
+                f"setting {given!r} in {where} must be {describe_type(types[key])}, not {value!r}"
+            )
+        choices = known[key].metadata.get("choices")
+        if choices and clean[key] is not None and clean[key] not in choices:
+            raise ConfigError(
+                f"setting {given!r} in {where} cannot be {value!r}",
+                remedy=did_you_mean(str(value), choices),
+            )
+    return cls(**clean)
+
+
+_MISFIT = object()
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def inner_type(hint: Any) -> tuple[Any, bool, bool]:
+    """(scalar type, whether it is a tuple of them, whether it may be None) of a field's type."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain = [o for o in options if o is not type(None)]
+    first = plain[0] if plain else str
+    optional = len(plain) < len(options)
+    if get_origin(first) is tuple:
+        return get_args(first)[0], True, optional
+    return first, False, optional
+
+
+def describe_type(hint: Any) -> str:
+    scalar, many, _ = inner_type(hint)
+    name = _TYPE_NAMES.get(scalar, str(scalar))
+    return f"a list of which each is {name}" if many else name
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """``value`` as the field's type wants it, or ``_MISFIT``; whole numbers pass as numbers."""
+    scalar, many, optional = inner_type(hint)
+    if value is None:
+        return None if optional else _MISFIT
+    if many:
+        if not isinstance(value, list | tuple):
+            return _MISFIT
+        fitted = tuple(_fit(v, scalar) for v in value)
+        return _MISFIT if any(v is _MISFIT for v in fitted) else fitted
+    if scalar is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if scalar not in _TYPE_NAMES:
+        return value
+    fits = isinstance(value, scalar) and (scalar is bool or not isinstance(value, bool))
+    return value if fits else _MISFIT
 
 
 def settings_dict(settings: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from relabel.errors import ConfigError, DataError
+from relabel.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["Category", "JointLabelSpace", "LabelSpace", "did_you_mean"]
 
 
 @dataclass(frozen=True)
@@ -271,13 +272,3 @@ class JointLabelSpace:
         mask = np.zeros(self.num_classes, dtype=bool)
         mask[self.slice(dataset)] = True
         return mask
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy naming near matches of ``name`` and everything known."""
-    options = list(known)
-    lowered = {o.lower(): o for o in options}
-    near = [lowered[n] for n in difflib.get_close_matches(name.lower(), list(lowered), n=3)]
-    text = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    shown = ", ".join(options[:30]) + (", ..." if len(options) > 30 else "")
-    return f"{text}Known: {shown or 'none'}."

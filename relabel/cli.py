@@ -1,0 +1,166 @@
+"""The root of the command line: subcommands imported when they run, errors as one line.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relabel import __version__
+from relabel.errors import RelabelError, did_you_mean
+
+# The help line of each subcommand stands here so that `relabel --help` imports none of them.
+COMMANDS = {
+    "align": "Relabel source datasets in a target's label space: the whole job.",
+    "train-specialist": "Train a detector on one dataset in its own label space.",
+    "cross-label": "Pseudo-label a dataset with another dataset's specialist.",
+    "evaluate": "Score detections, or the quality of relabelled boxes.",
+    "datasets": "List, describe, validate and convert datasets.",
+    "demo": "Make a small world of street scenes and run align on it.",
+    "view": "Show a result in the FiftyOne App.",
+    "doctor": "Report versions, devices and what is missing.",
+}
+
+
+@dataclass
+class State:
+    """What the options of the root command hand to the subcommands, as ``ctx.obj``."""
+
+    debug: bool = False
+    config: Path | None = None
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported only when they run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"relabel.commands.{cmd_name.replace('-', '_')}")
+        return module.cli
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(
+                f"there is no command {name!r}. {did_you_mean(name, COMMANDS)}", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(n, help=h) for n, h in COMMANDS.items() if n.startswith(incomplete)]
+
+
+def set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Option callback: remember --debug wherever on the command line it stands."""
+    if value:
+        ctx.find_root().ensure_object(State).debug = True
+
+
+def set_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Option callback: remember -C/--config."""
+    if value is not None:
+        ctx.find_root().ensure_object(State).config = Path(value)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Every command has its own --help. Datasets are named in relabel.toml.",
+)
+@click.version_option(__version__, "--version", prog_name="relabel")
+@click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=set_debug,
+    help="Show the traceback of an error.",
+)
+@click.option(
+    "-C",
+    "--config",
+    type=click.Path(dir_okay=False),
+    expose_value=False,
+    callback=set_config,
+    help="The relabel.toml to use instead of the one found upward from here.",
+)
+def cli() -> None:
+    """Rewrite the annotations of detection datasets into another dataset's label space.
+
+    Start with `relabel demo`, or name your datasets in relabel.toml and run
+    `relabel align --target NAME --sources NAME,NAME`.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    state = State(debug="--debug" in (sys.argv[1:] if args is None else args))
+    sys.exit(_run(args, state))
+
+
+def _run(args: Sequence[str] | None, state: State) -> int:
+    try:
+        result = cli.main(args, prog_name="relabel", standalone_mode=False, obj=state)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; the same command resumes", 130)
+    except BrokenPipeError:
+        # The reader of a pipe is gone; keep the interpreter from flushing into it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if state.debug:
+            import traceback
+
+            traceback.print_exc()
+        return _report(error, state.debug)
+
+
+def _report(error: Exception, debug: bool) -> int:
+    """One line on stderr for any error; returns the exit status."""
+    from relabel.workspace.atomic import disk_full_error, is_disk_full
+
+    if not isinstance(error, RelabelError) and is_disk_full(error):
+        error = disk_full_error(getattr(error, "filename", None))
+    if isinstance(error, RelabelError):
+        return _fail(f"error: {error}", error.exit_code)
+    # By name, since torch must not be imported to ask for its class.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _fail("error: out of memory. Use a smaller batch size, or --workers 0.")
+    if isinstance(error, OSError) and error.strerror:
+        file = f"{error.filename}: " if error.filename else ""
+        return _fail(f"error: {file}{error.strerror}")
+    text = " ".join(str(error).split())
+    hint = "" if debug else " (--debug shows where)"
+    return _fail(f"error: unexpected {type(error).__name__}: {text}{hint}")
+
+
+def _fail(text: str, status: int = 1) -> int:
+    print(f"relabel: {text}", file=sys.stderr, flush=True)
+    return status
