@@ -1,0 +1,239 @@
+"""Pictures with boxes drawn on them, and sheets of such pictures.
+
+Boxes are xyxy pixels of the image given; pictures come back as Pillow images, resized where asked.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]
+
+# Bright and well apart on photographs, first the ones that people with colour-vision deficiency
+# tell apart best.
+_COLORS: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (0, 190, 140),
+    (233, 90, 20),
+    (224, 130, 190),
+    (30, 130, 240),
+    (250, 70, 90),
+    (150, 220, 60),
+    (170, 120, 255),
+    (0, 215, 225),
+    (255, 175, 150),
+    (190, 160, 100),
+    (255, 60, 200),
+    (120, 165, 130),
+    (200, 215, 255),
+)
+IGNORE_COLOR: Color = (150, 150, 150)
+
+
+def class_palette(names: Iterable[str]) -> dict[str, Color]:
+    """A colour for each class name, the same for the same set of names in any order.
+
+    A name's colour comes from its hash, so it also stays the same from one set to another unless
+    two names of a set fall on one colour; then the later in the alphabet moves on.
+    """
+    palette: dict[str, Color] = {}
+    taken: set[int] = set()
+    for name in sorted(set(names)):
+        start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        if len(taken) == len(_COLORS):
+            hue, light = (start % 3600) / 3600, 0.5 + 0.2 * ((start >> 16) % 2)
+            red, green, blue = colorsys.hls_to_rgb(hue, light, 0.75)
+            palette[name] = (round(red * 255), round(green * 255), round(blue * 255))
+            continue
+        slot = next(
+            s for k in range(len(_COLORS)) if (s := (start + k) % len(_COLORS)) not in taken
+        )
+        taken.add(slot)
+        palette[name] = _COLORS[slot]
+    return palette
+
+
+def draw_boxes(
+    image: np.ndarray,
+    xyxy: np.ndarray,
+    labels: Sequence[str],
+    scores: np.ndarray | None = None,
+    colors: Mapping[str, Color] | None = None,
+    *,
+    ignore: np.ndarray | None = None,
+    width: int | None = None,
+    tags: bool = True,
+) -> Image.Image:
+    """Draw boxes with their class names.
+
+    A name is left out where it would cover another name or where its box is too small to bear
+    one; the colour still tells the class. Larger boxes are drawn first, so that small ones in
+    front stay visible.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        xyxy: float [n, 4], pixels of ``image``.
+        labels: n class names.
+        scores: float [n], shown behind the name where not NaN.
+        colors: colour by class name; default `class_palette` of ``labels``.
+        ignore: bool [n]; these regions are hatched in grey and bear no name.
+        width: scale the picture to this width, at most twice its own, before drawing.
+        tags: write the class names.
+
+    Raises:
+        ValueError: ``labels`` and ``xyxy`` differ in length.
+    """
+    xyxy = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
+    if len(labels) != len(xyxy):
+        raise ValueError(f"{len(xyxy)} boxes, but {len(labels)} labels")
+    colors = class_palette(labels) if colors is None else colors
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if width is not None and picture.width != width:
+        scale = min(2.0, width / picture.width)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        xyxy = xyxy * scale
+    pen = ImageDraw.Draw(picture)
+    line = max(2, round(picture.width / 320))
+    area = np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1)
+    order = np.argsort(-area, kind="stable").tolist()
+    hidden = np.zeros(len(xyxy), bool) if ignore is None else np.asarray(ignore, bool)
+    for i in order:
+        if hidden[i]:
+            _hatch(picture, tuple(xyxy[i].tolist()))
+    for i in order:
+        if not hidden[i]:
+            _frame(pen, tuple(xyxy[i].tolist()), colors.get(labels[i], IGNORE_COLOR), line)
+    font = ImageFont.load_default(size=max(11, round(picture.width / 44)))
+    placed: list[Rectangle] = []
+    centres = (xyxy[~hidden, :2] + xyxy[~hidden, 2:]) / 2
+    for i in order if tags else ():
+        if hidden[i]:
+            continue
+        text = labels[i]
+        if scores is not None and not np.isnan(scores[i]):
+            text = f"{text} {scores[i]:.2f}"
+        tag = _place_tag(pen, text, font, tuple(xyxy[i].tolist()), picture.size, placed, centres)
+        if tag is not None:
+            placed.append(tag)
+            color = colors.get(labels[i], IGNORE_COLOR)
+            pen.rectangle(tag, fill=color)
+            pen.text((tag[0] + 3, tag[1] + 1), text, fill=_ink(color), font=font, anchor="lt")
+    return picture
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image],
+    captions: Sequence[str] | None = None,
+    *,
+    columns: int = 2,
+    cell_width: int = 640,
+    background: Color = (255, 255, 255),
+) -> Image.Image:
+    """Pictures in a grid, each scaled to the cell's width, with a line of text above each.
+
+    Raises:
+        ValueError: no pictures, or a different number of captions.
+    """
+    if not pictures:
+        raise ValueError("no pictures for the sheet")
+    if captions is not None and len(captions) != len(pictures):
+        raise ValueError(f"{len(pictures)} pictures, but {len(captions)} captions")
+    gap, font = 12, ImageFont.load_default(size=18)
+    head = 28 if captions is not None else 0
+    cells = [
+        p.convert("RGB").resize((cell_width, max(1, round(p.height * cell_width / p.width))))
+        for p in pictures
+    ]
+    columns = min(columns, len(cells))
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    heights = [max(c.height for c in row) + head for row in rows]
+    width = columns * cell_width + (columns + 1) * gap
+    sheet = Image.new("RGB", (width, sum(heights) + (len(rows) + 1) * gap), background)
+    pen = ImageDraw.Draw(sheet)
+    y = gap
+    for r, row in enumerate(rows):
+        for c, cell in enumerate(row):
+            x = gap + c * (cell_width + gap)
+            if captions is not None:
+                text = captions[r * columns + c]
+                pen.text((x, y + 4), text, fill=_ink(background), font=font, anchor="lt")
+            sheet.paste(cell, (x, y + head))
+        y += heights[r] + gap
+    return sheet
+
+
+def _ink(color: Color) -> Color:
+    """Black or white, whichever has the higher contrast on ``color``."""
+    red, green, blue = ((c / 255) ** 2.2 for c in color)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+
+
+def _frame(pen: ImageDraw.ImageDraw, box: Rectangle, color: Color, line: int) -> None:
+    x1, y1, x2, y2 = (round(v) for v in box)
+    x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
+    # A dark seam keeps light colours visible on bright ground.
+    pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=1)
+    pen.rectangle((x1, y1, x2, y2), outline=color, width=min(line, max(1, (x2 - x1) // 4)))
+
+
+def _hatch(picture: Image.Image, box: Rectangle) -> None:
+    x1, y1 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+    x2, y2 = min(picture.width, math.ceil(box[2])), min(picture.height, math.ceil(box[3]))
+    if x2 <= x1 or y2 <= y1:
+        return
+    region = picture.crop((x1, y1, x2, y2))
+    shaded = Image.blend(region, Image.new("RGB", region.size, IGNORE_COLOR), 0.35)
+    pen = ImageDraw.Draw(shaded)
+    for x in range(-region.height, region.width, 10):
+        pen.line((x, region.height, x + region.height, 0), fill=(215, 215, 215), width=1)
+    pen.rectangle((0, 0, region.width - 1, region.height - 1), outline=IGNORE_COLOR, width=2)
+    picture.paste(shaded, (x1, y1))
+
+
+def _place_tag(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    box: Rectangle,
+    size: tuple[int, int],
+    placed: Sequence[Rectangle],
+    centres: np.ndarray,
+) -> Rectangle | None:
+    """A place for a name tag at a corner of its box, or None.
+
+    It must cover neither a tag placed before nor the middle of a box (``centres``, [n, 2]).
+    """
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font, anchor="lt")
+    width, height = right - left + 6, bottom - top + 5
+    x1, y1, x2, y2 = box
+    if x2 - x1 < 0.3 * width:
+        return None
+    for x, y in (
+        (x1, y1 - height),
+        (x1, y2),
+        (x2 - width, y1 - height),
+        (x2 - width, y2),
+        (x1, y1),
+    ):
+        x = min(max(x, 0.0), size[0] - width)
+        if x < 0 or y < 0 or y + height > size[1]:
+            continue
+        tag = (x, y, x + width, y + height)
+        covers_tag = any(
+            tag[0] < t[2] and t[0] < tag[2] and tag[1] < t[3] and t[1] < tag[3] for t in placed
+        )
+        inside = (centres > (x, y)) & (centres < (x + width, y + height))
+        if not covers_tag and not inside.all(axis=1).any():
+            return tag
+    return None

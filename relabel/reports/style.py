@@ -1,0 +1,73 @@
+"""The report's style sheet: light and dark, narrow and wide, screen and paper."""
+
+CSS = """
+:root{--bg:#fff;--fg:#1b1f24;--soft:#59636e;--line:#d5dae0;--panel:#f5f7f9;--heat:#3d8fd1;
+--bar:#2f74ad;--mark:#b3480a;--t0:#2f74ad;--t1:#d98200;--t2:#12855f;--t3:#b0508f;--t4:#7a6ad8;
+--t5:#8a8f96}
+@media (prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e7eaee;--soft:#a3adb8;--line:#363d46;
+--panel:#1d2127;--heat:#2a78b8;--bar:#62aee6;--mark:#ff9f5a;--t0:#62aee6;--t1:#f0a93b;--t2:#3fc495;
+--t3:#e08fc2;--t4:#aa9df5;--t5:#9aa1aa}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
+header,main{max-width:84rem;margin:0 auto;padding:0 1.25rem}
+header{display:flex;flex-wrap:wrap;align-items:baseline;gap:0 2rem;
+border-bottom:1px solid var(--line)}
+h1{font-size:1.6rem;margin:1.2rem 0 .8rem;line-height:1.25}
+h2{font-size:1.35rem;margin:2.5rem 0 .8rem;padding-top:.6rem;border-top:2px solid var(--fg)}
+h3{font-size:1.08rem;margin:2rem 0 .5rem}
+h4{font-size:.95rem;margin:1rem 0 .4rem}
+nav ul,.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:0;padding:0}
+a{color:var(--bar)}
+small,.note{color:var(--soft)}
+.note{margin:.3rem 0 .6rem;font-size:.9rem;max-width:46rem}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
+th,td{padding:.32rem .65rem;border-bottom:1px solid var(--line);vertical-align:bottom}
+thead th{color:var(--soft);font-weight:600}
+th{text-align:left;font-weight:500}
+.num{text-align:right}
+th[scope=row]{white-space:nowrap}
+.matrix td{min-width:3.6rem}.matrix tbody>tr>*{vertical-align:middle}
+.matrix td small{display:block;font-size:.75rem;line-height:1.1;color:inherit;opacity:.85}
+.matrix .heat{background:color-mix(in srgb,var(--heat) calc(var(--p)*.72),transparent)}
+.matrix .empty{color:var(--soft)}
+.matrix .edge{border-left:2px solid var(--line)}
+.matrix .new>*{border-top:2px solid var(--line)}
+.matrix .total{color:var(--soft)}
+.upright thead .num span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,18rem),1fr));gap:1rem}
+.chart{margin:0;padding:.7rem .8rem .3rem;background:var(--panel);border:1px solid var(--line);
+border-radius:6px}
+.chart figcaption{font-size:.9rem;font-weight:500}
+.chart small{display:block;font-weight:400}
+svg{display:block;width:100%;height:auto}
+svg rect{fill:var(--bar)}
+svg text{fill:var(--soft);font-size:11px}
+.axis{stroke:var(--soft)}
+.mark{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:5 3}
+.share{display:flex;height:1.6rem;gap:2px;border-radius:4px;overflow:hidden;margin:.6rem 0 .5rem}
+.share+.legend{margin-bottom:1rem}
+.share span{min-width:2px}
+.legend{font-size:.9rem}
+.legend i{display:inline-block;width:.85em;height:.85em;margin-right:.4em;border-radius:2px;
+vertical-align:-.06em;box-shadow:0 0 0 1px rgb(0 0 0/.35)}
+.tone0{background:var(--t0)}.tone1{background:var(--t1)}.tone2{background:var(--t2)}
+.tone3{background:var(--t3)}.tone4{background:var(--t4)}.tone5{background:var(--t5)}
+.tables{display:flex;flex-wrap:wrap;gap:.5rem 3rem;align-items:flex-start}
+.tables>div{max-width:100%}
+.keys>div{display:flex;gap:.8rem;margin:.2rem 0}
+.keys strong{flex:0 0 3.5rem;font-size:.9rem}
+main figure:not(.chart){margin:1rem 0 1.5rem}
+main figure:not(.chart)>figcaption{font-size:.9rem;margin-bottom:.3rem;overflow-wrap:anywhere}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:.8rem}
+.pair span{display:block;font-size:.85rem;color:var(--soft)}
+img{display:block;width:100%;height:auto;border-radius:3px}
+summary{cursor:pointer;font-size:1.08rem;font-weight:600;margin:2rem 0 .5rem}
+main{padding-bottom:3rem}
+@media (max-width:40rem){.pair{grid-template-columns:1fr}}
+@media print{:root{--bg:#fff;--fg:#000;--soft:#444;--line:#bbb;--panel:#fff;--bar:#2f74ad;
+--heat:#3d8fd1}
+body{font-size:10.5pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+figure,tr,.chart{break-inside:avoid}h2,h3,h4{break-after:avoid}.scroll{overflow:visible}
+nav{display:none}}
+"""
