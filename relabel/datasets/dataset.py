@@ -28,6 +28,8 @@ class Images:
         width, height: int32 [I], pixels.
         location: where the pixels are, if not in the file ``root / file_name``: I strings in the
             notation of `relabel.datasets.images` (inside a zip, a TFRecord, a Parquet file).
+        extra: format-specific fields per image that must survive a round trip (JSON-encoded
+            objects), or None.
     """
 
     id: np.ndarray
@@ -35,6 +37,7 @@ class Images:
     width: np.ndarray
     height: np.ndarray
     location: Sequence[str] | None = None
+    extra: Sequence[bytes | None] | None = None
 
     def __len__(self) -> int:
         return len(self.id)
@@ -46,6 +49,7 @@ class Images:
             self.width[rows],
             self.height[rows],
             None if self.location is None else [self.location[i] for i in rows],
+            _take(self.extra, rows),
         )
 
 
@@ -121,7 +125,7 @@ class Boxes:
             self.ignore[rows],
             self.id[rows],
             self.area[rows],
-            None if self.extra is None else [self.extra[i] for i in rows],
+            _take(self.extra, rows),
             None if self.provenance is None else self.provenance.take(rows),
         )
 
@@ -159,7 +163,9 @@ class DetectionDataset:
     def image_path(self, image: int) -> Path:
         return self.root / self.images.file_name[image]
 
-    def subset(self, images: np.ndarray | Sequence[int], name: str | None = None) -> DetectionDataset:
+    def subset(
+        self, images: np.ndarray | Sequence[int], name: str | None = None
+    ) -> DetectionDataset:
         """The dataset restricted to some images (rows), in the order given."""
         keep = np.asarray(images, dtype=np.int64)
         pieces = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in keep]
@@ -221,6 +227,13 @@ def _column(values: Any, n: int, dtype: Any, fill: Any) -> np.ndarray:
     if values is None:
         return np.full(n, fill, dtype=dtype)
     return np.asarray(values, dtype=dtype).reshape(n)
+
+
+def _take(values: Any, rows: np.ndarray) -> Any:
+    """Rows of an optional sequence, by its own ``take`` where it has one."""
+    if values is None or hasattr(values, "take"):
+        return None if values is None else values.take(rows)
+    return [values[i] for i in rows]
 
 
 def xywh_to_xyxy(xywh: np.ndarray) -> np.ndarray:

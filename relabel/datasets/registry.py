@@ -246,7 +246,7 @@ def read_dataset(
         )
     return info.load().read(
         path,
-        name=name or path.stem or path.resolve().name,
+        name=name or (path.stem if path.is_file() else path.resolve().name),
         split=split,
         problems=Problems() if problems is None else problems,
         space=space,

@@ -1,0 +1,353 @@
+"""COCO instances JSON (and LVIS, which differs in where an image's path stands).
+
+Format: https://cocodataset.org/#format-data. Boxes are xywh, 0-based and continuous, and are kept
+as they are. ``iscrowd`` and ``ignore`` mark regions to leave out. What relabel does not work with
+(segmentation, attributes, licences, ...) survives undecoded.
+
+Shape legend: ``I`` images, ``n`` boxes, ``K`` categories of the file.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from relabel.datasets.checks import check_file_name, clean_boxes, clipped_area, file_name_fault
+from relabel.datasets.coco_decode import (
+    CocoFile,
+    RawFields,
+    collector_off,
+    decode,
+    extra_fields,
+)
+from relabel.datasets.coco_layout import find_annotations, find_root
+from relabel.datasets.coco_write import write
+from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.images import image_size
+from relabel.datasets.labelspace import Category, LabelSpace, did_you_mean
+from relabel.errors import DataError, Problems
+
+__all__ = ["CATEGORY_FIELDS", "read", "write"]
+
+CATEGORY_FIELDS = "category_fields"
+"""Key of `DetectionDataset.info` with the categories' own extra fields, by category name."""
+
+
+def read(
+    path: Path,
+    *,
+    name: str,
+    split: str | None,
+    problems: Problems,
+    space: LabelSpace | None = None,
+    annotations: str | None = None,
+) -> DetectionDataset:
+    """Read a COCO dataset.
+
+    Args:
+        path: the JSON file, or a folder in one of the usual layouts (`find_annotations`).
+        split: which annotation file of a folder.
+        space: label space to read into; the file's category names are looked up in it. Default
+            the file's own categories, ids kept.
+        annotations: annotation file relative to ``path``.
+
+    Returns:
+        The dataset; ``info`` holds the file-level fields (``info``, ``licenses``, ...), and
+        ``root`` is the folder in which the first image was found.
+
+    Raises:
+        DataError: missing, empty or truncated file; a record of the wrong shape or type; duplicate
+            ids; unknown categories; annotations of absent images; file names that lead outside.
+    """
+    file = find_annotations(path, split=split, annotations=annotations)
+    decoded = decode(file, problems)
+    with collector_off():
+        own_space, category_fields = _space(decoded, name, file, problems)
+        images, rows = _images(decoded, file, problems)
+        root = find_root(path, file, images.file_name, decoded.fields, split)
+        images = _fill_sizes(images, root, file, problems)
+        boxes = _boxes(decoded, images, rows, own_space, space, file, problems)
+    info = dict(decoded.fields)
+    if category_fields:
+        info[CATEGORY_FIELDS] = category_fields
+    return DetectionDataset(name, space or own_space, images, boxes, root, info)
+
+
+def _space(
+    decoded: CocoFile, name: str, file: Path, problems: Problems
+) -> tuple[LabelSpace, dict[str, dict[str, Any]]]:
+    categories: list[Category] = []
+    fields: dict[str, dict[str, Any]] = {}
+    ids: set[int] = set()
+    for i, row in enumerate(decoded.categories):
+        id, label = row.get("id"), row.get("name")
+        record = f"category {id}" if isinstance(id, int) else f"categories[{i}]"
+        if isinstance(id, bool) or not isinstance(id, int) or not isinstance(label, str):
+            problems.error(
+                "needs an integer `id` and a string `name`",
+                file=file,
+                record=record,
+                remedy="Correct the category.",
+            )
+        elif id in ids or label in fields:
+            problems.error(
+                f"category {'id' if id in ids else 'name ' + repr(label)} appears twice",
+                file=file,
+                record=record,
+                remedy="Give every category its own id and name.",
+            )
+        else:
+            group = row.get("supercategory")
+            categories.append(
+                Category(
+                    id,
+                    label,
+                    ignore=bool(row.get("ignore", False)),
+                    supercategory=group if isinstance(group, str) else None,
+                )
+            )
+            ids.add(id)
+            fields[label] = {
+                k: v for k, v in row.items() if k not in ("id", "name", "supercategory", "ignore")
+            }
+    return LabelSpace(name, tuple(categories)), {k: v for k, v in fields.items() if v}
+
+
+def _images(decoded: CocoFile, file: Path, problems: Problems) -> tuple[Images, np.ndarray]:
+    """The images, and the rows of the file's list they come from."""
+    records = decoded.images
+    names = [r.file_name for r in records]
+    if None in names:
+        _names_from_url(names, decoded, file, problems)
+    ids = np.array([r.id for r in records], dtype=np.int64)
+    keep = np.ones(len(records), dtype=bool)
+    for i in _duplicates(ids):
+        keep[i] = False
+        problems.error(
+            f"image id {ids[i]} appears twice",
+            file=file,
+            record=f"image {ids[i]}",
+            remedy="Give every image its own id.",
+        )
+    seen: set[str] = set()
+    for i, file_name in enumerate(names):
+        if file_name is None or not keep[i]:
+            keep[i] = False
+        elif file_name_fault(file_name) is not None:
+            keep[i] = check_file_name(
+                file_name, problems=problems, file=file, record=f"image {ids[i]}"
+            )
+        elif file_name in seen:
+            keep[i] = False
+            problems.error(
+                f"file_name {file_name!r} appears twice",
+                file=file,
+                record=f"image {ids[i]}",
+                remedy="Merge the two image records.",
+            )
+        else:
+            seen.add(file_name)
+    rows = np.flatnonzero(keep)
+    images = Images(
+        ids,
+        [n or "" for n in names],
+        np.array([r.width or 0 for r in records], dtype=np.int32),
+        np.array([r.height or 0 for r in records], dtype=np.int32),
+        extra=extra_fields(records, decoded.image_extra),
+    )
+    return (images, rows) if keep.all() else (images.take(rows), rows)
+
+
+def _names_from_url(
+    names: list[str | None], decoded: CocoFile, file: Path, problems: Problems
+) -> None:
+    """LVIS: an image without file_name is called by the last two parts of its coco_url."""
+    at = None
+    if "coco_url" in decoded.image_extra:
+        at = f"extra_{decoded.image_extra.index('coco_url')}"
+    for i, record in enumerate(decoded.images):
+        if names[i] is not None:
+            continue
+        raw = bytes(getattr(record, at)) if at else b""
+        url = msgspec.json.decode(raw) if raw else None
+        if isinstance(url, str) and url:
+            names[i] = "/".join(url.rsplit("/", 2)[-2:])
+        else:
+            problems.error(
+                "has neither file_name nor coco_url",
+                file=file,
+                record=f"image {record.id}",
+                remedy="Name the image's file.",
+            )
+
+
+def _fill_sizes(images: Images, root: Path, file: Path, problems: Problems) -> Images:
+    """Sizes that the file leaves out, from the headers of the images."""
+    unknown = np.flatnonzero((images.width == 0) | (images.height == 0))
+    for i in unknown.tolist():
+        try:
+            images.width[i], images.height[i] = image_size(str(root / images.file_name[i]))
+        except DataError:
+            problems.error(
+                f"has no width and height, and {images.file_name[i]!r} cannot be read",
+                file=file,
+                record=f"image {images.id[i]}",
+                remedy="Add the size, or put the image in place.",
+            )
+    return images
+
+
+def _boxes(
+    decoded: CocoFile,
+    images: Images,
+    image_rows: np.ndarray,
+    own_space: LabelSpace,
+    space: LabelSpace | None,
+    file: Path,
+    problems: Problems,
+) -> Any:
+    records = decoded.annotations
+    n = len(records)
+    ids = _annotation_ids(records)
+    image_id = np.array([r.image_id for r in records], dtype=np.int64)
+    category_id = np.array([r.category_id for r in records], dtype=np.int64)
+    xywh = np.fromiter(
+        chain.from_iterable([r.bbox for r in records]), dtype=np.float64, count=4 * n
+    ).reshape(n, 4)
+    crowd = np.array([bool(r.iscrowd) for r in records], dtype=bool)
+    ignore = crowd | np.array([bool(r.ignore) for r in records], dtype=bool)
+    score = [r.score for r in records]
+    areas = [r.area for r in records]
+    extra = extra_fields(records, decoded.annotation_extra)
+    # The records are as large as the rest together, and everything is in columns now.
+    del records
+    decoded.annotations = []
+    decoded.images = []
+
+    def record(row: int) -> str:
+        return f"annotation {ids[row]}"
+
+    keep = np.ones(n, dtype=bool)
+    for row in _duplicates(ids):
+        keep[row] = False
+        problems.error(
+            f"annotation id {ids[row]} appears twice",
+            file=file,
+            record=record(row),
+            remedy="Give every annotation its own id.",
+        )
+    image, found = _positions(image_id, images.id)
+    for row in np.flatnonzero(keep & ~found).tolist():
+        problems.error(
+            f"belongs to image {image_id[row]}, which is not in the file",
+            file=file,
+            record=record(row),
+            remedy="Add the image or remove the annotation, or use --skip-bad.",
+        )
+    keep &= found
+    category, found = _positions(category_id, own_space.ids)
+    for row in np.flatnonzero(keep & ~found).tolist():
+        problems.error(
+            f"category_id {category_id[row]} is not in the file's categories",
+            file=file,
+            record=record(row),
+            remedy="Add the category or remove the annotation, or use --skip-bad.",
+        )
+    keep &= found
+    if space is not None:
+        category = _into(space, own_space, category, keep, file, problems)
+        keep &= category >= 0
+    ignore = ignore | (space or own_space).ignore_mask[category] if len(own_space) else ignore
+
+    # Boxes of absent images are checked too, against image 0, and left out all the same.
+    rows = np.flatnonzero(keep)
+    inside, clean = clean_boxes(
+        image[rows], xywh[rows], images.width, images.height, problems, file,
+        lambda i: record(int(rows[i])),
+    )  # fmt: skip
+    area = _areas(areas, xywh)[rows]
+    area = clipped_area(area, xywh[rows], clean)
+    rows, clean, area = rows[inside], clean[inside], area[inside]
+    return make_boxes(
+        image[rows],
+        clean,
+        category[rows],
+        score=_scores(score, n)[rows],
+        ignore=ignore[rows],
+        id=ids[rows],
+        area=area,
+        extra=_take(extra, rows, n),
+    )
+
+
+def _annotation_ids(records: list[Any]) -> np.ndarray:
+    """int64 [n]; annotations without an id are numbered from the largest one on."""
+    values = [r.id for r in records]
+    if None not in values:
+        return np.array(values, dtype=np.int64)
+    following = max((v for v in values if v is not None), default=0)
+    for i, value in enumerate(values):
+        if value is None:
+            following += 1
+            values[i] = following
+    return np.array(values, dtype=np.int64)
+
+
+def _duplicates(ids: np.ndarray) -> list[int]:
+    """Rows whose id stands in an earlier row."""
+    if len(ids) < 2 or bool(np.all(ids[1:] > ids[:-1])):
+        return []
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]]).tolist()
+
+
+def _positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position of each value in ``known`` (unique, any order), and whether it is there."""
+    if not len(known):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    order = np.argsort(known, kind="stable")
+    at = np.minimum(np.searchsorted(known[order], values), len(known) - 1)
+    position = order[at]
+    return position, known[position] == values
+
+
+def _into(
+    space: LabelSpace,
+    own: LabelSpace,
+    category: np.ndarray,
+    keep: np.ndarray,
+    file: Path,
+    problems: Problems,
+) -> np.ndarray:
+    """Positions in a given label space, -1 where it lacks the name."""
+    table = np.array([-1 if (p := space.get(c.name)) is None else p for c in own.categories])
+    counts = np.bincount(category[keep], minlength=len(own))
+    for i in np.flatnonzero((table < 0) & (counts > 0)).tolist():
+        label = own.categories[i].name
+        problems.error(
+            f"category {label!r} is not in label space {space.name!r}",
+            file=file,
+            record=f"category {own.categories[i].id}",
+            remedy=did_you_mean(label, space.names),
+        )
+    return table[category] if len(table) else category
+
+
+def _areas(areas: list[float | None], xywh: np.ndarray) -> np.ndarray:
+    given = np.array(areas, dtype=np.float64)  # None becomes NaN
+    return np.where(np.isfinite(given), given, xywh[:, 2] * xywh[:, 3])
+
+
+def _scores(scores: list[float | None], n: int) -> np.ndarray:
+    if all(s is None for s in scores):
+        return np.full(n, np.nan, dtype=np.float32)
+    return np.array(scores, dtype=np.float32)
+
+
+def _take(extra: RawFields | None, rows: np.ndarray, n: int) -> RawFields | None:
+    return extra if extra is None or len(rows) == n else extra.take(rows)

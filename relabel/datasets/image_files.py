@@ -1,0 +1,106 @@
+"""Putting a dataset's images beside newly written labels, and writing files safely."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from relabel.datasets.checks import file_name_fault
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.images import image_location, read_image_bytes
+from relabel.datasets.registry import CopyImages
+from relabel.errors import DataError
+from relabel.workspace.atomic import atomic_path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """`atomic_path`, with every refusal of the operating system as one line.
+
+    Raises:
+        DataError: no permission, no such place, disk full, ...
+    """
+    try:
+        with atomic_path(path) as temp:
+            yield temp
+    except OSError as error:
+        raise DataError(
+            f"cannot be written: {error.strerror or error}",
+            file=error.filename or path,
+            remedy="Free some space or choose another --out.",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with writing(path) as temp:
+        temp.write_text(text, encoding="utf-8", newline="\n")
+
+
+def place_images(
+    dataset: DetectionDataset, folder: Path, mode: CopyImages, *, names: list[str] | None = None
+) -> None:
+    """Put every image at ``folder / name``: as a symbolic link, or as a copy of the bytes.
+
+    Images inside an archive, a TFRecord or a Parquet file are extracted in either mode. An image
+    that stands there already with the same size is left alone, so that a run can be repeated.
+
+    Args:
+        mode: ``link`` or ``copy``.
+        names: names relative to ``folder``; default the dataset's file names.
+
+    Raises:
+        DataError: an image is missing, or the output cannot be written.
+    """
+    for row, name in enumerate(dataset.images.file_name if names is None else names):
+        fault = file_name_fault(name)
+        if fault is not None:
+            raise DataError(f"file_name {name!r} {fault}", record=f"image {dataset.images.id[row]}")
+        target = folder / name
+        location = image_location(dataset, row)
+        if dataset.images.location is not None and dataset.images.location[row]:
+            _extract(location, target)
+        else:
+            _place(Path(location), target, mode)
+
+
+def _extract(location: str, target: Path) -> None:
+    if target.is_file() and not target.is_symlink() and target.stat().st_size:
+        return
+    data = read_image_bytes(location)
+    with writing(target) as temp:
+        temp.write_bytes(data)
+
+
+def _place(source: Path, target: Path, mode: CopyImages) -> None:
+    if not source.is_file():
+        raise DataError(
+            "image file does not exist",
+            file=source,
+            remedy="Check the dataset's root, or convert with --images none.",
+        )
+    if target.exists() and target.resolve() == source.resolve() and mode == "link":
+        return
+    if target.is_symlink():
+        target.unlink()
+    elif target.is_file():
+        if target.samefile(source) or target.stat().st_size == source.stat().st_size:
+            return
+        target.unlink()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if mode == "link":
+            here = os.path.relpath(source.resolve(), target.parent.resolve())
+            target.symlink_to(here)
+        else:
+            with writing(target) as temp:
+                shutil.copyfile(source, temp)
+    except OSError as error:
+        raise DataError(
+            f"image cannot be placed: {error.strerror or error}",
+            file=target,
+            remedy="Free some space, or use --images copy where links are not possible.",
+        ) from error
