@@ -1,0 +1,202 @@
+"""``relabel evaluate``: score detections, or relabelled boxes against paired truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from relabel.cli import set_debug
+
+if TYPE_CHECKING:
+    from relabel.evaluation.tables import Rows
+    from relabel.evaluation.transfer import TransferMetrics
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path)
+
+
+def _common(function: F) -> F:
+    for decorator in (
+        click.option(
+            "--debug",
+            is_flag=True,
+            expose_value=False,
+            callback=set_debug,
+            help="Show the traceback of an error.",
+        ),
+        click.option("--out", type=_FILE, metavar="FILE", help="Also write the JSON there."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
+    ):
+        function = decorator(function)
+    return function
+
+
+@click.group()
+def cli() -> None:
+    """Score detections, or the quality of relabelled boxes."""
+
+
+@cli.command()
+@click.option("--truth", type=_FILE, required=True, metavar="FILE", help="COCO annotation file.")
+@click.option(
+    "--predictions",
+    type=_FILE,
+    required=True,
+    metavar="FILE",
+    help="COCO results list, or a COCO file whose annotations carry scores.",
+)
+@_common
+def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) -> None:
+    """COCO average precision and recall, the same numbers as pycocotools.
+
+    A results list refers to the truth's image and category ids. The images of a COCO file are
+    joined by id where the file names agree, else by file_name; its categories likewise.
+    """
+    from relabel.evaluation import tables
+    from relabel.evaluation.detections import evaluate_detections
+
+    metrics = evaluate_detections(truth, predictions)
+    _warn(metrics.warnings)
+    shown = [
+        ("Detections, in percent", tables.detection_rows(metrics)),
+        ("AP per class, in percent", tables.detection_class_rows(metrics)),
+    ]
+    _give(metrics.to_dict(), shown, as_json, out)
+
+
+@cli.command()
+@click.option(
+    "--truth",
+    type=_FILE,
+    required=True,
+    metavar="FILE",
+    help="COCO file: the images' true labels in the target space.",
+)
+@click.option(
+    "--predictions",
+    type=_FILE,
+    required=True,
+    metavar="FILE",
+    help="COCO file: the relabelled images. All its boxes count.",
+)
+@click.option(
+    "--source",
+    type=_FILE,
+    metavar="FILE",
+    help="COCO file: the labels before relabelling, for mean IoU before and class transitions.",
+)
+@click.option(
+    "--scored",
+    type=_FILE,
+    metavar="FILE",
+    help="COCO file or results list with low-scored boxes too, for AP only.",
+)
+@click.option(
+    "--floors",
+    type=_FILE,
+    metavar="DIR",
+    help="The target specialist's pseudo-labels on the source: score the three floors as well.",
+)
+@click.option(
+    "--map",
+    "map_file",
+    type=_FILE,
+    metavar="FILE",
+    help="YAML of source name: target name or null, for the first floor. Default: from the data.",
+)
+@click.option(
+    "--floor-threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least score of a pseudo-label in the floors.",
+)
+@_common
+def transfer(
+    truth: Path,
+    predictions: Path,
+    source: Path | None,
+    scored: Path | None,
+    floors: Path | None,
+    map_file: Path | None,
+    floor_threshold: float,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Quality of relabelled boxes where the true labels are known.
+
+    Images are joined by file_name, categories by name. Matching is one-to-one, greedy by score,
+    then IoU, within a class for precision, recall and F1, across classes for class accuracy and
+    mean IoU.
+    """
+    if floors is not None and source is None:
+        raise click.UsageError("--floors needs --source")
+    if map_file is not None and floors is None:
+        raise click.UsageError("--map needs --floors")
+    from relabel.evaluation import tables
+    from relabel.evaluation.transfer import evaluate_transfer
+
+    result = evaluate_transfer(truth, predictions, source, scored)
+    results = [result]
+    content = result.to_dict()
+    if floors is not None and source is not None:
+        others = _score_floors(truth, source, floors, map_file, floor_threshold)
+        results += others
+        content["floors"] = {other.name: other.to_dict() for other in others}
+    _warn(list(dict.fromkeys(w for r in results for w in r.warnings)))
+    shown = [
+        ("Transfer, in percent", _turned(tables.transfer_rows(results))),
+        ("Per class, in percent", tables.class_rows(result)),
+    ]
+    _give(content, shown, as_json, out)
+
+
+def _score_floors(
+    truth: Path, source: Path, folder: Path, map_file: Path | None, threshold: float
+) -> list[TransferMetrics]:
+    from relabel.crosslabel.pseudo import read_pseudo_labels
+    from relabel.datasets.registry import read_dataset
+    from relabel.evaluation.floors import all_floors, read_name_map
+    from relabel.evaluation.transfer import compare_transfer
+
+    dataset = read_dataset(source, "coco")
+    names = None if map_file is None else read_name_map(map_file)
+    found = all_floors(dataset, read_pseudo_labels(folder), names, threshold)
+    return compare_transfer(truth, dataset, found)
+
+
+def _turned(table: Rows) -> Rows:
+    """Results side by side and metrics below each other: that fits a terminal."""
+    header, rows = table
+    columns = [header, *rows]
+    lines = [list(line) for line in zip(*columns, strict=True)]
+    return lines[0], lines[1:]
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        click.echo(f"relabel: warning: {text}", err=True)
+
+
+def _give(
+    content: dict[str, Any], shown: Sequence[tuple[str, Rows]], as_json: bool, out: Path | None
+) -> None:
+    if out is not None:
+        from relabel.workspace.atomic import atomic_write_json
+
+        atomic_write_json(out, content, indent=2)
+        click.echo(f"relabel: wrote {out}", err=True)
+    if as_json:
+        click.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from relabel.evaluation.tables import rich_table
+
+    console = Console()
+    for title, table in shown:
+        console.print(rich_table(table, title))

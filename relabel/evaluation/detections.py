@@ -1,0 +1,339 @@
+"""Average precision and recall of detections: pycocotools' twelve numbers, from a faster engine.
+
+The engine is hotcoco. It differs from pycocotools in one place: pycocotools stores the id of the
+matched truth box as the sign of a match, so a detection matched to annotation id 0 counts as
+unmatched there. The numbers here are pycocotools', so that category is accumulated again with its
+rule, and a warning says so.
+
+Shape legend: ``T`` IoU thresholds (10), ``R`` recall levels (101), ``K`` categories, ``A`` area
+ranges (all, small, medium, large), ``M`` limits of detections per image (1, 10, 100).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset, xyxy_to_xywh
+from relabel.detectors.base import Detections
+from relabel.errors import DataError
+from relabel.evaluation.annotations import ANY_CLASS, Annotations
+from relabel.evaluation.joining import join_by_id
+from relabel.evaluation.matching import suppress
+from relabel.evaluation.predictions import (
+    Source,
+    read_annotations,
+    read_predictions,
+)
+
+MAX_DETECTIONS = (1, 10, 100)
+_RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class DetectionMetrics:
+    """COCO's numbers, fractions in [0, 1]; None where pycocotools gives -1 (nothing to measure).
+
+    Attributes:
+        AP, AP50, AP75: average precision at IoU 0.50:0.95, 0.50 and 0.75.
+        APs, APm, APl: AP of boxes under 32², up to 96² and above, by the truth's area.
+        AR1, AR10, AR100: average recall with that many detections per image.
+        ARs, ARm, ARl: AR100 by size.
+        per_class: AP by category name.
+        warnings: what the numbers do not show.
+    """
+
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    APs: float | None
+    APm: float | None
+    APl: float | None
+    AR1: float | None
+    AR10: float | None
+    AR100: float | None
+    ARs: float | None
+    ARm: float | None
+    ARl: float | None
+    per_class: dict[str, float | None]
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: the twelve numbers and ``per_class``."""
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        return {**numbers, "per_class": dict(self.per_class)}
+
+
+NUMBERS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+
+
+def evaluate_detections(
+    truth: Source, predictions: Source | Sequence[Mapping[str, Any]]
+) -> DetectionMetrics:
+    """COCO AP of a results list, or of a COCO file with scores, against a COCO truth file.
+
+    Every box of ``predictions`` is a detection, whatever its ``iscrowd``, as in pycocotools'
+    ``loadRes``. ``iscrowd`` in the truth marks regions to leave out.
+
+    Args:
+        truth: path of a COCO file, or its content.
+        predictions: path of a results list or COCO file, or its content. A COCO file's images
+            are joined by id if the ``file_name``s agree, else by ``file_name``; its categories by
+            id if the names agree, else by name.
+
+    Raises:
+        DataError: a damaged file; predictions without a score, on unknown images, or of unknown
+            categories.
+    """
+    reference = read_annotations(truth)
+    found = read_predictions(predictions, reference)
+    unscored = np.flatnonzero(~np.isfinite(found.score))
+    if len(unscored):
+        raise DataError(
+            "prediction without a score",
+            file=found.name,
+            record=f"annotations[{int(unscored[0])}]",
+            remedy="AP needs scores: add a `score` to every annotation.",
+        )
+    return average_precision(reference, join_by_id(found, reference))
+
+
+def evaluate_dataset(
+    truth: DetectionDataset,
+    detections: Sequence[Detections],
+    image_rows: np.ndarray | Sequence[int] | None = None,
+    *,
+    score_threshold: float = 0.01,
+    nms_iou: float = 0.5,
+    max_detections: int = 100,
+) -> DetectionMetrics:
+    """COCO AP of a detector's output, as measured during training.
+
+    Every class with a score above ``score_threshold`` gives a detection of its own; class-wise
+    NMS follows, and the best ``max_detections`` of each image stay. Ignored boxes count as crowd
+    regions, boxes of ``ignore`` categories as crowd regions of every class.
+
+    Args:
+        truth: the dataset.
+        detections: of the images in ``image_rows``; scores [n, C] over the classes of
+            ``truth.space``.
+        image_rows: rows of ``truth.images``, all of them if None; only these are evaluated.
+        score_threshold: least score of a detection.
+        nms_iou: IoU above which the lower of two detections of a class is dropped.
+        max_detections: most detections per image.
+
+    Raises:
+        DataError: as many detections as images, or as many scores as classes, are not there.
+    """
+    rows = np.arange(len(truth)) if image_rows is None else np.asarray(image_rows, np.int64)
+    if len(rows) != len(detections):
+        raise DataError(f"{len(detections)} detection results for {len(rows)} images")
+    classes = truth.space.num_classes
+    part = truth if image_rows is None else truth.subset(rows)
+    # Ids that are not from a COCO file carry no meaning: pycocotools' rule for id 0 is left out.
+    reference = Annotations.from_dataset(part)
+    reference = replace(reference, id=np.arange(1, len(reference) + 1))
+    counts = np.array([len(d) for d in detections], dtype=np.int64)
+    n = int(counts.sum())
+    boxes, scores = np.zeros((0, 4)), np.zeros((0, classes))
+    if n:
+        boxes = np.concatenate([np.asarray(d.boxes, np.float64).reshape(-1, 4) for d in detections])
+        scores = np.concatenate(
+            [np.asarray(d.scores, np.float64).reshape(len(d), -1) for d in detections if len(d)]
+        )
+        if scores.shape != (n, classes):
+            raise DataError(
+                f"scores have {scores.shape[1]} classes, label space {truth.space.name!r} "
+                f"has {classes}"
+            )
+    image = np.repeat(np.searchsorted(reference.image_id, part.images.id), counts)
+    row, category = np.nonzero(scores > score_threshold)
+    score = scores[row, category]
+    keep = suppress(boxes[row], score, image[row] * classes + category, nms_iou)
+    row, category, score = row[keep], category[keep], score[keep]
+    order = np.lexsort((-score, image[row]))
+    place = np.arange(len(order)) - np.searchsorted(image[row][order], image[row][order])
+    order = order[place < max_detections]
+    row, category, score = row[order], category[order], score[order]
+    xywh = xyxy_to_xywh(boxes[row])
+    found = replace(
+        reference,
+        name="detections",
+        image=image[row],
+        category=category,
+        xywh=xywh,
+        area=xywh[:, 2] * xywh[:, 3],
+        crowd=np.zeros(len(row), bool),
+        score=score,
+        id=np.arange(1, len(row) + 1),
+        source_category=None,
+    )
+    return average_precision(reference, found)
+
+
+def average_precision(truth: Annotations, predictions: Annotations) -> DetectionMetrics:
+    """The twelve numbers and AP per class.
+
+    Args:
+        truth: boxes with ``crowd`` regions.
+        predictions: boxes with scores on the truth's image rows and category positions.
+    """
+    names = _distinct(truth)
+    precision, recall, warnings = _curves(_spread(truth), predictions)
+    everything = precision[:, :, :, 0, 2]
+    return DetectionMetrics(
+        AP=_mean(everything),
+        AP50=_mean(everything[0]),
+        AP75=_mean(everything[5]),
+        APs=_mean(precision[:, :, :, 1, 2]),
+        APm=_mean(precision[:, :, :, 2, 2]),
+        APl=_mean(precision[:, :, :, 3, 2]),
+        AR1=_mean(recall[:, :, 0, 0]),
+        AR10=_mean(recall[:, :, 0, 1]),
+        AR100=_mean(recall[:, :, 0, 2]),
+        ARs=_mean(recall[:, :, 1, 2]),
+        ARm=_mean(recall[:, :, 2, 2]),
+        ARl=_mean(recall[:, :, 3, 2]),
+        per_class={name: _mean(everything[:, :, k]) for k, name in enumerate(names)},
+        warnings=warnings,
+    )
+
+
+def _mean(values: np.ndarray) -> float | None:
+    measured = values[values > -1]
+    return float(np.mean(measured)) if measured.size else None
+
+
+def _distinct(truth: Annotations) -> list[str]:
+    names = list(truth.category_name)
+    if len(set(names)) == len(names):
+        return names
+    return [f"{n} (id {int(i)})" for n, i in zip(names, truth.category_id, strict=True)]
+
+
+def _spread(truth: Annotations) -> Annotations:
+    """Repeat regions that concern every class once per class."""
+    anyone = np.flatnonzero(truth.category == ANY_CLASS)
+    if not len(anyone):
+        return truth
+    classes = len(truth.category_id)
+    rows = np.concatenate([np.flatnonzero(truth.category != ANY_CLASS), np.repeat(anyone, classes)])
+    spread = truth.take(rows)
+    category = spread.category.copy()
+    category[len(rows) - len(anyone) * classes :] = np.tile(np.arange(classes), len(anyone))
+    # The regions are crowd, so only that their ids differ from the others' matters.
+    return replace(spread, category=category, id=np.arange(1, len(rows) + 1))
+
+
+def _curves(
+    truth: Annotations, predictions: Annotations
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """precision [T, R, K, A, M], recall [T, K, A, M], -1 where a category has no truth."""
+    import hotcoco
+
+    images, classes = len(truth.image_id), len(truth.category_id)
+    shape = (10, 101, classes, 4, 3)
+    if not images or not classes:
+        return np.full(shape, -1.0), np.full((10, classes, 4, 3), -1.0), ()
+    # Rows count from 1 in the order of the image ids: the order decides between equal scores.
+    ids = np.arange(1, len(truth) + 1)
+    reference = hotcoco.COCO.from_arrays(
+        [{"id": i} for i in range(1, images + 1)],
+        [{"id": k, "name": str(k)} for k in range(1, classes + 1)],
+        truth.image + 1,
+        truth.category + 1,
+        np.ascontiguousarray(truth.xywh, np.float64),
+        ids=ids,
+        area=np.ascontiguousarray(truth.area, np.float64),
+        iscrowd=truth.crowd.astype(np.int64),
+    )
+    table = np.empty((len(predictions), 7))
+    table[:, 0] = predictions.image + 1
+    table[:, 1:5] = predictions.xywh
+    table[:, 5] = predictions.score
+    table[:, 6] = predictions.category + 1
+    engine = hotcoco.COCOeval(reference, reference.load_res(table), "bbox")
+    engine.evaluate()
+    engine.accumulate()
+    curves = engine.eval or {}
+    precision = np.array(curves["precision"]).reshape(shape)
+    recall = np.array(curves["recall"]).reshape(10, classes, 4, 3)
+    zero = np.flatnonzero(truth.id == 0)
+    if not len(zero):
+        return precision, recall, ()
+    row = int(zero[0])
+    category = int(truth.category[row])
+    engine.params.cat_ids = [category + 1]
+    engine.evaluate()
+    precision[:, :, category], recall[:, category] = _as_pycocotools_counts_id_zero(
+        engine.eval_imgs, int(ids[row]), predictions.area
+    )
+    return (
+        precision,
+        recall,
+        (
+            f"{truth.name} has an annotation with id 0, which pycocotools counts as never found; "
+            "so do these numbers. Number annotations from 1.",
+        ),
+    )
+
+
+def _as_pycocotools_counts_id_zero(
+    cells: Sequence[dict[str, Any] | None], zero: int, area: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One category's curves with the matches of truth ``zero`` taken for misses.
+
+    Args:
+        cells: the engine's per-image results of one category, any order of area ranges, images in
+            order within each.
+        zero: the engine's id of the truth box whose id in the file is 0.
+        area: float64 [n] of the detections; the engine numbers them from 1.
+
+    Returns:
+        precision [T, R, A, M] and recall [T, A, M].
+    """
+    precision, recall = np.full((10, 101, 4, 3), -1.0), np.full((10, 4, 3), -1.0)
+    bounds = [(0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10)]
+    for a, (low, high) in enumerate(bounds):
+        mine = [c for c in cells if c is not None and tuple(c["aRng"]) == (low, high)]
+        truths = sum(int(np.count_nonzero(~np.asarray(c["gtIgnore"], bool))) for c in mine)
+        if not truths:
+            continue
+        for m, limit in enumerate(MAX_DETECTIONS):
+            scores, hits, ignored = (
+                [np.zeros(0)],
+                [np.zeros((10, 0), bool)],
+                [np.zeros((10, 0), bool)],
+            )
+            for cell in mine:
+                dets = np.asarray(cell["dtIds"][:limit], np.int64)
+                shape = (10, len(cell["dtIds"]))
+                match = np.asarray(cell["dtMatches"], np.int64).reshape(shape)[:, :limit]
+                lost = match == zero
+                outside = (area[dets - 1] < low) | (area[dets - 1] > high)
+                skip = np.asarray(cell["dtIgnore"], bool).reshape(shape)[:, :limit]
+                scores.append(np.asarray(cell["dtScores"][:limit], np.float64))
+                hits.append((match > 0) & ~lost)
+                ignored.append(skip | (lost & outside))
+            score = np.concatenate(scores)
+            order = np.argsort(-score, kind="stable")
+            hit = np.concatenate(hits, axis=1)[:, order]
+            skip = np.concatenate(ignored, axis=1)[:, order]
+            right = np.cumsum(hit & ~skip, axis=1).astype(float)
+            wrong = np.cumsum(~hit & ~skip, axis=1).astype(float)
+            for t in range(10):
+                found = right[t] / truths
+                exact = right[t] / (wrong[t] + right[t] + np.spacing(1))
+                exact = np.maximum.accumulate(exact[::-1])[::-1]
+                at = np.searchsorted(found, _RECALLS, side="left")
+                level = np.zeros(101)
+                level[at < len(exact)] = exact[at[at < len(exact)]]
+                precision[t, :, a, m] = level
+                recall[t, a, m] = found[-1] if len(found) else 0.0
+    return precision, recall

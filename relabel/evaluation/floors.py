@@ -1,0 +1,276 @@
+"""What a transfer has to beat: three ways to relabel a dataset without a trained transfer model.
+
+- untouched boxes under a name map,
+- the target specialist's pseudo-labels, filtered,
+- the source's boxes, each with the class of the pseudo-label that overlaps it best.
+
+The last two are baselines of "Label-Aligned Transfer" (arXiv 2506.04737). All three give datasets
+on the source's images, which `relabel.evaluation.transfer.compare_transfer` scores beside others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes, xyxy_to_xywh
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import ConfigError, did_you_mean
+from relabel.evaluation.matching import Pairs, overlapping, suppress
+
+if TYPE_CHECKING:
+    from relabel.crosslabel.pseudo import PseudoLabels
+
+NameMap = Mapping[str, str | None]
+
+
+def untouched_with_map(
+    source: DetectionDataset, target_space: LabelSpace, names: NameMap
+) -> DetectionDataset:
+    """The source's own boxes with their categories renamed.
+
+    Args:
+        source: the dataset to relabel.
+        target_space: the label space to speak.
+        names: target name by source name; None, or no entry, drops the category. Names are
+            those of the label spaces, or their aliases.
+
+    Raises:
+        ConfigError: a name that one of the label spaces does not have.
+    """
+    table = np.full(len(source.space), -1, np.int64)
+    for mine, theirs in names.items():
+        row = source.space.index(mine)
+        table[row] = -1 if theirs is None else target_space.index(theirs)
+    category = table[source.boxes.category] if len(source.space) else np.zeros(0, np.int64)
+    kept = np.flatnonzero(category >= 0)
+    return _relabelled(source, target_space, kept, category[kept], source.boxes.score[kept])
+
+
+def filtered_pseudo_labels(
+    source: DetectionDataset,
+    pseudo: PseudoLabels,
+    threshold: float | Sequence[float] = 0.5,
+    nms_iou: float = 0.5,
+) -> DetectionDataset:
+    """The target specialist's pseudo-labels in place of the source's boxes.
+
+    Args:
+        source: the dataset to relabel; only its images are used.
+        pseudo: pseudo-labels on them; each box has its best class.
+        threshold: least score, for all classes or for each of the C.
+        nms_iou: IoU above which the lower of two boxes of a class is dropped.
+
+    Raises:
+        ConfigError: thresholds for another number of classes.
+    """
+    boxes = _confident(source, pseudo, threshold)
+    classes = max(pseudo.space.num_classes, 1)
+    group = boxes.image.astype(np.int64) * classes + boxes.category
+    boxes = boxes.take(suppress(boxes.boxes, boxes.score, group, nms_iou))
+    n = len(boxes.image)
+    made = make_boxes(
+        boxes.image,
+        xyxy_to_xywh(boxes.boxes.astype(np.float64)),
+        boxes.category,
+        score=boxes.score,
+        provenance=Provenance(
+            source.name,
+            [f"pseudo:{pseudo.space.name}"] * n,
+            np.full(n, -1, np.int64),
+            [""] * n,
+            np.full(n, np.nan, np.float32),
+        ),
+    )
+    return source.with_boxes(made, pseudo.space)
+
+
+def best_overlap(
+    source: DetectionDataset,
+    pseudo: PseudoLabels,
+    threshold: float | Sequence[float] = 0.5,
+    min_iou: float = 0.5,
+    fallback: NameMap | None = None,
+) -> DetectionDataset:
+    """The source's boxes, each with class and score of the pseudo-label that overlaps it best.
+
+    Several source boxes may take their class from one pseudo-label. Between equal overlaps the
+    higher score decides.
+
+    Args:
+        source: the dataset to relabel.
+        pseudo: the target specialist's pseudo-labels on its images.
+        threshold: least score of a pseudo-label, for all classes or for each of the C.
+        min_iou: least IoU of box and pseudo-label.
+        fallback: classes for boxes no pseudo-label overlaps, by source name (see
+            `derive_name_map`); without one, or under None, such boxes are dropped.
+
+    Raises:
+        ConfigError: thresholds for another number of classes; unknown names in ``fallback``.
+    """
+    found = _confident(source, pseudo, threshold)
+    pairs = _best_pairs(source, found, min_iou)
+    n = len(source.boxes)
+    category = np.full(n, -1, np.int64)
+    score = np.full(n, np.nan, np.float32)
+    category[pairs.left] = found.category[pairs.right]
+    score[pairs.left] = found.score[pairs.right]
+    if fallback is not None:
+        table = np.full(len(source.space), -1, np.int64)
+        for mine, theirs in fallback.items():
+            table[source.space.index(mine)] = -1 if theirs is None else pseudo.space.index(theirs)
+        bare = np.flatnonzero(category < 0)
+        category[bare] = table[source.boxes.category[bare]]
+        # Confirmed by no pseudo-label: after all those that are.
+        score[bare] = 0.0
+    kept = np.flatnonzero((category >= 0) & ~source.boxes.ignore)
+    return _relabelled(source, pseudo.space, kept, category[kept], score[kept])
+
+
+def derive_name_map(
+    source: DetectionDataset,
+    pseudo: PseudoLabels,
+    threshold: float | Sequence[float] = 0.5,
+    min_iou: float = 0.5,
+) -> dict[str, str | None]:
+    """A name map from the data: each source class goes to the class most of its boxes overlap.
+
+    Equal names map to each other whatever the data say. Every other class goes to the target
+    class that is most often its boxes' best-overlapping pseudo-label (the earlier class between
+    equals), and to None where no box is overlapped. For `untouched_with_map` when no one wrote a
+    map; a person's map may be better, and is then the floor to report.
+    """
+    found = _confident(source, pseudo, threshold)
+    pairs = _best_pairs(source, found, min_iou)
+    real = ~source.boxes.ignore[pairs.left]
+    mine, theirs = source.boxes.category[pairs.left][real], found.category[pairs.right][real]
+    classes = max(pseudo.space.num_classes, 1)
+    votes = np.bincount(
+        mine.astype(np.int64) * classes + theirs, minlength=len(source.space) * classes
+    ).reshape(len(source.space), classes)
+    names: dict[str, str | None] = {}
+    for row, category in enumerate(source.space.categories):
+        same = pseudo.space.get(category.name)
+        if same is not None:
+            names[category.name] = pseudo.space.categories[same].name
+        elif votes[row].any():
+            names[category.name] = pseudo.space.categories[int(votes[row].argmax())].name
+        else:
+            names[category.name] = None
+    return names
+
+
+def all_floors(
+    source: DetectionDataset,
+    pseudo: PseudoLabels,
+    names: NameMap | None = None,
+    threshold: float | Sequence[float] = 0.5,
+) -> dict[str, DetectionDataset]:
+    """The three floors by name; ``names`` is derived from the data where None."""
+    table = derive_name_map(source, pseudo, threshold) if names is None else names
+    unknown = [n for n in table if source.space.get(n) is None]
+    if unknown:
+        raise ConfigError(
+            f"the name map speaks of {unknown[0]!r}, which the source does not have",
+            remedy=did_you_mean(unknown[0], source.space.names),
+        )
+    return {
+        "untouched boxes, name map": untouched_with_map(source, pseudo.space, table),
+        "filtered pseudo-labels": filtered_pseudo_labels(source, pseudo, threshold),
+        "best-overlap relabelling": best_overlap(source, pseudo, threshold),
+    }
+
+
+def read_name_map(path: Path) -> dict[str, str | None]:
+    """A YAML file of ``source name: target name``, or null to drop the category.
+
+    Raises:
+        ConfigError: missing, or not such a map.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"cannot be read: {error}", file=path, remedy="Give a YAML file of name: name."
+        ) from error
+    if not isinstance(content, dict) or not all(
+        isinstance(k, str) and (v is None or isinstance(v, str)) for k, v in content.items()
+    ):
+        raise ConfigError(
+            "is not a name map", file=path, remedy="Write `source name: target name` or null."
+        )
+    return content
+
+
+class _Confident:
+    """Pseudo-labels above the threshold, with their best class."""
+
+    def __init__(
+        self, image: np.ndarray, boxes: np.ndarray, category: np.ndarray, score: np.ndarray
+    ) -> None:
+        self.image, self.boxes, self.category, self.score = image, boxes, category, score
+
+    def take(self, rows: np.ndarray) -> _Confident:
+        return _Confident(self.image[rows], self.boxes[rows], self.category[rows], self.score[rows])
+
+
+def _confident(
+    source: DetectionDataset, pseudo: PseudoLabels, threshold: float | Sequence[float]
+) -> _Confident:
+    classes = pseudo.space.num_classes
+    least = np.asarray(threshold, np.float32)
+    if least.ndim and len(least) != classes:
+        raise ConfigError(
+            f"{len(least)} thresholds for the {classes} classes of {pseudo.space.name!r}",
+            remedy="Give one threshold, or one per class.",
+        )
+    joined = pseudo.for_images(source.images.file_name)
+    scores = np.asarray(joined.scores).reshape(len(joined.image), classes)
+    if not len(scores):
+        none = np.zeros(0, np.int64)
+        return _Confident(none, np.zeros((0, 4)), none, np.zeros(0, np.float32))
+    category = scores.argmax(axis=1)
+    best = scores[np.arange(len(scores)), category]
+    everything = _Confident(joined.image, joined.boxes, category, best)
+    return everything.take(best >= np.broadcast_to(least, (classes,))[category])
+
+
+def _best_pairs(source: DetectionDataset, found: _Confident, min_iou: float) -> Pairs:
+    """For every source box that is overlapped, its pair with the best-overlapping pseudo-label."""
+    pairs = overlapping(source.boxes.xyxy, source.boxes.image, found.boxes, found.image, min_iou)
+    order = np.lexsort((-found.score[pairs.right], -pairs.iou, pairs.left))
+    pairs = pairs.take(order)
+    first = np.ones(len(pairs.left), bool)
+    first[1:] = pairs.left[1:] != pairs.left[:-1]
+    return pairs.take(first)
+
+
+def _relabelled(
+    source: DetectionDataset,
+    space: LabelSpace,
+    rows: np.ndarray,
+    category: np.ndarray,
+    score: np.ndarray,
+) -> DetectionDataset:
+    boxes = source.boxes.take(rows)
+    names = source.space.names
+    n = len(rows)
+    boxes = replace(
+        boxes,
+        category=category.astype(np.int32),
+        score=score.astype(np.float32),
+        provenance=Provenance(
+            source.name,
+            ["source"] * n,
+            boxes.id.astype(np.int64),
+            [names[c] for c in boxes.category],
+            np.ones(n, np.float32),
+        ),
+    )
+    return source.with_boxes(boxes, space)

@@ -1,0 +1,87 @@
+"""Tables of results: rich for a terminal, Markdown for benchmarks and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from relabel.evaluation.detections import NUMBERS, DetectionMetrics
+from relabel.evaluation.transfer import TransferMetrics
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Rows = tuple[list[str], list[list[str]]]
+
+
+def transfer_rows(results: Sequence[TransferMetrics]) -> Rows:
+    """Header and one row of percentages per result."""
+    header = ["labels", "AP", "AP50", "AP75"]
+    for threshold in ("0.5", "0.75"):
+        header += [f"{what}@{threshold}" for what in ("P", "R", "F1", "class")]
+    header += ["IoU before", "IoU after", "common before", "common after", "boxes"]
+    rows = []
+    for result in results:
+        row = [result.name, *map(_percent, (result.AP, result.AP50, result.AP75))]
+        for quality in result.at.values():
+            row += map(
+                _percent,
+                (quality.precision, quality.recall, quality.f1, quality.class_accuracy),
+            )
+        keys = ("before", "after", "before_common", "after_common")
+        row += [_percent(result.mean_iou[key]) for key in keys]
+        rows.append([*row, str(result.counts["predictions"])])
+    return header, rows
+
+
+def class_rows(result: TransferMetrics) -> Rows:
+    """Header and one row per truth class, at IoU 0.5."""
+    header = ["class", "truth", "boxes", "AP", "P@0.5", "R@0.5", "F1@0.5"]
+    rows = [
+        [
+            name,
+            str(values["truth"]),
+            str(values["predictions"]),
+            *(_percent(values[key]) for key in ("AP", "precision", "recall", "f1")),
+        ]
+        for name, values in result.per_class.items()
+    ]
+    return header, rows
+
+
+def detection_rows(metrics: DetectionMetrics) -> Rows:
+    """The twelve numbers, a row each."""
+    return ["metric", "%"], [[name, _percent(getattr(metrics, name))] for name in NUMBERS]
+
+
+def detection_class_rows(metrics: DetectionMetrics) -> Rows:
+    """AP of every class."""
+    return ["class", "AP"], [[name, _percent(ap)] for name, ap in metrics.per_class.items()]
+
+
+def markdown(table: Rows) -> str:
+    """A Markdown table; the first column to the left, numbers to the right."""
+    header, rows = table
+    lines = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+        for line in (header, *rows)
+    ]
+    lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
+    return "\n".join(lines) + "\n"
+
+
+def rich_table(table: Rows, title: str | None = None) -> Table:
+    """The same for a terminal."""
+    from rich.table import Table
+
+    header, rows = table
+    shown = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        shown.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,374 @@
+"""Quality of relabelled boxes where the true target-space labels of the images are known.
+
+Paired truth measures the transfer itself, before any detector is trained on its result
+(precision, recall and F1 of the annotation set as it stands, class accuracy, and how close the
+boxes are before and after); AP asks in addition how well the scores order the boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.evaluation.annotations import ANY_CLASS, Annotations
+from relabel.evaluation.detections import average_precision
+from relabel.evaluation.joining import join_by_name
+from relabel.evaluation.matching import Pairs, greedy_match, overlapping
+from relabel.evaluation.predictions import (
+    read_annotations,
+    read_predictions,
+)
+
+THRESHOLDS = (0.5, 0.75)
+_IGNORE_IOA = 0.5
+Labels = DetectionDataset | Annotations | Path | str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MatchQuality:
+    """Counts of one-to-one matches at one IoU threshold, and what follows from them.
+
+    Attributes:
+        true_positives: predictions matched to a truth box of their class.
+        false_positives: the others, without those in ignore regions.
+        false_negatives: truth boxes without a match of their class.
+        same_class, matched: of the class-blind matches, those of equal class, and all.
+    """
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    same_class: int
+    matched: int
+
+    @property
+    def precision(self) -> float | None:
+        return _ratio(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float | None:
+        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def f1(self) -> float | None:
+        wrong = self.false_positives + self.false_negatives
+        return _ratio(2 * self.true_positives, 2 * self.true_positives + wrong)
+
+    @property
+    def class_accuracy(self) -> float | None:
+        return _ratio(self.same_class, self.matched)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "precision": self.precision,
+            "recall": self.recall,
+            "f1": self.f1,
+            "class_accuracy": self.class_accuracy,
+            "true_positives": self.true_positives,
+            "false_positives": self.false_positives,
+            "false_negatives": self.false_negatives,
+            "matched": self.matched,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """How often an object of a source class is of a truth class: counts int64 [rows, columns]."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rows": list(self.rows),
+            "columns": list(self.columns),
+            "counts": self.counts.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class TransferMetrics:
+    """Quality of one relabelled annotation set.
+
+    Attributes:
+        name: what was evaluated.
+        AP, AP50, AP75: COCO's, in the target space.
+        at: `MatchQuality` by IoU threshold, "0.5" and "0.75".
+        mean_iou: mean IoU of class-blind matches at IoU >= 0.5: ``after`` of the predictions,
+            ``before`` of the source's own boxes, and both over the truth objects matched in both
+            (``after_common``, ``before_common``): the plain means are over different objects, as
+            a set that finds more of the hard ones has the lower mean. None without source.
+        per_class: by truth class: AP, and precision, recall and F1 at IoU 0.5.
+        transition: source class by truth class, through the source boxes' matches, or through
+            the predictions' provenance where there is no source; else None.
+        confusion: predicted class by truth class, through class-blind matches at IoU 0.5.
+        counts: images, boxes of truth and predictions, ignored and so on.
+        warnings: what a reader of the numbers should know.
+    """
+
+    name: str
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    at: dict[str, MatchQuality]
+    mean_iou: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
+    transition: Transition | None
+    confusion: Transition
+    counts: dict[str, int]
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "AP": self.AP,
+            "AP50": self.AP50,
+            "AP75": self.AP75,
+            "at": {key: quality.to_dict() for key, quality in self.at.items()},
+            "mean_iou": dict(self.mean_iou),
+            "per_class": {name: dict(values) for name, values in self.per_class.items()},
+            "transition": None if self.transition is None else self.transition.to_dict(),
+            "confusion": self.confusion.to_dict(),
+            "counts": dict(self.counts),
+        }
+
+
+def evaluate_transfer(
+    truth: Labels,
+    predictions: Labels | Sequence[Mapping[str, Any]],
+    source: Labels | None = None,
+    scored: Labels | Sequence[Mapping[str, Any]] | None = None,
+    *,
+    name: str | None = None,
+) -> TransferMetrics:
+    """Compare a relabelled annotation set with the truth in the target space.
+
+    Images are joined by ``file_name``, categories by name. Matching is one-to-one, greedy by
+    score, then IoU; boxes without a score count as 1. Precision, recall and F1 look at every box
+    of the set and match within a class; class accuracy and mean IoU match across classes.
+    Predictions left without a match that lie at least half inside an ignore region of their class
+    count neither way. Ignore regions among the predictions are no claims and are left out.
+
+    Args:
+        truth: the true labels: dataset, path of a COCO file, or its content.
+        predictions: the relabelled set, likewise, or a results list in the truth's ids.
+        source: the images' labels before relabelling, in their own space.
+        scored: a set with low-scored boxes too, for AP alone; default ``predictions``.
+        name: what to call the result; default the predictions' name.
+
+    Raises:
+        DataError: a damaged file, no image in common, an unknown category.
+    """
+    reference = _read(truth)
+    raw = _read(predictions, reference)
+    made, warnings = join_by_name(raw, reference)
+    made = _claims(made)
+    ranked = made
+    if scored is not None:
+        ranked, more = join_by_name(_read(scored, reference), reference)
+        ranked, warnings = _claims(ranked), warnings + more
+    average = average_precision(reference, ranked)
+    real = reference.take(~reference.crowd)
+    matcher = _Matcher(reference, real)
+    blind = matcher.pairs(made)
+    at, half = {}, None
+    ignored = matcher.in_ignore_region(made)
+    per_class: dict[str, dict[str, float | None]] = {}
+    for threshold in THRESHOLDS:
+        close = blind.take(blind.iou >= threshold)
+        within = close.take(made.category[close.left] == real.category[close.right])
+        hits = greedy_match(within, made.score, len(real))
+        any_class = greedy_match(close, made.score, len(real))
+        same = made.category[any_class.left] == real.category[any_class.right]
+        missed = np.ones(len(made), bool)
+        missed[hits.left] = False
+        wrong = missed & ~ignored
+        at[f"{threshold:g}"] = MatchQuality(
+            true_positives=len(hits.left),
+            false_positives=int(wrong.sum()),
+            false_negatives=len(real) - len(hits.left),
+            same_class=int(same.sum()),
+            matched=len(any_class.left),
+        )
+        if half is None:
+            half = any_class
+            per_class = _per_class(reference, real, made, hits, wrong, average.per_class)
+    assert half is not None
+    before, before_warnings, transition = _before(source, reference, real, matcher)
+    if transition is None and made.source_category is not None:
+        transition = _by_provenance(made, real, half)
+    classes = tuple(reference.category_name)
+    return TransferMetrics(
+        name=name or raw.name,
+        AP=average.AP,
+        AP50=average.AP50,
+        AP75=average.AP75,
+        at=at,
+        mean_iou=_mean_iou(before, half, len(real)),
+        per_class=per_class,
+        transition=transition,
+        confusion=Transition(
+            classes,
+            classes,
+            _count(made.category[half.left], real.category[half.right], len(classes), len(classes)),
+        ),
+        counts={
+            "images": len(reference.image_id),
+            "truth": len(real),
+            "ignore_regions": len(reference) - len(real),
+            "predictions": len(made),
+            "predictions_ignored": int((ignored & _unmatched(half, len(made))).sum()),
+            "source": 0 if before is None else before[1],
+        },
+        warnings=tuple(dict.fromkeys((*warnings, *before_warnings, *average.warnings))),
+    )
+
+
+def compare_transfer(
+    truth: Labels, source: Labels | None, results: Mapping[str, Labels]
+) -> list[TransferMetrics]:
+    """`evaluate_transfer` of several annotation sets of the same images, in the order given."""
+    reference = _read(truth)
+    before = None if source is None else _read(source)
+    return [evaluate_transfer(reference, r, before, name=n) for n, r in results.items()]
+
+
+class _Matcher:
+    """Overlaps with the truth, class-blind."""
+
+    def __init__(self, truth: Annotations, real: Annotations) -> None:
+        self.real = real
+        self.regions = truth.take(truth.crowd)
+        self.classes = max(len(truth.category_id), 1)
+
+    def pairs(self, boxes: Annotations) -> Pairs:
+        return overlapping(
+            boxes.xyxy, boxes.image, self.real.xyxy, self.real.image, min(THRESHOLDS)
+        )
+
+    def in_ignore_region(self, boxes: Annotations) -> np.ndarray:
+        """bool [n]: at least half of the box lies in a region of its class, or of any class."""
+        inside = np.zeros(len(boxes), bool)
+        pairs = overlapping(
+            boxes.xyxy,
+            boxes.image,
+            self.regions.xyxy,
+            self.regions.image,
+            _IGNORE_IOA,
+            over_left=True,
+        )
+        region = self.regions.category[pairs.right]
+        inside[pairs.left[(region == ANY_CLASS) | (region == boxes.category[pairs.left])]] = True
+        return inside
+
+
+def _read(labels: Any, truth: Annotations | None = None) -> Annotations:
+    if isinstance(labels, Annotations):
+        return labels
+    if isinstance(labels, DetectionDataset):
+        return Annotations.from_dataset(labels)
+    return read_annotations(labels) if truth is None else read_predictions(labels, truth)
+
+
+def _claims(predictions: Annotations) -> Annotations:
+    """The boxes that claim an object, with a score each."""
+    kept = predictions.take(~predictions.crowd)
+    return replace(kept, score=np.where(np.isnan(kept.score), 1.0, kept.score))
+
+
+def _before(
+    source: Labels | None, truth: Annotations, real: Annotations, matcher: _Matcher
+) -> tuple[tuple[Pairs, int] | None, list[str], Transition | None]:
+    if source is None:
+        return None, [], None
+    boxes, warnings = join_by_name(_read(source), truth, categories=False)
+    boxes = _claims(boxes)
+    matches = greedy_match(matcher.pairs(boxes), np.ones(len(boxes)), len(real))
+    counts = _count(
+        boxes.category[matches.left],
+        real.category[matches.right],
+        len(boxes.category_id),
+        len(truth.category_id),
+    )
+    transition = Transition(tuple(boxes.category_name), tuple(truth.category_name), counts)
+    return (matches, len(boxes)), warnings, transition
+
+
+def _by_provenance(made: Annotations, real: Annotations, matches: Pairs) -> Transition:
+    names = made.source_category or ()
+    rows = tuple(sorted({n for n in names if n}))
+    position = {n: i for i, n in enumerate(rows)}
+    sources = np.array([position.get(names[int(i)], -1) for i in matches.left], dtype=np.int64)
+    known = sources >= 0
+    columns = tuple(real.category_name)
+    counts = _count(sources[known], real.category[matches.right][known], len(rows), len(columns))
+    return Transition(rows, columns, counts)
+
+
+def _mean_iou(before: tuple[Pairs, int] | None, after: Pairs, n: int) -> dict[str, float | None]:
+    values: dict[str, float | None] = {
+        "before": None,
+        "after": _mean(after.iou),
+        "before_common": None,
+        "after_common": None,
+        "common": None,
+    }
+    if before is not None:
+        old, new = np.full(n, np.nan), np.full(n, np.nan)
+        old[before[0].right] = before[0].iou
+        new[after.right] = after.iou
+        common = ~np.isnan(old) & ~np.isnan(new)
+        values["before"] = _mean(before[0].iou)
+        values["before_common"] = _mean(old[common])
+        values["after_common"] = _mean(new[common])
+        values["common"] = int(common.sum())
+    return values
+
+
+def _per_class(
+    truth: Annotations,
+    real: Annotations,
+    made: Annotations,
+    hits: Pairs,
+    wrong: np.ndarray,
+    average: Mapping[str, float | None],
+) -> dict[str, dict[str, float | None]]:
+    k = len(truth.category_id)
+    found = np.bincount(made.category[hits.left], minlength=k)
+    total = np.bincount(real.category, minlength=k)
+    false = np.bincount(made.category[wrong], minlength=k)
+    return {
+        name: {
+            "AP": average[name],
+            "precision": _ratio(int(found[c]), int(found[c] + false[c])),
+            "recall": _ratio(int(found[c]), int(total[c])),
+            "f1": _ratio(2 * int(found[c]), int(found[c] + false[c] + total[c])),
+            "truth": int(total[c]),
+            "predictions": int(found[c] + false[c]),
+        }
+        for c, name in enumerate(truth.category_name)
+    }
+
+
+def _unmatched(matches: Pairs, n: int) -> np.ndarray:
+    free = np.ones(n, bool)
+    free[matches.left] = False
+    return free
+
+
+def _count(rows: np.ndarray, columns: np.ndarray, m: int, n: int) -> np.ndarray:
+    return np.bincount(rows * n + columns, minlength=m * n).reshape(m, n)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
