@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 
 from relabel.cli import State, set_config, set_debug
-from relabel.errors import ConfigError
+from relabel.errors import ConfigError, Problems
 from relabel.settings import Runtime, inner_type, settings_from
+from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
     from relabel.datasets.catalogue import Catalogue
@@ -40,7 +42,7 @@ class GroupedCommand(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and (record[1] or isinstance(param, click.Option)):
                 groups.setdefault(getattr(param, "heading", "Options"), []).append(record)
         for heading, records in groups.items():
             with formatter.section(heading):
@@ -164,6 +166,56 @@ def catalogue_of(params: Mapping[str, Any]) -> Catalogue:
 
     state = click.get_current_context().find_root().ensure_object(State)
     return load_catalogue(config=state.config, overrides=params.get("data") or ())
+
+
+def shared_settings(catalogue: Catalogue, params: Mapping[str, Any]) -> dict[str, Any]:
+    """``seed`` and ``backbone`` for all stages: options, over [runtime] and [align]; else None.
+
+    Raises:
+        ConfigError: a value of the wrong type, or a backbone folder that is not there.
+    """
+    shared: dict[str, Any] = {"seed": seed_of(params, catalogue.table("runtime"))}
+    given, written = params.get("backbone"), catalogue.table("align").get("backbone")
+    if given is not None:
+        shared["backbone"] = resolve_backbone(given, Path.cwd())
+    elif written is not None:
+        if not isinstance(written, str):
+            raise ConfigError("backbone in [align] must be a text", file=catalogue.file)
+        shared["backbone"] = resolve_backbone(written, catalogue.folder)
+    return shared
+
+
+def settings_table(catalogue: Catalogue, name: str) -> dict[str, Any]:
+    """A settings table of relabel.toml, without what `shared_settings` takes from it."""
+    table = catalogue.table(name)
+    if name == "align":
+        table.pop("backbone", None)
+    elif isinstance(table.get("backbone"), str):
+        table["backbone"] = resolve_backbone(table["backbone"], catalogue.folder)
+    return table
+
+
+def resolve_backbone(name: str, folder: Path) -> str:
+    """A local folder's absolute path, with ``name`` relative to ``folder``; else the name itself.
+
+    Raises:
+        ConfigError: it looks like a path, and no folder is there.
+    """
+    path = folder / Path(name).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if name.startswith(("/", ".", "~")):
+        raise ConfigError("no such backbone folder", file=path, remedy="Check --backbone.")
+    return name
+
+
+def tell_problems(problems: Problems, quiet: bool = False) -> None:
+    """List on stderr what was skipped (also when quiet), and the counted warnings."""
+    for problem in problems.errors:
+        where = ", ".join(p for p in (problem.file, problem.record) if p)
+        message(f"skipped: {where}: {problem.message}")
+    for text in problems.summary():
+        message(f"warning: {text}", quiet=quiet)
 
 
 def comma_list(value: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ Modules that define settings import neither torch nor transformers, so that ``--
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -64,40 +64,68 @@ _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", 
 
 
 def inner_type(hint: Any) -> tuple[Any, bool, bool]:
-    """(scalar type, whether it is a tuple of them, whether it may be None) of a field's type."""
+    """(scalar type, whether it is a tuple of them, whether it may be None) of a field's type.
+
+    A choice of several scalars, such as ``int | str``, counts as text.
+    """
+    plain, optional = _options(hint)
+    if len(plain) != 1:
+        return str, False, optional
+    if get_origin(plain[0]) is tuple:
+        return get_args(plain[0])[0], True, optional
+    return plain[0], False, optional
+
+
+def _options(hint: Any) -> tuple[list[Any], bool]:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     plain = [o for o in options if o is not type(None)]
-    first = plain[0] if plain else str
-    optional = len(plain) < len(options)
-    if get_origin(first) is tuple:
-        return get_args(first)[0], True, optional
-    return first, False, optional
+    return plain, len(plain) < len(options)
 
 
 def describe_type(hint: Any) -> str:
-    scalar, many, _ = inner_type(hint)
-    name = _TYPE_NAMES.get(scalar, str(scalar))
-    return f"a list of which each is {name}" if many else name
+    """A type in words, for messages: ``a whole number or a text``."""
+    words = []
+    for option in _options(hint)[0]:
+        many = get_origin(option) is tuple
+        scalar = get_args(option)[0] if many else option
+        name = _TYPE_NAMES.get(scalar, str(scalar))
+        words.append(f"a list of which each is {name}" if many else name)
+    return " or ".join(words)
 
 
 def _fit(value: Any, hint: Any) -> Any:
     """``value`` as the field's type wants it, or ``_MISFIT``; whole numbers pass as numbers."""
-    scalar, many, optional = inner_type(hint)
+    plain, optional = _options(hint)
     if value is None:
         return None if optional else _MISFIT
-    if many:
+    for option in plain:
+        fitted = _fit_one(value, option)
+        if fitted is not _MISFIT:
+            return fitted
+    return _MISFIT
+
+
+def _fit_one(value: Any, option: Any) -> Any:
+    if get_origin(option) is tuple:
         if not isinstance(value, list | tuple):
             return _MISFIT
-        fitted = tuple(_fit(v, scalar) for v in value)
+        fitted = tuple(_fit(v, get_args(option)[0]) for v in value)
         return _MISFIT if any(v is _MISFIT for v in fitted) else fitted
-    if scalar is float and isinstance(value, int) and not isinstance(value, bool):
+    if option is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if scalar not in _TYPE_NAMES:
+    if option not in _TYPE_NAMES:
         return value
-    fits = isinstance(value, scalar) and (scalar is bool or not isinstance(value, bool))
+    fits = isinstance(value, option) and (option is bool or not isinstance(value, bool))
     return value if fits else _MISFIT
 
 
 def settings_dict(settings: Any) -> dict[str, Any]:
     """JSON-ready dict of a settings dataclass, in field order."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+
+
+def with_preset(settings: T, preset: Mapping[str, Any]) -> T:
+    """The settings with a preset's values where they still have their defaults."""
+    defaults = {f.name: f.default for f in fields(settings)}  # type: ignore[arg-type]
+    changes = {k: v for k, v in preset.items() if getattr(settings, k) == defaults[k]}
+    return replace(settings, **changes) if changes else settings  # type: ignore[type-var]

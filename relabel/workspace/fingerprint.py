@@ -58,12 +58,15 @@ def folder_fingerprint(path: str | Path) -> str:
     return fingerprint([[name, file_fingerprint(root / name)] for name in names])
 
 
-def dataset_fingerprint(dataset: DetectionDataset) -> str:
+def dataset_fingerprint(dataset: DetectionDataset, *, boxes: bool = True) -> str:
     """SHA-256 (hex) of a dataset: its label space, columns, file names and image file sizes.
 
     Sizes stand for the pixels: reading every image would take minutes, and modification times
     change whenever a dataset is copied. The root's own place on the disk does not count. A set of
     one million boxes takes well under a second, and images a few microseconds each.
+
+    Args:
+        boxes: False takes the images only, for what does not depend on the annotations.
     """
     import numpy as np
 
@@ -78,28 +81,31 @@ def dataset_fingerprint(dataset: DetectionDataset) -> str:
         digest.update(f"{name}:{len(values)}:".encode())
         digest.update("\0".join(v if isinstance(v, str) else repr(v) for v in values).encode())
 
-    digest.update(fingerprint([dataset.name, dataset.space.to_dict()]).encode())
-    images, boxes = dataset.images, dataset.boxes
+    images = dataset.images
     for name in ("id", "width", "height"):
         column(name, getattr(images, name))
     strings("file_name", images.file_name)
     if images.location is not None:
         prefix = f"{dataset.root}/"
         strings("location", [(text or "").replace(prefix, "") for text in images.location])
-    column("size", np.array(_image_sizes(dataset), dtype=np.int64))
+    column("size", np.array(image_sizes(dataset), dtype=np.int64))
+    if not boxes:
+        return digest.hexdigest()
+    digest.update(fingerprint([dataset.name, dataset.space.to_dict()]).encode())
+    rows = dataset.boxes
     for name in ("image", "xywh", "category", "score", "ignore", "id", "area"):
-        column(f"box {name}", getattr(boxes, name))
-    if boxes.extra is not None:
-        strings("extra", boxes.extra)
-    if boxes.provenance is not None:
-        strings("origin", boxes.provenance.origin)
-        strings("source category", boxes.provenance.source_category)
-        column("source id", boxes.provenance.source_id)
-        column("source iou", boxes.provenance.source_iou)
+        column(f"box {name}", getattr(rows, name))
+    if rows.extra is not None:
+        strings("extra", rows.extra)
+    if rows.provenance is not None:
+        strings("origin", rows.provenance.origin)
+        strings("source category", rows.provenance.source_category)
+        column("source id", rows.provenance.source_id)
+        column("source iou", rows.provenance.source_iou)
     return digest.hexdigest()
 
 
-def _image_sizes(dataset: DetectionDataset) -> list[int]:
+def image_sizes(dataset: DetectionDataset) -> list[int]:
     """Bytes of each image's file, or of the archive or record file it lies in; -1 if absent."""
     root = str(dataset.root)
     archives: dict[str, int] = {}

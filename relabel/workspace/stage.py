@@ -13,16 +13,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from relabel import __version__
 from relabel.errors import StageError
 from relabel.workspace.atomic import TEMP_PREFIX, atomic_write_json, remove_leftovers
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
+from relabel.workspace.lock import LOCK_FILE, FolderLock
 
 Status = Literal["missing", "partial", "done", "changed"]
 STAGE_FILE = "stage.json"
-LOCK_FILE = ".lock"
 _SHOWN_DIFFERENCES = 6
 
 
@@ -44,7 +44,7 @@ class Stage:
         # Through JSON, so that what is compared is what is read back (tuples become lists).
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.inputs = dict(inputs)
-        self._lock: IO[str] | None = None
+        self._lock = FolderLock(self.folder, f"stage {name!r}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,7 +96,7 @@ class Stage:
                 remedy="Choose another output folder, or move them away.",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock.acquire()
         try:
             self._begin_locked(overwrite)
         except BaseException:
@@ -150,9 +150,7 @@ class Stage:
 
     def release(self) -> None:
         """Give back the lock; the operating system does so when the process dies."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def _write(self, state: str, **more: Any) -> None:
         atomic_write_json(
@@ -208,36 +206,6 @@ class Stage:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-    def _take_lock(self) -> None:
-        if self._lock is not None:
-            return
-        try:
-            import fcntl
-        except ImportError:  # not a POSIX system: go without
-            return
-        path = self.folder / LOCK_FILE
-        stream = path.open("a+", encoding="utf-8")
-        try:
-            # A record lock, not flock: worker processes must not inherit it, or it would
-            # outlive a killed parent.
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            stream.seek(0)
-            owner = stream.read().strip() or "unknown"
-            stream.close()
-            raise StageError(
-                f"another process (pid {owner}) is working on stage {self.name!r}",
-                file=self.folder,
-                remedy="Wait for it or stop it, or choose another --out.",
-            ) from error
-        except OSError:  # a file system without locks: go without
-            stream.close()
-            return
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
-        self._lock = stream
 
 
 class Shards:

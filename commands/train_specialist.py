@@ -1,0 +1,112 @@
+"""``relabel train-specialist``: a detector for one dataset in its own label space."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relabel.detectors.settings import SpecialistSettings
+from relabel.errors import Problems
+from relabel.workspace.progress import message
+
+from ._options import (
+    GroupedCommand,
+    backbone_option,
+    catalogue_of,
+    runtime_of,
+    runtime_options,
+    settings_of,
+    settings_options,
+    settings_table,
+    shared_settings,
+    tell_problems,
+)
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("dataset")
+@click.option("--format", help="Format, where DATASET is a path.")
+@click.option("--split", help="Split to train on; default the one of relabel.toml.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False),
+    help="Checkpoint folder. [runs/specialists/NAME]",
+)
+@backbone_option
+@click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print folder and validation AP as JSON.")
+@settings_options(SpecialistSettings, heading="Training")
+@runtime_options
+def cli(
+    dataset: str,
+    format: str | None,
+    split: str | None,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **params: Any,
+) -> None:
+    """Train a Faster R-CNN on DATASET, a name of relabel.toml or a path.
+
+    The same command resumes an interrupted training at the exact step. Where relabel.toml names
+    validation images, their AP is printed.
+    """
+    from relabel.align.inputs import read_training_set
+    from relabel.align.plan import backbone_identities, specialist_stage
+    from relabel.align.run import files_in
+    from relabel.workspace.fingerprint import dataset_fingerprint
+
+    catalogue = catalogue_of(params)
+    runtime = runtime_of(params, catalogue.table("runtime"))
+    settings = settings_of(
+        SpecialistSettings,
+        params,
+        table=settings_table(catalogue, "specialist"),
+        where="[specialist]",
+        **shared_settings(catalogue, params),
+    ).resolved()
+    entry = catalogue.resolve(dataset, format, split)
+    folder = Path(out) if out else Path("runs") / "specialists" / entry.name
+    problems = Problems(runtime.skip_bad)
+    train = read_training_set(entry, folder.parent, runtime, problems)
+    tell_problems(problems, runtime.quiet)
+    stage = specialist_stage(
+        entry.name,
+        folder,
+        dataset_fingerprint(train),
+        settings,
+        backbone_identities(settings.backbone),
+    )
+    status = stage.status()
+    if status == "changed" and not overwrite:
+        raise stage.changed_error()
+    if status == "done":
+        message("Trained already.", quiet=runtime.quiet)
+    else:
+        from relabel.detectors.specialist import train_specialist
+
+        val = entry.read("val", problems=problems) if entry.has("val") else None
+        stage.begin(overwrite=status == "changed")
+        try:
+            train_specialist(train, folder, settings, runtime, val=val)
+            stage.finish(files_in(folder))
+        finally:
+            stage.release()
+    measured = _last_validation(folder)
+    if as_json:
+        click.echo(json.dumps({"checkpoint": str(folder), "validation": measured}))
+        return
+    click.echo(str(folder))
+    for name, value in (measured or {}).items():
+        message(f"validation {name}: {value:.4f}", quiet=runtime.quiet)
+
+
+def _last_validation(folder: Path) -> dict[str, float] | None:
+    """The metrics of the last validation, None if there was none."""
+    file = folder / "metrics.json"
+    history = json.loads(file.read_text(encoding="utf-8"))["validation"] if file.is_file() else []
+    return {k: v for k, v in history[-1].items() if k.startswith("AP")} if history else None

@@ -1,0 +1,273 @@
+"""The result folder: relabelled sources, the merged training file, the manifest and the report.
+
+Everything in it depends on the datasets, the settings and the transferred boxes only: no times, no
+paths of the workspace, so that an interrupted run ends with the same bytes as any other.
+
+    result/
+      {source}/annotations.json   COCO, file names as in the source; `info.root` says from where
+      {source}/fiftyone/          a FiftyOneDataset folder
+      images/{dataset}            a link to the dataset's images, or the images taken out of records
+      merged.json                 target and sources, file names relative to the file's own folder
+      manifest.json, report.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+
+from relabel import __version__
+from relabel.align.plan import Plan
+from relabel.align.settings import stage_settings
+from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.images import image_location, read_image_bytes
+from relabel.datasets.registry import write_dataset
+from relabel.errors import DataError
+from relabel.workspace.atomic import TEMP_PREFIX, atomic_write_bytes, atomic_write_json
+from relabel.workspace.fingerprint import file_fingerprint
+from relabel.workspace.progress import progress
+
+MANIFEST_SCHEMA = 1
+_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "numpy", "pillow", "pyarrow")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceResult:
+    """One source, before and after.
+
+    Attributes:
+        before: as annotated.
+        after: the same images with target-space boxes and provenance.
+        labels: pseudo-labels on its images by the dataset of the specialist.
+    """
+
+    before: DetectionDataset
+    after: DetectionDataset
+    labels: Mapping[str, PseudoLabels]
+
+
+def write_result(plan: Plan, results: Sequence[SourceResult], out: Path) -> dict[str, str | Path]:
+    """Write all files of the result; returns the main ones by name, relative to ``out``.
+
+    Raises:
+        DataError: an image that has to be taken out of a record cannot be read.
+        RelabelError: the disk is full.
+    """
+    from relabel.reports.html import SourceReport, write_report
+
+    settings = plan.settings.align
+    outputs: dict[str, str | Path] = {}
+    target = plan.datasets[plan.target]
+    link_images(target, out / "images" / target.name)
+    reports, parts = [], [target]
+    for result in results:
+        name = result.before.name
+        after = with_images_in(result.after, out / "images" / name)
+        before = replace(after, space=result.before.space, boxes=result.before.boxes)
+        pseudo = {
+            # Bad images that were skipped have no labels; here they show none.
+            by: pseudo_to_dataset(replace(labels, covered=None), before, settings.pseudo_score)
+            for by, labels in result.labels.items()
+        }
+        outputs[f"{name}/annotations.json"] = _write_coco(plan, after, out / name)
+        for format in settings.formats:
+            if format == "fiftyone":
+                layers = {"source": before, **{f"pseudo_{by}": p for by, p in pseudo.items()}}
+                _write_fiftyone(after, layers, out / name / "fiftyone", out)
+                outputs[f"{name}/fiftyone"] = f"{name}/fiftyone"
+            elif format != "coco":
+                write_dataset(after, format, out / name / format, copy_images="link")
+                outputs[f"{name}/{format}"] = f"{name}/{format}"
+        reports.append(SourceReport(name, before, after, pseudo))
+        parts.append(after)
+    outputs["merged.json"] = _write_merged(plan, parts, out)
+    write_report(
+        out / "report.html",
+        title=f"{', '.join(plan.sources)} in the label space of {plan.target}",
+        target=target,
+        sources=reports,
+        settings=_settings(plan),
+        pictures=settings.pictures,
+        seed=plan.settings.lat.seed,
+    )
+    outputs["report.html"] = "report.html"
+    outputs["manifest.json"] = _write_manifest(plan, parts, outputs, out)
+    return outputs
+
+
+def link_images(dataset: DetectionDataset, folder: Path) -> bool:
+    """Make the dataset's images available as ``folder / file_name``.
+
+    A link to the dataset's root where its images are plain files below it. Images stored in
+    archives and records are written as files.
+
+    Returns:
+        True if ``folder`` is a link to the root.
+
+    Raises:
+        DataError: an image cannot be read, or its name leads out of the folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if dataset.images.location is None or not any(dataset.images.location):
+        _link(dataset.root.resolve(), folder)
+        return True
+    for row, name in enumerate(dataset.images.file_name):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DataError(
+                f"image name {name!r} leads out of its folder",
+                file=dataset.root,
+                record=f"image {int(dataset.images.id[row])}",
+                remedy="Correct the file name.",
+            )
+    with progress(f"Taking out images of {dataset.name}", len(dataset), unit="images") as bar:
+        for row, name in enumerate(dataset.images.file_name):
+            path = folder / name
+            location = image_location(dataset, row)
+            if location.partition(":")[0] not in ("zip", "bytes", "parquet"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _link(Path(location).resolve(), path)
+            elif not path.is_file():  # written atomically: one that exists is whole
+                atomic_write_bytes(path, read_image_bytes(location))
+            bar.update()
+    return False
+
+
+def with_images_in(dataset: DetectionDataset, folder: Path) -> DetectionDataset:
+    """The dataset with images at ``folder / file_name``; unchanged where they are plain files."""
+    if link_images(dataset, folder):
+        return dataset
+    return replace(dataset, root=folder, images=replace(dataset.images, location=None))
+
+
+def _link(source: Path, link: Path) -> None:
+    if link.is_symlink():
+        if link.readlink() == source:
+            return
+        link.unlink()
+    link.symlink_to(source, target_is_directory=source.is_dir())
+
+
+def _write_coco(plan: Plan, dataset: DetectionDataset, folder: Path) -> str:
+    info = {
+        "description": f"{dataset.name} in the label space of {plan.target}",
+        "root": f"../images/{dataset.name}",
+        "relabel": __version__,
+    }
+    path = folder / "annotations.json"
+    write_dataset(replace(dataset, info={"info": info}), "coco", path)
+    return path.relative_to(folder.parent).as_posix()
+
+
+def _write_fiftyone(
+    dataset: DetectionDataset, layers: Mapping[str, DetectionDataset], folder: Path, out: Path
+) -> None:
+    # Images taken out of records lie in the result and are linked from the folder, so that no
+    # path of the workspace stands in its files.
+    inside = dataset.root.is_relative_to(out)
+    write_dataset(
+        dataset,
+        "fiftyone",
+        folder,
+        copy_images="link" if inside else "none",
+        extra_fields=layers,
+    )
+
+
+def _write_merged(plan: Plan, parts: Sequence[DetectionDataset], out: Path) -> str:
+    """Target and sources in one file, ids counted from 1 in order."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    categories: list[dict[str, Any]] = []
+    for part in parts:
+        data = _as_coco(part, out)
+        categories = categories or data["categories"]
+        number = {}
+        for image in data["images"]:
+            number[image["id"]] = len(images) + 1
+            image["id"] = len(images) + 1
+            image["file_name"] = f"images/{part.name}/{image['file_name']}"
+            image["dataset"] = part.name
+            images.append(image)
+        for annotation in data["annotations"]:
+            annotation["id"] = len(annotations) + 1
+            annotation["image_id"] = number[annotation["image_id"]]
+            annotations.append(annotation)
+    info = {
+        "description": f"{plan.target}, and {', '.join(plan.sources)} in its label space",
+        "root": ".",
+        "relabel": __version__,
+    }
+    merged = {
+        "info": info,
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    atomic_write_bytes(out / "merged.json", orjson.dumps(merged) + b"\n")
+    return "merged.json"
+
+
+def _as_coco(dataset: DetectionDataset, out: Path) -> dict[str, Any]:
+    """The dataset as the COCO writer writes it."""
+    path = out / f"{TEMP_PREFIX}{dataset.name}.json"
+    try:
+        write_dataset(dataset, "coco", path)
+        return orjson.loads(path.read_bytes())
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_manifest(
+    plan: Plan, parts: Sequence[DetectionDataset], outputs: Mapping[str, str | Path], out: Path
+) -> str:
+    files = {}
+    for name in sorted(outputs):
+        path = out / name
+        if path.is_file():
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_fingerprint(path)}
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "relabel": __version__,
+        "versions": {package: _version(package) for package in _PACKAGES},
+        "target": plan.target,
+        "sources": list(plan.sources),
+        "seed": plan.settings.lat.seed,
+        "settings": _settings(plan),
+        "inputs": {
+            name: {
+                "fingerprint": plan.fingerprints[name],
+                "images": len(dataset),
+                "boxes": int((~dataset.boxes.ignore).sum()),
+                "categories": dataset.space.names,
+            }
+            for name, dataset in plan.datasets.items()
+        },
+        "stages": {step.title: step.stage.fingerprint for step in plan.steps},
+        "boxes": {part.name: int((~part.boxes.ignore).sum()) for part in parts},
+        "files": files,
+    }
+    atomic_write_json(out / "manifest.json", manifest, indent=1)
+    return "manifest.json"
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    settings = plan.settings
+    return {
+        "specialist": stage_settings(settings.specialist, plan.backbones),
+        "crosslabel": stage_settings(settings.crosslabel),
+        "lat": stage_settings(settings.lat, plan.backbones),
+        "align": stage_settings(settings.align),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

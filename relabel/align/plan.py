@@ -1,0 +1,276 @@
+"""The plan of `relabel align`: its stages in order, what each depends on, and where each stands.
+
+Fingerprints of later stages are made from those of earlier ones, not from their files, so that the
+whole plan is known before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from relabel.align.settings import PipelineSettings, stage_settings
+from relabel.detectors.settings import SpecialistSettings
+from relabel.errors import StageError
+from relabel.workspace.fingerprint import dataset_fingerprint, folder_fingerprint
+from relabel.workspace.stage import Stage, Status
+
+if TYPE_CHECKING:
+    from relabel.datasets.dataset import DetectionDataset
+
+Kind = Literal["specialist", "fold", "crosslabel", "crossfit", "lat", "transfer", "result"]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One stage of the plan.
+
+    Attributes:
+        kind: what is done.
+        stage: its folder, settings and inputs.
+        needs: the steps whose output it reads.
+        by: dataset whose specialist is trained or labels.
+        on: dataset that is labelled or transferred.
+        fold: number of the held-out fold, -1 where there is none.
+    """
+
+    kind: Kind
+    stage: Stage
+    needs: tuple[Step, ...] = ()
+    by: str = ""
+    on: str = ""
+    fold: int = -1
+
+    @property
+    def title(self) -> str:
+        return self.stage.name
+
+
+@dataclass(eq=False)
+class Plan:
+    """All steps, in an order in which they can run.
+
+    Attributes:
+        target: the dataset whose label space is the goal.
+        sources: the datasets to relabel.
+        out: the workspace.
+        datasets: the training images of the target and the sources, the target first.
+        status: where each step stands, by title.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    out: Path
+    settings: PipelineSettings
+    datasets: Mapping[str, DetectionDataset]
+    fingerprints: Mapping[str, str]
+    backbones: Mapping[str, str]
+    steps: list[Step] = field(default_factory=list)
+    status: dict[str, Status] = field(default_factory=dict)
+
+    def step(self, kind: Kind, *, by: str = "", on: str = "", fold: int = -1) -> Step:
+        for step in self.steps:
+            if (step.kind, step.by, step.on, step.fold) == (kind, by, on, fold):
+                return step
+        raise KeyError((kind, by, on, fold))
+
+    @property
+    def to_run(self) -> list[Step]:
+        """The steps that are not done and whose output is still needed, in order."""
+        wanted: set[str] = set()
+        queue = [self.steps[-1]]
+        while queue:
+            step = queue.pop()
+            if self.status[step.title] != "done" and step.title not in wanted:
+                wanted.add(step.title)
+                queue.extend(step.needs)
+        return [step for step in self.steps if step.title in wanted]
+
+    @property
+    def changed(self) -> list[Step]:
+        """The steps to run that were begun with other settings or inputs."""
+        return [step for step in self.to_run if self.status[step.title] == "changed"]
+
+    def refuse_changes(self) -> None:
+        """Raise StageError with the difference if a step was begun with other settings."""
+        changed = self.changed
+        if not changed:
+            return
+        first = changed[0].stage.changed_error()
+        rest = len(changed) - 1
+        follow = f" ({rest} stage{'s' * (rest != 1)} after it would follow)" if rest else ""
+        raise StageError(
+            f"{first.message}{follow}",
+            file=first.file,
+            remedy="Redo it and what depends on it with --overwrite, or choose another --out.",
+        )
+
+
+def make_plan(
+    target: str,
+    sources: Sequence[str],
+    datasets: Mapping[str, DetectionDataset],
+    out: Path,
+    settings: PipelineSettings,
+) -> Plan:
+    """Plan the stages and look up where each stands.
+
+    Args:
+        datasets: training images of the target and every source, by name.
+        out: the workspace folder; it need not exist.
+
+    Raises:
+        StageError: a stage's manifest is damaged.
+    """
+    names = [target, *sources]
+    plan = Plan(
+        target=target,
+        sources=tuple(sources),
+        out=out,
+        settings=settings,
+        datasets={name: datasets[name] for name in names},
+        fingerprints={name: dataset_fingerprint(datasets[name]) for name in names},
+        backbones=backbone_identities(settings.specialist.backbone, settings.lat.backbone),
+    )
+    images = {name: dataset_fingerprint(datasets[name], boxes=False) for name in names}
+    for name in names:
+        _add_specialists(plan, name)
+    for on in names:
+        _add_cross_labels(plan, on, images[on])
+    _add_lat(plan)
+    for source in sources:
+        _add_transfer(plan, source)
+    _add_result(plan)
+    plan.status = {step.title: step.stage.status() for step in plan.steps}
+    return plan
+
+
+def backbone_identities(*backbones: str) -> dict[str, str]:
+    """What stands in fingerprints and manifests for backbones that are local folders."""
+    return {
+        name: f"{Path(name).name}@{folder_fingerprint(name)[:12]}"
+        for name in dict.fromkeys(backbones)
+        if name and Path(name).is_dir()
+    }
+
+
+def specialist_stage(
+    name: str,
+    folder: Path,
+    fingerprint: str,
+    settings: SpecialistSettings,
+    backbones: Mapping[str, str],
+) -> Stage:
+    """The stage of one specialist, the same for `train-specialist` and `align`."""
+    return Stage(
+        f"specialist {name}",
+        folder,
+        settings=stage_settings(settings, backbones),
+        inputs={"train": fingerprint},
+    )
+
+
+def folds_of(settings: PipelineSettings, target: str, name: str) -> int:
+    """Number of cross-fitting folds of a dataset, 0 for none."""
+    lat = settings.lat
+    wanted = lat.crossfit == "all" or (lat.crossfit == "target" and name == target)
+    return lat.crossfit_folds if wanted and lat.crossfit_folds > 1 else 0
+
+
+def _add_specialists(plan: Plan, name: str) -> None:
+    folder = plan.out / "1_specialists"
+    settings = stage_settings(plan.settings.specialist, plan.backbones)
+    inputs = {"train": plan.fingerprints[name]}
+    stage = specialist_stage(
+        name, folder / name, inputs["train"], plan.settings.specialist, plan.backbones
+    )
+    plan.steps.append(Step("specialist", stage, by=name))
+    k = folds_of(plan.settings, plan.target, name)
+    for fold in range(k):
+        stage = Stage(
+            f"specialist {name} without fold {fold + 1} of {k}",
+            folder / f"{name}_fold{fold}",
+            settings={**settings, "folds": k, "fold": fold, "fold_seed": plan.settings.lat.seed},
+            inputs=inputs,
+        )
+        plan.steps.append(Step("fold", stage, by=name, fold=fold))
+
+
+def _add_cross_labels(plan: Plan, on: str, images: str) -> None:
+    folder = plan.out / "2_crosslabels"
+    settings = stage_settings(plan.settings.crosslabel)
+    for by in plan.datasets:
+        k = folds_of(plan.settings, plan.target, by)
+        if by != on:
+            needs = (plan.step("specialist", by=by),)
+            inputs = {"specialist": needs[0].stage.fingerprint, "images": images}
+            stage = Stage(
+                f"labels by {by} on {on}",
+                folder / f"{by}_on_{on}",
+                settings=settings,
+                inputs=inputs,
+            )
+            plan.steps.append(Step("crosslabel", stage, needs, by=by, on=on))
+        elif k:
+            needs = tuple(plan.step("fold", by=by, fold=fold) for fold in range(k))
+            inputs = {f"fold{s.fold}": s.stage.fingerprint for s in needs} | {"images": images}
+            stage = Stage(
+                f"labels by {by} on {on}, held out",
+                folder / f"{by}_on_{on}",
+                settings=settings,
+                inputs=inputs,
+            )
+            plan.steps.append(Step("crossfit", stage, needs, by=by, on=on))
+
+
+def _add_lat(plan: Plan) -> None:
+    labels = tuple(s for s in plan.steps if s.kind in ("crosslabel", "crossfit"))
+    specialists = tuple(s for s in plan.steps if s.kind == "specialist")
+    inputs = {f"data {name}": value for name, value in plan.fingerprints.items()}
+    inputs |= {s.title: s.stage.fingerprint for s in (*specialists, *labels)}
+    settings = stage_settings(plan.settings.lat, plan.backbones)
+    # What only matters at transfer must not ask for new training.
+    training = {k: v for k, v in settings.items() if k not in _transfer_only(plan)}
+    stage = Stage("LAT", plan.out / "3_lat", settings=training, inputs=inputs)
+    plan.steps.append(Step("lat", stage, (*specialists, *labels)))
+
+
+def _add_transfer(plan: Plan, source: str) -> None:
+    lat = plan.step("lat")
+    labels = tuple(s for s in plan.steps if s.kind == "crosslabel" and s.on == source)
+    stage = Stage(
+        f"transfer {source}",
+        plan.out / "4_transferred" / source,
+        settings=stage_settings(plan.settings.lat, plan.backbones),
+        inputs={
+            "LAT": lat.stage.fingerprint,
+            "data": plan.fingerprints[source],
+            **{s.title: s.stage.fingerprint for s in labels},
+        },
+    )
+    plan.steps.append(Step("transfer", stage, (lat, *labels), on=source))
+
+
+def _add_result(plan: Plan) -> None:
+    transfers = tuple(s for s in plan.steps if s.kind == "transfer")
+    labels = tuple(s for s in plan.steps if s.kind == "crosslabel" and s.on in plan.sources)
+    stage = Stage(
+        "result",
+        plan.out / "result",
+        settings={
+            "target": plan.target,
+            "sources": list(plan.sources),
+            **stage_settings(plan.settings.align),
+        },
+        inputs={
+            **{f"data {name}": value for name, value in plan.fingerprints.items()},
+            **{s.title: s.stage.fingerprint for s in (*transfers, *labels)},
+        },
+    )
+    plan.steps.append(Step("result", stage, (*transfers, *labels)))
+
+
+def _transfer_only(plan: Plan) -> Sequence[str]:
+    return getattr(plan.settings.lat, "transfer_only", ())

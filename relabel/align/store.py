@@ -1,0 +1,72 @@
+"""Transferred boxes on disk, exactly as they were in memory.
+
+The boxes' columns go into one NumPy archive and the names into JSON beside them; images and
+the label space come from the datasets, which are read anew.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from relabel.datasets.dataset import Boxes, DetectionDataset, Provenance
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import DataError
+from relabel.workspace.atomic import atomic_path, atomic_write_json
+
+BOXES_FILE = "boxes.npz"
+NAMES_FILE = "names.json"
+_COLUMNS = ("image", "xywh", "category", "score", "ignore", "id", "area")
+
+
+def write_transferred(dataset: DetectionDataset, folder: Path) -> dict[str, str]:
+    """Write the boxes of a transferred dataset; returns the files by name.
+
+    Raises:
+        ValueError: the boxes carry no provenance.
+    """
+    boxes = dataset.boxes
+    origin = boxes.provenance
+    if origin is None:
+        raise ValueError("transferred boxes need provenance")
+    columns = {name: getattr(boxes, name) for name in _COLUMNS}
+    columns |= {"source_id": origin.source_id, "source_iou": origin.source_iou}
+    with atomic_path(folder / BOXES_FILE) as temp:
+        np.savez(temp, **columns)
+    names = {
+        "dataset": origin.dataset,
+        "origin": list(origin.origin),
+        "source_category": list(origin.source_category),
+    }
+    atomic_write_json(folder / NAMES_FILE, names)
+    return {"boxes": BOXES_FILE, "names": NAMES_FILE}
+
+
+def read_transferred(folder: Path, source: DetectionDataset, space: LabelSpace) -> DetectionDataset:
+    """The transferred boxes on the images of ``source``, in the target's label space.
+
+    Raises:
+        DataError: the files are missing or damaged.
+    """
+    try:
+        names = json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
+        with np.load(folder / BOXES_FILE, allow_pickle=False) as archive:
+            columns = {name: archive[name] for name in archive.files}
+        provenance = Provenance(
+            names["dataset"],
+            names["origin"],
+            columns.pop("source_id"),
+            names["source_category"],
+            columns.pop("source_iou"),
+        )
+        boxes = Boxes(**columns, provenance=provenance)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"transferred boxes cannot be read: {error}",
+            file=folder,
+            remedy="Remove the folder and run align again.",
+        ) from error
+    return replace(source, boxes=boxes, space=space)

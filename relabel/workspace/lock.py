@@ -1,0 +1,64 @@
+"""A lock on a folder, so that two processes do not write into it at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO
+
+from relabel.errors import StageError
+
+LOCK_FILE = ".lock"
+
+
+class FolderLock:
+    """An advisory lock on a folder; the operating system gives it back when the process dies.
+
+    Args:
+        folder: it must exist when the lock is taken.
+        what: what is going on there, for the message of the process that comes second.
+    """
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self.folder = folder
+        self.what = what
+        self._stream: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock; nothing happens if this object already has it.
+
+        Raises:
+            StageError: another process has it.
+        """
+        if self._stream is not None:
+            return
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: go without
+            return
+        stream = (self.folder / LOCK_FILE).open("a+", encoding="utf-8")
+        try:
+            # A record lock, not flock: worker processes must not inherit it, or it would
+            # outlive a killed parent.
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            stream.close()
+            raise StageError(
+                f"another process (pid {owner}) is working on {self.what}",
+                file=self.folder,
+                remedy="Wait for it or stop it, or choose another --out.",
+            ) from error
+        except OSError:  # a file system without locks: go without
+            stream.close()
+            return
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        self._stream = stream
+
+    def release(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
