@@ -1,0 +1,345 @@
+"""Faster R-CNN with FPN (Ren et al., 2015; Lin et al., 2017) on torchvision's modules.
+
+Two things differ from torchvision's ready-made model: regions marked ignore are neither objects
+nor background while training, and detections carry the whole class-score vector.
+
+Shape legend: ``B`` images, ``P`` proposals of an image, ``n`` boxes, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes_to_image
+
+from relabel.datasets.labelspace import LabelSpace
+from relabel.detectors.backbones import (
+    BackboneSpec,
+    FeatureExtractor,
+    PyramidBackbone,
+    resolve_backbone,
+)
+from relabel.detectors.base import Detections
+from relabel.detectors.settings import SpecialistSettings
+from relabel.errors import DataError
+from relabel.settings import settings_dict, settings_from
+
+IGNORE_OVERLAP = 0.5
+MIN_SCORE = 0.01
+DUPLICATE_IOU = 0.9
+TOP_DETECTIONS = 300
+
+
+class IgnoreAwareRPN(RegionProposalNetwork):
+    """torchvision's RPN that leaves anchors inside ignore regions out of its loss."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        labels, matched = super().assign_targets_to_anchors(anchors, targets)
+        for label, boxes, target in zip(labels, anchors, targets, strict=True):
+            label[(label == 0) & inside_ignored(boxes, target["ignored"])] = -1
+        return labels, matched
+
+
+class ScoreVectorRoIHeads(RoIHeads):
+    """torchvision's RoI heads, aware of ignore regions, that keep whole score vectors."""
+
+    _ignored: list[Tensor]
+
+    def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
+        self._ignored = [t["ignored"] for t in targets]
+        return super().select_training_samples(proposals, targets)
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        for label, boxes, ignored in zip(labels, proposals, self._ignored, strict=True):
+            label[(label == 0) & inside_ignored(boxes, ignored)] = -1
+        return matched, labels
+
+    def postprocess_detections(
+        self,
+        class_logits: Tensor,
+        box_regression: Tensor,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Boxes of each proposal's best class [n, 4], score vectors [n, C], best class [n]."""
+        counts = [len(p) for p in proposals]
+        decoded = self.box_coder.decode(box_regression.float(), proposals).split(counts)
+        scores = F.softmax(class_logits.float(), -1)[:, 1:].split(counts)
+        out: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        for box, score, shape in zip(decoded, scores, image_shapes, strict=True):
+            best, label = score.max(dim=1)
+            box = box[torch.arange(len(box), device=box.device), label + 1]
+            box = clip_boxes_to_image(box, shape)
+            sides = box[:, 2:] - box[:, :2]
+            rows = ((best > MIN_SCORE) & (sides.amin(dim=1) > 0.5)).nonzero().squeeze(1)
+            box, score, label, best = box[rows], score[rows], label[rows], best[rows]
+            # Near copies only: the class-wise NMS with its own threshold is cross-labelling's.
+            rows = batched_nms(box, best, label, DUPLICATE_IOU)[:TOP_DETECTIONS]
+            for column, value in zip(out, (box, score, label), strict=True):
+                column.append(value[rows])
+        return out
+
+
+def inside_ignored(boxes: Tensor, ignored: Tensor) -> Tensor:
+    """bool [n]: at least half of the box lies inside one ignore region."""
+    if len(ignored) == 0 or len(boxes) == 0:
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    low = torch.maximum(boxes[:, None, :2], ignored[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], ignored[None, :, 2:])
+    inter = (high - low).clamp(min=0).prod(dim=2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
+    return (inter / area[:, None]).amax(dim=1) >= IGNORE_OVERLAP
+
+
+class FasterRCNN(nn.Module):
+    """Backbone, pyramid, RPN and box head for ``C`` classes."""
+
+    def __init__(self, backbone: PyramidBackbone, classes: int, s: SpecialistSettings) -> None:
+        super().__init__()
+        self.backbone = backbone
+        strides = [*s.fpn_strides, 2 * s.fpn_strides[-1]]
+        anchors = AnchorGenerator(
+            tuple((s.anchor_scale * stride,) for stride in strides),
+            ((0.5, 1.0, 2.0),) * len(strides),
+        )
+        width = backbone.out_channels
+        self.rpn = IgnoreAwareRPN(
+            anchors,
+            RPNHead(width, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 1000, "testing": 1000},
+            post_nms_top_n={"training": s.rpn_proposals, "testing": s.rpn_proposals},
+            nms_thresh=0.7,
+        )
+        pool = MultiScaleRoIAlign([str(v) for v in s.fpn_strides], output_size=7, sampling_ratio=2)
+        self.roi_heads = ScoreVectorRoIHeads(
+            pool,
+            TwoMLPHead(width * 49, s.head_channels),
+            FastRCNNPredictor(s.head_channels, classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=s.rois_per_image,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=MIN_SCORE,
+            nms_thresh=0.5,
+            detections_per_img=TOP_DETECTIONS,
+        )
+
+    def forward(
+        self,
+        pixels: Tensor,
+        sizes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> Any:
+        """Losses (training) or detections per image.
+
+        Args:
+            pixels: [B, 3, H, W] in [0, 1], padded at the bottom and right.
+            sizes: (height, width) of each image without its padding.
+            targets: per image ``boxes`` [n, 4] xyxy, ``labels`` [n] from 1, ``ignored`` [m, 4].
+        """
+        features = self.backbone(pixels)
+        with torch.autocast(pixels.device.type, enabled=False):
+            # Boxes need more than bf16's 8 bits of mantissa.
+            features = {k: v.float() for k, v in features.items()}
+            images = ImageList(pixels, sizes)
+            proposals, rpn_losses = self.rpn(images, features, targets)
+        detections, losses = self.roi_heads(features, proposals, sizes, targets)
+        return {**rpn_losses, **losses} if self.training else detections
+
+
+def build(
+    space: LabelSpace,
+    settings: SpecialistSettings,
+    spec: BackboneSpec,
+    *,
+    weights_from: str | None,
+) -> FasterRCNN:
+    """A model for the label space; ``weights_from`` names pretrained backbone weights, if any."""
+    body = FeatureExtractor(spec, weights_from, pretrained=settings.pretrained)
+    body.freeze(settings.frozen_stride)
+    backbone = PyramidBackbone(body, settings.fpn_strides, settings.fpn_channels)
+    return FasterRCNN(backbone, space.num_classes, settings)
+
+
+class FasterRCNNDetector:
+    """A trained specialist: a `Detector`."""
+
+    def __init__(
+        self,
+        model: FasterRCNN,
+        space: LabelSpace,
+        settings: SpecialistSettings,
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings = settings
+        self.device = device
+        self._space = space
+
+    @property
+    def space(self) -> LabelSpace:
+        return self._space
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        from relabel.training.loop import resolve_precision
+
+        batch, sizes, scales = stack_images(
+            images, self.settings.image_size, self.settings.max_image_size, self._divisor
+        )
+        precision = resolve_precision(self.settings.precision, self.device)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
+        ):
+            found = self.model(batch, sizes)
+        results = []
+        for row, image, (sy, sx) in zip(found, images, scales, strict=True):
+            boxes = row["boxes"].float().cpu().numpy() / np.array([sx, sy, sx, sy], np.float32)
+            height, width = image.shape[:2]
+            boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+            results.append(
+                Detections(boxes.astype(np.float32), row["scores"].float().cpu().numpy())
+            )
+        return results
+
+    @property
+    def _divisor(self) -> int:
+        return self.model.backbone.body.divisor
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` (last, so that it marks completeness)."""
+        from safetensors.torch import save_file
+
+        from relabel.workspace.atomic import atomic_path, atomic_write_json
+
+        weights = {k: v.detach().contiguous().cpu() for k, v in self.model.state_dict().items()}
+        with atomic_path(folder / "model.safetensors") as temporary:
+            save_file(weights, str(temporary))
+        spec = self.model.backbone.body.spec
+        atomic_write_json(
+            folder / "config.json",
+            {
+                "detector": "faster_rcnn",
+                "space": self._space.to_dict(),
+                "backbone": {
+                    "kind": spec.kind,
+                    "name": spec.name,
+                    "config": spec.config,
+                    "mean": list(spec.mean),
+                    "std": list(spec.std),
+                },
+                "settings": settings_dict(self.settings),
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> FasterRCNNDetector:
+        """Load what `save` wrote; needs neither the hub nor the backbone's folder.
+
+        Raises:
+            DataError: a file is missing, damaged, or does not fit the configuration.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from relabel.training.loop import resolve_device
+        from relabel.training.memory import keep_freed_memory
+
+        keep_freed_memory()
+        remedy = "Train the specialist again (relabel train-specialist --overwrite)."
+        config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+        try:
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+            space = LabelSpace.from_dict(config["space"], file=config_file)
+            row = config["backbone"]
+            spec = BackboneSpec(
+                row["kind"], row["name"], row["config"], tuple(row["mean"]), tuple(row["std"])
+            )
+            settings = settings_from(SpecialistSettings, config["settings"], where=str(config_file))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"not a Faster R-CNN checkpoint: {error!r}", file=config_file, remedy=remedy
+            ) from error
+        model = build(space, settings, spec, weights_from=None)
+        try:
+            model.load_state_dict(load_file(str(weights_file)))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise DataError(
+                f"weights cannot be loaded: {str(error).splitlines()[0]}",
+                file=weights_file,
+                remedy=remedy,
+            ) from error
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return cls(model, space, settings, resolve_device(device))
+
+
+def resolve_for(settings: SpecialistSettings) -> tuple[BackboneSpec, str]:
+    """The backbone's specification, and where its weights are."""
+    return resolve_backbone(settings.backbone), settings.backbone
+
+
+def resized(height: int, width: int, short: float, longest: float) -> tuple[int, int]:
+    """Size with the short side at ``short``, unless the long side would exceed ``longest``."""
+    scale = min(short / min(height, width), longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def stack_images(
+    images: Sequence[np.ndarray], short: float, longest: float, divisor: int
+) -> tuple[Tensor, list[tuple[int, int]], list[tuple[float, float]]]:
+    """Resize and pad images into one batch.
+
+    Returns:
+        pixels float32 [B, 3, H, W] in [0, 1]; (height, width) of each without padding; scale
+        factors (y, x) from the stored image to the batch.
+    """
+    tensors, sizes, scales = [], [], []
+    for image in images:
+        height, width = image.shape[:2]
+        size = resized(height, width, short, longest)
+        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        if size != (height, width):
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+        tensors.append(x[0])
+        sizes.append(size)
+        scales.append((size[0] / height, size[1] / width))
+    return pad_batch(tensors, divisor), sizes, scales
+
+
+def pad_batch(tensors: Sequence[Tensor], divisor: int) -> Tensor:
+    """[3, h, w] tensors to one [B, 3, H, W], zero-padded to multiples of ``divisor``."""
+    height = -(-max(t.shape[1] for t in tensors) // divisor) * divisor
+    width = -(-max(t.shape[2] for t in tensors) // divisor) * divisor
+    batch = tensors[0].new_zeros(len(tensors), 3, height, width)
+    for row, t in zip(batch, tensors, strict=True):
+        row[:, : t.shape[1], : t.shape[2]] = t
+    return batch
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of xyxy boxes, [m, 4] x [n, 4] -> [m, n]; empty inputs allowed."""
+    return box_iou(a, b) if len(a) and len(b) else a.new_zeros(len(a), len(b))

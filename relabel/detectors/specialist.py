@@ -1,0 +1,186 @@
+"""Training of a specialist: one dataset, its own label space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.images import load_rgb
+from relabel.detectors.base import Detections
+from relabel.detectors.faster_rcnn import (
+    FasterRCNN,
+    FasterRCNNDetector,
+    build,
+    pad_batch,
+    resized,
+    resolve_for,
+)
+from relabel.detectors.settings import SpecialistSettings
+from relabel.errors import DataError
+from relabel.settings import Runtime
+from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
+from relabel.training.memory import keep_freed_memory
+from relabel.workspace.atomic import atomic_write_json
+
+
+def train_specialist(
+    train: DetectionDataset,
+    out: Path,
+    settings: SpecialistSettings,
+    runtime: Runtime,
+    *,
+    val: DetectionDataset | None = None,
+) -> Path:
+    """Train a Faster R-CNN on a dataset, resuming from the checkpoint in ``out`` if it has one.
+
+    Args:
+        train: the training images; images without objects count as background.
+        out: receives ``model.safetensors``, ``config.json``, ``training.json``, ``metrics.json``.
+        val: images to measure AP on, at ``eval_every`` and at the end.
+
+    Returns:
+        The checkpoint folder, for `load_detector`.
+
+    Raises:
+        DataError: no images or no boxes to learn from, or an image that cannot be read.
+    """
+    if len(train) == 0 or not bool(np.any(~train.boxes.ignore)):
+        raise DataError(
+            f"dataset {train.name!r} has {len(train)} images and no boxes to learn from",
+            file=train.root,
+            remedy="Check the split and the annotation file in relabel.toml.",
+        )
+    settings = settings.resolved()
+    out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
+    torch.manual_seed(step_seed(settings.seed, 0))
+    spec, weights_from = resolve_for(settings)
+    model = build(train.space, settings, spec, weights_from=weights_from)
+    batches = TrainingBatches(train, settings, model.backbone.body.divisor)
+    device = resolve_device(runtime.device)
+
+    def losses(net: Any, data: Any) -> dict[str, Tensor]:
+        pixels, sizes, targets = data
+        moved = [{k: v.to(device) for k, v in t.items()} for t in targets]
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        return net(pixels, sizes, moved)
+
+    def evaluate(net: Any, _step: int) -> dict[str, float]:
+        assert val is not None
+        return validate(net, val, settings, device, runtime)
+
+    result = fit(
+        model,
+        batches,
+        losses,
+        steps=total_steps(settings, len(train)),
+        out=out,
+        settings=settings,
+        runtime=runtime,
+        description=f"Training the {train.name} specialist",
+        backbone_parameters={id(p) for p in model.backbone.body.parameters()},
+        evaluate=evaluate if val is not None and len(val) else None,
+    )
+    atomic_write_json(out / "metrics.json", {"validation": result.history})
+    FasterRCNNDetector(model, train.space, settings, device).save(out)
+    drop_checkpoint(out)
+    return out
+
+
+class TrainingBatches:
+    """Step number to a batch: (pixels, sizes, targets). Depends on nothing but the step.
+
+    Images pass in a fresh order every epoch; flips, scales and colours are drawn per step.
+    """
+
+    def __init__(self, dataset: DetectionDataset, settings: SpecialistSettings, divisor: int):
+        self.dataset = dataset
+        self.settings = settings
+        self.divisor = divisor
+
+    def __call__(self, step: int) -> tuple[Tensor, list[tuple[int, int]], list[dict[str, Tensor]]]:
+        s = self.settings
+        rng = np.random.default_rng([s.seed, 1, step])
+        rows = rows_of_step(len(self.dataset), step, s.batch_size, s.seed)
+        low, high = min(s.scale_jitter), max(s.scale_jitter)
+        scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        tensors, targets = [], []
+        for row in rows:
+            image, target = self._image(int(row), s.image_size * scale, rng)
+            tensors.append(image)
+            targets.append(target)
+        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
+        return pad_batch(tensors, self.divisor), sizes, targets
+
+    def _image(
+        self, row: int, short: float, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        s = self.settings
+        pixels = load_rgb(self.dataset, row)
+        height, width = pixels.shape[:2]
+        size = resized(height, width, short, s.max_image_size)
+        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+        if size != (height, width):
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+        x = jitter_color(x[0], s.color_jitter, rng)
+        keep = self.dataset.rows(row)
+        ignored = self.dataset.boxes.ignore[keep]
+        factors = np.array([size[1] / width, size[0] / height] * 2)
+        boxes = self.dataset.boxes.xyxy[keep] * factors
+        if rng.random() < s.flip:
+            x = x.flip(2)
+            boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]
+        boxes = torch.from_numpy(boxes.astype(np.float32))
+        labels = torch.from_numpy(self.dataset.boxes.category[keep].astype(np.int64) + 1)
+        flags = torch.from_numpy(ignored.copy())
+        target = {"boxes": boxes[~flags], "labels": labels[~flags], "ignored": boxes[flags]}
+        return x, target
+
+
+def rows_of_step(images: int, step: int, batch_size: int, seed: int) -> np.ndarray:
+    """The image rows of a step, int64 [batch_size]: every epoch is a fresh permutation."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    rows = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(positions // images):
+        order = np.random.default_rng([seed, 0, int(epoch)]).permutation(images)
+        here = positions // images == epoch
+        rows[here] = order[positions[here] % images]
+    return rows
+
+
+def jitter_color(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """Random brightness, contrast and saturation of pixels [3, h, w] in [0, 1]."""
+    if amount <= 0:
+        return x
+    brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3)
+    x = x * float(brightness)
+    mean = x.mean()
+    x = (x - mean) * float(contrast) + mean
+    grey = x.mean(dim=0, keepdim=True)
+    return ((x - grey) * float(saturation) + grey).clamp_(0, 1)
+
+
+def validate(
+    model: FasterRCNN,
+    val: DetectionDataset,
+    settings: SpecialistSettings,
+    device: torch.device,
+    runtime: Runtime,
+) -> dict[str, float]:
+    """COCO metrics of the model on a dataset of its label space (AP, AP50, AP75 as fractions)."""
+    from relabel.datasets.loading import ImageBatches
+    from relabel.evaluation.detections import evaluate_dataset
+
+    detector = FasterRCNNDetector(model, val.space, settings, device)
+    found: list[Detections] = []
+    with ImageBatches(val, batch_size=8, workers=runtime.workers) as batches:
+        for _rows, images in batches:
+            found.extend(detector.predict(images))
+    metrics = evaluate_dataset(val, found).to_dict()
+    return {k: float(metrics[k]) for k in ("AP", "AP50", "AP75") if metrics[k] is not None}

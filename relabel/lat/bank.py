@@ -1,0 +1,132 @@
+"""The proposal bank: every proposal's frozen region features, computed once before training.
+
+Proposals do not move while training and the backbone is frozen, so images are read and pooled
+once; training then reads float16 rows from a memory-mapped file and never touches a pixel.
+
+Shape legend: ``I`` images, ``R`` proposals in all, ``C`` classes, ``F`` values per region.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.labelspace import JointLabelSpace
+from relabel.datasets.loading import ImageBatches
+from relabel.lat.features import FrozenFeatures
+from relabel.lat.proposals import Proposals, image_proposals
+from relabel.lat.settings import LatSettings
+from relabel.settings import Runtime
+from relabel.workspace.progress import progress
+
+IMAGES_PER_BATCH = 4
+
+
+@dataclass(frozen=True, eq=False)
+class ProposalBank:
+    """Proposals and pooled regions of some images of one dataset.
+
+    Attributes:
+        image_rows: int64 [I], rows of the dataset.
+        proposals: one `Proposals` per image.
+        region: float16 [R, F], memory-mapped; image ``i`` has rows ``offsets[i]:offsets[i+1]``.
+        offsets: int64 [I + 1].
+    """
+
+    image_rows: np.ndarray
+    proposals: list[Proposals]
+    region: np.ndarray
+    offsets: np.ndarray
+
+
+def build_bank(
+    dataset: DetectionDataset,
+    image_rows: np.ndarray,
+    joint: JointLabelSpace,
+    labels: Mapping[str, PseudoLabels],
+    features: FrozenFeatures,
+    settings: LatSettings,
+    runtime: Runtime,
+    folder: Path,
+) -> ProposalBank:
+    """Pool the proposals of ``image_rows`` into ``folder``; a finished bank is reused.
+
+    Only proposals that training may draw are pooled: annotations just where they are drawn.
+
+    Raises:
+        DataError: an image that cannot be read (unless ``runtime.skip_bad``).
+    """
+    with_annotations = settings.own_rows == "gt"
+    all_proposals = []
+    for row in image_rows:
+        found = image_proposals(
+            dataset, int(row), joint, labels, settings, jittered=with_annotations
+        )
+        all_proposals.append(found if with_annotations else _pseudo_only(found))
+    offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
+    file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
+    shape = (int(offsets[-1]), features.width)
+    if not (done.exists() and _fits(file, shape)):
+        folder.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)
+        region = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+        _fill(region, dataset, image_rows, all_proposals, offsets, features, runtime)
+        region.flush()
+        done.touch()
+    region = np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float16)
+    return ProposalBank(np.asarray(image_rows), all_proposals, region, offsets)
+
+
+def drop_banks(folder: Path) -> None:
+    """Delete the banks of a finished training."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(
+    region: np.ndarray,
+    dataset: DetectionDataset,
+    image_rows: np.ndarray,
+    proposals: list[Proposals],
+    offsets: np.ndarray,
+    features: FrozenFeatures,
+    runtime: Runtime,
+) -> None:
+    place = {int(row): i for i, row in enumerate(image_rows)}
+    title = f"Pooling the proposals of {dataset.name}"
+    with (
+        ImageBatches(
+            dataset,
+            rows=image_rows,
+            batch_size=IMAGES_PER_BATCH,
+            workers=runtime.workers,
+            skip_bad=runtime.skip_bad,
+        ) as batches,
+        progress(title, total=len(image_rows), unit="img", quiet=runtime.quiet) as bar,
+    ):
+        for rows, images in batches:
+            at = [place[int(r)] for r in rows]
+            if images:
+                pooled = features.pool(images, [proposals[i].boxes for i in at])
+                for i, values in zip(at, pooled, strict=True):
+                    region[offsets[i] : offsets[i + 1]] = values
+            bar.update(len(rows))
+
+
+def _pseudo_only(p: Proposals) -> Proposals:
+    keep = p.variant == 0
+    return Proposals(
+        p.boxes[keep], p.scores[keep], p.space[keep], p.variant[keep], p.source_row[keep]
+    )
+
+
+def _fits(file: Path, shape: tuple[int, int]) -> bool:
+    try:
+        return np.load(file, mmap_mode="r").shape == shape
+    except (OSError, ValueError):
+        return False

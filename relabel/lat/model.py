@@ -1,0 +1,246 @@
+"""The transfer network: region features, fusion, and heads over the joint label space.
+
+Shape legend: ``B`` images, ``M`` proposals, ``C`` classes of the joint space, ``F`` values of a
+pooled region, ``d`` channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relabel.lat.fusion import SemanticFeatureFusion, pairwise_geometry
+from relabel.lat.settings import LatSettings
+
+# Unit of box deltas, as in Fast R-CNN: a tenth of the box for centres, a fifth for log sizes.
+DELTA_SCALE = (0.1, 0.1, 0.2, 0.2)
+MAX_LOG_SIZE = 2.0
+
+
+@dataclass
+class ProposalBatch:
+    """Proposals of B images, padded to M.
+
+    Attributes:
+        region: pooled frozen features [B, M, F].
+        boxes: xyxy in pixels of the stored image [B, M, 4].
+        scores: over the joint space [B, M, C].
+        confidence: S_c [B, M].
+        valid: bool [B, M].
+        size: (width, height) of each image [B, 2].
+    """
+
+    region: Tensor
+    boxes: Tensor
+    scores: Tensor
+    confidence: Tensor
+    valid: Tensor
+    size: Tensor
+
+    def to(self, device: torch.device) -> ProposalBatch:
+        return ProposalBatch(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+
+
+class TransferModel(nn.Module):
+    """Label-Aligned Transfer's trained part. The frozen backbone is not in it.
+
+    Output: class logits [B, M, C (+1 background, last, if not multi_label)], box deltas
+    [B, M, C or 1, 4].
+    """
+
+    def __init__(self, settings: LatSettings, classes: int, datasets: int, region: int) -> None:
+        super().__init__()
+        d = settings.channels
+        self.settings, self.classes = settings, classes
+        self.embed = nn.Sequential(
+            nn.Dropout(settings.dropout), nn.Linear(region, d), nn.LayerNorm(d), nn.ReLU()
+        )
+        self.place = nn.Sequential(nn.Linear(6, d), nn.ReLU(), nn.Linear(d, d))
+        if settings.fusion == "none":
+            self.own_scores = nn.Linear(classes, d)
+        else:
+            self.fusion = SemanticFeatureFusion(settings, classes, datasets)
+        self.head = nn.Sequential(
+            nn.LayerNorm(d),
+            nn.Linear(d, d),
+            nn.ReLU(),
+            nn.Dropout(settings.dropout),
+            nn.Linear(d, d),
+            nn.ReLU(),
+        )
+        self.classify = nn.Linear(d, classes + (0 if settings.multi_label else 1))
+        self.regress = nn.Linear(d, 4 * (classes if settings.class_boxes else 1))
+        nn.init.normal_(self.regress.weight, std=1e-3)
+        nn.init.zeros_(self.regress.bias)
+        nn.init.normal_(self.classify.weight, std=0.01)
+        # Most proposals are not an object of most classes.
+        nn.init.constant_(self.classify.bias, -3.0 if settings.multi_label else 0.0)
+
+    def forward(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
+        s = self.settings
+        scores, confidence = batch.scores, batch.confidence
+        if self.training and s.score_dropout > 0:
+            kept = torch.rand_like(confidence) >= s.score_dropout
+            scores, confidence = scores * kept[..., None], confidence * kept
+        x = self.embed(batch.region) + self.place(placement(batch.boxes, batch.size))
+        if s.fusion == "none":
+            fused = self.own_scores(scores)
+        else:
+            geometry = pairwise_geometry(batch.boxes) if s.geometry else None
+            fused = self.fusion(x, scores, confidence, batch.valid, geometry)
+        h = self.head(x + fused if s.residual or s.fusion == "none" else fused)
+        deltas = self.regress(h).float().unflatten(-1, (-1, 4))
+        return self.classify(h).float(), deltas
+
+
+def placement(boxes: Tensor, size: Tensor) -> Tensor:
+    """Where a box is in its image and how large: [B, M, 4], [B, 2] -> [B, M, 6]."""
+    wh = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
+    centre = (boxes[..., :2] + wh / 2) / size[:, None, :]
+    return torch.cat(
+        [centre - 0.5, torch.log(wh / size[:, None, :]) / 2 + 1, torch.log(wh) / 3 - 1], dim=-1
+    )
+
+
+def encode_deltas(proposals: Tensor, targets: Tensor) -> Tensor:
+    """Deltas from proposals to targets, both xyxy [..., 4] (Girshick, Fast R-CNN)."""
+    wp = (proposals[..., 2:] - proposals[..., :2]).clamp(min=1e-3)
+    wt = (targets[..., 2:] - targets[..., :2]).clamp(min=1e-3)
+    shift = (targets[..., :2] + wt / 2 - proposals[..., :2] - wp / 2) / wp
+    return torch.cat([shift, torch.log(wt / wp)], dim=-1) / proposals.new_tensor(DELTA_SCALE)
+
+
+def decode_deltas(proposals: Tensor, deltas: Tensor) -> Tensor:
+    """Boxes xyxy from proposals [..., 4] and deltas [..., 4]; inverse of `encode_deltas`."""
+    scaled = deltas * proposals.new_tensor(DELTA_SCALE)
+    wp = (proposals[..., 2:] - proposals[..., :2]).clamp(min=1e-3)
+    centre = proposals[..., :2] + wp / 2 + scaled[..., :2] * wp
+    half = wp * torch.exp(scaled[..., 2:].clamp(max=MAX_LOG_SIZE)) / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+@dataclass
+class Targets:
+    """What the proposals of B images should become; padded to G objects.
+
+    Attributes:
+        boxes: xyxy [B, G, 4].
+        classes: position in the joint space int64 [B, G], -1 on padding.
+        ignored: regions xyxy [B, K, 4], zero on padding.
+        mask: classes of the image's dataset, bool [B, C].
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    ignored: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Targets:
+        return Targets(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+
+
+def lat_losses(
+    logits: Tensor, deltas: Tensor, batch: ProposalBatch, targets: Targets, s: LatSettings
+) -> dict[str, Tensor]:
+    """Classification and box loss, masked to each image's own label space.
+
+    A proposal is positive for class ``c`` if it overlaps an object of ``c`` by ``match_iou``; the
+    best such object is its box target. With ``multi_label`` it may be positive for several
+    classes at once (a cyclist that is a rider and a bicycle). Proposals inside ignore regions
+    that match nothing count neither way.
+    """
+    classes = targets.mask.shape[1]
+    iou = _iou(batch.boxes, targets.boxes)  # [B, M, G]
+    iou = iou * (targets.classes >= 0)[:, None, :]
+    onehot = F.one_hot(targets.classes.clamp(min=0), classes).bool()  # [B, G, C]
+    per_class = torch.where(onehot[:, None], iou[..., None], iou.new_zeros(()))  # [B, M, G, C]
+    best, which = (
+        per_class.max(dim=2) if iou.shape[2] else (iou.new_zeros(*iou.shape[:2], classes),) * 2
+    )
+    positive = (best >= s.match_iou) & batch.valid[..., None]
+    if not s.multi_label:
+        top = best.amax(dim=-1, keepdim=True)
+        first = F.one_hot(best.argmax(dim=-1), classes).bool()
+        positive = positive & (best == top) & first
+    inside = _inside(batch.boxes, targets.ignored) & ~positive.any(dim=-1)
+    counted = batch.valid & ~inside
+    index = positive.nonzero()
+    loss_box = logits.sum() * 0 + deltas.sum() * 0
+    quality = best.new_ones(len(index))
+    if len(index):
+        b, m, c = index.unbind(1)
+        chosen = deltas[b, m, c if s.class_boxes else torch.zeros_like(c)]
+        goal = targets.boxes[b, which[b, m, c].long()]
+        weight = best[b, m, c]
+        raw = F.smooth_l1_loss(
+            chosen, encode_deltas(batch.boxes[b, m], goal), beta=0.5, reduction="none"
+        ).sum(dim=-1)
+        loss_box = loss_box + (raw * weight).sum() / weight.sum().clamp(min=1.0)
+        if s.quality_target:
+            refined = decode_deltas(batch.boxes[b, m], chosen.detach())
+            quality = paired_iou(refined, goal)
+    if s.multi_label:
+        wanted = torch.zeros_like(logits)
+        wanted[index[:, 0], index[:, 1], index[:, 2]] = quality
+        used = counted[..., None] & targets.mask[:, None, :]
+        raw = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        loss_cls = (raw * used).sum() / positive.sum().clamp(min=1)
+    else:
+        allowed = F.pad(targets.mask, (0, 1), value=True)
+        masked = logits.masked_fill(~allowed[:, None, :], -1e4)
+        label = torch.full(best.shape[:2], classes, dtype=torch.long, device=logits.device)
+        label[index[:, 0], index[:, 1]] = index[:, 2]
+        raw = F.cross_entropy(masked.flatten(0, 1), label.flatten(), reduction="none")
+        used = counted.flatten()
+        loss_cls = (raw * used).sum() / used.sum().clamp(min=1)
+    return {"class": loss_cls, "box": s.box_weight * loss_box}
+
+
+def predict_target(
+    logits: Tensor, deltas: Tensor, batch: ProposalBatch, target: slice, s: LatSettings
+) -> tuple[Tensor, Tensor]:
+    """Scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space, logits masked to it."""
+    if s.multi_label:
+        scores = torch.sigmoid(logits[..., target])
+    else:
+        kept = torch.cat([logits[..., target], logits[..., -1:]], dim=-1)
+        scores = torch.softmax(kept, dim=-1)[..., :-1]
+    if s.class_boxes:
+        boxes = decode_deltas(batch.boxes[:, :, None, :], deltas[:, :, target])
+    else:
+        one = decode_deltas(batch.boxes[:, :, None, :], deltas)
+        boxes = one.expand(-1, -1, scores.shape[-1], -1)
+    limit = torch.cat([batch.size, batch.size], dim=-1)[:, None, None, :]
+    boxes = torch.minimum(boxes.clamp(min=0), limit)
+    return scores * batch.valid[..., None], boxes
+
+
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes row by row: [n, 4], [n, 4] -> [n]."""
+    inter = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
+    inter = inter.prod(dim=1)
+    union = (a[:, 2:] - a[:, :2]).prod(dim=1) + (b[:, 2:] - b[:, :2]).prod(dim=1) - inter
+    return inter / union.clamp(min=1e-6)
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    low = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
+    high = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
+    inter = (high - low).clamp(min=0).prod(dim=-1)
+    area_a = (a[..., 2:] - a[..., :2]).prod(dim=-1)
+    area_b = (b[..., 2:] - b[..., :2]).prod(dim=-1)
+    return inter / (area_a[:, :, None] + area_b[:, None, :] - inter).clamp(min=1e-6)
+
+
+def _inside(boxes: Tensor, regions: Tensor) -> Tensor:
+    """bool [B, M]: at least half of the box lies inside one region."""
+    if regions.shape[1] == 0:
+        return torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    low = torch.maximum(boxes[:, :, None, :2], regions[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], regions[:, None, :, 2:])
+    inter = (high - low).clamp(min=0).prod(dim=-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1).clamp(min=1e-6)
+    return (inter / area[..., None]).amax(dim=-1) >= 0.5

@@ -1,0 +1,150 @@
+"""Privileged Proposal Generator (PPG): annotations and pseudo-labels as proposals.
+
+It predicts nothing. Every proposal is a box with a score vector over the joint label space: of
+the image's own annotations (one-hot) or of a specialist's pseudo-label.
+
+Shape legend: ``M`` proposals of an image, ``C`` classes of the joint space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.labelspace import JointLabelSpace
+from relabel.lat.settings import LatSettings
+
+MIN_SIDE = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """All proposals an image could have, before any are drawn for a training step.
+
+    Attributes:
+        boxes: float32 [M, 4] xyxy.
+        scores: float32 [M, C].
+        space: int16 [M], position of the dataset whose labels the proposal speaks.
+        variant: int16 [M]; 0 for a pseudo-label, 1 for an annotation, from 2 its jittered copies.
+        source_row: int64 [M], box row in the dataset for annotations, else -1.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    space: np.ndarray
+    variant: np.ndarray
+    source_row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def image_proposals(
+    dataset: DetectionDataset,
+    row: int,
+    joint: JointLabelSpace,
+    labels: Mapping[str, PseudoLabels],
+    settings: LatSettings,
+    *,
+    jittered: bool = False,
+) -> Proposals:
+    """Annotations of one image and every label space's pseudo-labels for it.
+
+    Args:
+        labels: pseudo-labels on this dataset by the name of the space they speak; the dataset's
+            own name stands for out-of-fold predictions of its own specialist.
+        jittered: add ``jitter_variants`` moved copies of each annotation (for training).
+    """
+    own = joint.position(dataset.name)
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    keep = np.arange(dataset.rows(row).start, dataset.rows(row).stop)
+    keep = keep[~dataset.boxes.ignore[keep]]
+    exact = dataset.boxes.xyxy[keep].astype(np.float32)
+    onehot = np.zeros((len(keep), joint.num_classes), np.float32)
+    onehot[np.arange(len(keep)), joint.slice(own).start + dataset.boxes.category[keep]] = 1
+    rng = np.random.default_rng([settings.seed, 2, own, row])
+    copies = settings.jitter_variants if jittered else 0
+    for variant in range(1, 2 + copies):
+        boxes = exact if variant == 1 else jitter_boxes(exact, settings.jitter, rng)
+        parts.append((boxes, onehot, np.full(len(keep), own), np.full(len(keep), variant), keep))
+    for name, pseudo in labels.items():
+        at = pseudo.rows(row)
+        boxes, scores = pseudo.boxes[at], pseudo.scores[at].astype(np.float32)
+        best = scores.max(axis=1) if len(scores) else np.zeros(0, np.float32)
+        order = np.argsort(-best, kind="stable")[: settings.max_per_space]
+        order = order[best[order] >= settings.min_score]
+        full = np.zeros((len(order), joint.num_classes), np.float32)
+        position = joint.position(name)
+        full[:, joint.slice(position)] = scores[order]
+        n = len(order)
+        parts.append((boxes[order], full, np.full(n, position), np.zeros(n), np.full(n, -1)))
+    boxes, scores, space, variant, source = (np.concatenate(c) for c in zip(*parts, strict=True))
+    size = np.array([dataset.images.width[row], dataset.images.height[row]] * 2, np.float32)
+    boxes = np.clip(boxes, 0, size)
+    sound = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1)
+    # An annotation stays however thin it is: dropping it would lose a source box unseen.
+    sound |= variant == 1
+    return Proposals(
+        boxes[sound].astype(np.float32),
+        scores[sound],
+        space[sound].astype(np.int16),
+        variant[sound].astype(np.int16),
+        source[sound].astype(np.int64),
+    )
+
+
+def jitter_boxes(boxes: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Move each side of xyxy boxes [n, 4] by up to ``amount`` of the box's width or height."""
+    size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return (boxes + rng.uniform(-amount, amount, boxes.shape) * size).astype(np.float32)
+
+
+def draw(
+    proposals: Proposals,
+    own: int,
+    settings: LatSettings,
+    rng: np.random.Generator,
+    *,
+    stand_in: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The proposals of one training step, made to look like those of a transfer.
+
+    Args:
+        own: position of the image's dataset; the model learns its label space on this image.
+        stand_in: the space whose pseudo-labels play the source's annotations; drawn where None.
+
+    Returns:
+        rows int64 [m] into the proposals, scores [m, C], confidence S_c [m].
+    """
+    annotated = proposals.variant > 0
+    use = ~annotated & (proposals.space != own)
+    if settings.own_rows == "crossfit":
+        use |= ~annotated & (proposals.space == own)
+    elif settings.own_rows == "gt":
+        use |= _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= settings.drop_gt)
+    scores = proposals.scores.copy()
+    confidence = np.where(annotated, 1.0, scores.max(axis=1, initial=0.0))
+    others = np.unique(proposals.space[~annotated & (proposals.space != own)])
+    if settings.stand_in and len(others):
+        chosen = stand_in if stand_in is not None else int(rng.choice(others))
+        played = ~annotated & (proposals.space == chosen)
+        sure = played & (confidence >= settings.stand_in_score)
+        use &= ~played | sure
+        scores[sure] = scores[sure] >= confidence[sure, None]
+        confidence[sure] = 1.0
+    rows = np.flatnonzero(use)
+    return rows, scores[rows], confidence[rows].astype(np.float32)
+
+
+def _one_variant_each(proposals: Proposals, rng: np.random.Generator) -> np.ndarray:
+    """bool [M]: of every annotation, one copy (exact or jittered) at random."""
+    draws = np.where(proposals.variant > 0, rng.random(len(proposals)), -1.0)
+    chosen = np.zeros(len(proposals), dtype=bool)
+    for source in np.unique(proposals.source_row[proposals.variant > 0]):
+        at = np.flatnonzero((proposals.source_row == source) & (proposals.variant > 0))
+        chosen[at[np.argmax(draws[at])]] = True
+    return chosen

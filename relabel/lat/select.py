@@ -1,0 +1,127 @@
+"""From predictions to labels: NMS, one class per object, thresholds calibrated per class.
+
+Shape legend: ``k`` predictions of an image, ``Ct`` target classes, ``G`` annotations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchvision.ops import batched_nms, nms
+
+from relabel.datasets.dataset import iou_matrix
+from relabel.lat.settings import LatSettings
+
+FLOOR = 0.01
+TOP = 300
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Target-space predictions of one image, in order of falling score.
+
+    Attributes:
+        boxes: float32 [k, 4] xyxy.
+        scores: float32 [k].
+        classes: int64 [k], position in the target space.
+        rows: int64 [k], the proposal each came from.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, keep: np.ndarray) -> Labels:
+        return Labels(self.boxes[keep], self.scores[keep], self.classes[keep], self.rows[keep])
+
+
+def candidates(scores: torch.Tensor, boxes: torch.Tensor, settings: LatSettings) -> Labels:
+    """All predictions of one image after class-wise NMS: scores [M, Ct], boxes [M, Ct, 4]."""
+    rows, classes = (scores > FLOOR).nonzero(as_tuple=True)
+    picked, values = boxes[rows, classes].float(), scores[rows, classes].float()
+    keep = batched_nms(picked, values, classes, settings.nms_iou)[:TOP]
+    return Labels(
+        picked[keep].cpu().numpy(),
+        values[keep].cpu().numpy(),
+        classes[keep].cpu().numpy(),
+        rows[keep].cpu().numpy(),
+    )
+
+
+def decide(found: Labels, thresholds: np.ndarray, settings: LatSettings) -> Labels:
+    """Keep what reaches its class's threshold; of near-identical boxes, the surest class."""
+    kept = found.take(found.scores >= thresholds[found.classes])
+    if settings.cross_class_iou >= 1 or len(kept) < 2:
+        return kept
+    # How far a score is above its own threshold compares classes of different calibration.
+    margin = kept.scores - thresholds[kept.classes]
+    order = nms(
+        torch.from_numpy(kept.boxes), torch.from_numpy(margin).float(), settings.cross_class_iou
+    ).numpy()
+    return kept.take(np.sort(order))
+
+
+def calibrate(
+    found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]], classes: int
+) -> np.ndarray:
+    """Score thresholds per class that give the best F1 on images with known annotations.
+
+    F1 is averaged over matching at IoU 0.5 and 0.75. Classes with fewer than ten annotations
+    share one threshold, chosen over all classes together.
+
+    Args:
+        found: predictions per image.
+        truth: per image boxes xyxy [G, 4] and classes [G].
+
+    Returns:
+        float64 [classes].
+    """
+    scores, labels = [], []
+    hits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    total = np.zeros(classes)
+    for predictions, (boxes, wanted) in zip(found, truth, strict=True):
+        scores.append(predictions.scores)
+        labels.append(predictions.classes)
+        iou = iou_matrix(predictions.boxes, boxes)
+        iou[predictions.classes[:, None] != wanted[None, :]] = 0
+        for column, at in zip(hits, (0.5, 0.75), strict=True):
+            column.append(greedy_matches(iou, at))
+        total += np.bincount(wanted, minlength=classes)[:classes]
+    score, label = np.concatenate(scores), np.concatenate(labels)
+    hit = [np.concatenate(column) for column in hits]
+    shared = _best_threshold(score, hit, int(total.sum()))
+    thresholds = np.full(classes, shared)
+    for c in np.flatnonzero(total >= 10):
+        of_class = label == c
+        thresholds[c] = _best_threshold(score[of_class], [h[of_class] for h in hit], int(total[c]))
+    return thresholds
+
+
+def greedy_matches(iou: np.ndarray, at: float) -> np.ndarray:
+    """bool [k]: which predictions, taken in order, get an unmatched annotation; iou [k, G]."""
+    free = np.ones(iou.shape[1], dtype=bool)
+    matched = np.zeros(len(iou), dtype=bool)
+    for i in range(len(iou)):
+        row = np.where(free, iou[i], 0)
+        if row.size and row.max() >= at:
+            free[int(row.argmax())] = False
+            matched[i] = True
+    return matched
+
+
+def _best_threshold(score: np.ndarray, hits: list[np.ndarray], total: int) -> float:
+    if total == 0 or len(score) == 0:
+        return 0.5
+    order = np.argsort(-score, kind="stable")
+    ranked = score[order].astype(np.float64)
+    kept = np.arange(1, len(ranked) + 1)
+    f1 = np.mean([2 * np.cumsum(h[order]) / (kept + total) for h in hits], axis=0)
+    # Ties in score are kept or dropped together.
+    f1[:-1][ranked[:-1] == ranked[1:]] = -1
+    return float(ranked[int(np.argmax(f1))])

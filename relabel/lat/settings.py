@@ -1,0 +1,124 @@
+"""Settings of Label-Aligned Transfer (Mind the Gap, arXiv 2506.04737; `CONTRIBUTING.md` §LAT)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from relabel.errors import ConfigError
+from relabel.settings import setting, with_preset
+from relabel.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class LatSettings(TrainSettings):
+    """Label-Aligned Transfer. Defaults were chosen by ablation on held-back training data
+    (`benchmarks/lat_ablation.md`); ``preset="paper"`` follows the printed formula instead."""
+
+    preset: str = setting(
+        "default", "Group of settings to start from.", choices=("default", "paper")
+    )
+    epochs: float = setting(12.0, "Passes over the training images of all datasets.")
+    batch_size: int = setting(8, "Images per step over all processes.")
+    lr: float = setting(3e-4, "Peak learning rate.")
+    weight_decay: float = setting(0.05, "Weight decay, not applied to norms and biases.")
+
+    backbone: str = setting(
+        "facebook/dinov2-base",
+        "Frozen backbone: hub id, local folder or torchvision name; `specialist` takes the "
+        "target specialist's own backbone.",
+    )
+    image_size: int = setting(480, "Short side in pixels that images are resized to.")
+    max_image_size: int = setting(1120, "Longest side in pixels after resizing.")
+    feature_strides: tuple[int, ...] = setting((4, 8, 16, 32), "Strides to pool regions from.")
+    feature_channels: int = setting(64, "Channels per stride after PCA; 0 keeps all.")
+    pool_size: int = setting(7, "Cells per side of a pooled region.")
+
+    max_images: int = setting(5000, "Most training images per dataset; 0 takes all.")
+    min_score: float = setting(0.05, "Pseudo-labels below this confidence are no proposals.")
+    max_per_space: int = setting(60, "Most pseudo-label proposals of one label space per image.")
+    jitter: float = setting(0.05, "Largest shift of each side of a jittered box, relative to it.")
+    jitter_variants: int = setting(2, "Jittered copies of each annotated box to draw from.")
+    drop_gt: float = setting(0.3, "Probability of leaving an annotated box out of the proposals.")
+
+    own_rows: str = setting(
+        "crossfit",
+        "What stands for the target's own labels while training: out-of-fold predictions "
+        "(crossfit), the annotations themselves (gt), or nothing (none).",
+        choices=("crossfit", "gt", "none"),
+    )
+    crossfit: str = setting(
+        "target",
+        "Datasets that get out-of-fold predictions of their own.",
+        choices=("target", "all", "none"),
+    )
+    crossfit_folds: int = setting(3, "Folds of the cross-fitting.")
+    mask_self: bool = setting(False, "A proposal may not attend to its own scores.")
+    score_dropout: float = setting(0.0, "Probability of hiding a proposal's scores in training.")
+    stand_in: bool = setting(
+        True,
+        "Let one other space's pseudo-labels play the source's annotations in every training "
+        "image, as the source's annotations do at transfer.",
+    )
+    stand_in_score: float = setting(0.4, "Pseudo-labels from this confidence play annotations.")
+
+    channels: int = setting(256, "Width d of region features.")
+    heads: int = setting(4, "Attention heads of the fusion.")
+    fusion: str = setting(
+        "class_aware",
+        "Fusion: SFF (class_aware), plain attention, or none.",
+        choices=("class_aware", "plain", "none"),
+    )
+    clamp: bool = setting(True, "Clamp each attention row of the score branch at 1/sqrt(N).")
+    renormalize: bool = setting(False, "Make clamped attention rows sum to one again.")
+    residual: bool = setting(True, "Add the fused features to the region's own.")
+    geometry: bool = setting(True, "Let attention and fusion see how boxes lie to each other.")
+    dropout: float = setting(0.2, "Dropout of region features and head.")
+
+    match_iou: float = setting(0.5, "A proposal learns the objects it overlaps at least this much.")
+    multi_label: bool = setting(
+        True, "One proposal may become objects of several classes (sigmoid), not one (softmax)."
+    )
+    class_boxes: bool = setting(True, "Regress a box per class rather than one per proposal.")
+    quality_target: bool = setting(True, "Score targets are the refined box's IoU, not one.")
+    box_weight: float = setting(2.0, "Weight of the box loss.")
+
+    calibration_share: float = setting(
+        0.15, "Share of the target's images held back to choose thresholds per class."
+    )
+    score_threshold: float = setting(-1.0, "One score threshold for all classes; -1 calibrates.")
+    nms_iou: float = setting(0.6, "IoU of the final class-wise NMS.")
+    cross_class_iou: float = setting(
+        0.8, "Boxes of different classes that overlap more are one object; 1 keeps all."
+    )
+
+    def resolved(self) -> LatSettings:
+        """The settings with the preset in place of defaults."""
+        return with_preset(self, PRESETS[self.preset])
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ConfigError(
+                f"unknown LAT preset {self.preset!r}", remedy="Known: default, paper."
+            )
+
+
+# The printed formula: annotations as proposals, SFF without residual, softmax over the joint
+# space plus background. Jitter, deletion and heads are open there; ours stand in.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "own_rows": "gt",
+        "crossfit": "none",
+        "stand_in": False,
+        "drop_gt": 0.3,
+        "heads": 1,
+        "residual": False,
+        "geometry": False,
+        "clamp": True,
+        "renormalize": False,
+        "multi_label": False,
+        "class_boxes": True,
+        "quality_target": False,
+    },
+}

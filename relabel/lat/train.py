@@ -1,0 +1,275 @@
+"""Joint training of the transfer model on all datasets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.images import load_rgb
+from relabel.datasets.labelspace import JointLabelSpace
+from relabel.detectors.specialist import rows_of_step
+from relabel.errors import DataError
+from relabel.lat.bank import ProposalBank, build_bank, drop_banks
+from relabel.lat.checkpoint import TrainedTransfer, joint_space
+from relabel.lat.features import FrozenFeatures
+from relabel.lat.folds import folds
+from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
+from relabel.lat.proposals import draw
+from relabel.lat.select import Labels, calibrate, candidates
+from relabel.lat.settings import LatSettings
+from relabel.settings import Runtime
+from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
+
+PCA_IMAGES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What the model learns from: one dataset with its proposal bank."""
+
+    dataset: DetectionDataset
+    position: int
+    bank: ProposalBank
+
+
+def train_lat(
+    datasets: Mapping[str, DetectionDataset],
+    labels: Mapping[tuple[str, str], PseudoLabels],
+    target: str,
+    out: Path,
+    settings: LatSettings,
+    runtime: Runtime,
+    *,
+    specialists: Mapping[str, Path] | None = None,
+) -> Path:
+    """Train Label-Aligned Transfer into ``target``; resumes from what ``out`` holds.
+
+    Args:
+        datasets: every dataset by name, the target among them.
+        labels: pseudo-labels by (specialist, dataset); (n, n) are out-of-fold predictions.
+        target: name of the target dataset.
+        out: receives ``model.safetensors``, ``config.json`` and ``training.json``.
+        specialists: checkpoints by name, needed where ``backbone`` is ``specialist``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: nothing to learn the target space from.
+    """
+    settings = settings.resolved()
+    out.mkdir(parents=True, exist_ok=True)
+    joint = joint_space({name: d.space for name, d in datasets.items()}, target)
+    device = resolve_device(runtime.device)
+    features = FrozenFeatures.create(settings, device, (specialists or {}).get(target))
+    named = {s.name: datasets[s.name] for s in joint.spaces}
+    chosen = {n: training_rows(d, settings) for n, d in named.items()}
+    held = held_back_rows(named[target], settings)
+    features.fit_pca(_pca_images(named, chosen, runtime))
+    materials, calibration = [], None
+    for name, dataset in named.items():
+        pseudo = {by: pl for (by, on), pl in labels.items() if on == name}
+        bank = build_bank(
+            dataset, chosen[name], joint, pseudo, features, settings, runtime, out / "bank"
+        )
+        material = Material(dataset, joint.position(name), bank)
+        if name == target and len(held):
+            calibration = _restrict(material, np.isin(bank.image_rows, held))
+            material = _restrict(material, ~np.isin(bank.image_rows, held))
+        materials.append(material)
+    if not any(len(m.bank.image_rows) for m in materials):
+        raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
+    torch.manual_seed(step_seed(settings.seed, 0))
+    model = TransferModel(settings, joint.num_classes, len(joint.spaces), features.width)
+    batches = LatBatches(materials, joint, settings)
+
+    def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:
+        batch, targets = data
+        batch, targets = batch.to(device), targets.to(device)
+        logits, deltas = net(batch)
+        with torch.autocast(device.type, enabled=False):
+            return lat_losses(logits, deltas, batch, targets, settings)
+
+    fit(
+        model,
+        batches,
+        losses,
+        steps=total_steps(settings, len(batches)),
+        out=out,
+        settings=settings,
+        runtime=runtime,
+        description=f"Training label transfer into {target}",
+    )
+    thresholds = np.full(joint.spaces[0].num_classes, 0.5)
+    if settings.score_threshold >= 0:
+        thresholds[:] = settings.score_threshold
+    elif calibration is not None:
+        found, truth = hidden_predictions(model, calibration, joint, settings, device)
+        thresholds = calibrate(found, truth, len(thresholds))
+    TrainedTransfer(model, features, joint, target, settings, thresholds).save(out)
+    drop_banks(out / "bank")
+    drop_checkpoint(out)
+    return out
+
+
+def training_rows(dataset: DetectionDataset, settings: LatSettings) -> np.ndarray:
+    """Images of a dataset that are trained on: all, or an even spread of ``max_images``."""
+    n = len(dataset)
+    if settings.max_images <= 0 or n <= settings.max_images:
+        return np.arange(n)
+    return np.unique(np.linspace(0, n - 1, settings.max_images).round().astype(np.int64))
+
+
+def held_back_rows(target: DetectionDataset, settings: LatSettings) -> np.ndarray:
+    """Images of the target kept out of training, to choose thresholds on: its last stretch."""
+    share = settings.calibration_share if settings.score_threshold < 0 else 0.0
+    if share <= 0 or len(target) < 4:
+        return np.zeros(0, np.int64)
+    return folds(target, min(len(target), max(2, round(1 / share))))[-1]
+
+
+class LatBatches:
+    """Step number to (`ProposalBatch`, `Targets`). Depends on nothing but the step."""
+
+    def __init__(
+        self, materials: list[Material], joint: JointLabelSpace, settings: LatSettings
+    ) -> None:
+        self.materials = [m for m in materials if len(m.bank.image_rows)]
+        self.joint, self.settings = joint, settings
+        self._starts = np.cumsum([0] + [len(m.bank.image_rows) for m in self.materials])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __call__(self, step: int) -> tuple[ProposalBatch, Targets]:
+        s = self.settings
+        rng = np.random.default_rng([s.seed, 3, step])
+        items = []
+        for index in rows_of_step(len(self), step, s.batch_size, s.seed):
+            which = int(np.searchsorted(self._starts, index, side="right") - 1)
+            material = self.materials[which]
+            i = int(index - self._starts[which])
+            drawn = draw(material.bank.proposals[i], material.position, s, rng)
+            items.append((material, i, *drawn))
+        return collate(items, self.joint)
+
+
+def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Targets]:
+    """Pad drawn proposals and annotations of several images into tensors.
+
+    Args:
+        items: (material, position in its bank, proposal rows, scores, confidence) per image.
+    """
+    longest = max(1, *(len(item[2]) for item in items))
+    truth = [annotations(m.dataset, int(m.bank.image_rows[i])) for m, i, *_ in items]
+    objects = max(1, *(len(t[1]) for t in truth))
+    regions = max(0, *(len(t[2]) for t in truth))
+    b, width = len(items), items[0][0].bank.region.shape[1]
+    region = np.zeros((b, longest, width), np.float32)
+    boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (b, longest, 1))
+    scores = np.zeros((b, longest, joint.num_classes), np.float32)
+    confidence = np.zeros((b, longest), np.float32)
+    valid = np.zeros((b, longest), bool)
+    size = np.ones((b, 2), np.float32)
+    goal = np.zeros((b, objects, 4), np.float32)
+    classes = np.full((b, objects), -1, np.int64)
+    ignored = np.zeros((b, regions, 4), np.float32)
+    mask = np.zeros((b, joint.num_classes), bool)
+    for k, ((m, i, rows, values, sure), (gt, gt_class, skip)) in enumerate(
+        zip(items, truth, strict=True)
+    ):
+        n, row = len(rows), int(m.bank.image_rows[i])
+        region[k, :n] = m.bank.region[m.bank.offsets[i] + rows]
+        boxes[k, :n] = m.bank.proposals[i].boxes[rows]
+        scores[k, :n], confidence[k, :n], valid[k, :n] = values, sure, True
+        size[k] = m.dataset.images.width[row], m.dataset.images.height[row]
+        goal[k, : len(gt)] = gt
+        classes[k, : len(gt)] = joint.slice(m.position).start + gt_class
+        ignored[k, : len(skip)] = skip
+        mask[k] = joint.mask(m.position)
+    t = torch.from_numpy
+    return (
+        ProposalBatch(t(region), t(boxes), t(scores), t(confidence), t(valid), t(size)),
+        Targets(t(goal), t(classes), t(ignored), t(mask)),
+    )
+
+
+def annotations(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One image's boxes [G, 4] xyxy and classes [G], and its ignore regions [K, 4]."""
+    at = dataset.rows(row)
+    boxes = dataset.boxes.xyxy[at].astype(np.float32)
+    skip = dataset.boxes.ignore[at]
+    return boxes[~skip], dataset.boxes.category[at][~skip].astype(np.int64), boxes[skip]
+
+
+def hidden_predictions(
+    model: TransferModel,
+    material: Material,
+    joint: JointLabelSpace,
+    settings: LatSettings,
+    device: torch.device,
+) -> tuple[list[Labels], list[tuple[np.ndarray, np.ndarray]]]:
+    """Transfer into the images' own space with their annotations hidden.
+
+    Every other label space takes its turn as the source; the lists hold one entry per image and
+    turn.
+    """
+    model.eval()
+    found, truth = [], []
+    target = joint.slice(material.position)
+    others = [p for p in range(len(joint.spaces)) if p != material.position]
+    for i in range(len(material.bank.image_rows)):
+        for stand_in in others if settings.stand_in else others[:1]:
+            rng = np.random.default_rng([settings.seed, 4, i])
+            drawn = draw(
+                material.bank.proposals[i], material.position, settings, rng, stand_in=stand_in
+            )
+            batch, _ = collate([(material, i, *drawn)], joint)
+            batch = batch.to(device)
+            with torch.inference_mode():
+                scores, boxes = predict_target(*model(batch), batch, target, settings)
+            found.append(candidates(scores[0], boxes[0], settings))
+            row = int(material.bank.image_rows[i])
+            truth.append(annotations(material.dataset, row)[:2])
+    return found, truth
+
+
+def _restrict(material: Material, keep: np.ndarray) -> Material:
+    bank = material.bank
+    at = np.flatnonzero(keep)
+    # Offsets stay those of the whole file, so each kept image still finds its rows.
+    return Material(
+        material.dataset,
+        material.position,
+        ProposalBank(
+            bank.image_rows[at], [bank.proposals[i] for i in at], bank.region, bank.offsets[at]
+        ),
+    )
+
+
+def _pca_images(
+    datasets: Mapping[str, DetectionDataset], rows: Mapping[str, np.ndarray], runtime: Runtime
+) -> list[np.ndarray]:
+    """An even spread of images over all datasets."""
+    each = max(1, PCA_IMAGES // len(datasets))
+    images = []
+    for name, dataset in datasets.items():
+        picks = (
+            rows[name][np.unique(np.linspace(0, len(rows[name]) - 1, each).astype(int))]
+            if len(rows[name])
+            else []
+        )
+        for row in picks:
+            try:
+                images.append(load_rgb(dataset, int(row)))
+            except DataError:
+                if not runtime.skip_bad:
+                    raise
+    return images

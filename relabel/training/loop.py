@@ -1,0 +1,312 @@
+"""The training loop: accelerate for devices and precision, resumed to the exact step.
+
+A step is a function of (weights, optimiser state, step number): batches and every random draw of
+a step derive from ``(seed, step)``. A checkpoint therefore needs no random state, and a run that
+was killed ends with the bytes of a run that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relabel.errors import RelabelError, StageError
+from relabel.settings import Runtime, settings_dict
+from relabel.training.ema import EMA
+from relabel.training.memory import keep_freed_memory
+from relabel.training.prefetch import prefetch
+from relabel.training.settings import TrainSettings
+from relabel.workspace.atomic import atomic_write_json
+from relabel.workspace.progress import progress
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass
+class FitResult:
+    """What training left: the steps done, the last mean losses, validation results by step."""
+
+    steps: int
+    losses: dict[str, float]
+    history: list[dict[str, float]]
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` as accelerate's name for what the device computes fastest without harm."""
+    if precision != "auto":
+        return "no" if precision == "fp32" else precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if device.type == "cpu":
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return "bf16" if probe is not None and probe() else "no"
+    return "no"
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` as the best device there is.
+
+    Raises:
+        RelabelError: the named device does not exist here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise RelabelError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}",
+            remedy="`relabel doctor` lists the devices of this machine.",
+        ) from error
+    return chosen
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A seed for one step of one process; 63 bits, well mixed (SplitMix64)."""
+    z = (
+        seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB + 1
+    ) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return (z ^ (z >> 31)) >> 1
+
+
+def fit(
+    model: nn.Module,
+    batch: Callable[[int], Any],
+    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    *,
+    steps: int,
+    out: Path,
+    settings: TrainSettings,
+    runtime: Runtime,
+    description: str,
+    backbone_parameters: set[int] | None = None,
+    evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
+) -> FitResult:
+    """Train ``model`` in place, resuming from ``out/checkpoint`` where there is one.
+
+    Args:
+        model: moved to the device; only parameters with ``requires_grad`` are trained.
+        batch: step number to a batch, called in threads; depends on its argument alone.
+        losses: model and batch to named losses, which are summed. Called under autocast.
+        steps: number of optimiser steps.
+        out: folder of the checkpoint and of ``training.json`` (losses and validations).
+        backbone_parameters: ``id`` of the parameters that learn at ``backbone_lr_scale``.
+        evaluate: model (with averaged weights where EMA is on) and step to named results.
+
+    Raises:
+        RelabelError: the loss became NaN or infinite.
+    """
+    from accelerate import Accelerator
+
+    keep_freed_memory()
+    device = resolve_device(runtime.device)
+    accelerator = Accelerator(
+        mixed_precision=resolve_precision(settings.precision, device),
+        cpu=device.type == "cpu",
+    )
+    optimizer = build_optimizer(model, settings, backbone_parameters or set())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, steps, settings.warmup)
+    )
+    if accelerator.device.type == "cpu":
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMA(model, settings.ema) if settings.ema > 0 else None
+    state = _Progress()
+    accelerator.register_for_checkpointing(state, scheduler, *([ema] if ema else []))
+    folder = out / CHECKPOINT
+    _resume(accelerator, folder)
+
+    last_saved = time.monotonic()
+    batches = prefetch(batch, state.step, steps, workers=_workers(runtime))
+    title = progress(description, total=steps, unit="it", quiet=runtime.quiet)
+    with title as bar:
+        if state.step:
+            bar.update(state.step)
+        started = time.monotonic()
+        first = state.step
+        for step, data in enumerate(batches, start=state.step):
+            torch.manual_seed(step_seed(settings.seed, step, accelerator.process_index))
+            prepared.train()
+            with accelerator.autocast():
+                parts = losses(prepared, data)
+            total = torch.stack([v.float() for v in parts.values()]).sum()
+            if not math.isfinite(float(total.detach())):
+                raise RelabelError(
+                    f"the loss became {float(total.detach())} at step {step}",
+                    file=out,
+                    remedy="Lower the learning rate (--lr) or train in fp32, then run again.",
+                )
+            accelerator.backward(total)
+            if settings.grad_clip > 0:
+                accelerator.clip_grad_norm_(prepared.parameters(), settings.grad_clip)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+            if ema is not None:
+                ema.update(model)
+            state.advance({k: float(v.detach()) for k, v in parts.items()})
+            rate = (state.step - first) * settings.batch_size / (time.monotonic() - started)
+            bar.update(1, loss=round(state.mean_total(), 3), **{"images/s": round(rate, 1)})
+            due = settings.eval_every and state.step % settings.eval_every == 0
+            if evaluate is not None and (due or state.step == steps):
+                state.history.append(
+                    {"step": state.step, **_evaluated(model, ema, evaluate, state.step)}
+                )
+            if time.monotonic() - last_saved > settings.checkpoint_every and state.step < steps:
+                _save(accelerator, folder)
+                last_saved = time.monotonic()
+    if ema is not None:
+        ema.copy_to(model)
+    model.eval()
+    if accelerator.is_main_process:
+        atomic_write_json(
+            out / "training.json",
+            {
+                "steps": state.step,
+                "losses": {k: round(v, 6) for k, v in state.losses.items()},
+                "validation": state.history,
+                "settings": settings_dict(settings),
+            },
+        )
+    accelerator.wait_for_everyone()
+    return FitResult(state.step, dict(state.losses), list(state.history))
+
+
+def drop_checkpoint(out: Path) -> None:
+    """Remove the resume point of a finished training; its result stands in the folder."""
+    shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
+
+
+def build_optimizer(
+    model: nn.Module, settings: TrainSettings, backbone: set[int]
+) -> torch.optim.Optimizer:
+    """Optimiser over the trainable parameters; norms and biases get no weight decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            lr = settings.lr * (settings.backbone_lr_scale if id(parameter) in backbone else 1.0)
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    parameters = [
+        {"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9)
+    return torch.optim.AdamW(parameters, lr=settings.lr, fused=True)
+
+
+def lr_factor(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up, then a cosine to 1 % of the peak."""
+    rising = max(1, round(steps * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, steps - rising)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def total_steps(settings: TrainSettings, images: int) -> int:
+    """Number of optimiser steps the settings ask for on a set of ``images``."""
+    if settings.steps > 0:
+        return settings.steps
+    return max(1, math.ceil(settings.epochs * images / settings.batch_size))
+
+
+class _Progress:
+    """The loop's own state, in the checkpoint: step, smoothed losses, validation history."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.losses: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+
+    def advance(self, parts: dict[str, float]) -> None:
+        self.step += 1
+        for name, value in parts.items():
+            old = self.losses.get(name, value)
+            self.losses[name] = old + 0.05 * (value - old)
+
+    def mean_total(self) -> float:
+        return sum(self.losses.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "losses": json.dumps(self.losses),
+            "history": json.dumps(self.history),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = int(state["step"])
+        self.losses = json.loads(state["losses"])
+        self.history = json.loads(state["history"])
+
+
+def _evaluated(
+    model: nn.Module,
+    ema: EMA | None,
+    evaluate: Callable[[nn.Module, int], dict[str, float]],
+    step: int,
+) -> dict[str, float]:
+    model.eval()
+    if ema is None:
+        return evaluate(model, step)
+    with ema.applied(model):
+        return evaluate(model, step)
+
+
+def _save(accelerator: Any, folder: Path) -> None:
+    # The new checkpoint is complete before the old one goes; `_resume` finishes a cut-off swap.
+    fresh, old = folder.with_name("checkpoint.new"), folder.with_name("checkpoint.old")
+    if accelerator.is_main_process:
+        shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(fresh), safe_serialization=True)
+    if accelerator.is_main_process:
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def _resume(accelerator: Any, folder: Path) -> None:
+    old = folder.with_name("checkpoint.old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    if not folder.exists():
+        return
+    try:
+        accelerator.load_state(str(folder))
+    except Exception as error:
+        # Anything from a short file to another architecture ends here; all have one remedy.
+        raise StageError(
+            f"the checkpoint cannot be resumed: {str(error).splitlines()[0]}",
+            file=folder,
+            remedy="Delete the folder, or run with --overwrite, to train from the start.",
+        ) from error
+
+
+def _workers(runtime: Runtime) -> int:
+    import os
+
+    if runtime.workers >= 0:
+        return runtime.workers
+    return max(1, min(8, (os.cpu_count() or 2) - 1))
