@@ -24,6 +24,13 @@ from relabel.errors import DataError
 
 _handles = threading.local()
 _OPEN_FILES = 8
+_NOT_DECODABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
 
 
 def image_location(dataset: DetectionDataset, row: int) -> str:
@@ -85,9 +92,11 @@ def decode_rgb(data: bytes, *, name: str = "image") -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _NOT_DECODABLE as error:
+        # Pillow names the buffer by its address, which no user can use.
+        unknown = isinstance(error, UnidentifiedImageError)
         raise DataError(
-            f"image cannot be decoded: {error}",
+            f"image cannot be decoded: {'not in a known image format' if unknown else error}",
             file=name,
             remedy="Replace the file, or leave it out with --skip-bad.",
         ) from error

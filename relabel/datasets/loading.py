@@ -68,6 +68,7 @@ class ImageBatches:
         skip_bad: leave out an image that cannot be read or decoded, and report it in
             ``problems``. Batch boundaries do not move: the batch is smaller, and a batch without
             a readable image is left out.
+        keep_empty: yield a batch without a readable image too, with no rows.
         problems: the collector; decides instead of ``skip_bad`` if given.
         load: how an image is read; for preprocessing that should also run in the threads.
 
@@ -86,6 +87,7 @@ class ImageBatches:
         workers: int = -1,
         prefetch: int = 2,
         skip_bad: bool = False,
+        keep_empty: bool = False,
         problems: Problems | None = None,
         load: Load = load_rgb,
     ) -> None:
@@ -104,6 +106,7 @@ class ImageBatches:
         self._workers = decoding_workers(workers)
         self._prefetch = prefetch
         self._load = load
+        self._keep_empty = keep_empty
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
     def __len__(self) -> int:
@@ -182,7 +185,7 @@ class ImageBatches:
             except DataError as error:
                 kept[i] = False
                 self._report(int(rows[i]), error)
-        return (rows[kept], images) if images else None
+        return (rows[kept], images) if images or self._keep_empty else None
 
     def _report(self, row: int, error: DataError) -> None:
         file = error.file or image_location(self.dataset, row)

@@ -1,0 +1,293 @@
+"""Cross-labelling: a specialist predicts on another dataset, shard by shard.
+
+Images are decoded in threads while the detector works on the batch before. Within a shard, images
+go through the detector in order of their shape, so that batches need little padding, and no batch
+spans two shards: a shard's batches, and so its bytes, are the same whether or not earlier shards
+were there already. A detector whose numbers depend on what else is in a batch (padding, choice of
+kernels) gives slightly different scores for another ``batch_size``; nothing else here depends on
+``batch_size``, ``shard_images`` or interruptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from relabel.crosslabel.nms import select
+from relabel.crosslabel.settings import CrossLabelSettings
+from relabel.crosslabel.shards import Run, Shard, read_shard, write_shard
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.images import image_location
+from relabel.datasets.loading import ImageBatches
+from relabel.detectors.base import Detections, Detector, load_detector
+from relabel.errors import DataError, Problems, RelabelError
+from relabel.settings import Runtime
+from relabel.workspace.atomic import remove_leftovers
+from relabel.workspace.fingerprint import file_fingerprint, fingerprint
+from relabel.workspace.progress import message, progress
+from relabel.workspace.stage import Shards
+
+
+def cross_label(
+    checkpoint: Path,
+    dataset: DetectionDataset,
+    out: Path,
+    settings: CrossLabelSettings,
+    runtime: Runtime,
+    *,
+    image_rows: np.ndarray | None = None,
+    detector: Detector | None = None,
+    by: str | None = None,
+    problems: Problems | None = None,
+) -> None:
+    """Label a dataset's images with a specialist and write Parquet shards to ``out``.
+
+    Finished shards are kept if they are readable and belong to the same specialist, images and
+    settings; others are redone, and shards of a run with another number of shards are removed.
+
+    Args:
+        checkpoint: the specialist's folder.
+        dataset: the images to label; its boxes are not looked at.
+        out: folder of the shards, ``shard-00000-of-00004.parquet`` and so on.
+        settings: filters, NMS, batches, shards.
+        runtime: device, decoding threads, ``skip_bad``, ``quiet``.
+        image_rows: label these images only, in any order; default all. ``image`` in the result
+            still counts rows of the whole dataset, so that cross-fitted parts can be merged.
+        detector: used instead of loading ``checkpoint``.
+        by: name of the specialist's dataset; default the name of its label space.
+        problems: collects skipped images; without it they are listed on stderr.
+
+    Raises:
+        DataError: no images, an image that cannot be read (unless bad ones are skipped), a
+            checkpoint that cannot be loaded, or a detector that returns nonsense.
+        RelabelError: an image is too large for the device's memory; the disk is full.
+    """
+    rows = _image_rows(dataset, image_rows)
+    tell = problems is None
+    problems = Problems(skip_bad=runtime.skip_bad) if problems is None else problems
+    if detector is None:
+        detector = load_detector(checkpoint, device=runtime.device)
+    space = detector.space
+    run = Run(
+        space=space.to_dict(),
+        by=by or space.name,
+        on=dataset.name,
+        images=len(dataset),
+        settings=settings.result_dict(),
+        model=_model_fingerprint(checkpoint),
+    )
+    shards = Shards(out, total=len(rows), size=settings.shard_images)
+    pending = _prepare(shards, rows, run, dataset, problems, quiet=runtime.quiet)
+    per_batch = _images_per_batch(settings, runtime)
+    plan = {i: _batches(dataset, rows[shards.items(i)], per_batch) for i in pending}
+    done = len(rows) - sum(len(batch) for batches in plan.values() for batch in batches)
+    with (
+        progress(
+            f"Labelling {run.on} with {run.by}",
+            len(rows),
+            unit="images",
+            initial=done,
+            quiet=runtime.quiet,
+        ) as bar,
+        ImageBatches(
+            dataset,
+            batches=[batch for batches in plan.values() for batch in batches],
+            workers=runtime.workers,
+            problems=problems,
+            keep_empty=True,
+        ) as loader,
+    ):
+        stream = iter(loader)
+        for i, batches in plan.items():
+            detections: dict[int, Detections] = {}
+            for batch in batches:
+                read, images = next(stream)
+                found = _predict(detector, images, source=run.by)
+                for row, image, raw in zip(read.tolist(), images, found, strict=True):
+                    detections[row] = select(
+                        raw,
+                        settings,
+                        num_classes=space.num_classes,
+                        width=image.shape[1],
+                        height=image.shape[0],
+                        source=f"{run.by} on {dataset.images.file_name[row]}",
+                    )
+                bar.update(len(batch))
+            members = rows[shards.items(i)].tolist()
+            names = [str(dataset.images.file_name[row]) for row in members]
+            write_shard(shards.shard_path(i), Shard(run, members, names, detections))
+    if tell:
+        for problem in problems.errors:
+            message(f"skipped {problem.file}: {problem.message}", quiet=runtime.quiet)
+
+
+def cross_label_all(
+    specialists: Mapping[str, Path],
+    datasets: Mapping[str, DetectionDataset],
+    out: Path,
+    settings: CrossLabelSettings,
+    runtime: Runtime,
+    *,
+    detectors: Mapping[str, Detector] | None = None,
+    problems: Problems | None = None,
+) -> dict[tuple[str, str], Path]:
+    """Label every dataset with the specialist of every other one.
+
+    Args:
+        specialists: checkpoint folders by the name of the dataset they were trained on.
+        datasets: the datasets by name.
+        out: parent folder; the pseudo-labels of specialist ``m`` on dataset ``n`` go to
+            ``m_on_n``.
+        detectors: used instead of loading the checkpoint of the same name.
+        settings, runtime, problems: see `cross_label`.
+
+    Returns:
+        Folder of each pair ``(by, on)``.
+
+    Raises:
+        DataError, RelabelError: see `cross_label`; finished shards stay.
+    """
+    folders: dict[tuple[str, str], Path] = {}
+    for by, checkpoint in specialists.items():
+        others = [name for name in datasets if name != by]
+        if not others:
+            continue
+        detector = (detectors or {}).get(by)
+        if detector is None:
+            detector = load_detector(checkpoint, device=runtime.device)
+        for on in others:
+            folders[by, on] = Path(out) / f"{by}_on_{on}"
+            cross_label(
+                checkpoint,
+                datasets[on],
+                folders[by, on],
+                settings,
+                runtime,
+                detector=detector,
+                by=by,
+                problems=problems,
+            )
+    return folders
+
+
+def _image_rows(dataset: DetectionDataset, image_rows: np.ndarray | None) -> np.ndarray:
+    """Ascending, unique rows."""
+    if image_rows is None:
+        rows = np.arange(len(dataset), dtype=np.int64)
+    else:
+        rows = np.unique(np.asarray(image_rows, dtype=np.int64))
+        if len(rows) and not (rows[0] >= 0 and rows[-1] < len(dataset)):
+            raise DataError(
+                f"image rows {rows[0]} to {rows[-1]} are asked for, dataset {dataset.name!r} has "
+                f"{len(dataset)} images",
+                remedy="Count rows from 0.",
+            )
+    if not len(rows):
+        raise DataError(
+            f"dataset {dataset.name!r} has no images to label",
+            file=dataset.root,
+            remedy="Check its split with `relabel datasets describe`.",
+        )
+    return rows
+
+
+def _model_fingerprint(checkpoint: Path) -> str:
+    """Of the files that make the model; a retrained specialist's old shards are not reused."""
+    files = [checkpoint / "config.json", *sorted(checkpoint.glob("*.safetensors"))]
+    parts = [[file.name, file_fingerprint(file)] for file in files if file.is_file()]
+    return fingerprint(parts) if parts else ""
+
+
+def _images_per_batch(settings: CrossLabelSettings, runtime: Runtime) -> int:
+    if settings.batch_size != "auto":
+        return int(settings.batch_size)
+    from relabel.training.loop import resolve_device
+
+    return settings.images_per_batch(resolve_device(runtime.device).type)
+
+
+def _batches(dataset: DetectionDataset, rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """One shard's batches, images of like shape together so that they need little padding."""
+    width = dataset.images.width[rows].astype(np.float64)
+    height = np.maximum(dataset.images.height[rows], 1)
+    ordered = rows[np.lexsort((rows, width, width / height))]
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+def _prepare(
+    shards: Shards,
+    rows: np.ndarray,
+    run: Run,
+    dataset: DetectionDataset,
+    problems: Problems,
+    *,
+    quiet: bool,
+) -> list[int]:
+    """Clear the folder of what is not of this run; return the numbers of shards to make."""
+    remove_leftovers(shards.folder)
+    expected = {path.name for path in shards.paths}
+    for path in shards.folder.glob("shard-*.parquet"):
+        if path.name not in expected:  # of a run with another number of shards
+            path.unlink()
+    pending = []
+    for i, path in enumerate(shards.paths):
+        if not path.is_file():
+            pending.append(i)
+            continue
+        members = rows[shards.items(i)].tolist()
+        names = [str(dataset.images.file_name[row]) for row in members]
+        try:
+            shard, labels = read_shard(path)
+        except DataError as error:
+            message(f"{error.file}: damaged, is redone ({error.message})", quiet=quiet)
+            pending.append(i)
+            continue
+        if (shard.run, list(shard.rows), list(shard.file_names)) != (run, members, names):
+            message(f"{path}: of other settings, images or specialist, is redone", quiet=quiet)
+            pending.append(i)
+            continue
+        skipped = [row for row in members if not labels.coverage[row]]
+        if skipped and not problems.skip_bad:
+            pending.append(i)  # trying again raises what is wrong with the image
+            continue
+        for row in skipped:
+            problems.error(
+                "image could not be read when the dataset was labelled",
+                file=image_location(dataset, row),
+                record=f"image {int(dataset.images.id[row])}",
+                remedy=f"Once it is repaired, delete {path.name} and run the command again.",
+            )
+    return pending
+
+
+def _predict(detector: Detector, images: Sequence[np.ndarray], *, source: str) -> list[Detections]:
+    """Predict; a batch too large for the device's memory goes through in halves."""
+    if not images:
+        return []
+    try:
+        found = detector.predict(images)
+    except RuntimeError as error:
+        # By name, since torch need not be there for every detector.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        if len(images) == 1:
+            height, width = images[0].shape[:2]
+            raise RelabelError(
+                f"an image of {width} x {height} pixels does not fit into the device's memory",
+                file=source,
+                remedy="Use --device cpu, or free the device.",
+            ) from error
+    else:
+        if len(found) != len(images):
+            raise DataError(
+                f"the detector returned {len(found)} results for {len(images)} images",
+                file=source,
+                remedy="It must return one `Detections` per image.",
+            )
+        return found
+    # Outside the handler: its traceback would keep the tensors of the failed attempt alive.
+    half = len(images) // 2
+    first = _predict(detector, images[:half], source=source)
+    return first + _predict(detector, images[half:], source=source)
