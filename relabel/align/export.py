@@ -4,7 +4,8 @@ Everything in it depends on the datasets, the settings and the transferred boxes
 paths of the workspace, so that an interrupted run ends with the same bytes as any other.
 
     result/
-      {source}/annotations.json   COCO, file names as in the source; `info.root` says from where
+      {source}/annotations.json   COCO, file names as in the source; `info.relabel.root`
+                                says from where, relative to the file
       {source}/fiftyone/          a FiftyOneDataset folder
       images/{dataset}            a link to the dataset's images, or the images taken out of records
       merged.json                 target and sources, file names relative to the file's own folder
@@ -25,11 +26,12 @@ from relabel import __version__
 from relabel.align.plan import Plan
 from relabel.align.settings import stage_settings
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
+from relabel.datasets.coco_write import encode
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import image_location, read_image_bytes
 from relabel.datasets.registry import write_dataset
 from relabel.errors import DataError
-from relabel.workspace.atomic import TEMP_PREFIX, atomic_write_bytes, atomic_write_json
+from relabel.workspace.atomic import atomic_path, atomic_write_bytes, atomic_write_json
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import progress
 
@@ -154,14 +156,17 @@ def _link(source: Path, link: Path) -> None:
 
 
 def _write_coco(plan: Plan, dataset: DetectionDataset, folder: Path) -> str:
-    info = {
-        "description": f"{dataset.name} in the label space of {plan.target}",
-        "root": f"../images/{dataset.name}",
-        "relabel": __version__,
-    }
+    description = f"{dataset.name} in the label space of {plan.target}"
     path = folder / "annotations.json"
-    write_dataset(replace(dataset, info={"info": info}), "coco", path)
+    described = replace(dataset, info={"info": _info(description)})
+    with atomic_path(path) as temp, temp.open("wb") as stream:
+        for piece in encode(described, f"../images/{dataset.name}"):
+            stream.write(piece)
     return path.relative_to(folder.parent).as_posix()
+
+
+def _info(description: str) -> dict[str, Any]:
+    return {"description": description, "relabel": {"version": __version__}}
 
 
 def _write_fiftyone(
@@ -185,7 +190,7 @@ def _write_merged(plan: Plan, parts: Sequence[DetectionDataset], out: Path) -> s
     annotations: list[dict[str, Any]] = []
     categories: list[dict[str, Any]] = []
     for part in parts:
-        data = _as_coco(part, out)
+        data = orjson.loads(b"".join(encode(part, ".")))
         categories = categories or data["categories"]
         number = {}
         for image in data["images"]:
@@ -198,29 +203,16 @@ def _write_merged(plan: Plan, parts: Sequence[DetectionDataset], out: Path) -> s
             annotation["id"] = len(annotations) + 1
             annotation["image_id"] = number[annotation["image_id"]]
             annotations.append(annotation)
-    info = {
-        "description": f"{plan.target}, and {', '.join(plan.sources)} in its label space",
-        "root": ".",
-        "relabel": __version__,
-    }
+    info = _info(f"{plan.target}, and {', '.join(plan.sources)} in its label space")
+    info["relabel"]["root"] = "."
     merged = {
         "info": info,
+        "categories": categories,
         "images": images,
         "annotations": annotations,
-        "categories": categories,
     }
     atomic_write_bytes(out / "merged.json", orjson.dumps(merged) + b"\n")
     return "merged.json"
-
-
-def _as_coco(dataset: DetectionDataset, out: Path) -> dict[str, Any]:
-    """The dataset as the COCO writer writes it."""
-    path = out / f"{TEMP_PREFIX}{dataset.name}.json"
-    try:
-        write_dataset(dataset, "coco", path)
-        return orjson.loads(path.read_bytes())
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _write_manifest(
