@@ -17,7 +17,7 @@ CLIPPED = "partly outside their image: clipped"
 OUTSIDE = "wholly outside their image: dropped"
 EMPTY = "of zero area: dropped"
 
-# x + w may pass the image's width by rounding of the sum alone; such a box is inside.
+# A corner may pass the image's edge by rounding of the sum alone; such a box is inside.
 _ROUNDING = 1e-6
 _SCHEME = re.compile(r"^(?:[A-Za-z]:|zip:|bytes:|parquet:)")
 
@@ -74,8 +74,8 @@ def clean_boxes(
     height = np.where(height > 0, height, np.inf)
     # A NaN compares false everywhere, and is no longer kept anyway.
     sides = (
-        (xywh[:, 0] < 0)
-        | (xywh[:, 1] < 0)
+        (xywh[:, 0] < -_ROUNDING)
+        | (xywh[:, 1] < -_ROUNDING)
         | (xywh[:, 0] + xywh[:, 2] > width + _ROUNDING)
         | (xywh[:, 1] + xywh[:, 3] > height + _ROUNDING)
     )

@@ -28,10 +28,14 @@ from relabel.datasets.coco_layout import find_annotations, find_root
 from relabel.datasets.coco_write import write
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.images import image_size
-from relabel.datasets.labelspace import Category, LabelSpace, did_you_mean
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.datasets.namemap import into_space
 from relabel.errors import DataError, Problems
 
 __all__ = ["CATEGORY_FIELDS", "read", "write"]
+
+# Ids that span less than this are looked up in a table instead of searched.
+_TABLE_SPAN = 1 << 22
 
 CATEGORY_FIELDS = "category_fields"
 """Key of `DetectionDataset.info` with the categories' own extra fields, by category name."""
@@ -218,8 +222,9 @@ def _boxes(
     xywh = np.fromiter(
         chain.from_iterable([r.bbox for r in records]), dtype=np.float64, count=4 * n
     ).reshape(n, 4)
-    crowd = np.array([bool(r.iscrowd) for r in records], dtype=bool)
-    ignore = crowd | np.array([bool(r.ignore) for r in records], dtype=bool)
+    # None becomes False here.
+    ignore = np.array([r.iscrowd for r in records], dtype=bool)
+    ignore |= np.array([r.ignore for r in records], dtype=bool)
     score = [r.score for r in records]
     areas = [r.area for r in records]
     extra = extra_fields(records, decoded.annotation_extra)
@@ -259,7 +264,7 @@ def _boxes(
         )
     keep &= found
     if space is not None:
-        category = _into(space, own_space, category, keep, file, problems)
+        category = into_space(space, own_space, category, keep, file, problems)
         keep &= category >= 0
     ignore = ignore | (space or own_space).ignore_mask[category] if len(own_space) else ignore
 
@@ -310,32 +315,18 @@ def _positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.nd
     """Position of each value in ``known`` (unique, any order), and whether it is there."""
     if not len(known):
         return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    low, high = int(known.min()), int(known.max())
+    if high - low < _TABLE_SPAN:
+        table = np.full(high - low + 1, -1, dtype=np.int64)
+        table[known - low] = np.arange(len(known))
+        within = (values >= low) & (values <= high)
+        position = table[np.where(within, values, low) - low]
+        found = within & (position >= 0)
+        return np.where(found, position, 0), found
     order = np.argsort(known, kind="stable")
     at = np.minimum(np.searchsorted(known[order], values), len(known) - 1)
     position = order[at]
     return position, known[position] == values
-
-
-def _into(
-    space: LabelSpace,
-    own: LabelSpace,
-    category: np.ndarray,
-    keep: np.ndarray,
-    file: Path,
-    problems: Problems,
-) -> np.ndarray:
-    """Positions in a given label space, -1 where it lacks the name."""
-    table = np.array([-1 if (p := space.get(c.name)) is None else p for c in own.categories])
-    counts = np.bincount(category[keep], minlength=len(own))
-    for i in np.flatnonzero((table < 0) & (counts > 0)).tolist():
-        label = own.categories[i].name
-        problems.error(
-            f"category {label!r} is not in label space {space.name!r}",
-            file=file,
-            record=f"category {own.categories[i].id}",
-            remedy=did_you_mean(label, space.names),
-        )
-    return table[category] if len(table) else category
 
 
 def _areas(areas: list[float | None], xywh: np.ndarray) -> np.ndarray:
@@ -344,7 +335,7 @@ def _areas(areas: list[float | None], xywh: np.ndarray) -> np.ndarray:
 
 
 def _scores(scores: list[float | None], n: int) -> np.ndarray:
-    if all(s is None for s in scores):
+    if scores.count(None) == n:
         return np.full(n, np.nan, dtype=np.float32)
     return np.array(scores, dtype=np.float32)
 

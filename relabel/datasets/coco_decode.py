@@ -196,11 +196,12 @@ def _record_type(name: str, known: dict[str, tuple[Any, Any]], extra: list[str])
 
 
 def _top_type(types: dict[str, Any]) -> Any:
+    image, annotation = types["images"], types["annotations"]
     return msgspec.defstruct(
         "CocoTop",
         [
-            ("images", list[types["images"]] | None, None),
-            ("annotations", list[types["annotations"]] | None, None),
+            ("images", list[image] | None, None),
+            ("annotations", list[annotation] | None, None),
             ("categories", list[dict[str, Any]] | None, None),
         ],
     )
@@ -362,4 +363,3 @@ def _name_of(kind: str, index: int, raw: Any) -> str:
     if isinstance(row, dict) and isinstance(row.get("id"), int | str):
         return f"{kind} {row['id']}"
     return f"{kind}s[{index}]"
-

@@ -37,7 +37,7 @@ class _Annotation(msgspec.Struct, gc=False):
 
 
 class _ScoredAnnotation(_Annotation, gc=False):
-    score: float | None | msgspec.UnsetType
+    score: float | msgspec.UnsetType
 
 
 class _Relabel(msgspec.Struct, gc=False):

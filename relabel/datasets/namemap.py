@@ -1,0 +1,153 @@
+"""Category names from one label space to another: given label spaces, and users' name maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.labelspace import Category, LabelSpace, did_you_mean
+from relabel.errors import ConfigError, Problems
+
+
+def into_space(
+    space: LabelSpace,
+    own: LabelSpace,
+    category: np.ndarray,
+    keep: np.ndarray,
+    file: str | Path,
+    problems: Problems,
+) -> np.ndarray:
+    """Positions in ``own`` to positions in a given ``space``, by name or alias.
+
+    Args:
+        category: int [n], positions in ``own``.
+        keep: bool [n]; only categories with such boxes have to be known.
+
+    Returns:
+        int [n], -1 where ``space`` lacks the name.
+
+    Raises:
+        DataError: a category with boxes is not in ``space``, unless problems are to be skipped.
+    """
+    table = np.array([-1 if (p := space.get(c.name)) is None else p for c in own.categories])
+    counts = np.bincount(category[keep], minlength=len(own))
+    for i in np.flatnonzero((table < 0) & (counts > 0)).tolist():
+        label = own.categories[i].name
+        problems.error(
+            f"category {label!r} is not in label space {space.name!r}",
+            file=file,
+            record=f"category {own.categories[i].id}",
+            remedy=did_you_mean(label, space.names),
+        )
+    return table[category] if len(table) else category
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """A user's map of category names: ``{source name: target name, or None to drop it}``."""
+
+    names: Mapping[str, str | None]
+    file: Path | None = None
+
+    @classmethod
+    def load(cls, file: Path) -> NameMap:
+        """Read a YAML (or JSON) map.
+
+        Raises:
+            ConfigError: no such file, not YAML, or not a map of names to names or null.
+        """
+        try:
+            data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError("no such map file", file=file, remedy="Check --map.") from error
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}", file=file) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"not valid YAML: {error}", file=file) from error
+        remedy = "Write one `source name: target name` per line; null drops a category."
+        if not isinstance(data, dict) or not data:
+            raise ConfigError("not a map of names", file=file, remedy=remedy)
+        names: dict[str, str | None] = {}
+        for key, value in data.items():
+            # YAML reads unquoted `1`, `yes` and `1.5` as other types than the names they stand for.
+            if isinstance(key, bool | list | dict) or isinstance(value, bool | list | dict):
+                raise ConfigError(
+                    f"{key!r}: {value!r} is not a pair of names",
+                    file=file,
+                    remedy="Put names that YAML reads otherwise, such as yes and no, in quotes.",
+                )
+            if key is None or value == "":
+                raise ConfigError(f"{key!r}: {value!r} has an empty name", file=file, remedy=remedy)
+            names[str(key)] = None if value is None else str(value)
+        return cls(names, file)
+
+    @property
+    def targets(self) -> list[str]:
+        """The target names, in the order in which the map first has them."""
+        return list(dict.fromkeys(t for t in self.names.values() if t is not None))
+
+    def unused(self, space: LabelSpace) -> list[str]:
+        """Source names of the map that the label space does not have."""
+        return [name for name in self.names if space.get(name) is None]
+
+    def apply(self, dataset: DetectionDataset) -> DetectionDataset:
+        """The dataset in the target names; ids of the new categories are dense from 1.
+
+        Boxes of categories mapped to null are left out; images stay, also those left empty. A
+        target keeps ``ignore`` where every category mapped to it is one.
+
+        Raises:
+            ConfigError: categories with boxes that the map does not name.
+        """
+        space = dataset.space
+        targets = self.targets
+        position = {name: i for i, name in enumerate(targets)}
+        # An exact name counts before an alias or another spelling of it.
+        by_category: dict[int, str | None] = {}
+        for source, target in self.names.items():
+            at = space.get(source)
+            if at is not None and (at not in by_category or space.names[at] == source):
+                by_category[at] = target
+        counts = np.bincount(dataset.boxes.category, minlength=len(space))
+        missing = [
+            c.name
+            for i, c in enumerate(space.categories)
+            if i not in by_category and counts[i] and not c.ignore
+        ]
+        if missing:
+            shown = ", ".join(repr(n) for n in missing[:20]) + (", ..." if missing[20:] else "")
+            raise ConfigError(
+                f"the map does not name {shown}",
+                file=self.file,
+                remedy="Map each category to a name, or to null to leave it out.",
+            )
+
+        sources: dict[int, list[Category]] = {i: [] for i in range(len(targets))}
+        for at, target in by_category.items():
+            if target is not None:
+                sources[position[target]].append(space.categories[at])
+        target_space = LabelSpace(
+            space.name,
+            tuple(
+                Category(i + 1, name, ignore=bool(sources[i]) and all(c.ignore for c in sources[i]))
+                for i, name in enumerate(targets)
+            ),
+        )
+        # Categories with ignore move to the end of a label space.
+        moved = {c.name: i for i, c in enumerate(target_space.categories)}
+        table = np.full(max(len(space), 1), -1, dtype=np.int32)
+        for at, target in by_category.items():
+            if target is not None:
+                table[at] = moved[target]
+        category = table[dataset.boxes.category]
+        keep = category >= 0
+        boxes = replace(dataset.boxes, category=category)
+        if not keep.all():
+            boxes = boxes.take(np.flatnonzero(keep))
+        info = {k: v for k, v in dataset.info.items() if k != "category_fields"}
+        return replace(dataset, boxes=boxes, space=target_space, info=info)
