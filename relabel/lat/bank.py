@@ -9,6 +9,7 @@ Shape legend: ``I`` images, ``R`` proposals in all, ``C`` classes, ``F`` values 
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from relabel.lat.features import FrozenFeatures
 from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
+from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.progress import progress
 
 IMAGES_PER_BATCH = 4
@@ -72,13 +74,16 @@ def build_bank(
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
     shape = (int(offsets[-1]), features.width)
-    if not (done.exists() and _fits(file, shape)):
+    key = fingerprint(
+        [features.fingerprint(), [f"{p.boxes.shape} {zlib.crc32(p.boxes)}" for p in all_proposals]]
+    )
+    if not (done.exists() and done.read_text() == key and _fits(file, shape)):
         folder.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         region = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
         _fill(region, dataset, image_rows, all_proposals, offsets, features, runtime)
         region.flush()
-        done.touch()
+        done.write_text(key)
     region = np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float16)
     return ProposalBank(np.asarray(image_rows), all_proposals, region, offsets)
 

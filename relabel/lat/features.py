@@ -6,6 +6,7 @@ side of a pooled region, ``F = sum(d_s) * p * p``.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from relabel.errors import DataError
 from relabel.lat.settings import LatSettings
 from relabel.training.loop import resolve_precision
 from relabel.training.memory import keep_freed_memory
+from relabel.workspace.fingerprint import fingerprint
 
 SPECIALIST = "specialist"
 
@@ -145,6 +147,13 @@ class FrozenFeatures:
         basis = self.pca[f"basis.{stride}"].to(x.device)
         with torch.inference_mode():
             return torch.einsum("bchw,dc->bdhw", x - mean[None, :, None, None], basis).contiguous()
+
+    def fingerprint(self) -> str:
+        """Identifies the pooled values: backbone, PCA, image and pool sizes."""
+        s = self.settings
+        sizes = [s.image_size, s.max_image_size, s.pool_size, s.precision, self.strides]
+        parts = [zlib.crc32(v.numpy().tobytes()) for v in self.pca.values()]
+        return fingerprint([self.to_config(), sizes, parts])
 
     def to_config(self) -> dict[str, Any]:
         """JSON-ready description, for `from_config`."""

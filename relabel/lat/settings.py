@@ -31,7 +31,7 @@ class LatSettings(TrainSettings):
     image_size: int = setting(480, "Short side in pixels that images are resized to.")
     max_image_size: int = setting(1120, "Longest side in pixels after resizing.")
     feature_strides: tuple[int, ...] = setting((4, 8, 16, 32), "Strides to pool regions from.")
-    feature_channels: int = setting(64, "Channels per stride after PCA; 0 keeps all.")
+    feature_channels: int = setting(32, "Channels per stride after PCA; 0 keeps all.")
     pool_size: int = setting(7, "Cells per side of a pooled region.")
 
     max_images: int = setting(5000, "Most training images per dataset; 0 takes all.")

@@ -48,6 +48,7 @@ def train_lat(
     runtime: Runtime,
     *,
     specialists: Mapping[str, Path] | None = None,
+    bank_folder: Path | None = None,
 ) -> Path:
     """Train Label-Aligned Transfer into ``target``; resumes from what ``out`` holds.
 
@@ -57,6 +58,8 @@ def train_lat(
         target: name of the target dataset.
         out: receives ``model.safetensors``, ``config.json`` and ``training.json``.
         specialists: checkpoints by name, needed where ``backbone`` is ``specialist``.
+        bank_folder: keep the pooled proposals here, for several trainings on the same ones;
+            without it they lie in ``out`` and go when training ends.
 
     Returns:
         ``out``.
@@ -74,11 +77,10 @@ def train_lat(
     held = held_back_rows(named[target], settings)
     features.fit_pca(_pca_images(named, chosen, runtime))
     materials, calibration = [], None
+    folder = bank_folder or out / "bank"
     for name, dataset in named.items():
         pseudo = {by: pl for (by, on), pl in labels.items() if on == name}
-        bank = build_bank(
-            dataset, chosen[name], joint, pseudo, features, settings, runtime, out / "bank"
-        )
+        bank = build_bank(dataset, chosen[name], joint, pseudo, features, settings, runtime, folder)
         material = Material(dataset, joint.position(name), bank)
         if name == target and len(held):
             calibration = _restrict(material, np.isin(bank.image_rows, held))
@@ -114,7 +116,8 @@ def train_lat(
         found, truth = hidden_predictions(model, calibration, joint, settings, device)
         thresholds = calibrate(found, truth, len(thresholds))
     TrainedTransfer(model, features, joint, target, settings, thresholds).save(out)
-    drop_banks(out / "bank")
+    if bank_folder is None:
+        drop_banks(folder)
     drop_checkpoint(out)
     return out
 

@@ -1,0 +1,161 @@
+"""Label-Aligned Transfer end to end on a tiny world, and its resume."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relabel.datasets.dataset import DetectionDataset, iou_matrix
+from relabel.lat.settings import LatSettings
+from relabel.lat.train import train_lat
+from relabel.lat.transfer import transfer
+from relabel.settings import Runtime
+from tests.lat.world import World, make_world, tiny_backbone
+
+RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
+SETTINGS = LatSettings(
+    image_size=96,
+    steps=120,
+    batch_size=8,
+    lr=1e-3,
+    channels=64,
+    feature_channels=16,
+    precision="fp32",
+    dropout=0.1,
+    calibration_share=0.25,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), images=32)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> LatSettings:
+    return replace(SETTINGS, backbone=str(tiny_backbone(tmp_path_factory.mktemp("backbone"))))
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, settings: LatSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("lat")
+    datasets = {"tight": world.target, "loose": world.source}
+    return train_lat(datasets, world.labels, "tight", out, settings, RUNTIME)
+
+
+def quality(found: DetectionDataset, truth: DetectionDataset) -> tuple[float, float, float]:
+    """Mean IoU of class-blind matches at 0.5, class accuracy on them, recall."""
+    ious, right, total = [], [], 0
+    for row in range(len(truth)):
+        a, b = found.rows(row), truth.rows(row)
+        iou = iou_matrix(found.boxes.xyxy[a], truth.boxes.xyxy[b])
+        total += iou.shape[1]
+        for j in range(iou.shape[1]):
+            if iou.shape[0] and iou[:, j].max() >= 0.5:
+                i = int(iou[:, j].argmax())
+                ious.append(iou[i, j])
+                right.append(found.boxes.category[a][i] == truth.boxes.category[b][j])
+    return float(np.mean(ious)), float(np.mean(right)), len(ious) / total
+
+
+@pytest.mark.slow
+def test_transfer_beats_source_boxes_and_pseudo_labels(
+    world: World, settings: LatSettings, trained: Path, tmp_path: Path
+) -> None:
+    labels = {"tight": world.labels["tight", "loose"]}
+    result = transfer(trained, world.source, labels, tmp_path, settings, RUNTIME)
+    iou, accuracy, recall = quality(result, world.truth)
+    before, _, source_recall = quality(world.source, world.truth)
+    pseudo = labels["tight"]
+    shaky = np.mean(
+        [
+            iou_matrix(pseudo.boxes[pseudo.rows(r)], world.truth.boxes.xyxy[world.truth.rows(r)])
+            .max(axis=0, initial=0)
+            .mean()
+            for r in range(len(world.truth))
+            if world.truth.rows(r).stop > world.truth.rows(r).start
+        ]
+    )
+    assert iou > before + 0.05
+    assert iou > shaky + 0.03
+    assert accuracy > 0.85
+    # Small blocks, which the source leaves out, come from the target's pseudo-labels.
+    assert recall > source_recall + 0.05
+    provenance = result.boxes.provenance
+    assert provenance is not None
+    assert set(provenance.origin) <= {"source", "pseudo:tight"}
+    assert "source" in provenance.origin
+    linked = provenance.source_id > 0
+    assert set(np.asarray(provenance.source_category, dtype=object)[linked]) == {"thing"}
+    assert bool(np.all(np.isfinite(provenance.source_iou[linked])))
+    assert bool(np.all(np.isnan(provenance.source_iou[~linked])))
+
+
+@pytest.mark.slow
+def test_transfer_resumes_from_its_shards(
+    world: World, settings: LatSettings, trained: Path, tmp_path: Path
+) -> None:
+    labels = {"tight": world.labels["tight", "loose"]}
+    first = transfer(trained, world.source, labels, tmp_path / "a", settings, RUNTIME)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "scored.json").unlink()
+    again = transfer(trained, world.source, labels, tmp_path / "b", settings, RUNTIME)
+    assert np.array_equal(first.boxes.xywh, again.boxes.xywh)
+    a, b = (tmp_path / d / "scored.json" for d in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.slow
+def test_interrupted_training_ends_with_the_same_weights(
+    world: World, settings: LatSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = {"tight": world.target, "loose": world.source}
+    short = replace(settings, steps=8, checkpoint_every=0.0)
+    whole = train_lat(datasets, world.labels, "tight", tmp_path / "whole", short, RUNTIME)
+
+    import relabel.lat.train as module
+
+    calls = 0
+    real = module.lat_losses
+
+    def dies(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "lat_losses", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_lat(datasets, world.labels, "tight", tmp_path / "cut", short, RUNTIME)
+    assert (tmp_path / "cut" / "checkpoint").is_dir()
+    monkeypatch.setattr(module, "lat_losses", real)
+    seen: list[int] = []
+    batch = module.LatBatches.__call__
+
+    def counted(self: object, step: int) -> object:
+        seen.append(step)
+        return batch(self, step)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.LatBatches, "__call__", counted)
+    cut = train_lat(datasets, world.labels, "tight", tmp_path / "cut", short, RUNTIME)
+    assert min(seen) == 5
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (cut / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+
+
+def test_ignore_regions_survive_as_ignore(
+    world: World, settings: LatSettings, trained: Path, tmp_path: Path
+) -> None:
+    ignore = world.source.boxes.ignore.copy()
+    ignore[0] = True
+    source = world.source.with_boxes(replace(world.source.boxes, ignore=ignore))
+    labels = {"tight": world.labels["tight", "loose"]}
+    result = transfer(trained, source, labels, tmp_path, settings, RUNTIME)
+    kept = np.flatnonzero(result.boxes.ignore)
+    assert len(kept) == 1
+    assert np.allclose(result.boxes.xywh[kept[0]], source.boxes.xywh[0], atol=1e-3)

@@ -1,0 +1,201 @@
+"""The training loop: schedule, averaging, order of batches, exact resume."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relabel.detectors.specialist import rows_of_step
+from relabel.errors import RelabelError
+from relabel.settings import Runtime
+from relabel.training.ema import EMA
+from relabel.training.loop import build_optimizer, fit, lr_factor, step_seed, total_steps
+from relabel.training.prefetch import prefetch
+from relabel.training.settings import TrainSettings
+
+RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
+
+
+def test_learning_rate_rises_then_falls_to_one_percent() -> None:
+    assert lr_factor(0, 100, 0.1) == pytest.approx(0.1)
+    assert lr_factor(9, 100, 0.1) == pytest.approx(1.0)
+    assert lr_factor(55, 100, 0.1) == pytest.approx(0.505)
+    assert lr_factor(100, 100, 0.1) == pytest.approx(0.01)
+
+
+def test_steps_override_epochs() -> None:
+    assert total_steps(TrainSettings(epochs=2, batch_size=4), 10) == 5
+    assert total_steps(TrainSettings(epochs=2, batch_size=4, steps=7), 10) == 7
+
+
+def test_every_epoch_shows_every_image_once() -> None:
+    rows = np.concatenate([rows_of_step(10, step, 4, seed=3) for step in range(5)])
+    assert sorted(rows[:10]) == list(range(10))
+    assert sorted(rows[10:]) == list(range(10))
+    assert rows[:10].tolist() != rows[10:].tolist()
+
+
+def test_step_seeds_differ_by_step_and_seed_and_fit_a_generator() -> None:
+    seeds = {step_seed(seed, step) for seed in range(20) for step in range(200)}
+    assert len(seeds) == 4000
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_prefetch_keeps_order_whatever_finishes_first() -> None:
+    def slow_when_even(i: int) -> int:
+        time.sleep(0.01 if i % 2 == 0 else 0)
+        return i
+
+    assert list(prefetch(slow_when_even, 3, 20, workers=4)) == list(range(3, 20))
+    assert list(prefetch(slow_when_even, 3, 6, workers=0)) == [3, 4, 5]
+
+
+def test_prefetch_raises_what_a_batch_raised() -> None:
+    def broken(i: int) -> int:
+        if i == 2:
+            raise ValueError("batch 2")
+        return i
+
+    got = []
+    with pytest.raises(ValueError, match="batch 2"):
+        for value in prefetch(broken, 0, 10, workers=2):
+            got.append(value)
+    assert got == [0, 1]
+
+
+def test_average_follows_the_weights_with_warm_up() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    ema = EMA(model, decay=0.9)
+    nn.init.constant_(model.weight, 1.0)
+    ema.update(model)  # decay min(0.9, 2/11)
+    assert float(ema.average["weight"]) == pytest.approx(1 - 2 / 11)
+    with ema.applied(model):
+        assert float(model.weight) == pytest.approx(1 - 2 / 11)
+    assert float(model.weight) == 1.0
+
+
+def test_norms_and_biases_get_no_weight_decay_and_the_backbone_its_own_rate() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    optimizer = build_optimizer(
+        model, TrainSettings(lr=1e-2, backbone_lr_scale=0.1), {id(model[0].weight)}
+    )
+    found = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert found[id(model[0].weight)] == (pytest.approx(1e-3), 0.05)
+    assert found[id(model[0].bias)] == (1e-2, 0.0)
+    assert found[id(model[1].weight)] == (1e-2, 0.0)
+
+
+def _problem(model: nn.Module) -> tuple[Any, Any]:
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(8, 4, generator=generator)
+        return x, x.sum(dim=1, keepdim=True)
+
+    def losses(net: nn.Module, data: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return {"mse": nn.functional.mse_loss(net(data[0]), data[1])}
+
+    return batch, losses
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    # Dropout makes the weights depend on the random state of every step.
+    return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 1))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_interrupted_training_resumes_to_the_same_bits(tmp_path: Path, ema: float) -> None:
+    settings = TrainSettings(
+        steps=30, precision="fp32", checkpoint_every=0.0, ema=ema, lr=1e-2, warmup=0.1
+    )
+
+    def train(out: Path, stop_at: int | None = None) -> nn.Module:
+        model = _model()
+        batch, losses = _problem(model)
+        calls = 0
+
+        def stopping(net: nn.Module, data: Any) -> dict[str, Tensor]:
+            nonlocal calls
+            calls += 1
+            if calls == stop_at:
+                raise KeyboardInterrupt
+            return losses(net, data)
+
+        fit(
+            model,
+            batch,
+            stopping,
+            steps=30,
+            out=out,
+            settings=settings,
+            runtime=RUNTIME,
+            description="test",
+        )
+        return model
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", stop_at=12)
+    resumed = train(tmp_path / "cut")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    log = (tmp_path / "cut" / "training.json").read_bytes()
+    assert log == (tmp_path / "whole" / "training.json").read_bytes()
+
+
+def test_training_learns_and_evaluates(tmp_path: Path) -> None:
+    model = _model()
+    batch, losses = _problem(model)
+    seen: list[int] = []
+
+    def evaluate(net: nn.Module, step: int) -> dict[str, float]:
+        seen.append(step)
+        x, y = batch(10_000)
+        return {"mse": float(nn.functional.mse_loss(net(x), y))}
+
+    settings = TrainSettings(steps=200, precision="fp32", lr=2e-2, eval_every=100)
+    result = fit(
+        model,
+        batch,
+        losses,
+        steps=200,
+        out=tmp_path,
+        settings=settings,
+        runtime=RUNTIME,
+        description="test",
+        evaluate=evaluate,
+    )
+    assert seen == [100, 200]
+    # The target's variance is 4: a model that learned nothing scores about that.
+    assert result.history[-1]["mse"] < 0.5
+
+
+def test_a_loss_that_is_not_a_number_is_one_clear_error(tmp_path: Path) -> None:
+    model = _model()
+    batch, _ = _problem(model)
+
+    def broken(net: nn.Module, data: Any) -> dict[str, Tensor]:
+        return {"mse": net(data[0]).sum() * float("nan")}
+
+    with pytest.raises(RelabelError, match=r"loss became nan at step 0.*learning rate"):
+        fit(
+            model,
+            batch,
+            broken,
+            steps=3,
+            out=tmp_path,
+            settings=TrainSettings(precision="fp32"),
+            runtime=RUNTIME,
+            description="test",
+        )
