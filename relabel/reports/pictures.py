@@ -105,7 +105,7 @@ def draw_boxes(
     pen = ImageDraw.Draw(picture)
     line = max(2, round(picture.width / 320))
     area = np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1)
-    order = np.argsort(-area, kind="stable").tolist()
+    order: list[int] = np.argsort(-area, kind="stable").tolist()
     hidden = np.zeros(len(xyxy), bool) if ignore is None else np.asarray(ignore, bool)
     for i in order:
         if hidden[i]:

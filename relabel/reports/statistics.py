@@ -75,7 +75,7 @@ def transition(before: DetectionDataset, after: DetectionDataset) -> Transition:
     np.add.at(counts, (source_row[kept], after.boxes.category[kept]), 1)
     lost = ~before.boxes.ignore & (before.boxes.category < len(rows) - 1)
     lost[from_rows] = False
-    np.add.at(counts, (before.boxes.category[lost], len(columns) - 1), 1)
+    np.add.at(counts[:, -1], before.boxes.category[lost], 1)
     return Transition(rows, columns, counts)
 
 

@@ -1,0 +1,85 @@
+"""``relabel view``: a result in the FiftyOne App."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from relabel.cli import set_debug
+
+
+@click.command()
+@click.argument("result", metavar="RESULT", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the FiftyOne dataset. [relabel-FOLDER]")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the images, for a COCO file that does not find them.",
+)
+@click.option(
+    "--remote", is_flag=True, help="For a far machine: open no browser, print the ssh command."
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
+@click.option(
+    "--address",
+    default="localhost",
+    show_default=True,
+    help="Address to serve at. 0.0.0.0 lets anyone in the network in; there is no password.",
+)
+@click.option("--no-browser", is_flag=True, help="Open no browser.")
+@click.option(
+    "--load-only", is_flag=True, help="Load into FiftyOne's database and stop there, without App."
+)
+@click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=set_debug,
+    help="Show the traceback of an error.",
+)
+def cli(
+    result: Path,
+    name: str | None,
+    images: Path | None,
+    remote: bool,
+    port: int,
+    address: str,
+    no_browser: bool,
+    load_only: bool,
+) -> None:
+    """Show a result in the FiftyOne App.
+
+    RESULT is the folder that `relabel align` wrote, the folder of one of its sources, or a COCO
+    file. It becomes a persistent FiftyOne dataset with the source's own, pseudo and transferred
+    labels as separate fields; showing it again loads only what has changed. The command ends when
+    the App is closed, or with Ctrl-C.
+    """
+    from relabel.reports import fiftyone_app
+
+    sources = fiftyone_app.find_sources(result)
+    if not load_only:
+        fiftyone_app.check_port(address, port)
+    # FiftyOne talks on stdout, which is for data here.
+    with contextlib.redirect_stdout(sys.stderr):
+        fo = fiftyone_app.start()
+        name = name or f"relabel-{result.resolve().stem}"
+        dataset = fiftyone_app.load(fo, sources, name, images=images, say=_say)
+        if not load_only:
+            fiftyone_app.show(
+                fo,
+                dataset,
+                port=port,
+                address=address,
+                browser=not (remote or no_browser),
+                remote=remote,
+                say=_say,
+            )
+    if load_only:
+        click.echo(dataset.name)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,158 @@
+"""The report page: self-contained, deterministic, and with the right numbers in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.labelspace import LabelSpace
+from relabel.reports.charts import histogram, number
+from relabel.reports.html import SourceReport, write_report
+
+
+class Page(HTMLParser):
+    """Collects table rows and checks that tags are balanced."""
+
+    void = frozenset({"meta", "img", "rect", "line", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.void:
+            self.stack.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.void:
+            assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.stack):
+            self.rows[-1][-1] += f" {data}" if self.rows[-1][-1] else data
+
+
+def world(root: Path) -> tuple[DetectionDataset, SourceReport]:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (64, 48), (100, 120, 140)).save(root / name)
+    images = Images(np.array([1, 2]), ["a.png", "b.png"], np.full(2, 64), np.full(2, 48))
+    fine = LabelSpace.from_names("fine", ["car", "<b>bus</b>"])
+    before = DetectionDataset(
+        "coarse",
+        LabelSpace.from_names("coarse", ["vehicle"]),
+        images,
+        make_boxes([0, 0, 1], [[0, 0, 20, 20], [30, 0, 20, 20], [5, 5, 10, 10]], [0, 0, 0]),
+        root,
+    )
+    boxes = make_boxes(
+        [0, 0, 1],
+        [[0, 0, 10, 20], [40, 30, 10, 10], [5, 5, 10, 10]],
+        [0, 0, 1],
+        score=[0.9, 0.4, 0.6],
+        provenance=Provenance(
+            "coarse",
+            ["source", "pseudo:fine", "source"],
+            np.array([1, -1, 3]),
+            ["vehicle", "", "vehicle"],
+            np.array([0.5, np.nan, 1], np.float32),
+        ),
+    )
+    after = replace(before, space=fine, boxes=boxes)
+    target = DetectionDataset("fine", fine, images, make_boxes([0], [[0, 0, 9, 9]], [0]), root)
+    return target, SourceReport("coarse <1>", before, after, {"fine": after})
+
+
+def render(tmp_path: Path, name: str = "report.html", **options) -> str:
+    target, source = world(tmp_path)
+    settings = {"seed": 3, "lat": {"lr": 1e-4, "layers": [1, 2]}}
+    metrics = {"lat": {"AP": 0.25, "F1": None}, "copy": {"AP": 0.125, "F1": 0.5}}
+    path = write_report(
+        tmp_path / name,
+        title="A & B",
+        target=target,
+        sources=[source],
+        settings=settings,
+        metrics=metrics,
+        **options,
+    )
+    return path.read_text()
+
+
+def test_numbers_in_the_page(tmp_path: Path) -> None:
+    rows = Page(render(tmp_path)).rows
+    # images, before, after, from source, new, dropped, mean IoU of (0.5, 1).
+    assert ["coarse <1>", "2", "3", "3", "2", "1", "1", "0.7500"] in rows
+    assert ["vehicle", "1 33%", "1 33%", "1 33%", "3"] in rows
+    assert ["no source box (new)", "1 100%", "·", "·", "1"] in rows
+    assert ["car", "2", "66.7%", "1", "100.0%"] in rows
+    assert ["<b>bus</b>", "1", "33.3%", "0", "0.0%"] in rows
+    assert ["lat", "0.2500", "–"] in rows
+    assert ["copy", "0.1250", "0.5000"] in rows
+    assert ["layers", "1, 2"] in rows
+
+
+def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
+    text = render(tmp_path)
+    assert "<script" not in text
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert set(re.findall(r'(?:src|href)="(data:image/jpeg|#|[^"]{0,10})', text)) <= {
+        "data:image/jpeg",
+        "#",
+    }
+    assert "<title>A &amp; B</title>" in text
+    assert "<b>" not in text
+    assert "source: 2 (66.7%)" in text
+    assert "pseudo:fine: 1 (33.3%)" in text
+
+
+def test_pictures_come_in_pairs(tmp_path: Path) -> None:
+    text = render(tmp_path)
+    pictures = re.findall(r"base64,([^\"]+)", text)
+    assert len(pictures) == 4
+    before, after = (np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures[:2])
+    assert before.shape == after.shape == (96, 128, 3)
+    assert np.abs(before.astype(int) - after).max() > 50
+    assert "Before: 2 boxes" in text
+    assert len(re.findall("base64,", render(tmp_path, pictures=1))) == 2
+
+
+def test_same_bytes_every_time(tmp_path: Path) -> None:
+    assert render(tmp_path, "one.html") == render(tmp_path, "two.html")
+
+
+def test_unreadable_pictures_are_counted(tmp_path: Path) -> None:
+    target, source = world(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    (tmp_path / "b.png").unlink()
+    out = write_report(tmp_path / "r.html", title="t", target=target, sources=[source], settings={})
+    assert "2 images could not be read." in out.read_text()
+
+
+def test_histogram_puts_values_beyond_the_ends_in_the_outer_bars() -> None:
+    svg = histogram(
+        np.array([-5.0, 0.1, 0.9, 7.0, 7.0]), title="t", low=0, high=1, bins=2, ticks=(0, 1)
+    )
+    bars = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', svg)
+    assert [float(h) for _, h in bars] == [78.7, 118.0]
+    assert "median 0.90 of 5" in svg
+    assert "none" in histogram(np.zeros(0), title="t", low=0, high=1)
+
+
+def test_numbers_as_people_read_them() -> None:
+    shown = [number(v) for v in (1234, 0.5, 1e-5, None, float("nan"), True, [1, 2], "x")]
+    assert shown == ["1,234", "0.5000", "1e-05", "–", "–", "yes", "1, 2", "x"]

@@ -1,0 +1,97 @@
+"""Drawing boxes: colours at the right pixels, labels that stay apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from relabel.reports.pictures import class_palette, contact_sheet, draw_boxes
+
+
+def test_palette_depends_on_names_only() -> None:
+    names = [f"class {k}" for k in range(16)]
+    palette = class_palette(names)
+    assert palette == class_palette(reversed(names))
+    assert len(set(palette.values())) == 16
+    assert class_palette(["car"])["car"] == class_palette(["car"])["car"]
+    # More classes than fixed colours still get one each.
+    assert len(class_palette([f"c{k}" for k in range(60)])) == 60
+
+
+def test_frames_are_drawn_where_the_boxes_are() -> None:
+    image = np.full((100, 200, 3), 40, np.uint8)
+    picture = draw_boxes(
+        image, np.array([[50, 30, 150, 80]]), ["car"], colors={"car": (255, 0, 0)}, tags=False
+    )
+    pixels = np.asarray(picture)
+    assert pixels.shape == (100, 200, 3)
+    assert pixels[30, 100].tolist() == pixels[55, 50].tolist() == [255, 0, 0]
+    assert pixels[80, 100].tolist() == pixels[55, 150].tolist() == [255, 0, 0]
+    assert pixels[55, 100].tolist() == [40, 40, 40]
+    assert image.min() == image.max() == 40
+
+
+def test_scaling_moves_the_boxes_along() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    picture = draw_boxes(
+        image,
+        np.array([[40, 20, 120, 80]]),
+        ["a"],
+        colors={"a": (0, 255, 0)},
+        width=100,
+        tags=False,
+    )
+    assert picture.size == (100, 50)
+    assert np.asarray(picture)[25, 20].tolist() == [0, 255, 0]
+    # Never more than twice as large.
+    assert draw_boxes(image, np.zeros((0, 4)), [], width=900).size == (400, 200)
+
+
+def test_tags_do_not_cover_each_other() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    boxes = np.array([[50, 60, 150, 160], [52, 61, 152, 161], [54, 62, 154, 162]])
+    colors = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
+    bare = np.asarray(draw_boxes(image, boxes, ["a", "b", "c"], colors=colors, tags=False))
+    full = np.asarray(draw_boxes(image, boxes, ["a", "b", "c"], colors=colors))
+    added = (full != bare).any(axis=2)
+    for color in colors.values():
+        mine = added & (full == color).all(axis=2)
+        rows, columns = np.nonzero(mine)
+        # Each tag is one rectangle that no other tag's colour enters.
+        inside = full[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        others = [c for c in colors.values() if c != color]
+        assert len(rows) > 50
+        assert not any((inside == c).all(axis=2).sum() > 0.2 * inside[..., 0].size for c in others)
+
+
+def test_ignored_regions_have_no_frame_in_the_class_colour() -> None:
+    image = np.zeros((60, 60, 3), np.uint8)
+    picture = draw_boxes(
+        image,
+        np.array([[10, 10, 50, 50]]),
+        ["a"],
+        colors={"a": (255, 0, 0)},
+        ignore=np.array([True]),
+    )
+    pixels = np.asarray(picture)
+    assert not (pixels == (255, 0, 0)).all(axis=2).any()
+    assert pixels[10:50, 10:50].any(axis=2).mean() > 0.9
+    assert not pixels[:9].any()
+
+
+def test_wrong_lengths() -> None:
+    with pytest.raises(ValueError, match="1 boxes, but 2 labels"):
+        draw_boxes(np.zeros((5, 5, 3), np.uint8), np.zeros((1, 4)), ["a", "b"])
+    with pytest.raises(ValueError, match="no pictures"):
+        contact_sheet([])
+
+
+def test_contact_sheet_places_cells_in_a_grid() -> None:
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    pictures = [draw_boxes(np.full((20, 40, 3), c, np.uint8), np.zeros((0, 4)), []) for c in colors]
+    sheet = contact_sheet(pictures, ["a", "b", "c"], columns=2, cell_width=80)
+    # Two columns of 80 and three gaps of 12; two rows of 40 + 28 and three gaps.
+    assert sheet.size == (2 * 80 + 3 * 12, 2 * 68 + 3 * 12)
+    pixels = np.asarray(sheet)
+    for (x, y), color in zip([(52, 60), (144, 60), (52, 140)], colors, strict=True):
+        assert pixels[y, x].tolist() == list(color)

@@ -1,0 +1,105 @@
+"""Numbers of the report against hand-computed ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.labelspace import LabelSpace
+from relabel.reports import statistics
+
+SPACE = LabelSpace.from_names("fine", ["car", "truck", "bus"])
+COARSE = LabelSpace.from_names("coarse", ["vehicle", "person"])
+
+
+def images(names: list[str]) -> Images:
+    n = len(names)
+    return Images(np.arange(1, n + 1), names, np.full(n, 100), np.full(n, 100))
+
+
+def pair() -> tuple[DetectionDataset, DetectionDataset]:
+    """Image a: 30 moved to car, 20 dropped, one new truck. Image b: 10 kept as truck.
+
+    The source box 40 is an ignored region, and stays one.
+    """
+    before = DetectionDataset(
+        "coarse",
+        COARSE,
+        images(["b", "a"]),
+        make_boxes(
+            [0, 1, 1, 1],
+            [[0, 0, 10, 10], [0, 0, 20, 10], [50, 50, 10, 10], [70, 70, 20, 20]],
+            [0, 1, 0, 0],
+            id=[10, 20, 30, 40],
+            ignore=[False, False, False, True],
+        ),
+        Path(),
+    )
+    after = DetectionDataset(
+        "coarse",
+        SPACE,
+        images(["a", "b"]),
+        make_boxes(
+            [0, 0, 0, 1],
+            [[50, 50, 5, 20], [1, 1, 9, 9], [70, 70, 20, 20], [0, 0, 10, 10]],
+            [0, 1, 0, 1],
+            ignore=[False, False, True, False],
+            provenance=Provenance(
+                "coarse",
+                ["source", "pseudo:fine", "source", "source"],
+                np.array([30, -1, 40, 10]),
+                ["vehicle", "", "vehicle", "vehicle"],
+                np.array([0.3, np.nan, 1, 1], np.float32),
+            ),
+        ),
+        Path(),
+    )
+    return before, after
+
+
+def test_transition_counts_new_and_dropped() -> None:
+    found = statistics.transition(*pair())
+    assert found.rows == ["vehicle", "person", statistics.NEW]
+    assert found.columns == ["car", "truck", "bus", statistics.DROPPED]
+    assert found.counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]]
+
+
+def test_box_style_of_paired_boxes() -> None:
+    style = statistics.box_style(*pair())
+    # 30: 10x10 to 5x20, centre (55, 55) to (52.5, 60), overlap 5x10 of 100 + 100 - 50.
+    np.testing.assert_allclose(style.width, [0.5, 1.0])
+    np.testing.assert_allclose(style.height, [2.0, 1.0])
+    np.testing.assert_allclose(style.shift, [np.hypot(2.5, 5) / np.hypot(10, 10), 0])
+    np.testing.assert_allclose(style.iou, [50 / 150, 1.0])
+
+
+def test_change_per_image_and_choice() -> None:
+    before, after = pair()
+    # a: one dropped, one new, one moved to IoU 1/3; b: unchanged.
+    np.testing.assert_allclose(statistics.change_per_image(before, after), [2 + 2 / 3, 0])
+    assert statistics.choose_images(before, after, 2, seed=0) == [
+        (0, "most change"),
+        (1, "at random"),
+    ]
+    assert statistics.choose_images(before, after, 1, seed=0) == [(0, "most change")]
+
+
+def test_origins_and_counts_leave_ignored_out() -> None:
+    before, after = pair()
+    assert statistics.origins(after) == {"source": 2, "pseudo:fine": 1}
+    assert statistics.class_counts(after) == {"car": 1, "truck": 2, "bus": 0}
+    assert statistics.class_counts(before) == {"vehicle": 2, "person": 1}
+
+
+def test_datasets_without_boxes_or_provenance() -> None:
+    before, after = pair()
+    none = after.boxes.take(np.zeros(0, np.int64))
+    empty = after.with_boxes(none)
+    found = statistics.transition(before, empty)
+    assert found.counts[:, -1].tolist() == [2, 1, 0]
+    assert len(statistics.box_style(before, empty).iou) == 0
+    plain = after.with_boxes(make_boxes([0], [[0, 0, 1, 1]], [2]))
+    assert statistics.transition(before, plain).counts[-1].tolist() == [0, 0, 1, 0]
+    assert statistics.origins(plain) == {}
