@@ -133,6 +133,8 @@ class BoxColumns:
                 level[rows],
                 cxcywh[rows],
             )
+            # Infinities would only raise NumPy's own warnings on their way to being reported.
+            cxcywh = np.where(np.isfinite(cxcywh), cxcywh, np.nan)
             xywh = np.concatenate([cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, 2:]], axis=1)
             keep, xywh = clean_boxes(
                 image,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import native_fixtures as native
 import numpy as np
 import pytest
 
 from relabel.datasets.cityscapes import instance_boxes, read
 from relabel.datasets.dataset import DetectionDataset
 from relabel.errors import DataError, Problems
+from tests.datasets import native_fixtures as native
 
 # Of native.CITY_SCENE: the car up to the person before it, the person behind the pole in one
 # box, each group on its own, and a caravan.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import native_fixtures as native
 import pytest
 
 from relabel.datasets import records
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.nuimages import read
 from relabel.errors import DataError, Problems
+from tests.datasets import native_fixtures as native
 
 
 def load(root: Path, problems: Problems | None = None, **options) -> DetectionDataset:
@@ -22,7 +22,7 @@ def load(root: Path, problems: Problems | None = None, **options) -> DetectionDa
 def rows(dataset: DetectionDataset) -> list[tuple[str, str, list[float], bool]]:
     boxes = dataset.boxes
     return [
-        (dataset.images.file_name[i], dataset.space.names[c], box.tolist(), bool(g))
+        (dataset.images.file_name[int(i)], dataset.space.names[c], box.tolist(), bool(g))
         for i, c, box, g in zip(boxes.image, boxes.category, boxes.xyxy, boxes.ignore, strict=True)
     ]
 

@@ -7,13 +7,13 @@ import struct
 from pathlib import Path
 
 import pytest
-import waymo_fixtures as native
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import load_rgb
 from relabel.datasets.protowire import WireError, crc32c, fields, masked_crc32c
 from relabel.datasets.waymo_v1 import read
 from relabel.errors import DataError, Problems
+from tests.datasets import waymo_fixtures as native
 
 
 def load(path: Path, problems: Problems | None = None, **options) -> DetectionDataset:

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import waymo_fixtures as native
 
 from relabel.datasets import waymo, waymo_v2
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import load_rgb
 from relabel.datasets.waymo_v2 import read
 from relabel.errors import DataError, Problems
+from tests.datasets import waymo_fixtures as native
 
 
 def load(path: Path, problems: Problems | None = None, **options) -> DetectionDataset:

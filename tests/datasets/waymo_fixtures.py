@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from native_fixtures import jpeg
+from tests.datasets.native_fixtures import jpeg
 
 # Waymo v1 -------------------------------------------------------------------------------------
 
