@@ -7,7 +7,7 @@ target specialist's pseudo-labels on them, small objects left out), its target p
 from the specialist that never saw the fold, and the transfer model is trained without the fold.
 Every arm has the same proposals, seed and number of steps.
 
-    python benchmarks/lat_ablation.py RUN_DIR --target fine --as coarse --out benchmarks/lat_ablation.md
+    python benchmarks/lat_ablation.py RUN_DIR --target fine --as coarse --backbone FOLDER
 
 RUN_DIR is the workspace of `relabel align`, of which the specialists' labels are used.
 """
@@ -47,6 +47,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "leakage (d): half of the scores hidden": GT | {"stand_in": False, "score_dropout": 0.5},
     "leakage (e) alone: stand-in source": {"own_rows": "none"},
     "leakage (a) alone: cross-fitted rows": {"stand_in": False},
+    "stand-in by confidence, not confirmed": {"stand_in_confirmed": False},
     "no attention": {"fusion": "none"},
     "plain attention": {"fusion": "plain", "geometry": False},
     "plain attention with geometry": {"fusion": "plain"},

@@ -70,7 +70,7 @@ def build_bank(
         found = image_proposals(
             dataset, int(row), joint, labels, settings, jittered=with_annotations
         )
-        all_proposals.append(found if with_annotations else _pseudo_only(found))
+        all_proposals.append(found if with_annotations else found.take(found.variant == 0))
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
     shape = (int(offsets[-1]), features.width)
@@ -121,13 +121,6 @@ def _fill(
                 for i, values in zip(at, pooled, strict=True):
                     region[offsets[i] : offsets[i + 1]] = values
             bar.update(len(rows))
-
-
-def _pseudo_only(p: Proposals) -> Proposals:
-    keep = p.variant == 0
-    return Proposals(
-        p.boxes[keep], p.scores[keep], p.space[keep], p.variant[keep], p.source_row[keep]
-    )
 
 
 def _fits(file: Path, shape: tuple[int, int]) -> bool:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.dataset import DetectionDataset, iou_matrix
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.lat.settings import LatSettings
 
 MIN_SIDE = 1.0
+CONFIRMED_IOU = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Proposals:
         space: int16 [M], position of the dataset whose labels the proposal speaks.
         variant: int16 [M]; 0 for a pseudo-label, 1 for an annotation, from 2 its jittered copies.
         source_row: int64 [M], box row in the dataset for annotations, else -1.
+        confirmed: bool [M], the box overlaps an annotation of the image by half; for training.
     """
 
     boxes: np.ndarray
@@ -38,6 +40,10 @@ class Proposals:
     space: np.ndarray
     variant: np.ndarray
     source_row: np.ndarray
+    confirmed: np.ndarray
+
+    def take(self, keep: np.ndarray) -> Proposals:
+        return Proposals(*(getattr(self, f)[keep] for f in self.__dataclass_fields__))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -88,13 +94,16 @@ def image_proposals(
     sound = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1)
     # An annotation stays however thin it is: dropping it would lose a source box unseen.
     sound |= variant == 1
-    return Proposals(
-        boxes[sound].astype(np.float32),
-        scores[sound],
-        space[sound].astype(np.int16),
-        variant[sound].astype(np.int16),
-        source[sound].astype(np.int64),
+    confirmed = iou_matrix(boxes, exact).max(axis=1, initial=0) >= CONFIRMED_IOU
+    columns = (
+        boxes.astype(np.float32),
+        scores,
+        space.astype(np.int16),
+        variant.astype(np.int16),
+        source.astype(np.int64),
+        confirmed,
     )
+    return Proposals(*(column[sound] for column in columns))
 
 
 def jitter_boxes(boxes: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
@@ -133,6 +142,10 @@ def draw(
         chosen = stand_in if stand_in is not None else int(rng.choice(others))
         played = ~annotated & (proposals.space == chosen)
         sure = played & (confidence >= settings.stand_in_score)
+        if settings.stand_in_confirmed:
+            # An annotator misses little of what a detector suspects, and invents little.
+            sure = played & proposals.confirmed
+            sure |= played & (confidence >= settings.stand_in_certain)
         use &= ~played | sure
         scores[sure] = scores[sure] >= confidence[sure, None]
         confidence[sure] = 1.0

@@ -61,6 +61,12 @@ class LatSettings(TrainSettings):
         "image, as the source's annotations do at transfer.",
     )
     stand_in_score: float = setting(0.4, "Pseudo-labels from this confidence play annotations.")
+    stand_in_confirmed: bool = setting(
+        True,
+        "Play with the pseudo-labels that overlap an annotation instead, however unsure, and "
+        "those above stand_in_certain: as reliable as annotations are.",
+    )
+    stand_in_certain: float = setting(0.7, "Confidence from which an unconfirmed one plays too.")
 
     channels: int = setting(256, "Width d of region features.")
     heads: int = setting(4, "Attention heads of the fusion.")
