@@ -54,13 +54,13 @@ def clean_boxes(
     """
     finite = np.isfinite(xywh).all(axis=1)
     bad = ~finite | (xywh[:, 2] < 0) | (xywh[:, 3] < 0)
-    for row in np.flatnonzero(bad):
+    for row in np.flatnonzero(bad).tolist():
         what = "a negative size" if finite[row] else "a coordinate that is not finite"
         numbers = ", ".join(f"{v:g}" for v in xywh[row])
         problems.error(
             f"bbox [{numbers}] has {what}",
             file=file,
-            record=record_of(int(row)),
+            record=record_of(row),
             remedy="Correct or remove the box, or leave it out with --skip-bad.",
         )
     keep = ~bad

@@ -23,8 +23,8 @@ from msgspec import Meta, Raw
 
 from relabel.errors import DataError, Problems
 
-_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-_Pixels = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Int64: Any = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Pixels: Any = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Flag = int | bool | None
 
 _IMAGE_FIELDS: dict[str, tuple[Any, Any]] = {

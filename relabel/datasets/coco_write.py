@@ -15,6 +15,7 @@ from relabel.datasets.coco_decode import collector_off
 from relabel.datasets.dataset import Boxes, DetectionDataset, Provenance
 from relabel.datasets.image_files import place_images, writing
 from relabel.datasets.registry import CopyImages
+from relabel.errors import Problems
 
 _BLOCK = 16384
 _OURS = ("categories", "images", "annotations", "category_fields")
@@ -55,6 +56,7 @@ def write(
     *,
     split: str = "train",
     copy_images: CopyImages = "none",
+    problems: Problems | None = None,
 ) -> list[Path]:
     """Write a dataset as COCO JSON.
 
@@ -67,6 +69,7 @@ def write(
         out: a ``.json`` file, or a folder, which gets ``annotations/instances_{split}.json``.
         copy_images: ``link`` or ``copy`` puts the images into ``images/`` of the folder, or
             beside the file; images inside records are extracted.
+        problems: told of missing images; default raises on the first.
 
     Returns:
         The JSON file.
@@ -80,7 +83,7 @@ def write(
         file, images = out / "annotations" / f"instances_{split}.json", out / "images"
     root = dataset.root
     if copy_images != "none":
-        place_images(dataset, images, copy_images)
+        place_images(dataset, images, copy_images, problems=problems)
         root = images
     with writing(file) as temp, collector_off(), temp.open("wb", buffering=1 << 20) as stream:
         for piece in encode(dataset, _relative(root, file.parent)):

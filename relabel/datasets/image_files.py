@@ -12,7 +12,7 @@ from relabel.datasets.checks import file_name_fault
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import image_location, read_image_bytes
 from relabel.datasets.registry import CopyImages
-from relabel.errors import DataError
+from relabel.errors import DataError, Problems
 from relabel.workspace.atomic import atomic_path
 
 
@@ -41,7 +41,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def place_images(
-    dataset: DetectionDataset, folder: Path, mode: CopyImages, *, names: list[str] | None = None
+    dataset: DetectionDataset,
+    folder: Path,
+    mode: CopyImages,
+    *,
+    names: list[str] | None = None,
+    problems: Problems | None = None,
 ) -> None:
     """Put every image at ``folder / name``: as a symbolic link, or as a copy of the bytes.
 
@@ -51,20 +56,37 @@ def place_images(
     Args:
         mode: ``link`` or ``copy``.
         names: names relative to ``folder``; default the dataset's file names.
+        problems: told of missing images; default raises on the first.
 
     Raises:
-        DataError: an image is missing, or the output cannot be written.
+        DataError: an image is missing and problems are not to be skipped, or the output cannot
+            be written.
     """
+    problems = Problems() if problems is None else problems
     for row, name in enumerate(dataset.images.file_name if names is None else names):
         fault = file_name_fault(name)
         if fault is not None:
             raise DataError(f"file_name {name!r} {fault}", record=f"image {dataset.images.id[row]}")
         target = folder / name
         location = image_location(dataset, row)
-        if dataset.images.location is not None and dataset.images.location[row]:
+        if is_packed(dataset, row):
             _extract(location, target)
-        else:
+        elif Path(location).is_file():
             _place(Path(location), target, mode)
+        else:
+            problems.error(
+                "image file does not exist",
+                file=location,
+                record=f"image {dataset.images.id[row]}",
+                remedy="Check the dataset's root, or convert with --images none.",
+            )
+
+
+def is_packed(dataset: DetectionDataset, row: int) -> bool:
+    """True if the image is a part of a larger file: an archive, a TFRecord, a Parquet file."""
+    if dataset.images.location is None:
+        return False
+    return dataset.images.location[row].partition(":")[0] in ("zip", "bytes", "parquet")
 
 
 def _extract(location: str, target: Path) -> None:
@@ -76,12 +98,6 @@ def _extract(location: str, target: Path) -> None:
 
 
 def _place(source: Path, target: Path, mode: CopyImages) -> None:
-    if not source.is_file():
-        raise DataError(
-            "image file does not exist",
-            file=source,
-            remedy="Check the dataset's root, or convert with --images none.",
-        )
     if target.exists() and target.resolve() == source.resolve() and mode == "link":
         return
     if target.is_symlink():

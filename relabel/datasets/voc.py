@@ -354,7 +354,7 @@ def write(
     """
     names = _flat_names(list(dataset.images.file_name))
     if copy_images != "none":
-        place_images(dataset, out / "JPEGImages", copy_images, names=names)
+        place_images(dataset, out / "JPEGImages", copy_images, names=names, problems=problems)
     files = []
     for row, _ in dataset.iter_images():
         file = out / "Annotations" / (Path(names[row]).stem + ".xml")

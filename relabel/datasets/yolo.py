@@ -218,7 +218,7 @@ def write(
     config = _config(dataset, out / "data.yaml", split)
     folder = out / "images" / split
     if copy_images != "none":
-        place_images(dataset, folder, copy_images, names=names)
+        place_images(dataset, folder, copy_images, names=names, problems=problems)
     boxes, space = dataset.boxes, dataset.space
     if problems is not None:
         problems.count(LEFT_OUT, int(boxes.ignore.sum()))

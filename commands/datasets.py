@@ -1,0 +1,283 @@
+"""``relabel datasets``: list, describe, validate and convert datasets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from relabel.errors import Problems
+from relabel.workspace.progress import message
+
+from ._options import catalogue_of, config_options, tell_problems
+
+if TYPE_CHECKING:
+    from relabel.datasets.catalogue import Catalogue
+    from relabel.datasets.dataset import DetectionDataset
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _source(function: F) -> F:
+    """PATH, --format and --split: the dataset to read."""
+    for decorator in (
+        click.option("--split", metavar="SPLIT", help="Such as train, val or test."),
+        click.option(
+            "--format", metavar="FORMAT", help="Its format; `relabel datasets list` has them all."
+        ),
+        click.argument("path", metavar="PATH"),
+    ):
+        function = decorator(function)
+    return function
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_SKIP_BAD = click.option(
+    "--skip-bad", is_flag=True, help="Go on past bad records and list them on stderr."
+)
+
+
+@click.group()
+def cli() -> None:
+    """List, describe, validate and convert datasets.
+
+    PATH is a dataset's root folder, a file where the format is one file, or a name of
+    relabel.toml, which brings its own format.
+    """
+
+
+@cli.command("list")
+@_JSON
+@config_options
+def list_datasets(as_json: bool, **params: Any) -> None:
+    """List the formats, the built-in label spaces, and the datasets of relabel.toml."""
+    from relabel.datasets.labelspace import LabelSpace
+    from relabel.datasets.registry import FORMATS
+
+    catalogue = catalogue_of(params)
+    found = {
+        "formats": [
+            {
+                "name": f.name,
+                "title": f.title,
+                "read": f.has_reader,
+                "write": f.has_writer,
+                "one_file": f.one_file,
+                "path": f.description,
+            }
+            for f in FORMATS.values()
+        ],
+        "label_spaces": [
+            {"name": name, "classes": LabelSpace.load(name).class_names}
+            for name in LabelSpace.builtin_names()
+        ],
+        "datasets": [
+            {
+                "name": entry.name,
+                "format": entry.format,
+                "root": str(entry.root),
+                "splits": {**entry.splits, **entry.files},
+            }
+            for entry in catalogue.entries.values()
+        ],
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    table = _table("Formats", "name", "read", "write", "PATH is")
+    for row in found["formats"]:
+        yes = ["yes" if row[key] else "" for key in ("read", "write")]
+        table.add_row(row["name"], *yes, row["path"])
+    _print(table)
+    table = _table("Label spaces", "name", "classes", "")
+    for row in found["label_spaces"]:
+        names = row["classes"]
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        table.add_row(row["name"], str(len(names)), shown)
+    _print(table)
+    if not found["datasets"]:
+        click.echo("No datasets are named: no relabel.toml here or above.")
+        return
+    table = _table(f"Datasets of {catalogue.file or '--data'}", "name", "format", "root", "splits")
+    for row in found["datasets"]:
+        splits = ", ".join(f"{k}: {v}" for k, v in row["splits"].items())
+        table.add_row(row["name"], row["format"], row["root"], splits)
+    _print(table)
+
+
+@cli.command()
+@_source
+@_JSON
+@_SKIP_BAD
+@config_options
+def describe(
+    path: str, format: str | None, split: str | None, as_json: bool, skip_bad: bool, **params: Any
+) -> None:
+    """Count a dataset's images, boxes and ignored boxes, and the boxes of each category."""
+    from relabel.datasets.describe import describe as count
+
+    problems = Problems(skip_bad=skip_bad)
+    dataset = _read(catalogue_of(params), path, format, split, problems)
+    tell_problems(problems)
+    counts = count(dataset)
+    if as_json:
+        click.echo(json.dumps(counts, ensure_ascii=False))
+        return
+    table = _table(f"{dataset.name}: {counts['images']} images", "category", "boxes")
+    for name, n in counts["categories"].items():
+        table.add_row(name, str(n))
+    table.add_section()
+    table.add_row("all", str(counts["boxes"]))
+    table.add_row("ignored, not counted", str(counts["ignored"]))
+    _print(table)
+
+
+@cli.command()
+@_source
+@_JSON
+@click.option(
+    "--decode/--no-decode", default=True, help="Decode every image, or read only its header."
+)
+@click.option("--quiet", is_flag=True, help="Print no progress.")
+@config_options
+def validate(
+    path: str,
+    format: str | None,
+    split: str | None,
+    as_json: bool,
+    decode: bool,
+    quiet: bool,
+    **params: Any,
+) -> None:
+    """Check a dataset's annotations and images, and list everything that is wrong.
+
+    Exit status 1 if there is any error. Boxes clipped to their image or dropped are warnings.
+    """
+    from relabel.datasets.validate import validate as check
+
+    catalogue = catalogue_of(params)
+    result = check(
+        lambda problems: _read(catalogue, path, format, split, problems),
+        path,
+        decode=decode,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        for problem in result["problems"]:
+            where = ", ".join(p for p in (problem["file"], problem["record"]) if p)
+            click.echo(f"{problem['severity']}: {where}: {problem['message']}")
+        errors = sum(p["severity"] == "error" for p in result["problems"])
+        warnings = len(result["problems"]) - errors
+        click.echo(f"{'ok' if result['ok'] else 'not ok'}: {errors} errors, {warnings} warnings")
+    if not result["ok"]:
+        sys.exit(1)
+
+
+@cli.command()
+@_source
+@click.option("--to", required=True, metavar="FORMAT", help="coco, voc, yolo or fiftyone.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder to write; for coco a .json path is the file itself, and a folder gets "
+    "annotations/instances_SPLIT.json.",
+)
+@click.option(
+    "--map",
+    "map_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML of `source name: target name`, null to drop. Every category with boxes must be "
+    "in it; the new ids count from 1 in the order of the map.",
+)
+@click.option(
+    "--images",
+    type=click.Choice(["auto", "none", "link", "copy"]),
+    default="auto",
+    show_default=True,
+    help="Put images beside the labels; auto links them for voc and yolo.",
+)
+@click.option(
+    "--extract-images",
+    is_flag=True,
+    help="Put images that lie inside records or archives (Waymo, SHIFT) beside the labels.",
+)
+@_SKIP_BAD
+@config_options
+def convert(
+    path: str,
+    format: str | None,
+    split: str | None,
+    to: str,
+    out: Path,
+    map_file: Path | None,
+    images: Any,
+    extract_images: bool,
+    skip_bad: bool,
+    **params: Any,
+) -> None:
+    """Write a dataset in another format, under a map of category names if one is given.
+
+    A COCO file states in info.relabel.root where its images are, relative to itself.
+    """
+    from relabel.datasets.convert import convert as write
+    from relabel.datasets.namemap import NameMap
+    from relabel.datasets.registry import format_info
+
+    # Refused before a large dataset is read.
+    format_info(to)
+    name_map = None if map_file is None else NameMap.load(map_file)
+    problems = Problems(skip_bad=skip_bad)
+    dataset = _read(catalogue_of(params), path, format, split, problems)
+    result = write(
+        dataset,
+        to,
+        out,
+        split=split or "train",
+        name_map=name_map,
+        images=images,
+        extract_images=extract_images,
+        problems=problems,
+    )
+    tell_problems(problems)
+    for note in result.notes:
+        message(f"warning: {note}")
+    written = result.dataset
+    message(f"{len(written)} images and {len(written.boxes)} boxes written to {result.files[0]}")
+
+
+def _read(
+    catalogue: Catalogue,
+    path: str,
+    format: str | None,
+    split: str | None,
+    problems: Problems,
+) -> DetectionDataset:
+    """A dataset by name or path; a name's own train, val and test come before a format's."""
+    named = catalogue.entries.get(path)
+    if named is not None and split in ("train", "val", "test") and named.has(split):
+        return catalogue.resolve(path, format).read(split, problems=problems)
+    return catalogue.resolve(path, format, split).read(problems=problems)
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column == "boxes" else "left")
+    return table
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)

@@ -1,0 +1,87 @@
+"""From one format to another, under a map of names where one is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.image_files import is_packed
+from relabel.datasets.images import image_location
+from relabel.datasets.namemap import NameMap
+from relabel.datasets.registry import CopyImages, format_info, write_dataset
+from relabel.errors import Problems
+
+Placement = Literal["auto", "none", "link", "copy"]
+# Formats whose readers look for images at a fixed place beside the labels.
+_NEEDS_IMAGES = ("voc", "yolo")
+
+
+@dataclass
+class Conversion:
+    """What `convert` wrote.
+
+    Attributes:
+        files: the files written, the main one first.
+        dataset: the dataset as written.
+        notes: what the user should know about it.
+    """
+
+    files: list[Path]
+    dataset: DetectionDataset
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(
+    dataset: DetectionDataset,
+    format: str,
+    out: Path,
+    *,
+    split: str = "train",
+    name_map: NameMap | None = None,
+    images: Placement = "auto",
+    extract_images: bool = False,
+    problems: Problems | None = None,
+) -> Conversion:
+    """Write a dataset in another format.
+
+    Args:
+        name_map: category names to write instead; every category with boxes must be in it.
+        images: whether images are put beside the labels. ``auto`` links those that exist for
+            formats that need them there (VOC, YOLO) and leaves them where they are for others.
+        extract_images: put images that lie inside records or archives beside the labels.
+        problems: told of what cannot be expressed, and of images that are missing.
+
+    Raises:
+        ConfigError: unknown format, or categories that the map does not name.
+        DataError: an image to place is missing, or the output cannot be written.
+    """
+    info = format_info(format)
+    problems = Problems() if problems is None else problems
+    notes: list[str] = []
+    if name_map is not None:
+        unused = name_map.unused(dataset.space)
+        if unused:
+            notes.append(f"the map names {len(unused)} categories not there: {', '.join(unused)}")
+        dataset = name_map.apply(dataset)
+
+    packed = len(dataset) > 0 and is_packed(dataset, 0)
+    mode: CopyImages = "none" if images == "auto" else images
+    place_problems = problems
+    if images == "auto" and info.name in _NEEDS_IMAGES:
+        mode = "link"
+        place_problems = Problems(skip_bad=True, counts=problems.counts)
+    elif extract_images and packed and mode == "none":
+        mode = "copy"
+    if packed and mode == "none" and info.name != "fiftyone":
+        notes.append(
+            f"the images lie inside other files ({image_location(dataset, 0).partition('!')[0]}); "
+            "--extract-images puts them beside the labels"
+        )
+    options = {} if info.name == "fiftyone" else {"problems": place_problems}
+    files = write_dataset(dataset, info.name, out, split=split, copy_images=mode, **options)
+    missing = 0 if place_problems is problems else len(place_problems.errors)
+    if missing:
+        notes.append(f"{missing} of {len(dataset)} images were not found and not linked")
+    return Conversion(files, dataset, notes)
