@@ -73,7 +73,7 @@ def read_annotations(source: Source) -> Annotations:
         DataError: missing, empty or truncated file, wrong types or shapes, values that are not
             finite, negative sizes, duplicate ids, annotations of absent images or categories.
     """
-    return _read_file(*_content(source))
+    return _read_file(*_content(source, "the annotations given"))
 
 
 def _read_file(name: str, content: Any) -> Annotations:
@@ -138,7 +138,7 @@ def read_predictions(
     Raises:
         DataError: as `read_annotations`; a result without a score; ids the truth does not have.
     """
-    name, content = _content(source)
+    name, content = _content(source, "the predictions given")
     is_list = (
         _opens_with(content, name) == b"["
         if isinstance(content, bytes)
@@ -170,9 +170,9 @@ def read_predictions(
     )
 
 
-def _content(source: Any) -> tuple[str, Any]:
+def _content(source: Any, name: str) -> tuple[str, Any]:
     if not isinstance(source, (str, Path)):
-        return "data", source
+        return name, source
     path = Path(source)
     try:
         return str(path), path.read_bytes()

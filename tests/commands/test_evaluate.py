@@ -1,0 +1,159 @@
+"""``relabel evaluate`` through the root command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relabel.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main([str(a) for a in args])
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    truth: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "bus"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "area": 2500}
+        ],
+    }
+    scored = {**truth, "annotations": [{**truth["annotations"][0], "score": 0.9}]}
+    source = {
+        **truth,
+        "categories": [{"id": 1, "name": "vehicle"}],
+        "annotations": [{**truth["annotations"][0], "bbox": [0, 0, 50, 40]}],
+    }
+    results = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "score": 0.9}]
+    contents = {"truth": truth, "scored": scored, "source": source, "results": results}
+    paths = {}
+    for name, content in contents.items():
+        paths[name] = tmp_path / f"{name}.json"
+        paths[name].write_text(json.dumps(content))
+    return paths
+
+
+def test_detections_json(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.json"
+    for predictions in (files["results"], files["scored"]):
+        code, text, _ = run(
+            capsys,
+            *("evaluate", "detections", "--truth", files["truth"]),
+            *("--predictions", predictions, "--json", "--out", out),
+        )
+        assert code == 0
+        content = json.loads(text)
+        assert list(content) == [
+            *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+            *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class"),
+        ]
+        assert [content[k] for k in ("AP", "APm", "AR100")] == pytest.approx([1.0] * 3)
+        assert content["APs"] is None
+        assert content["per_class"] == {"car": pytest.approx(1.0), "bus": None}
+        assert json.loads(out.read_text()) == content
+
+
+def test_detections_table(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = run(
+        capsys,
+        *("evaluate", "detections", "--truth", files["truth"], "--predictions", files["results"]),
+    )
+    assert code == 0
+    assert "AP75" in text
+    assert "100.0" in text
+
+
+def test_transfer_json(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, err = run(
+        capsys,
+        *("evaluate", "transfer", "--truth", files["truth"], "--predictions", files["scored"]),
+        *("--source", files["source"], "--json"),
+    )
+    assert (code, err) == (0, "")
+    content = json.loads(text)
+    assert [content[k] for k in ("AP", "AP50", "AP75")] == pytest.approx([1.0] * 3)
+    assert set(content["at"]) == {"0.5", "0.75"}
+    for quality in content["at"].values():
+        assert [quality[k] for k in ("precision", "recall", "f1", "class_accuracy")] == [1.0] * 4
+    assert content["mean_iou"]["before"] == pytest.approx(0.8)
+    assert content["mean_iou"]["after"] == 1.0
+    assert content["transition"]["counts"] == [[1, 0]]
+
+
+def test_transfer_table_and_floors(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+
+    from relabel.crosslabel import pseudo
+    from relabel.datasets.labelspace import LabelSpace
+
+    labels = pseudo.PseudoLabels(
+        space=LabelSpace.from_names("fine", ["car", "bus"]),
+        by="fine",
+        on="source",
+        file_name=["a.jpg", "b.jpg"],
+        image=np.array([0], np.int32),
+        boxes=np.array([[0, 0, 50, 45]], np.float32),
+        scores=np.array([[0.2, 0.8]], np.float32),
+    )
+    monkeypatch.setattr(pseudo, "read_pseudo_labels", lambda path: labels)
+    source = json.loads(files["source"].read_text())
+    for image in source["images"]:
+        image.update(width=64, height=64)
+    files["source"].write_text(json.dumps(source))
+    command = (
+        *("evaluate", "transfer", "--truth", files["truth"], "--predictions", files["scored"]),
+        *("--source", files["source"], "--floors", "anywhere"),
+    )
+    code, text, _ = run(capsys, *command, "--json")
+    assert code == 0
+    floors = json.loads(text)["floors"]
+    assert len(floors) == 3
+    assert floors["filtered pseudo-labels"]["at"]["0.5"]["class_accuracy"] == 0.0
+    assert floors["filtered pseudo-labels"]["mean_iou"]["after"] == pytest.approx(0.9)
+    code, text, _ = run(capsys, *command)
+    assert code == 0
+    assert "F1@0.75" in text
+
+
+def test_damage_is_one_line(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text(files["results"].read_text()[:-9])
+    for kind in ("detections", "transfer"):
+        for predictions in (bad, tmp_path / "absent.json"):
+            code, text, err = run(
+                capsys,
+                *("evaluate", kind, "--truth", files["truth"]),
+                *("--predictions", predictions, "--json"),
+            )
+            assert (code, text) == (1, "")
+            assert err.count("\n") == 1
+            assert str(predictions) in err
+            assert "Traceback" not in err
+
+
+def test_wrong_usage(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "evaluate", "detections", "--truth", files["truth"])
+    assert code == 2
+    assert "--predictions" in err
+    code, _, err = run(
+        capsys,
+        *("evaluate", "transfer", "--truth", files["truth"], "--predictions", files["scored"]),
+        *("--floors", "x"),
+    )
+    assert code == 2
+    assert "--source" in err

@@ -1,0 +1,338 @@
+"""evaluate_transfer on worlds small enough to count by hand, and the floors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.errors import ConfigError, DataError
+from relabel.evaluation import tables
+from relabel.evaluation.floors import (
+    all_floors,
+    best_overlap,
+    derive_name_map,
+    filtered_pseudo_labels,
+    read_name_map,
+    untouched_with_map,
+)
+from relabel.evaluation.transfer import compare_transfer, evaluate_transfer
+
+NAMES = ("car", "bus")
+
+
+def coco(
+    boxes: list[tuple[str, str, list[float]]],
+    files: tuple[str, ...] = ("a.jpg", "b.jpg"),
+    names: tuple[str, ...] = NAMES,
+    **columns: list[Any],
+) -> dict[str, Any]:
+    """A COCO file's content: boxes are (file, class, xywh)."""
+    annotations = []
+    for i, (file, name, xywh) in enumerate(boxes):
+        row = {
+            "id": i + 1,
+            "image_id": files.index(file) + 1,
+            "category_id": names.index(name) + 1,
+            "bbox": xywh,
+            "area": xywh[2] * xywh[3],
+            "iscrowd": 0,
+        }
+        row.update({key: values[i] for key, values in columns.items() if values[i] is not None})
+        annotations.append(row)
+    return {
+        "images": [{"id": i + 1, "file_name": f} for i, f in enumerate(files)],
+        "categories": [{"id": k + 1, "name": n} for k, n in enumerate(names)],
+        "annotations": annotations,
+    }
+
+
+TRUTH = coco(
+    [
+        ("a.jpg", "car", [0, 0, 100, 100]),
+        ("a.jpg", "bus", [200, 0, 100, 100]),
+        ("b.jpg", "car", [0, 0, 100, 100]),
+        ("b.jpg", "car", [300, 300, 200, 200]),  # a region to leave out
+    ],
+    iscrowd=[0, 0, 0, 1],
+)
+
+
+def test_counts_by_hand() -> None:
+    predictions = coco(
+        [
+            ("a.jpg", "car", [0, 0, 100, 90]),  # IoU 0.9, right
+            ("a.jpg", "car", [200, 0, 100, 80]),  # IoU 0.8, the bus called a car
+            ("b.jpg", "car", [0, 0, 100, 60]),  # IoU 0.6, right at 0.5 only
+            ("b.jpg", "car", [310, 310, 50, 50]),  # in the region: neither way
+            ("b.jpg", "bus", [310, 310, 50, 50]),  # the region is of another class: wrong
+        ],
+        score=[0.9, 0.8, 0.7, 0.6, 0.5],
+    )
+    metrics = evaluate_transfer(TRUTH, predictions)
+    half, tight = metrics.at["0.5"], metrics.at["0.75"]
+    assert (half.true_positives, half.false_positives, half.false_negatives) == (2, 2, 1)
+    assert half.precision == pytest.approx(0.5)
+    assert half.recall == pytest.approx(2 / 3)
+    assert half.f1 == pytest.approx(4 / 7)
+    assert half.class_accuracy == pytest.approx(2 / 3)
+    assert (tight.true_positives, tight.false_positives, tight.false_negatives) == (1, 3, 2)
+    assert tight.class_accuracy == pytest.approx(0.5)
+    assert metrics.mean_iou["after"] == pytest.approx((0.9 + 0.8 + 0.6) / 3)
+    assert metrics.mean_iou["before"] is None
+    assert metrics.confusion.counts.tolist() == [[2, 1], [0, 0]]
+    assert metrics.transition is None
+    assert metrics.counts["truth"] == 3
+    assert metrics.counts["predictions_ignored"] == 1
+    assert metrics.per_class["bus"]["recall"] == 0
+    # Class car at IoU 0.5: hits at ranks 1 and 3, a miss at 2; the box in the region is skipped.
+    assert metrics.per_class["car"]["precision"] == pytest.approx(2 / 3)
+    car50 = (51 * 1.0 + 50 * 2 / 3) / 101
+    assert pytest.approx(car50 / 2) == metrics.AP50
+    content = json.loads(json.dumps(metrics.to_dict()))
+    assert content["at"]["0.5"]["f1"] == pytest.approx(4 / 7)
+
+
+def test_score_decides_then_iou_and_each_box_matches_once() -> None:
+    truth = coco([("a.jpg", "car", [0, 0, 100, 100])])
+    boxes: list[tuple[str, str, list[float]]] = [
+        ("a.jpg", "car", [0, 0, 100, 70]),
+        ("a.jpg", "car", [0, 0, 100, 90]),
+    ]
+    by_score = evaluate_transfer(truth, coco(boxes, score=[0.9, 0.2]))
+    assert by_score.mean_iou["after"] == pytest.approx(0.7)
+    assert (by_score.at["0.5"].true_positives, by_score.at["0.5"].false_positives) == (1, 1)
+    # At 0.75 the better-scored box is no candidate.
+    assert by_score.at["0.75"].true_positives == 1
+    unscored = evaluate_transfer(truth, coco(boxes))
+    assert unscored.mean_iou["after"] == pytest.approx(0.9)
+
+
+def test_before_and_after_and_what_both_found() -> None:
+    source = coco(
+        [("a.jpg", "vehicle", [0, 0, 100, 60]), ("b.jpg", "vehicle", [0, 0, 10, 10])],
+        names=("vehicle",),
+    )
+    predictions = coco([("a.jpg", "car", [0, 0, 100, 90]), ("a.jpg", "bus", [200, 0, 100, 50])])
+    metrics = evaluate_transfer(TRUTH, predictions, source)
+    assert metrics.mean_iou["before"] == pytest.approx(0.6)
+    assert metrics.mean_iou["after"] == pytest.approx(0.7)
+    assert metrics.mean_iou["before_common"] == pytest.approx(0.6)
+    assert metrics.mean_iou["after_common"] == pytest.approx(0.9)
+    assert metrics.mean_iou["common"] == 1
+    assert metrics.transition is not None
+    assert metrics.transition.rows == ("vehicle",)
+    assert metrics.transition.counts.tolist() == [[1, 0]]
+
+
+def test_transition_from_provenance() -> None:
+    predictions = coco(
+        [("a.jpg", "car", [0, 0, 100, 100]), ("a.jpg", "bus", [200, 0, 100, 100])],
+        relabel=[{"source_category": "vehicle", "origin": "source"}, {"origin": "pseudo:x"}],
+    )
+    metrics = evaluate_transfer(TRUTH, predictions)
+    assert metrics.transition is not None
+    assert metrics.transition.to_dict() == {
+        "rows": ["vehicle"],
+        "columns": ["car", "bus"],
+        "counts": [[1, 0]],
+    }
+
+
+def test_joins_by_name_not_by_id_or_order() -> None:
+    predictions = coco(
+        [("b.jpg", "car", [0, 0, 100, 100])], files=("c.jpg", "b.jpg"), names=("bus", "car")
+    )
+    predictions["images"][1]["id"] = predictions["annotations"][0]["image_id"] = 1
+    predictions["images"][0]["id"] = 99
+    metrics = evaluate_transfer(TRUTH, predictions)
+    assert metrics.at["0.75"].true_positives == 1
+    assert metrics.per_class["car"]["predictions"] == 1
+    assert len(metrics.warnings) == 2
+    assert "1 of 2 images" in metrics.warnings[0]
+    assert "not in" in metrics.warnings[1]
+
+
+def test_folder_prefix_is_looked_past_where_unique() -> None:
+    boxes: list[tuple[str, str, list[float]]] = [("x/a.jpg", "car", [0, 0, 100, 100])]
+    metrics = evaluate_transfer(TRUTH, coco(boxes, files=("x/a.jpg", "x/b.jpg")))
+    assert metrics.at["0.5"].true_positives == 1
+    assert metrics.warnings == ()
+    both = coco(boxes, files=("x/a.jpg", "y/a.jpg", "b.jpg"))
+    ambiguous = evaluate_transfer(TRUTH, both)
+    assert ambiguous.at["0.5"].true_positives == 0
+    assert any("1 of 2 images" in w for w in ambiguous.warnings)
+
+
+def test_results_list_and_scored_file_for_ap() -> None:
+    results = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 100, 100], "score": 0.9}]
+    more = [
+        *results,
+        {"image_id": 1, "category_id": 2, "bbox": [200, 0, 100, 100], "score": 0.05},
+        {"image_id": 2, "category_id": 1, "bbox": [0, 0, 100, 100], "score": 0.05},
+    ]
+    plain = evaluate_transfer(TRUTH, results)
+    scored = evaluate_transfer(TRUTH, results, scored=more)
+    assert pytest.approx(51 / 101 / 2) == plain.AP
+    assert pytest.approx(1.0) == scored.AP
+    assert scored.at["0.5"] == plain.at["0.5"]
+
+
+def test_no_predictions_and_no_truth() -> None:
+    nothing = evaluate_transfer(TRUTH, coco([]))
+    assert nothing.at["0.5"].precision is None
+    assert nothing.at["0.5"].recall == 0
+    assert nothing.at["0.5"].f1 == 0
+    assert nothing.at["0.5"].class_accuracy is None
+    assert nothing.AP == 0
+    bare = evaluate_transfer(coco([]), coco([("a.jpg", "car", [0, 0, 9, 9])]))
+    assert bare.at["0.5"].precision == 0
+    assert bare.at["0.5"].recall is None
+    assert bare.AP is None
+
+
+def test_wrong_files_say_so() -> None:
+    with pytest.raises(DataError, match=r"no image in common.*'q\.jpg'.*'a\.jpg'"):
+        evaluate_transfer(TRUTH, coco([("q.jpg", "car", [0, 0, 9, 9])], files=("q.jpg",)))
+    with pytest.raises(DataError, match=r"category 'cars' does not exist.*Did you mean 'car'"):
+        evaluate_transfer(TRUTH, coco([("a.jpg", "cars", [0, 0, 9, 9])], names=("cars",)))
+
+
+TARGET = LabelSpace("fine", (Category(1, "car"), Category(2, "bus")))
+COARSE = LabelSpace("coarse", (Category(1, "vehicle"), Category(2, "cart"), Category(3, "bus")))
+
+
+def source_dataset() -> DetectionDataset:
+    images = Images(np.array([8, 2]), ["a.jpg", "b.jpg"], np.array([640] * 2), np.array([640] * 2))
+    boxes = make_boxes(
+        [0, 0, 1, 1],
+        [[0, 0, 100, 80], [200, 0, 100, 80], [0, 0, 100, 80], [500, 500, 20, 20]],
+        [0, 0, 0, 1],
+        id=[11, 12, 13, 14],
+    )
+    return DetectionDataset("coarse", COARSE, images, boxes, Path())
+
+
+def pseudo_labels() -> PseudoLabels:
+    return PseudoLabels(
+        space=TARGET,
+        by="fine",
+        on="coarse",
+        file_name=["b.jpg", "a.jpg"],  # another order than the dataset's
+        image=np.array([0, 0, 1, 1, 1], np.int32),
+        boxes=np.array(
+            [
+                [0, 0, 100, 100],
+                [0, 0, 100, 95],  # suppressed by the one before
+                [0, 0, 100, 100],
+                [200, 0, 300, 100],
+                [0, 0, 100, 80],  # overlaps best, but below the threshold
+            ],
+            np.float32,
+        ),
+        scores=np.array([[0.9, 0.1], [0.8, 0.1], [0.7, 0.2], [0.1, 0.6], [0.0, 0.3]], np.float32),
+    )
+
+
+def test_untouched_boxes_under_a_map() -> None:
+    source = source_dataset()
+    made = untouched_with_map(source, TARGET, {"vehicle": "car", "cart": None})
+    assert made.space is TARGET
+    assert made.boxes.id.tolist() == [11, 12, 13]
+    assert made.boxes.category.tolist() == [0, 0, 0]
+    assert made.boxes.xywh.tolist() == source.boxes.xywh[:3].tolist()
+    assert made.boxes.provenance is not None
+    assert list(made.boxes.provenance.source_category) == ["vehicle"] * 3
+    with pytest.raises(ConfigError, match="'bike'"):
+        untouched_with_map(source, TARGET, {"bike": "car"})
+    with pytest.raises(ConfigError, match=r"'caar'.*'car'"):
+        untouched_with_map(source, TARGET, {"vehicle": "caar"})
+
+
+def test_filtered_pseudo_labels() -> None:
+    made = filtered_pseudo_labels(source_dataset(), pseudo_labels(), 0.5)
+    assert made.boxes.image.tolist() == [0, 0, 1]
+    assert made.boxes.category.tolist() == [0, 1, 0]
+    assert made.boxes.score == pytest.approx([0.7, 0.6, 0.9])
+    per_class = filtered_pseudo_labels(source_dataset(), pseudo_labels(), [0.75, 0.5])
+    assert per_class.boxes.category.tolist() == [1, 0]
+    with pytest.raises(ConfigError, match="3 thresholds for the 2 classes"):
+        filtered_pseudo_labels(source_dataset(), pseudo_labels(), [0.1, 0.2, 0.3])
+
+
+def test_best_overlap_keeps_the_source_box() -> None:
+    source = source_dataset()
+    made = best_overlap(source, pseudo_labels(), 0.5)
+    assert made.boxes.id.tolist() == [11, 12, 13]
+    assert made.boxes.category.tolist() == [0, 1, 0]
+    assert made.boxes.xywh.tolist() == source.boxes.xywh[:3].tolist()
+    # IoU 0.842 with the second pseudo-label of b.jpg beats 0.8 with the first.
+    assert made.boxes.score == pytest.approx([0.7, 0.6, 0.8])
+    low = best_overlap(source, pseudo_labels(), 0.2)
+    assert low.boxes.category.tolist() == [1, 1, 0]
+    whole = best_overlap(source, pseudo_labels(), 0.5, fallback={"cart": "bus"})
+    assert whole.boxes.id.tolist() == [11, 12, 13, 14]
+    assert whole.boxes.category.tolist() == [0, 1, 0, 1]
+
+
+def test_name_map_from_the_data() -> None:
+    names = derive_name_map(source_dataset(), pseudo_labels())
+    assert names == {"vehicle": "car", "cart": None, "bus": "bus"}
+
+
+def test_floors_side_by_side(tmp_path: Path) -> None:
+    source = source_dataset()
+    results = compare_transfer(TRUTH, source, all_floors(source, pseudo_labels()))
+    untouched, filtered, overlap = results
+    assert [r.at["0.5"].true_positives for r in results] == [2, 3, 3]
+    assert [r.at["0.75"].true_positives for r in results] == [2, 3, 3]
+    assert filtered.mean_iou["after"] == 1.0
+    assert untouched.mean_iou["after"] == untouched.mean_iou["before"] == pytest.approx(0.8)
+    assert overlap.at["0.5"].class_accuracy == 1.0
+    assert untouched.at["0.5"].class_accuracy == pytest.approx(2 / 3)
+    text = tables.markdown(tables.transfer_rows(results))
+    lines = text.splitlines()
+    assert len(lines) == 5
+    assert lines[3].startswith("| filtered pseudo-labels | 100.0 |")
+    assert len({line.count("|") for line in lines}) == 1
+    with pytest.raises(ConfigError, match="'van'"):
+        all_floors(source, pseudo_labels(), {"van": "car"})
+    path = tmp_path / "map.yaml"
+    path.write_text("vehicle: bus\ncart: null\n")
+    assert read_name_map(path) == {"vehicle": "bus", "cart": None}
+    path.write_text("- a\n")
+    with pytest.raises(ConfigError, match="not a name map"):
+        read_name_map(path)
+
+
+def test_ignore_category_covers_every_class() -> None:
+    space = LabelSpace(
+        "fine", (Category(1, "car"), Category(2, "bus"), Category(3, "rack", ignore=True))
+    )
+    images = source_dataset().images
+    truth = DetectionDataset(
+        "t", space, images, make_boxes([0, 0], [[0, 0, 9, 9], [100, 100, 90, 90]], [0, 2]), Path()
+    )
+    made = DetectionDataset(
+        "p", TARGET, images, make_boxes([0, 0], [[0, 0, 9, 9], [100, 100, 60, 60]], [0, 1]), Path()
+    )
+    metrics = evaluate_transfer(truth, made)
+    assert metrics.at["0.5"].precision == 1.0
+    assert metrics.per_class["bus"]["predictions"] == 0
+
+
+def test_tollroad_untouched_boxes(shared: Path) -> None:
+    coarse = shared / "data/tollroad/coarse"
+    source = json.loads((coarse / "train.json").read_text())
+    source["categories"] = [{"id": source["categories"][0]["id"], "name": "car"}]
+    metrics = evaluate_transfer(coarse / "truth_in_fine.json", source, coarse / "train.json")
+    assert metrics.counts["truth"] == 2901
+    assert metrics.mean_iou["before"] == metrics.mean_iou["after"]
+    assert 0.6 < (metrics.mean_iou["before"] or 0) < 0.7
+    assert metrics.at["0.75"].true_positives < metrics.at["0.5"].true_positives == 1450
