@@ -231,9 +231,7 @@ def _add_lat(plan: Plan) -> None:
     inputs = {f"data {name}": value for name, value in plan.fingerprints.items()}
     inputs |= {s.title: s.stage.fingerprint for s in (*specialists, *labels)}
     settings = stage_settings(plan.settings.lat, plan.backbones)
-    # What only matters at transfer must not ask for new training.
-    training = {k: v for k, v in settings.items() if k not in _transfer_only(plan)}
-    stage = Stage("LAT", plan.out / "3_lat", settings=training, inputs=inputs)
+    stage = Stage("LAT", plan.out / "3_lat", settings=settings, inputs=inputs)
     plan.steps.append(Step("lat", stage, (*specialists, *labels)))
 
 
@@ -270,7 +268,3 @@ def _add_result(plan: Plan) -> None:
         },
     )
     plan.steps.append(Step("result", stage, (*transfers, *labels)))
-
-
-def _transfer_only(plan: Plan) -> Sequence[str]:
-    return getattr(plan.settings.lat, "transfer_only", ())

@@ -1,0 +1,171 @@
+"""Stand-ins for the models of align: the same interfaces, no torch, exact results in no time.
+
+A fake specialist "finds" every annotated box of a dataset by its colour-free position: it shifts
+the boxes by its own offset. Each step counts its calls in a file, and can be slowed down so that a
+test can kill the process in the middle. Steps write their files piecemeal, as real ones do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
+from relabel.datasets.labelspace import LabelSpace
+
+
+def _wait() -> None:
+    time.sleep(float(os.environ.get("FAKE_DELAY", "0")))
+
+
+def _called(what: str) -> None:
+    log = os.environ.get("FAKE_LOG")
+    if log:
+        with Path(log).open("a") as stream:
+            stream.write(what + "\n")
+    _wait()
+
+
+def train_specialist(
+    train: DetectionDataset,
+    out: Path,
+    settings: Any,
+    runtime: Any,
+    *,
+    val: DetectionDataset | None = None,
+) -> Path:
+    _called(f"train {train.name} {len(train)}")
+    for step in range(3):
+        part = out / f"step{step}"
+        if not part.exists():
+            _wait()
+            part.write_text(f"{train.name} {settings.seed}")
+    config = {"name": train.name, "space": train.space.to_dict(), "images": len(train)}
+    (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+def cross_label(
+    checkpoint: Path,
+    dataset: DetectionDataset,
+    out: Path,
+    settings: Any,
+    runtime: Any,
+    *,
+    image_rows: np.ndarray | None = None,
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    _called(f"label {dataset.name} by {config['name']}")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = range(len(dataset)) if image_rows is None else image_rows.tolist()
+    labels = {"space": config["space"], "by": config["name"], "on": dataset.name}
+    labels |= {"files": list(dataset.images.file_name), "rows": [int(r) for r in rows]}
+    _wait()
+    (out / "labels.json").write_text(json.dumps(labels))
+
+
+def read_pseudo_labels(path: Path) -> PseudoLabels:
+    """One box per covered image, of the first class, score 0.9."""
+    data = json.loads((path / "labels.json").read_text())
+    space = LabelSpace.from_dict(data["space"])
+    n = len(data["rows"])
+    scores = np.zeros((n, space.num_classes), np.float32)
+    scores[:, 0] = 0.9
+    covered = np.zeros(len(data["files"]), bool)
+    covered[data["rows"]] = True
+    return PseudoLabels(
+        space,
+        data["by"],
+        data["on"],
+        data["files"],
+        np.sort(np.array(data["rows"], np.int32)),
+        np.tile(np.array([1, 2, 11, 12], np.float32), (n, 1)),
+        scores,
+        covered,
+    )
+
+
+def train_lat(
+    datasets: dict[str, DetectionDataset],
+    labels: dict[tuple[str, str], PseudoLabels],
+    target: str,
+    out: Path,
+    settings: Any,
+    runtime: Any,
+    *,
+    specialists: dict[str, Path],
+) -> Path:
+    _called(f"lat {target}")
+    assert set(specialists) == set(datasets)
+    seen = sorted(f"{by} on {on}: {int(p.coverage.sum())}" for (by, on), p in labels.items())
+    (out / "lat.json").write_text(json.dumps({"target": target, "labels": seen}))
+    names = datasets[target].space.to_dict()
+    (out / "space.json").write_text(json.dumps(names))
+    return out
+
+
+def transfer(
+    model: Path,
+    source: DetectionDataset,
+    labels: dict[str, PseudoLabels],
+    out: Path,
+    settings: Any,
+    runtime: Any,
+) -> DetectionDataset:
+    """Every box grows by one pixel to the right and becomes the target's first class."""
+    _called(f"transfer {source.name} with {','.join(sorted(labels))}")
+    space = LabelSpace.from_dict(json.loads((model / "space.json").read_text()))
+    n = len(source.boxes)
+    xywh = source.boxes.xywh + np.array([0, 0, 1, 0])
+    names = source.space.names
+    boxes = make_boxes(
+        source.boxes.image,
+        xywh,
+        np.zeros(n, np.int32),
+        score=np.linspace(0.5, 1, n),
+        provenance=Provenance(
+            source.name,
+            ["source"] * n,
+            source.boxes.id,
+            [names[c] for c in source.boxes.category],
+            np.full(n, 8 / 9, np.float32),
+        ),
+    )
+    return source.with_boxes(boxes, space)
+
+
+FAKES = {
+    "relabel.detectors.specialist": train_specialist,
+    "relabel.crosslabel.label": cross_label,
+    "relabel.lat.train": train_lat,
+    "relabel.lat.transfer": transfer,
+}
+
+
+def install(
+    set_module: Callable[[str, ModuleType], None], set_attribute: Callable[[Any, str, Any], None]
+) -> None:
+    """Put the fakes where align imports the real ones."""
+    import relabel.crosslabel.pseudo as pseudo
+
+    set_attribute(pseudo, "read_pseudo_labels", read_pseudo_labels)
+    for module, function in FAKES.items():
+        fake = ModuleType(module)
+        setattr(fake, function.__name__, function)
+        set_module(module, fake)
+
+
+if __name__ == "__main__":
+    from relabel.cli import main
+
+    install(sys.modules.__setitem__, setattr)
+    main()
