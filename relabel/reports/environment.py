@@ -62,11 +62,12 @@ import contextlib, json, os, sys, time
 began, out = time.monotonic(), {"starts": False}
 with contextlib.redirect_stdout(sys.stderr):
     try:
-        import fiftyone as fo
-        fo.list_datasets()
+        from relabel.reports.fiftyone_app import start
+        fo = start()
         out["mongod"] = fo.core.odm.get_db_client().server_info()["version"]
         out["starts"] = True
-    except BaseException as error:
+    except BaseException as raised:
+        error = raised.__cause__ or raised
         out["error"] = f"{type(error).__name__}: {error}"
 out["seconds"] = round(time.monotonic() - began, 1)
 print(json.dumps(out), file=sys.__stdout__)

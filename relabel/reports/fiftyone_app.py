@@ -103,6 +103,7 @@ def start() -> Any:
         raise _database_error(error) from error
     logging.getLogger("fiftyone").setLevel(logging.ERROR)
     fo.config.show_progress_bars = fo.config.show_progress_bars and sys.stderr.isatty()
+    _wait_longer(fo)
     try:
         fo.list_datasets()
     except Exception as error:
@@ -110,10 +111,28 @@ def start() -> Any:
     return fo
 
 
+def _wait_longer(fo: Any) -> None:
+    """Let FiftyOne wait for its own processes for five minutes.
+
+    It gives them one, which a busy machine or a network disk can exceed. Where a version of
+    FiftyOne is built differently, its own limit stays.
+    """
+    service = getattr(getattr(fo.core, "service", None), "Service", None)
+    wait = getattr(service, "_wait_for_child_port", None)
+    if wait is not None and wait.__defaults__ == (None, 60):
+        wait.__defaults__ = (None, 300)
+
+
 def _database_error(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"FiftyOne's database does not start: {_reason(error)}", remedy=_DATABASE_REMEDY
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message."""
     text = str(error).strip().splitlines()
-    reason = text[0].rstrip(".") if text else type(error).__name__
-    return ConfigError(f"FiftyOne's database does not start: {reason}", remedy=_DATABASE_REMEDY)
+    return text[0].rstrip(".") if text else type(error).__name__
 
 
 def load(
@@ -266,10 +285,19 @@ def show(
     Args:
         browser: open a browser here; without one the App waits for Ctrl-C only.
         remote: say how to reach the App from another machine.
+
+    Raises:
+        ConfigError: the App's server does not start.
     """
     # A service manager or a batch system ends the command with SIGTERM: as good as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    session = fo.launch_app(dataset, port=port, address=address, remote=not browser)
+    try:
+        session = fo.launch_app(dataset, port=port, address=address, remote=not browser)
+    except Exception as error:
+        raise ConfigError(
+            f"the FiftyOne App's server does not start: {_reason(error)}",
+            remedy="The dataset is loaded; try again, or choose another --port.",
+        ) from error
     local = "localhost" if address in ("0.0.0.0", "::", "127.0.0.1") else address
     url = f"http://{local}:{port}/datasets/{dataset.slug}"
     if remote:
