@@ -73,7 +73,8 @@ def pycocotools_numbers(truth: dict[str, Any], results: list[dict[str, Any]]) ->
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        reference, found = COCO(), COCO()
+        reference: Any = COCO()
+        found: Any = COCO()
         reference.dataset = copy.deepcopy(truth)
         reference.createIndex()
         if results:
