@@ -87,7 +87,7 @@ def cross_label(
         progress(
             f"Labelling {run.on} with {run.by}",
             len(rows),
-            unit="images",
+            unit="img",
             initial=done,
             quiet=runtime.quiet,
         ) as bar,

@@ -135,6 +135,9 @@ def merge_pseudo_labels(parts: Sequence[PseudoLabels]) -> PseudoLabels:
     if not parts:
         raise DataError("there are no pseudo-labels to merge", remedy="Run `relabel cross-label`.")
     first = parts[0]
+    # A part without boxes cannot tell whether its detector has a quality.
+    filled = [p for p in parts if len(p)]
+    rated = filled[0].quality if filled else None
     remedy = "Merge parts of one dataset in one label space, each image in one part only."
     names = list(first.file_name)
     covered = np.zeros(len(names), dtype=bool)
@@ -144,8 +147,8 @@ def merge_pseudo_labels(parts: Sequence[PseudoLabels]) -> PseudoLabels:
             raise DataError(f"{what} and of {first.on!r}: other datasets", remedy=remedy)
         if part.space != first.space:
             raise DataError(f"{what} use another label space than the first", remedy=remedy)
-        if (part.quality is None) != (first.quality is None):
-            raise DataError(f"{what} and the first: only one has a quality", remedy=remedy)
+        if len(part) and (part.quality is None) != (rated is None):
+            raise DataError(f"{what} and another part: only one has a quality", remedy=remedy)
         for row in np.flatnonzero(part.coverage).tolist():
             if covered[row]:
                 raise DataError(f"{what} cover {part.file_name[row]} again", remedy=remedy)
@@ -154,8 +157,8 @@ def merge_pseudo_labels(parts: Sequence[PseudoLabels]) -> PseudoLabels:
     image = np.concatenate([p.image for p in parts])
     order = np.argsort(image, kind="stable")
     quality = None
-    if first.quality is not None:
-        quality = np.concatenate([p.quality for p in parts if p.quality is not None])[order]
+    if rated is not None:
+        quality = np.concatenate([p.quality for p in filled if p.quality is not None])[order]
     return PseudoLabels(
         space=first.space,
         by="+".join(dict.fromkeys(p.by for p in parts)),

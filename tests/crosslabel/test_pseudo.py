@@ -92,6 +92,11 @@ def test_merge_of_cross_fitted_parts() -> None:
     assert merged.by == "fold1+fold0"
     for column in ("image", "boxes", "scores"):
         assert np.array_equal(getattr(merged, column), getattr(labels, column))
+    rated = replace(parts[1], quality=np.ones(len(parts[1]), np.float32))
+    empty = parts[0].filter(2.0)
+    assert merge_pseudo_labels([empty, rated]).quality == pytest.approx(np.ones(len(rated)))
+    with pytest.raises(DataError, match="only one has a quality"):
+        merge_pseudo_labels([parts[0], rated])
     with pytest.raises(DataError, match=r"cover a\.png again"):
         merge_pseudo_labels([parts[0], parts[0]])
     with pytest.raises(DataError, match="another label space"):
