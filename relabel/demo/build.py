@@ -41,6 +41,11 @@ class World:
     seed: int
     reused: bool = False
 
+    @property
+    def manifest(self) -> Path:
+        """Names the settings and every file; the last file to be written."""
+        return self.root / WORLD_FILE
+
     def truth(self, source: str) -> Path:
         """COCO file of a source's images in the Cityscapes convention."""
         return self.root / "truth" / f"{source}_in_{TARGET}.json"

@@ -1,0 +1,172 @@
+"""Score the demo's relabelled sources against the known truth, and show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.demo.build import SOURCES, TARGET, World
+from relabel.workspace.atomic import atomic_path, atomic_write_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from relabel.evaluation.tables import Rows
+    from relabel.evaluation.transfer import TransferMetrics
+
+LAT = "LAT"
+_SHEET_IMAGES = 6
+_COLUMNS = ("labels", "AP", "AP50", "AP75", "F1@0.5", "F1@0.75", "class@0.5", "IoU", "boxes")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceOutcome:
+    """One source before, after, and as it should be.
+
+    Attributes:
+        before: as the source annotates it.
+        after: relabelled by align.
+        truth: in the Cityscapes convention.
+        scores: of LAT and of the three floors.
+    """
+
+    name: str
+    before: DetectionDataset
+    after: DetectionDataset
+    truth: DetectionDataset
+    scores: list[TransferMetrics]
+
+    @property
+    def rows(self) -> Rows:
+        """A table in percent, a row per annotation set."""
+        return list(_COLUMNS), [_row(metrics) for metrics in self.scores]
+
+
+def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
+    """Compare what align wrote with the truth, beside the three floors.
+
+    Args:
+        config: the demo's relabel.toml.
+        run: the workspace of align.
+
+    Raises:
+        DataError: align's files are missing or damaged.
+    """
+    from relabel.crosslabel.pseudo import read_pseudo_labels
+    from relabel.datasets.catalogue import load_catalogue
+    from relabel.datasets.registry import read_dataset
+    from relabel.evaluation.floors import all_floors
+    from relabel.evaluation.transfer import compare_transfer
+
+    catalogue = load_catalogue(config=config)
+    outcomes = []
+    for name in SOURCES:
+        before = catalogue.get(name).read("train")
+        pseudo = read_pseudo_labels(run / "2_crosslabels" / f"{TARGET}_on_{name}")
+        after = read_dataset(run / "result" / name / "annotations.json", "coco", name=name)
+        truth = read_dataset(world.truth(name), "coco", name=f"{name} truth")
+        results: dict[str, Any] = {LAT: after, **all_floors(before, pseudo)}
+        scores = compare_transfer(truth, before, results)
+        outcomes.append(SourceOutcome(name, before, after, truth, scores))
+    return outcomes
+
+
+def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome]) -> list[Path]:
+    """Write scores.json, report.html and a contact sheet per source; returns their paths."""
+    from relabel.datasets.catalogue import load_catalogue
+    from relabel.reports.html import SourceReport, write_report
+
+    catalogue = load_catalogue(config=config)
+    scores = {o.name: {m.name: m.to_dict() for m in o.scores} for o in outcomes}
+    atomic_write_json(world.root / "scores.json", scores, indent=1)
+    report = write_report(
+        world.root / "report.html",
+        title="Demo: Waymo and nuImages in the label space of Cityscapes",
+        target=catalogue.get(TARGET).read("train"),
+        sources=[SourceReport(o.name, o.before, _onto(o.after, o.before)) for o in outcomes],
+        settings={name: dict(catalogue.tables[name]) for name in catalogue.tables},
+        metrics={o.name: _numbers(o) for o in outcomes},
+        pictures=_SHEET_IMAGES,
+        seed=world.seed,
+    )
+    files = [report, world.root / "scores.json"]
+    for outcome in outcomes:
+        path = world.root / f"{outcome.name}.png"
+        with atomic_path(path) as temp:
+            sheet(outcome).save(temp)
+        files.append(path)
+    return files
+
+
+def sheet(outcome: SourceOutcome) -> Image:
+    """A contact sheet: source boxes, transferred boxes and truth of some images, side by side."""
+    from relabel.datasets.images import load_rgb
+    from relabel.reports.pictures import class_palette, contact_sheet, draw_boxes
+
+    layers = {
+        f"{outcome.name}, as annotated": outcome.before,
+        "relabelled by LAT": outcome.after,
+        "truth in the Cityscapes convention": outcome.truth,
+    }
+    palette = class_palette({n for d in layers.values() for n in d.space.names})
+    pictures, captions = [], []
+    for row in _instructive(outcome.before, outcome.truth):
+        pixels = load_rgb(outcome.before, row)
+        for caption, dataset in layers.items():
+            found = dataset.rows(_row_of(dataset)[outcome.before.images.file_name[row]])
+            boxes = dataset.boxes
+            names = [dataset.space.names[c] for c in boxes.category[found]]
+            pictures.append(
+                draw_boxes(
+                    pixels,
+                    boxes.xyxy[found],
+                    names,
+                    colors=palette,
+                    ignore=boxes.ignore[found],
+                    width=2 * pixels.shape[1],
+                )
+            )
+            captions.append(caption)
+    return contact_sheet(pictures, captions, columns=len(layers), cell_width=560)
+
+
+def _instructive(before: DetectionDataset, truth: DetectionDataset) -> list[int]:
+    """Rows of the images whose truth holds the most classes, so that much is to be seen."""
+    row_of = _row_of(truth)
+    variety = [
+        len(set(truth.boxes.category[truth.rows(row_of[name])].tolist()))
+        for name in before.images.file_name
+    ]
+    best = np.argsort(-np.array(variety), kind="stable")[:_SHEET_IMAGES]
+    return sorted(best.tolist())
+
+
+def _row_of(dataset: DetectionDataset) -> dict[str, int]:
+    return {name: row for row, name in enumerate(dataset.images.file_name)}
+
+
+def _onto(after: DetectionDataset, before: DetectionDataset) -> DetectionDataset:
+    """The relabelled boxes on the source's own images, in the source's order."""
+    row_of = _row_of(after)
+    ordered = after.subset([row_of[name] for name in before.images.file_name])
+    return replace(ordered, images=before.images, root=before.root)
+
+
+def _numbers(outcome: SourceOutcome) -> Mapping[str, Mapping[str, object]]:
+    header, rows = outcome.rows
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+def _row(metrics: TransferMetrics) -> list[str]:
+    values = (
+        *(metrics.AP, metrics.AP50, metrics.AP75),
+        *(metrics.at["0.5"].f1, metrics.at["0.75"].f1, metrics.at["0.5"].class_accuracy),
+        metrics.mean_iou["after"],
+    )
+    numbers = ["-" if v is None else f"{100 * v:.1f}" for v in values]
+    return [metrics.name, *numbers, str(metrics.counts["predictions"])]
