@@ -10,7 +10,6 @@ as a process of its own, in turn, several times; peak memory is the process's ma
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -22,30 +21,33 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import yaml
 
-FLOOR = """
-import sys
-import numpy as np, orjson, yaml
-source, map_file, out = sys.argv[1:]
-names = yaml.safe_load(open(map_file))
-data = orjson.loads(open(source, "rb").read())
-targets = list(dict.fromkeys(t for t in names.values() if t is not None))
-new_id = {t: i + 1 for i, t in enumerate(targets)}
-table = np.zeros(max(c["id"] for c in data["categories"]) + 1, dtype=np.int64)
-for c in data["categories"]:
-    if names[c["name"]] is not None:
-        table[c["id"]] = new_id[names[c["name"]]]
-ids = table[np.array([a["category_id"] for a in data["annotations"]])].tolist()
-kept = []
-for annotation, category in zip(data["annotations"], ids):
-    if category:
-        annotation["category_id"] = category
-        kept.append(annotation)
-data["annotations"] = kept
-data["categories"] = [{"id": i, "name": t} for t, i in new_id.items()]
-with open(out, "wb") as stream:
-    stream.write(orjson.dumps(data))
-"""
+
+def run_floor(source: Path, map_file: Path, out: Path) -> None:
+    """The plain script: no check of anything, and no care for what a kill leaves behind."""
+    names = yaml.safe_load(map_file.read_bytes())
+    data = orjson.loads(source.read_bytes())
+    targets = list(dict.fromkeys(t for t in names.values() if t is not None))
+    new_id = {t: i + 1 for i, t in enumerate(targets)}
+    table = np.zeros(max(c["id"] for c in data["categories"]) + 1, dtype=np.int64)
+    for category in data["categories"]:
+        if names[category["name"]] is not None:
+            table[category["id"]] = new_id[names[category["name"]]]
+    ids = table[np.array([a["category_id"] for a in data["annotations"]])].tolist()
+    kept = []
+    for annotation, new in zip(data["annotations"], ids, strict=True):
+        if new:
+            annotation["category_id"] = new
+            kept.append(annotation)
+    data["annotations"] = kept
+    data["categories"] = [{"id": i, "name": t} for t, i in new_id.items()]
+    out.write_bytes(orjson.dumps(data))
+
+
+def name_map() -> dict[str, str | None]:
+    """Pairs of classes merge and every tenth is left out, as label spaces do to each other."""
+    return {f"class {i}": None if i % 10 == 0 else f"group {i // 2}" for i in range(1, 81)}
 
 
 def generate(path: Path, *, images: int, boxes: int, polygons: bool, seed: int = 0) -> None:
@@ -119,11 +121,7 @@ def same(ours: Path, floor: Path) -> bool:
 def run(folder: Path, *, images: int, boxes: int, polygons: bool, repeats: int) -> str:
     source, names = folder / "source.json", folder / "map.yaml"
     generate(source, images=images, boxes=boxes, polygons=polygons)
-    # Pairs of classes merge and every tenth is left out, as label spaces do to each other.
-    mapping = {f"class {i}": None if i % 10 == 0 else f"group {i // 2}" for i in range(1, 81)}
-    names.write_text(json.dumps(mapping))
-    script = folder / "floor.py"
-    script.write_text(FLOOR)
+    names.write_text(yaml.safe_dump(name_map()))
     relabel = str(Path(sys.executable).parent / "relabel")
     ours_out, floor_out = folder / "ours.json", folder / "floor.json"
     commands = {
@@ -131,7 +129,9 @@ def run(folder: Path, *, images: int, boxes: int, polygons: bool, repeats: int) 
             relabel, "datasets", "convert", str(source), "--format", "coco", "--to", "coco",
             "--out", str(ours_out), "--map", str(names),
         ],
-        "floor": [sys.executable, str(script), str(source), str(names), str(floor_out)],
+        "floor": [
+            sys.executable, __file__, "--floor", str(source), str(names), str(floor_out),
+        ],
     }  # fmt: skip
     results: dict[str, list[tuple[float, float]]] = {key: [] for key in commands}
     for i in range(repeats):
@@ -161,7 +161,11 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=860_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
+    parser.add_argument("--floor", nargs=3, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.floor:
+        run_floor(*options.floor)
+        return
     rows = []
     for polygons in (False, True):
         with tempfile.TemporaryDirectory() as folder:
