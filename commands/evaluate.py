@@ -140,7 +140,7 @@ def transfer(
     from relabel.evaluation import tables
     from relabel.evaluation.transfer import evaluate_transfer
 
-    result = evaluate_transfer(truth, predictions, source, scored)
+    result = evaluate_transfer(truth, predictions, source, scored, name=predictions.stem)
     results = [result]
     content = result.to_dict()
     if floors is not None and source is not None:
