@@ -99,7 +99,8 @@ class NameMap:
         """The dataset in the target names; ids of the new categories are dense from 1.
 
         Boxes of categories mapped to null are left out; images stay, also those left empty. A
-        target keeps ``ignore`` where every category mapped to it is one.
+        target keeps ``ignore`` where every category mapped to it is one. Categories to ignore that
+        the map does not name are left out.
 
         Raises:
             ConfigError: categories with boxes that the map does not name.

@@ -77,7 +77,8 @@ def test_names_of_relabel_toml_work_in_place_of_paths(capsys, tmp_path, monkeypa
     root = coco_set("fine", ["car"])
     (root / "late.json").write_text((root / "train.json").read_text().replace('"car"', '"bus"'))
     (tmp_path / "relabel.toml").write_text(
-        '[datasets.fine]\nformat = "coco"\nroot = "fine"\ntrain = "train.json"\ntest = "late.json"\n'
+        '[datasets.fine]\nformat = "coco"\nroot = "fine"\n'
+        'train = "train.json"\ntest = "late.json"\n'
     )
     monkeypatch.chdir(tmp_path)
     assert json.loads(run(capsys, "describe", "fine", "--json")[1])["categories"] == {"car": 4}

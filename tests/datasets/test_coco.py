@@ -346,7 +346,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("relabel.datasets.coco_write.encode", pieces)
-    with pytest.raises(RelabelError, match="full|No space"):
+    with pytest.raises(RelabelError, match=r"full|No space"):
         coco.write(dataset, target)
     assert list(target.parent.iterdir()) == []
 

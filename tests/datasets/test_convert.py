@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks import convert_coco
 from relabel.datasets.convert import convert
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
@@ -14,13 +14,10 @@ from relabel.datasets.namemap import NameMap
 from relabel.datasets.registry import read_dataset
 from relabel.errors import ConfigError, DataError, Problems
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import convert_coco  # noqa: E402
 
-
-def street(root: Path, images: bool = True) -> DetectionDataset:
+def street(root: Path, with_images: bool = True) -> DetectionDataset:
     """Two images; car, van, dog (without boxes) and an ignored rack."""
-    if images:
+    if with_images:
         for name, color in (("a.png", "red"), ("b.png", "blue")):
             root.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (80, 60), color).save(root / name)
@@ -40,10 +37,8 @@ def street(root: Path, images: bool = True) -> DetectionDataset:
         ignore=[False, False, False, True],
         id=[10, 11, 12, 13],
     )
-    return DetectionDataset(
-        "street", space, Images(np.array([1, 2]), ["a.png", "b.png"], np.full(2, 80), np.full(2, 60)),
-        boxes, root,
-    )  # fmt: skip
+    images = Images(np.array([1, 2]), ["a.png", "b.png"], np.full(2, 80), np.full(2, 60))
+    return DetectionDataset("street", space, images, boxes, root)
 
 
 def test_a_map_merges_drops_and_numbers_from_one(tmp_path):
@@ -119,7 +114,7 @@ def test_copies_are_files_and_links_are_links(tmp_path):
 
 
 def test_missing_images_are_told_and_refused_where_asked_for(tmp_path):
-    dataset = street(tmp_path / "s", images=False)
+    dataset = street(tmp_path / "s", with_images=False)
     result = convert(dataset, "voc", tmp_path / "auto")
     assert result.notes == ["2 of 2 images were not found and not linked"]
     with pytest.raises(DataError, match=r"a\.png, image 1: image file does not exist"):
@@ -140,8 +135,8 @@ def test_images_inside_other_files_are_extracted(tmp_path):
     packed = DetectionDataset("p", dataset.space, images, dataset.boxes, tmp_path / "nowhere")
     kept = convert(packed, "coco", tmp_path / "kept")
     assert "--extract-images" in kept.notes[0]
-    for format, options in (("coco", {"extract_images": True}), ("yolo", {})):
-        convert(packed, format, tmp_path / format, **options)
+    for format in ("coco", "yolo"):
+        convert(packed, format, tmp_path / format, extract_images=format == "coco")
         back = read_dataset(tmp_path / format, format, split="train")
         assert [back.image_path(i).read_bytes() for i in range(2)] == [
             dataset.image_path(i).read_bytes() for i in range(2)
