@@ -7,14 +7,15 @@ paths of the workspace, so that an interrupted run ends with the same bytes as a
       {source}/annotations.json   COCO, file names as in the source; `info.relabel.root`
                                 says from where, relative to the file
       {source}/fiftyone/          a FiftyOneDataset folder
-      images/{dataset}            a link to the dataset's images, or the images taken out of records
+      images/{dataset}            the datasets' images, linked, or taken out of their records
       merged.json                 target and sources, file names relative to the file's own folder
       manifest.json, report.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
@@ -32,10 +33,11 @@ from relabel.datasets.images import image_location, read_image_bytes
 from relabel.datasets.registry import write_dataset
 from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes, atomic_write_json
-from relabel.workspace.fingerprint import file_fingerprint
+from relabel.workspace.fingerprint import file_fingerprint, image_sizes
 from relabel.workspace.progress import progress
 
 MANIFEST_SCHEMA = 1
+_COPIED_BYTES = 2 * 1024**3
 _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "numpy", "pillow", "pyarrow")
 
 
@@ -54,7 +56,9 @@ class SourceResult:
     labels: Mapping[str, PseudoLabels]
 
 
-def write_result(plan: Plan, results: Sequence[SourceResult], out: Path) -> dict[str, str | Path]:
+def write_result(
+    plan: Plan, results: Sequence[SourceResult], out: Path, *, quiet: bool = False
+) -> dict[str, str | Path]:
     """Write all files of the result; returns the main ones by name, relative to ``out``.
 
     Raises:
@@ -66,10 +70,11 @@ def write_result(plan: Plan, results: Sequence[SourceResult], out: Path) -> dict
     settings = plan.settings.align
     outputs: dict[str, str | Path] = {}
     target = plan.datasets[plan.target]
-    link_images(target, out / "images" / target.name)
+    place_images(target, out / "images" / target.name, quiet=quiet)
     reports, parts = [], [target]
     for result in results:
         name = result.before.name
+        place_images(result.before, out / "images" / name, quiet=quiet)
         after = with_images_in(result.after, out / "images" / name)
         before = replace(after, space=result.before.space, boxes=result.before.boxes)
         pseudo = {
@@ -103,22 +108,18 @@ def write_result(plan: Plan, results: Sequence[SourceResult], out: Path) -> dict
     return outputs
 
 
-def link_images(dataset: DetectionDataset, folder: Path) -> bool:
-    """Make the dataset's images available as ``folder / file_name``.
+def place_images(dataset: DetectionDataset, folder: Path, *, quiet: bool = False) -> None:
+    """Make every image of the dataset available as ``folder / file_name``.
 
-    A link to the dataset's root where its images are plain files below it. Images stored in
-    archives and records are written as files.
-
-    Returns:
-        True if ``folder`` is a link to the root.
+    Images stored in archives and records are written as files. Plain files become hard links:
+    some loaders follow symbolic links and then refuse what lies outside their image folder.
+    Where the file system allows no hard links, a dataset of up to 2 GB is copied and the files
+    of a larger one become symbolic links.
 
     Raises:
         DataError: an image cannot be read, or its name leads out of the folder.
+        RelabelError: the disk is full.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if dataset.images.location is None or not any(dataset.images.location):
-        _link(dataset.root.resolve(), folder)
-        return True
     for row, name in enumerate(dataset.images.file_name):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DataError(
@@ -127,32 +128,49 @@ def link_images(dataset: DetectionDataset, folder: Path) -> bool:
                 record=f"image {int(dataset.images.id[row])}",
                 remedy="Correct the file name.",
             )
-    with progress(f"Taking out images of {dataset.name}", len(dataset), unit="images") as bar:
+    link: Callable[[Path, Path], None] | None = None
+    with progress(
+        f"Placing images of {dataset.name}", len(dataset), unit="images", quiet=quiet
+    ) as bar:
         for row, name in enumerate(dataset.images.file_name):
             path = folder / name
-            location = image_location(dataset, row)
-            if location.partition(":")[0] not in ("zip", "bytes", "parquet"):
+            if not path.exists():  # made in one go: one that exists is whole
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _link(Path(location).resolve(), path)
-            elif not path.is_file():  # written atomically: one that exists is whole
-                atomic_write_bytes(path, read_image_bytes(location))
+                location = image_location(dataset, row)
+                if _is_packed(location):
+                    atomic_write_bytes(path, read_image_bytes(location))
+                else:
+                    file = Path(location).resolve()
+                    link = link or _way_to_link(dataset, file, path)
+                    if not path.exists():
+                        link(file, path)
             bar.update()
-    return False
+
+
+def _is_packed(location: str) -> bool:
+    return location.partition(":")[0] in ("zip", "bytes", "parquet")
+
+
+def _way_to_link(dataset: DetectionDataset, file: Path, path: Path) -> Callable[[Path, Path], None]:
+    """Hard links, copies or symbolic links; found out by making the first."""
+    try:
+        path.hardlink_to(file)
+    except OSError:  # another file system, or files of another user
+        small = sum(image_sizes(dataset)) <= _COPIED_BYTES
+        return _copy if small else lambda file, path: path.symlink_to(file)
+    return lambda file, path: path.hardlink_to(file)
+
+
+def _copy(file: Path, path: Path) -> None:
+    with atomic_path(path) as temp:
+        shutil.copyfile(file, temp)
 
 
 def with_images_in(dataset: DetectionDataset, folder: Path) -> DetectionDataset:
-    """The dataset with images at ``folder / file_name``; unchanged where they are plain files."""
-    if link_images(dataset, folder):
+    """A dataset with packed images, reading them from where `place_images` put them."""
+    if not any(_is_packed(text) for text in dataset.images.location or () if text):
         return dataset
     return replace(dataset, root=folder, images=replace(dataset.images, location=None))
-
-
-def _link(source: Path, link: Path) -> None:
-    if link.is_symlink():
-        if link.readlink() == source:
-            return
-        link.unlink()
-    link.symlink_to(source, target_is_directory=source.is_dir())
 
 
 def _write_coco(plan: Plan, dataset: DetectionDataset, folder: Path) -> str:

@@ -278,7 +278,7 @@ class _Job:
             )
             for source in plan.sources
         ]
-        return write_result(plan, results, step.stage.folder)
+        return write_result(plan, results, step.stage.folder, quiet=self.runtime.quiet)
 
     def _folds(self, name: str) -> list[Any]:
         lat = self.plan.settings.lat

@@ -57,7 +57,8 @@ class World:
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(self.arguments(*args))
-        done = Done(*self.capsys.readouterr())
+        out, err = self.capsys.readouterr()
+        done = Done(str(out), str(err))
         assert ended.value.code == status, done.stderr
         assert "Traceback" not in done.stderr
         return done
