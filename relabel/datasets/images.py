@@ -91,7 +91,7 @@ def decode_rgb(data: bytes, *, name: str = "image") -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy: torch warns of read-only arrays
     except _NOT_DECODABLE as error:
         # Pillow names the buffer by its address, which no user can use.
         unknown = isinstance(error, UnidentifiedImageError)
