@@ -9,7 +9,6 @@ Shape legend: ``I`` images, ``n`` boxes, ``K`` categories of the file.
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,11 @@ import msgspec
 import numpy as np
 
 from relabel.datasets.checks import check_file_name, clean_boxes, clipped_area, file_name_fault
-from relabel.datasets.coco_decode import (
-    CocoFile,
-    RawFields,
-    collector_off,
-    decode,
-    extra_fields,
-)
+from relabel.datasets.coco_columns import CocoFile, ImageColumns
+from relabel.datasets.coco_decode import collector_off, decode
 from relabel.datasets.coco_layout import find_annotations, find_root
 from relabel.datasets.coco_write import write
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
 from relabel.datasets.images import image_size
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import into_space
@@ -71,10 +65,10 @@ def read(
     decoded = decode(file, problems)
     with collector_off():
         own_space, category_fields = _space(decoded, name, file, problems)
-        images, rows = _images(decoded, file, problems)
+        images = _images(decoded.images, file, problems)
         root = find_root(path, file, images.file_name, decoded.fields, split)
         images = _fill_sizes(images, root, file, problems)
-        boxes = _boxes(decoded, images, rows, own_space, space, file, problems)
+        boxes = _boxes(decoded, images, own_space, space, file, problems)
     info = dict(decoded.fields)
     if category_fields:
         info[CATEGORY_FIELDS] = category_fields
@@ -121,14 +115,11 @@ def _space(
     return LabelSpace(name, tuple(categories)), {k: v for k, v in fields.items() if v}
 
 
-def _images(decoded: CocoFile, file: Path, problems: Problems) -> tuple[Images, np.ndarray]:
-    """The images, and the rows of the file's list they come from."""
-    records = decoded.images
-    names = [r.file_name for r in records]
+def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
+    names, ids = columns.file_name, columns.id
     if None in names:
-        _names_from_url(names, decoded, file, problems)
-    ids = np.array([r.id for r in records], dtype=np.int64)
-    keep = np.ones(len(records), dtype=bool)
+        _names_from_url(names, columns, file, problems)
+    keep = np.ones(len(ids), dtype=bool)
     for i in _duplicates(ids):
         keep[i] = False
         problems.error(
@@ -155,36 +146,28 @@ def _images(decoded: CocoFile, file: Path, problems: Problems) -> tuple[Images, 
             )
         else:
             seen.add(file_name)
-    rows = np.flatnonzero(keep)
     images = Images(
-        ids,
-        [n or "" for n in names],
-        np.array([r.width or 0 for r in records], dtype=np.int32),
-        np.array([r.height or 0 for r in records], dtype=np.int32),
-        extra=extra_fields(records, decoded.image_extra),
+        ids, [n or "" for n in names], columns.width, columns.height, extra=columns.extra
     )
-    return (images, rows) if keep.all() else (images.take(rows), rows)
+    return images if keep.all() else images.take(np.flatnonzero(keep))
 
 
 def _names_from_url(
-    names: list[str | None], decoded: CocoFile, file: Path, problems: Problems
+    names: list[str | None], columns: ImageColumns, file: Path, problems: Problems
 ) -> None:
     """LVIS: an image without file_name is called by the last two parts of its coco_url."""
-    at = None
-    if "coco_url" in decoded.image_extra:
-        at = f"extra_{decoded.image_extra.index('coco_url')}"
-    for i, record in enumerate(decoded.images):
-        if names[i] is not None:
+    for i, name in enumerate(names):
+        if name is not None:
             continue
-        raw = bytes(getattr(record, at)) if at else b""
-        url = msgspec.json.decode(raw) if raw else None
+        extra = columns.extra[i] if columns.extra is not None else None
+        url = msgspec.json.decode(extra).get("coco_url") if extra else None
         if isinstance(url, str) and url:
             names[i] = "/".join(url.rsplit("/", 2)[-2:])
         else:
             problems.error(
                 "has neither file_name nor coco_url",
                 file=file,
-                record=f"image {record.id}",
+                record=f"image {columns.id[i]}",
                 remedy="Name the image's file.",
             )
 
@@ -208,30 +191,15 @@ def _fill_sizes(images: Images, root: Path, file: Path, problems: Problems) -> I
 def _boxes(
     decoded: CocoFile,
     images: Images,
-    image_rows: np.ndarray,
     own_space: LabelSpace,
     space: LabelSpace | None,
     file: Path,
     problems: Problems,
-) -> Any:
-    records = decoded.annotations
-    n = len(records)
-    ids = _annotation_ids(records)
-    image_id = np.array([r.image_id for r in records], dtype=np.int64)
-    category_id = np.array([r.category_id for r in records], dtype=np.int64)
-    xywh = np.fromiter(
-        chain.from_iterable([r.bbox for r in records]), dtype=np.float64, count=4 * n
-    ).reshape(n, 4)
-    # None becomes False here.
-    ignore = np.array([r.iscrowd for r in records], dtype=bool)
-    ignore |= np.array([r.ignore for r in records], dtype=bool)
-    score = [r.score for r in records]
-    areas = [r.area for r in records]
-    extra = extra_fields(records, decoded.annotation_extra)
-    # The records are as large as the rest together, and everything is in columns now.
-    del records
-    decoded.annotations = []
-    decoded.images = []
+) -> Boxes:
+    columns = decoded.annotations
+    ids = _annotation_ids(columns.id, columns.numbered)
+    image_id, category_id, xywh = columns.image_id, columns.category_id, columns.xywh
+    n = len(ids)
 
     def record(row: int) -> str:
         return f"annotation {ids[row]}"
@@ -266,40 +234,39 @@ def _boxes(
     if space is not None:
         category = into_space(space, own_space, category, keep, file, problems)
         keep &= category >= 0
-    ignore = ignore | (space or own_space).ignore_mask[category] if len(own_space) else ignore
-
-    # Boxes of absent images are checked too, against image 0, and left out all the same.
+    ignore = columns.ignore
+    if len(own_space):
+        ignore = ignore | (space or own_space).ignore_mask[category]
     rows = np.flatnonzero(keep)
     inside, clean = clean_boxes(
         image[rows], xywh[rows], images.width, images.height, problems, file,
         lambda i: record(int(rows[i])),
     )  # fmt: skip
-    area = _areas(areas, xywh)[rows]
+    area = np.where(np.isfinite(columns.area), columns.area, xywh[:, 2] * xywh[:, 3])[rows]
     area = clipped_area(area, xywh[rows], clean)
-    rows, clean, area = rows[inside], clean[inside], area[inside]
+    # By image, and within it in file order.
+    kept = np.flatnonzero(inside)
+    kept = kept[np.argsort(image[rows[kept]] * np.int64(n) + kept)]
+    rows, clean, area = rows[kept], clean[kept], area[kept]
+    unchanged = len(rows) == n and bool(np.all(rows[1:] > rows[:-1]))
     return make_boxes(
         image[rows],
         clean,
         category[rows],
-        score=_scores(score, n)[rows],
+        score=columns.score[rows],
         ignore=ignore[rows],
         id=ids[rows],
         area=area,
-        extra=_take(extra, rows, n),
+        extra=columns.extra if columns.extra is None or unchanged else columns.extra.take(rows),
     )
 
 
-def _annotation_ids(records: list[Any]) -> np.ndarray:
+def _annotation_ids(ids: np.ndarray, numbered: np.ndarray) -> np.ndarray:
     """int64 [n]; annotations without an id are numbered from the largest one on."""
-    values = [r.id for r in records]
-    if None not in values:
-        return np.array(values, dtype=np.int64)
-    following = max((v for v in values if v is not None), default=0)
-    for i, value in enumerate(values):
-        if value is None:
-            following += 1
-            values[i] = following
-    return np.array(values, dtype=np.int64)
+    if numbered.all():
+        return ids
+    largest = int(ids[numbered].max(initial=0))
+    return np.where(numbered, ids, largest + np.cumsum(~numbered))
 
 
 def _duplicates(ids: np.ndarray) -> list[int]:
@@ -327,18 +294,3 @@ def _positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.nd
     at = np.minimum(np.searchsorted(known[order], values), len(known) - 1)
     position = order[at]
     return position, known[position] == values
-
-
-def _areas(areas: list[float | None], xywh: np.ndarray) -> np.ndarray:
-    given = np.array(areas, dtype=np.float64)  # None becomes NaN
-    return np.where(np.isfinite(given), given, xywh[:, 2] * xywh[:, 3])
-
-
-def _scores(scores: list[float | None], n: int) -> np.ndarray:
-    if scores.count(None) == n:
-        return np.full(n, np.nan, dtype=np.float32)
-    return np.array(scores, dtype=np.float32)
-
-
-def _take(extra: RawFields | None, rows: np.ndarray, n: int) -> RawFields | None:
-    return extra if extra is None or len(rows) == n else extra.take(rows)

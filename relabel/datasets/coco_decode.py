@@ -1,9 +1,9 @@
-"""COCO JSON to typed records, with every field of the file kept.
+"""COCO JSON to columns, with every field of the file kept.
 
-The whole file is decoded at once into msgspec structs. Fields that relabel does not work with
-(segmentation, attributes, whatever a tool added) are found out while decoding and stay as the
-undecoded bytes of the file. Only where that fails is the file taken apart record by record, to
-say which one is bad and to go on without it.
+The file is decoded into typed msgspec structs, block by block, so that a block's records are
+turned into columns while they are in the processor's cache and never are in memory all at once.
+Only where that fails is the file taken apart record by record, to say which one is bad and to go
+on without it.
 """
 
 from __future__ import annotations
@@ -11,83 +11,36 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Raw
+from msgspec import Raw
 
+from relabel.datasets.coco_columns import (
+    ANNOTATION_FIELDS,
+    IMAGE_FIELDS,
+    INTEGER_FIELDS,
+    OPTIONAL_FIELDS,
+    AnnotationBlocks,
+    CocoFile,
+    image_columns,
+    record_type,
+)
 from relabel.errors import DataError, Problems
 
-_Int64: Any = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-_Pixels: Any = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-_Flag = int | bool | None
-
-_IMAGE_FIELDS: dict[str, tuple[Any, Any]] = {
-    "id": (_Int64, msgspec.NODEFAULT),
-    "file_name": (str | None, None),
-    "width": (_Pixels | None, None),
-    "height": (_Pixels | None, None),
-}
-_ANNOTATION_FIELDS: dict[str, tuple[Any, Any]] = {
-    "id": (_Int64 | None, None),
-    "image_id": (_Int64, msgspec.NODEFAULT),
-    "category_id": (_Int64, msgspec.NODEFAULT),
-    "bbox": (tuple[float, float, float, float], msgspec.NODEFAULT),
-    "area": (float | None, None),
-    "iscrowd": (_Flag, None),
-    "ignore": (_Flag, None),
-    "score": (float | None, None),
-}
-_INTEGERS = {"id", "image_id", "category_id", "width", "height"}
-_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)` - at `\$\.(images|annotations)\[", re.DOTALL)
-_MOST_EXTRA_FIELDS = 256
-
-
-class RawFields(Sequence[bytes | None]):
-    """Undecoded JSON fields of records, column by column: ``names`` by rows.
-
-    Item ``i`` is the JSON object of the fields that record ``i`` has, or None. The values are
-    views into the file's bytes, so that 860,000 segmentations need no second copy.
-    """
-
-    def __init__(self, names: Sequence[str], columns: Sequence[list[Any]]) -> None:
-        self.names = list(names)
-        self.columns = list(columns)
-        self._keys = [msgspec.json.encode(name) + b":" for name in self.names]
-
-    def __len__(self) -> int:
-        return len(self.columns[0]) if self.columns else 0
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        parts = []
-        for key, column in zip(self._keys, self.columns, strict=True):
-            value = bytes(column[index])
-            if value:
-                parts.append(key + value)
-        return b"{" + b",".join(parts) + b"}" if parts else None
-
-    def take(self, rows: np.ndarray) -> RawFields:
-        order = rows.tolist()
-        return RawFields(self.names, [[column[i] for i in order] for column in self.columns])
-
-
-@dataclass
-class CocoFile:
-    """A decoded COCO file: records in file order, and the file-level fields."""
-
-    images: list[Any]
-    annotations: list[Any]
-    categories: list[dict[str, Any]]
-    image_extra: list[str]
-    annotation_extra: list[str]
-    fields: dict[str, Any] = field(default_factory=dict)
+_LISTS = ("images", "annotations", "categories")
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)` - at `\$\[", re.DOTALL)
+_USABLE_NAME = re.compile(r'[^\\"\x00-\x1f]*')
+_MOST_FURTHER_FIELDS = 256
+_BLOCK_BYTES = 2 << 20
+# Where one record may end and the next begin; inside a record it may also be part of a list.
+_BOUNDARY = re.compile(rb"\}\s*(,)\s*\{")
+_MOST_TRIES = 100
 
 
 @contextmanager
@@ -102,20 +55,22 @@ def collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytearray:
     """The bytes of an annotation file, without a byte order mark.
 
     Raises:
         DataError: the file is missing, unreadable or empty.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = bytearray(path.stat().st_size)
+            del data[stream.readinto(data) :]
     except FileNotFoundError as error:
         raise DataError("no such file", file=path, remedy="Check the path.") from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=path) from error
     if data.startswith(b"\xef\xbb\xbf"):
-        data = data[3:]
+        del data[:3]
     if not data or (len(data) < 64 and not data.strip()):
         raise DataError("the file is empty", file=path, remedy="Export or download it again.")
     return data
@@ -128,145 +83,146 @@ def decode(path: Path, problems: Problems) -> CocoFile:
         DataError: not JSON, not a COCO file, or a record of the wrong shape or type.
     """
     data = read_bytes(path)
-    extra: dict[str, list[str]] = {"images": [], "annotations": []}
     with collector_off():
-        while True:
-            types = _types(extra)
-            try:
-                top = msgspec.json.decode(data, type=_top_type(types))
-                break
-            except msgspec.ValidationError as error:
-                unknown = _UNKNOWN_FIELD.search(str(error))
-                if unknown and sum(map(len, extra.values())) < _MOST_EXTRA_FIELDS:
-                    extra[unknown[2]].append(unknown[1])
-                    continue
-                return _decode_slowly(data, path, problems)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                return _decode_slowly(data, path, problems)
-    _require(path, images=top.images, annotations=top.annotations, categories=top.categories)
+        try:
+            return _decode_fast(data, path)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return decode_slowly(data, path, problems)
+
+
+def _decode_fast(data: bytearray, path: Path) -> CocoFile:
+    """All records typed and good, or msgspec's error."""
+    top = msgspec.json.decode(data, type=dict[str, Raw])
+    for key in _LISTS:
+        if key not in top:
+            raise _not_coco(path, f"has no list `{key}`")
+    images, names = _typed(memoryview(top["images"]), IMAGE_FIELDS, [])
+    annotations = AnnotationBlocks()
+    start = _offset(data, top["annotations"])
+    for records, further in _annotation_blocks(data, start, len(memoryview(top["annotations"]))):
+        annotations.add(records, further)
+    categories = msgspec.json.decode(top["categories"], type=list[dict[str, Any]])
     return CocoFile(
-        images=top.images,
-        annotations=top.annotations,
-        categories=top.categories,
-        image_extra=extra["images"],
-        annotation_extra=extra["annotations"],
-        fields=_file_fields(msgspec.json.decode(data, type=dict[str, Raw]), path),
+        image_columns(images, names), annotations.columns(), categories, _file_fields(top)
     )
 
 
-def extra_fields(records: list[Any], names: list[str]) -> RawFields | None:
-    """The undecoded fields of the records, one row per record; None where there are none.
+def _annotation_blocks(
+    data: bytearray, start: int, length: int
+) -> Iterator[tuple[list[Any], list[str]]]:
+    """The records of the list at ``data[start : start + length]``, about 2 MB at a time.
 
-    COCO's ``ignore`` is worked with and yet kept as it stands: on disk only iscrowd is ours.
+    The commas before and after a block become brackets for the time of its decoding. A block that
+    decodes did end between two records: a prefix of a JSON list has one reading only. One that
+    does not, since its end lies in a list inside a record, is tried with the next boundary.
     """
-    names = list(names)
-    columns: list[list[Any]] = [
-        [getattr(r, attribute) for r in records]
-        for attribute in (f"extra_{i}" for i in range(len(names)))
-    ]
-    if records and hasattr(records[0], "ignore"):
-        flags = [r.ignore for r in records]
-        if any(flag is not None for flag in flags):
-            names.append("ignore")
-            columns.append([b"" if f is None else msgspec.json.encode(f) for f in flags])
-    return RawFields(names, columns) if names else None
+    view = memoryview(data)
+    first, end = start, start + length - 1
+    names: list[str] = []
+    while first < end:
+        last, tries = _boundary(data, first + _BLOCK_BYTES, end), 0
+        while True:
+            before = data[first], data[last]
+            data[first], data[last] = b"[]"
+            try:
+                records, names = _typed(view[first : last + 1], ANNOTATION_FIELDS, names)
+                break
+            except msgspec.DecodeError as error:
+                if isinstance(error, msgspec.ValidationError) or last == end:
+                    raise
+                tries += 1
+            finally:
+                data[first], data[last] = before
+            last = _boundary(data, last + 1, end) if tries < _MOST_TRIES else end
+        yield records, names
+        first = last
 
 
-def _types(extra: dict[str, list[str]]) -> dict[str, Any]:
-    return {
-        "images": _record_type("Image", _IMAGE_FIELDS, extra["images"]),
-        "annotations": _record_type("Annotation", _ANNOTATION_FIELDS, extra["annotations"]),
-    }
+def _boundary(data: bytearray, start: int, end: int) -> int:
+    found = _BOUNDARY.search(data, start, end) if start < end else None
+    return found.start(1) if found else end
 
 
-def _record_type(name: str, known: dict[str, tuple[Any, Any]], extra: list[str]) -> Any:
-    fields = [
-        (key, kind) if default is msgspec.NODEFAULT else (key, kind, default)
-        for key, (kind, default) in known.items()
-    ]
-    fields += [(f"extra_{i}", Raw, Raw()) for i in range(len(extra))]
-    return msgspec.defstruct(
-        name,
-        fields,
-        rename={f"extra_{i}": key for i, key in enumerate(extra)},
-        forbid_unknown_fields=True,
-        kw_only=True,
-        gc=False,
+def _typed(
+    data: memoryview, known: dict[str, tuple[Any, Any]], names: list[str]
+) -> tuple[list[Any], list[str]]:
+    """A list of records, and ``names`` with the further fields met in them."""
+    while True:
+        try:
+            return msgspec.json.decode(data, type=list[record_type(known, names)]), names
+        except msgspec.ValidationError as error:
+            unknown = _UNKNOWN_FIELD.search(str(error))
+            if unknown is None or len(names) >= _MOST_FURTHER_FIELDS:
+                raise
+            if not _USABLE_NAME.fullmatch(unknown[1]):  # msgspec has no such field names
+                raise
+            names = [*names, unknown[1]]
+
+
+def _offset(data: bytearray, part: Raw) -> int:
+    """Where in ``data`` the undecoded value ``part`` begins."""
+    address = [np.frombuffer(b, dtype=np.uint8).ctypes.data for b in (data, part)]
+    return address[1] - address[0]
+
+
+def _file_fields(top: dict[str, Raw]) -> dict[str, Any]:
+    return {k: msgspec.json.decode(v) for k, v in top.items() if k not in _LISTS}
+
+
+def _not_coco(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{what}: not a COCO instances file",
+        file=path,
+        remedy="It needs the lists images, annotations and categories.",
     )
 
 
-def _top_type(types: dict[str, Any]) -> Any:
-    image, annotation = types["images"], types["annotations"]
-    return msgspec.defstruct(
-        "CocoTop",
-        [
-            ("images", list[image] | None, None),
-            ("annotations", list[annotation] | None, None),
-            ("categories", list[dict[str, Any]] | None, None),
-        ],
-    )
-
-
-def _file_fields(top: dict[str, Raw], path: Path) -> dict[str, Any]:
-    return {
-        key: msgspec.json.decode(value)
-        for key, value in top.items()
-        if key not in ("images", "annotations", "categories")
-    }
-
-
-def _require(path: Path, **lists: Any) -> None:
-    for key, value in lists.items():
-        if not isinstance(value, list):
-            what = "has no list" if value is None else "has something else than a list as"
-            raise DataError(
-                f"{what} `{key}`: not a COCO instances file",
-                file=path,
-                remedy="It needs the lists images, annotations and categories.",
-            )
-
-
-def _decode_slowly(data: bytes, path: Path, problems: Problems) -> CocoFile:
+def decode_slowly(data: bytearray, path: Path, problems: Problems) -> CocoFile:
     """Record by record: names the bad ones, and accepts what the strict way does not.
 
     NaN and Infinity, which Python's json writes and JSON does not have, are read here so that the
     box with them can be named; so are integers written as 1.0.
+
+    Raises:
+        DataError: not JSON, not a COCO file, or a bad record that is not to be skipped.
     """
     try:
         top: Any = msgspec.json.decode(data, type=dict[str, Raw])
-        lists = {
-            key: msgspec.json.decode(top[key], type=list[Raw])
-            for key in ("images", "annotations", "categories")
-            if key in top
+        lists: dict[str, Any] = {
+            k: msgspec.json.decode(top[k]) for k in ("categories",) if k in top
         }
+        for key in ("images", "annotations"):
+            if key in top:
+                lists[key] = msgspec.json.decode(top[key], type=list[Raw])
         load: Callable[[Any], Any] = msgspec.json.decode
-        fields = _file_fields(top, path)
+        fields = _file_fields(top)
     except (msgspec.DecodeError, UnicodeDecodeError):
         top = _python_json(data, path)
-        lists = {key: top.get(key) for key in ("images", "annotations", "categories")}
+        lists = {k: top[k] for k in _LISTS if k in top}
         load = _itself
-        fields = {key: value for key, value in top.items() if key not in lists}
-    _require(path, **{k: lists.get(k) for k in ("images", "annotations", "categories")})
+        fields = {k: v for k, v in top.items() if k not in _LISTS}
+    for key in _LISTS:
+        if not isinstance(lists.get(key), list):
+            what = "has something else than a list as" if key in lists else "has no list"
+            raise _not_coco(path, f"{what} `{key}`")
 
     categories = []
-    for i, raw in enumerate(lists["categories"]):
-        row = load(raw)
+    for i, row in enumerate(lists["categories"]):
         if isinstance(row, dict):
             categories.append(row)
         else:
             problems.error("is not an object", file=path, record=f"categories[{i}]")
-    images, image_extra = _records(lists["images"], load, "image", _IMAGE_FIELDS, path, problems)
-    annotations, annotation_extra = _records(
-        lists["annotations"], load, "annotation", _ANNOTATION_FIELDS, path, problems
-    )
-    return CocoFile(images, annotations, categories, image_extra, annotation_extra, fields)
+    images = image_columns(*_records(lists["images"], load, IMAGE_FIELDS, path, problems))
+    blocks = AnnotationBlocks()
+    blocks.add(*_records(lists["annotations"], load, ANNOTATION_FIELDS, path, problems))
+    return CocoFile(images, blocks.columns(), categories, fields)
 
 
 def _itself(value: Any) -> Any:
     return value
 
 
-def _python_json(data: bytes, path: Path) -> dict[str, Any]:
+def _python_json(data: bytearray, path: Path) -> dict[str, Any]:
     try:
         top = json.loads(data)
     except UnicodeDecodeError as error:
@@ -296,21 +252,22 @@ def _python_json(data: bytes, path: Path) -> dict[str, Any]:
 def _records(
     rows: list[Any],
     load: Callable[[Any], Any],
-    kind: str,
     known: dict[str, tuple[Any, Any]],
     path: Path,
     problems: Problems,
 ) -> tuple[list[Any], list[str]]:
-    """Typed records of the good rows, and the names of their extra fields."""
-    core = _record_type(kind, known, [])
+    """Checked records of the good rows, and the names of their further fields."""
+    kind = "image" if known is IMAGE_FIELDS else "annotation"
+    typed = {**known, **OPTIONAL_FIELDS} if kind == "annotation" else known
+    core = record_type(typed, [])
     good: list[tuple[Any, dict[str, Any]]] = []
-    extra: dict[str, None] = {}
+    names: dict[str, None] = {}
     for i, raw in enumerate(rows):
         try:
             row = load(raw)
             if not isinstance(row, dict):
                 raise TypeError("is not an object")
-            values = {k: _as_integer(k, v) for k, v in row.items() if k in known}
+            values = {k: _as_integer(k, v) for k, v in row.items() if k in typed}
             record = msgspec.convert(values, core)
         except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
             problems.error(
@@ -320,25 +277,22 @@ def _records(
                 remedy=f"Correct the {kind}, or leave it out with --skip-bad.",
             )
             continue
-        others = {k: v for k, v in row.items() if k not in known}
-        extra.update(dict.fromkeys(others))
-        good.append((record, others))
+        further = {k: v for k, v in row.items() if k not in known}
+        names.update(dict.fromkeys(further))
+        good.append((record, further))
 
-    names = list(extra)
-    full = _record_type(kind, known, names)
+    order = list(names)
     records = []
-    for record, others in good:
-        raws = {
-            f"extra_{j}": Raw(msgspec.json.encode(others[name]))
-            for j, name in enumerate(names)
-            if name in others
-        }
-        records.append(full(**{k: getattr(record, k) for k in known}, **raws))
-    return records, names
+    for record, further in good:
+        values = {k: getattr(record, k) for k in typed}
+        for j, name in enumerate(order):
+            values[f"extra_{j}"] = msgspec.json.encode(further[name]) if name in further else b""
+        records.append(SimpleNamespace(**values))
+    return records, order
 
 
 def _as_integer(key: str, value: Any) -> Any:
-    if key in _INTEGERS and isinstance(value, float) and value.is_integer():
+    if key in INTEGER_FIELDS and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 

@@ -157,7 +157,7 @@ def _annotation_blocks(dataset: DetectionDataset, encoder: msgspec.json.Encoder)
     boxes = dataset.boxes
     image_ids, category_ids = dataset.images.id, dataset.space.ids
     # Boxes are grouped by image; files usually are in the order of annotation ids.
-    order = np.argsort(boxes.id, kind="stable")
+    order = np.argsort(boxes.id)
     scored = not bool(np.isnan(boxes.score).all())
     for start in range(0, len(boxes), _BLOCK):
         rows = order[start : start + _BLOCK]

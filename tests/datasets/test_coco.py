@@ -351,22 +351,53 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(target.parent.iterdir()) == []
 
 
-def test_both_ways_of_decoding_agree(tmp_path):
-    file = put(tmp_path, document())
-    fast = coco_decode.decode(file, Problems())
-    slow = coco_decode._decode_slowly(file.read_bytes(), file, Problems())
-    assert sorted(fast.annotation_extra) == sorted(slow.annotation_extra)
-    assert fast.fields == slow.fields
+@pytest.mark.parametrize("block", [1, 200, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_all_ways_of_decoding_agree(tmp_path, monkeypatch, block, indent):
+    data = document()
+    rows = data["annotations"]
+    # What looks like the end of a record and is none: in lists, objects and texts.
+    rows[0]["parts"] = [{"a": 1}, {"b": [{}, {"c": 2}]}, {"id": 1}]
+    rows[1]["no te"] = 'a text with "},{" and }, { in it'
+    rows[2]["ignore"] = 1
+    rows.append({"image_id": 7, "category_id": 3, "bbox": [1, 1, 2, 2], "score": 0.25})
+    rows.append({"id": 30, "image_id": 7, "category_id": 3, "bbox": [1, 1, 2, 2], "area": None})
+    file = put(tmp_path, json.dumps(data, indent=indent))
+    monkeypatch.setattr(coco_decode, "_BLOCK_BYTES", block)
+    fast = coco_decode._decode_fast(coco_decode.read_bytes(file), file)
+    slow = coco_decode.decode_slowly(coco_decode.read_bytes(file), file, Problems())
+    assert fast.fields == slow.fields == {k: data[k] for k in ("info", "licenses")}
     assert fast.categories == slow.categories
-    for name in ("images", "annotations"):
-        for a, b in zip(getattr(fast, name), getattr(slow, name), strict=True):
-            known = [f for f in a.__struct_fields__ if not f.startswith("extra_")]
-            assert [getattr(a, f) for f in known] == [getattr(b, f) for f in known]
-    left = coco_decode.extra_fields(fast.annotations, fast.annotation_extra)
-    right = coco_decode.extra_fields(slow.annotations, slow.annotation_extra)
-    assert left is not None
-    assert right is not None
-    assert [json.loads(e or b"{}") for e in left] == [json.loads(e or b"{}") for e in right]
+    for ours, theirs in ((fast.images, slow.images), (fast.annotations, slow.annotations)):
+        for name, column in vars(ours).items():
+            other = getattr(theirs, name)
+            if name == "extra":
+                assert list(map(fields_of, column)) == list(map(fields_of, other))
+            elif isinstance(column, np.ndarray):
+                assert column.dtype == other.dtype
+                np.testing.assert_array_equal(column, other)
+            else:
+                assert column == other
+    known = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "score"}
+    assert fast.annotations.extra is not None
+    assert [fields_of(e) for e in fast.annotations.extra] == [
+        {k: v for k, v in row.items() if k not in known} for row in rows
+    ]
+    assert fast.annotations.numbered.tolist() == [True, True, True, False, True]
+    assert fast.annotations.ignore.tolist() == [False, False, True, False, False]
+    np.testing.assert_array_equal(fast.annotations.score, np.float32([np.nan] * 3 + [0.25, np.nan]))
+
+
+def test_field_names_that_no_struct_can_have_survive_too(tmp_path):
+    data = with_annotation(**{'a "quoted" \\ name': [1, {"b": None}]})
+    dataset = read_dataset(put(tmp_path, data), "coco")
+    out = json.loads(coco.write(dataset, tmp_path / "o.json")[0].read_bytes())
+    data["annotations"][0]["iscrowd"] = 0
+    assert out["annotations"] == data["annotations"]
+
+
+def fields_of(extra):
+    return json.loads(extra) if extra else {}
 
 
 def test_real_coco_files_with_crowds(tmp_path, shared):
