@@ -42,11 +42,12 @@ backbone_lr_scale = 0.5
 frozen_stride = 0
 image_size = 192
 max_image_size = 400
+fpn_strides = [4, 8, 16]
 fpn_channels = 64
 head_channels = 256
 rpn_proposals = 150
 rois_per_image = 64
-scale_jitter = [0.9, 1.15]
+scale_jitter = [0.85, 1.0]
 
 [lat]
 steps = {lat_steps}
@@ -70,8 +71,8 @@ def write_config(folder: Path, *, seed: int, effort: float = 1.0) -> Path:
     """
     text = _TEMPLATE.format(
         seed=seed,
-        specialist_steps=max(1, round(150 * effort)),
-        lat_steps=max(1, round(400 * effort)),
+        specialist_steps=max(2, round(85 * effort)),
+        lat_steps=max(4, round(400 * effort)),
     )
     path = folder / "relabel.toml"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
