@@ -17,7 +17,7 @@ from relabel.datasets.image_files import place_images, writing
 from relabel.datasets.registry import CopyImages
 from relabel.errors import Problems
 
-_BLOCK = 16384
+_BLOCK = 2048  # records, few enough to stay in the processor's cache
 _OURS = ("categories", "images", "annotations", "category_fields")
 
 

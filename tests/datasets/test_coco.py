@@ -385,7 +385,9 @@ def test_all_ways_of_decoding_agree(tmp_path, monkeypatch, block, indent):
     ]
     assert fast.annotations.numbered.tolist() == [True, True, True, False, True]
     assert fast.annotations.ignore.tolist() == [False, False, True, False, False]
-    np.testing.assert_array_equal(fast.annotations.score, np.float32([np.nan] * 3 + [0.25, np.nan]))
+    np.testing.assert_array_equal(
+        fast.annotations.score, np.array([np.nan] * 3 + [0.25, np.nan], np.float32)
+    )
 
 
 def test_field_names_that_no_struct_can_have_survive_too(tmp_path):
