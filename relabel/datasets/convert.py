@@ -63,7 +63,7 @@ def convert(
     if name_map is not None:
         unused = name_map.unused(dataset.space)
         if unused:
-            notes.append(f"the map names {len(unused)} categories not there: {', '.join(unused)}")
+            notes.append(f"the map names what the dataset does not have: {', '.join(unused)}")
         dataset = name_map.apply(dataset)
 
     packed = len(dataset) > 0 and is_packed(dataset, 0)

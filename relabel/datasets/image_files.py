@@ -14,6 +14,9 @@ from relabel.datasets.images import image_location, read_image_bytes
 from relabel.datasets.registry import CopyImages
 from relabel.errors import DataError, Problems
 from relabel.workspace.atomic import atomic_path
+from relabel.workspace.progress import progress
+
+_WORTH_A_BAR = 200
 
 
 @contextmanager
@@ -63,23 +66,27 @@ def place_images(
             be written.
     """
     problems = Problems() if problems is None else problems
-    for row, name in enumerate(dataset.images.file_name if names is None else names):
-        fault = file_name_fault(name)
-        if fault is not None:
-            raise DataError(f"file_name {name!r} {fault}", record=f"image {dataset.images.id[row]}")
-        target = folder / name
-        location = image_location(dataset, row)
-        if is_packed(dataset, row):
-            _extract(location, target)
-        elif Path(location).is_file():
-            _place(Path(location), target, mode)
-        else:
-            problems.error(
-                "image file does not exist",
-                file=location,
-                record=f"image {dataset.images.id[row]}",
-                remedy="Check the dataset's root, or convert with --images none.",
-            )
+    names = list(dataset.images.file_name) if names is None else names
+    quiet = len(names) < _WORTH_A_BAR
+    with progress("Placing images", len(names), unit="images", quiet=quiet) as bar:
+        for row, name in enumerate(names):
+            record = f"image {dataset.images.id[row]}"
+            fault = file_name_fault(name)
+            if fault is not None:
+                raise DataError(f"file_name {name!r} {fault}", record=record)
+            location = image_location(dataset, row)
+            if is_packed(dataset, row):
+                _extract(location, folder / name)
+            elif Path(location).is_file():
+                _place(Path(location), folder / name, mode)
+            else:
+                problems.error(
+                    "image file does not exist",
+                    file=location,
+                    record=record,
+                    remedy="Check the dataset's root, or convert with --images none.",
+                )
+            bar.update()
 
 
 def is_packed(dataset: DetectionDataset, row: int) -> bool:

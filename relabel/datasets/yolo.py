@@ -53,7 +53,7 @@ def read(
         DataError: no class names; rows with a wrong number of columns, something that is not a
             number, an unknown class or a negative size; images that cannot be read.
     """
-    layout = find_layout(path, split=split, annotations=annotations)
+    layout = find_layout(path, split=split, annotations=annotations, problems=problems)
     own = _space(name, layout)
     names: list[str] = []
     sizes: list[tuple[int, int]] = []

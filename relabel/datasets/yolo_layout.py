@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from relabel.errors import DataError
+from relabel.errors import DataError, Problems
 
 IMAGE_SUFFIXES = {
     ".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp", ".pfm", ".heic",
@@ -59,11 +59,13 @@ def label_path(image: Path, layout: Layout | None = None) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def find_layout(path: Path, *, split: str | None, annotations: str | None) -> Layout:
+def find_layout(
+    path: Path, *, split: str | None, annotations: str | None, problems: Problems
+) -> Layout:
     """Find the class names and images of a YOLO dataset.
 
     Raises:
-        DataError: no class names, no such split, or no images.
+        DataError: no class names, no such split, no images, or a list that leads outside.
     """
     config = _config_file(path, annotations)
     if config is None:
@@ -89,7 +91,7 @@ def find_layout(path: Path, *, split: str | None, annotations: str | None) -> La
         for source in sources:
             if not isinstance(source, str):
                 raise DataError(f"{key} is not a path: {source!r}", file=config)
-            images.update(dict.fromkeys(_images(source, key, base, config)))
+            images.update(dict.fromkeys(_images(source, key, base, config, problems)))
     if not images:
         raise DataError("names no images", file=config, remedy="Set train to a folder of images.")
     listed = list(images)
@@ -158,7 +160,7 @@ def _base(data: dict[str, Any], file: Path) -> Path:
     return file.parent
 
 
-def _images(source: str, key: str, base: Path, config: Path) -> list[Path]:
+def _images(source: str, key: str, base: Path, config: Path, problems: Problems) -> list[Path]:
     place = base / source
     if not place.exists() and source.startswith("../"):
         # Roboflow writes ../train/images for a data.yaml that stands beside train/.
@@ -170,7 +172,7 @@ def _images(source: str, key: str, base: Path, config: Path) -> list[Path]:
             remedy="Correct the path; it is relative to `path`, or to the file's folder.",
         )
     if place.is_file():
-        return _listed(place, base)
+        return _listed(place, base, problems)
     return folder_images(place)
 
 
@@ -179,7 +181,7 @@ def folder_images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _listed(file: Path, base: Path) -> list[Path]:
+def _listed(file: Path, base: Path, problems: Problems) -> list[Path]:
     """The images a text file lists, which must lie inside the dataset."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -198,12 +200,13 @@ def _listed(file: Path, base: Path) -> list[Path]:
         image = next((p for p in places if p.is_file()), places[0])
         image = Path(os.path.abspath(image))  # noqa: PTH100
         if not image.is_relative_to(inside):
-            raise DataError(
+            problems.error(
                 f"{entry!r} leads out of the dataset's root",
                 file=file,
                 record=f"line {number}",
                 remedy="List images inside the dataset's folder.",
             )
+            continue
         images[base / image.relative_to(inside)] = None
     return list(images)
 

@@ -60,7 +60,7 @@ def test_a_category_with_boxes_must_be_in_the_map(tmp_path):
         street(tmp_path), "coco", tmp_path / "o.json",
         name_map=NameMap({"car": "a", "van": "b", "bus": "c"}),
     )  # fmt: skip
-    assert result.notes == ["the map names 1 categories not there: bus"]
+    assert result.notes == ["the map names what the dataset does not have: bus"]
 
 
 def test_what_is_mapped_only_from_ignored_stays_ignored(tmp_path):
