@@ -5,7 +5,7 @@ training images plays a source dataset: its annotations are rewritten into a *si
 convention (one class, boxes looser by the factor that the real source's boxes are larger than the
 target specialist's pseudo-labels on them, small objects left out), its target pseudo-labels come
 from the specialist that never saw the fold, and the transfer model is trained without the fold.
-Every arm has the same proposals, seed and number of steps.
+Every arm has the same pseudo-labels, seeds and number of steps, one model, and the threshold 0.4.
 
     python benchmarks/lat_ablation.py RUN_DIR --target fine --as coarse --backbone FOLDER
 
@@ -40,6 +40,7 @@ GT = {"own_rows": "gt", "crossfit": "none"}
 ARMS: dict[str, dict[str, Any]] = {
     "default (a + e, SFF, geometry)": {},
     "paper preset (printed formula)": {"preset": "paper"},
+    "frozen ImageNet backbone": {"backbone": "given"},
     "paper preset, box per class off": {"preset": "paper", "class_boxes": False},
     "leakage: annotations as proposals, no remedy": GT | {"stand_in": False, "drop_gt": 0.0},
     "leakage (b): 90 % of annotations dropped": GT | {"stand_in": False, "drop_gt": 0.9},
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--target", required=True)
     parser.add_argument("--sources", default="legacy,coarse")
     parser.add_argument("--as", dest="played", required=True, help="source that is simulated")
-    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--backbone", required=True, help="of arms that take no specialist's")
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", default="", help="arms whose name contains this")
@@ -149,20 +150,29 @@ def main() -> None:
         rows.append(_row(name, [evaluate_transfer(truth, floor, played).to_dict()], 0.0))
         print(rows[-1], flush=True)
     runtime = Runtime()
+    # The specialist that never saw the held-back fold, as the target's never saw the sources.
+    specialist = (
+        options.run / "1_specialists" / f"{options.target}_fold{LatSettings().crossfit_folds - 1}"
+    )
     for name, changes in ARMS.items():
         if options.only and not any(part in name for part in options.only.split("|")):
             continue
         metrics, started = [], time.monotonic()
         for seed in map(int, options.seeds.split(",")):
+            if changes.get("preset") == "paper" or changes.get("backbone"):
+                changes = changes | {"backbone": options.backbone}
             settings = LatSettings(
-                **{"epochs": options.epochs, "seed": seed, "backbone": options.backbone}
+                **{"epochs": options.epochs, "seed": seed, "calibration_folds": 1}
+                | {"score_threshold": 0.4}
                 | json.loads(options.set)
                 | changes
             ).resolved()
-            kind = f"{settings.own_rows == 'gt'}-{seed}"
+            own = settings.backbone == "specialist"
+            kind = f"{settings.own_rows == 'gt'}-{own}-{seed}"
             out = options.work / f"{name[:40].replace(' ', '_').replace('/', '_')}-{seed}"
             model = train_lat(
                 data, training, options.target, out, settings, runtime,
+                specialists={options.target: specialist},
                 bank_folder=options.work / f"bank-{kind}",
             )  # fmt: skip
             moved = transfer(model, played, hidden, out / "moved", settings, runtime)

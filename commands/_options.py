@@ -135,12 +135,12 @@ def config_options(function: F) -> F:
 
 
 def backbone_option(function: F) -> F:
-    """``--backbone``, one for specialists and LAT."""
+    """``--backbone`` of the specialists; LAT takes theirs unless ``--lat-backbone`` says else."""
     return _grouped(
         "--backbone",
         metavar="NAME",
         heading="Options",
-        help="Backbone of all models: transformers hub id, local folder or torchvision name.",
+        help="Backbone of the specialists: transformers hub id, local folder or torchvision name.",
     )(function)
 
 

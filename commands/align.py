@@ -21,6 +21,7 @@ from ._options import (
     backbone_option,
     catalogue_of,
     comma_list,
+    resolve_backbone,
     runtime_of,
     runtime_options,
     settings_of,
@@ -70,7 +71,7 @@ _STATUS = {
 @runtime_options
 @settings_options(SpecialistSettings, "specialist", heading="Specialists")
 @settings_options(CrossLabelSettings, "crosslabel", heading="Cross-labelling")
-@settings_options(LatSettings, "lat", heading="Label-Aligned Transfer")
+@settings_options(LatSettings, "lat", heading="Label-Aligned Transfer", leave_out=("seed",))
 def cli(
     target: str,
     sources: tuple[str, ...],
@@ -111,6 +112,8 @@ def cli(
 def pipeline_settings(catalogue: Catalogue, params: dict[str, Any]) -> PipelineSettings:
     """The settings of all stages: options, over relabel.toml, over defaults."""
     shared = shared_settings(catalogue, params)
+    if params.get("lat_backbone") is not None:
+        params = {**params, "lat_backbone": resolve_backbone(params["lat_backbone"], Path.cwd())}
 
     def of(cls: type[T], name: str, prefix: str, **values: Any) -> T:
         return settings_of(
@@ -125,7 +128,7 @@ def pipeline_settings(catalogue: Catalogue, params: dict[str, Any]) -> PipelineS
     return PipelineSettings(
         specialist=of(SpecialistSettings, "specialist", "specialist", **shared),
         crosslabel=of(CrossLabelSettings, "crosslabel", "crosslabel"),
-        lat=of(LatSettings, "lat", "lat", **shared),
+        lat=of(LatSettings, "lat", "lat", seed=shared["seed"]),
         align=of(AlignSettings, "align", ""),
     )
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.errors import DataError
 from relabel.lat.features import FrozenFeatures
-from relabel.lat.model import TransferModel
+from relabel.lat.model import ProposalBatch, TransferModel, predict_target
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_dict, settings_from
 from relabel.workspace.atomic import atomic_path, atomic_write_json
@@ -21,25 +22,36 @@ from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 @dataclass
 class TrainedTransfer:
-    """A model ready to transfer into its target space.
+    """Models ready to transfer into their target space; their predictions are averaged.
 
     Attributes:
         thresholds: score from which a prediction becomes a label, float64 [Ct], per target class.
     """
 
-    model: TransferModel
+    models: list[TransferModel]
     features: FrozenFeatures
     joint: JointLabelSpace
     target: str
     settings: LatSettings
     thresholds: np.ndarray
 
+    def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
+        """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
+        target = self.joint.slice(self.target)
+        with torch.inference_mode():
+            outputs = [predict_target(*m(batch), batch, target, self.settings) for m in self.models]
+            scores = torch.stack([o[0] for o in outputs]).mean(dim=0)
+            boxes = torch.stack([o[1] for o in outputs]).mean(dim=0)
+        return scores, boxes
+
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors``, then ``config.json``."""
         from safetensors.torch import save_file
 
         weights = {
-            f"model.{k}": v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()
+            f"model.{i}.{k}": v.detach().cpu().contiguous()
+            for i, model in enumerate(self.models)
+            for k, v in model.state_dict().items()
         }
         weights |= self.features.weights()
         with atomic_path(folder / "model.safetensors") as temporary:
@@ -52,6 +64,7 @@ class TrainedTransfer:
                 "target": self.target,
                 "spaces": [s.to_dict() for s in self.joint.spaces],
                 "settings": settings_dict(self.settings),
+                "models": len(self.models),
                 "features": self.features.to_config(),
                 "thresholds": dict(
                     zip(
@@ -82,9 +95,13 @@ class TrainedTransfer:
             settings = settings_from(LatSettings, config["settings"], where=str(config_file))
             weights = load_file(str(weights_file))
             features = FrozenFeatures.from_config(config["features"], weights, settings, device)
-            model = TransferModel(settings, joint.num_classes, len(spaces), features.width)
-            own = {k[6:]: v for k, v in weights.items() if k.startswith("model.")}
-            model.load_state_dict(own)
+            models = []
+            for i in range(int(config["models"])):
+                model = TransferModel(settings, joint.num_classes, len(spaces), features.width)
+                prefix = f"model.{i}."
+                own = {k: v for k, v in weights.items() if k.startswith(prefix)}
+                model.load_state_dict({k[len(prefix) :]: v for k, v in own.items()})
+                models.append(model.to(device).eval())
             target = config["target"]
             names = spaces[joint.position(target)].class_names
             thresholds = np.array([config["thresholds"][n] for n in names], dtype=np.float64)
@@ -92,7 +109,7 @@ class TrainedTransfer:
             raise DataError(
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
             ) from error
-        return cls(model.to(device).eval(), features, joint, target, settings, thresholds)
+        return cls(models, features, joint, target, settings, thresholds)
 
 
 def joint_space(spaces: Mapping[str, LabelSpace], target: str) -> JointLabelSpace:

@@ -16,6 +16,8 @@ from relabel.lat.settings import LatSettings
 
 FLOOR = 0.01
 TOP = 300
+FEW = 10
+SPAN = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +74,9 @@ def calibrate(
 ) -> np.ndarray:
     """Score thresholds per class that give the best F1 on images with known annotations.
 
-    F1 is averaged over matching at IoU 0.5 and 0.75. Classes with fewer than ten annotations
-    share one threshold, chosen over all classes together.
+    F1 is averaged over matching at IoU 0.5 and 0.75. Classes with fewer than `FEW` annotations
+    take the threshold that is best over all classes together; the others stay within `SPAN` of
+    it, since a rare or hard class can otherwise ask for nearly everything or nothing.
 
     Args:
         found: predictions per image.
@@ -97,9 +100,10 @@ def calibrate(
     hit = [np.concatenate(column) for column in hits]
     shared = _best_threshold(score, hit, int(total.sum()))
     thresholds = np.full(classes, shared)
-    for c in np.flatnonzero(total >= 10):
+    for c in np.flatnonzero(total >= FEW):
         of_class = label == c
-        thresholds[c] = _best_threshold(score[of_class], [h[of_class] for h in hit], int(total[c]))
+        best = _best_threshold(score[of_class], [h[of_class] for h in hit], int(total[c]))
+        thresholds[c] = np.clip(best, shared / SPAN, shared * SPAN)
     return thresholds
 
 

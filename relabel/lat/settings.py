@@ -18,20 +18,20 @@ class LatSettings(TrainSettings):
     preset: str = setting(
         "default", "Group of settings to start from.", choices=("default", "paper")
     )
-    epochs: float = setting(12.0, "Passes over the training images of all datasets.")
+    epochs: float = setting(8.0, "Passes over the training images of all datasets.")
     batch_size: int = setting(8, "Images per step over all processes.")
-    lr: float = setting(3e-4, "Peak learning rate.")
+    lr: float = setting(1e-3, "Peak learning rate.")
     weight_decay: float = setting(0.05, "Weight decay, not applied to norms and biases.")
 
     backbone: str = setting(
-        "facebook/dinov2-base",
-        "Frozen backbone: hub id, local folder or torchvision name; `specialist` takes the "
-        "target specialist's own backbone.",
+        "specialist",
+        "Frozen backbone: a hub id, local folder or torchvision name; `specialist` takes the "
+        "one the target's specialist was trained with.",
     )
     image_size: int = setting(480, "Short side in pixels that images are resized to.")
     max_image_size: int = setting(1120, "Longest side in pixels after resizing.")
     feature_strides: tuple[int, ...] = setting((4, 8, 16, 32), "Strides to pool regions from.")
-    feature_channels: int = setting(32, "Channels per stride after PCA; 0 keeps all.")
+    feature_channels: int = setting(64, "Channels per stride after PCA; 0 keeps all.")
     pool_size: int = setting(7, "Cells per side of a pooled region.")
 
     max_images: int = setting(5000, "Most training images per dataset; 0 takes all.")
@@ -89,8 +89,10 @@ class LatSettings(TrainSettings):
     quality_target: bool = setting(True, "Score targets are the refined box's IoU, not one.")
     box_weight: float = setting(2.0, "Weight of the box loss.")
 
-    calibration_share: float = setting(
-        0.15, "Share of the target's images held back to choose thresholds per class."
+    calibration_folds: int = setting(
+        3,
+        "Models trained, each without one stretch of the target's images: their predictions there "
+        "give the thresholds per class, their mean transfers. 1 trains one model on everything.",
     )
     score_threshold: float = setting(-1.0, "One score threshold for all classes; -1 calibrates.")
     nms_iou: float = setting(0.6, "IoU of the final class-wise NMS.")
@@ -114,6 +116,9 @@ class LatSettings(TrainSettings):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
+        "backbone": "facebook/dinov2-base",
+        "calibration_folds": 1,
+        "score_threshold": 0.5,
         "own_rows": "gt",
         "crossfit": "none",
         "stand_in": False,

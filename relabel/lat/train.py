@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from relabel.lat.select import Labels, calibrate, candidates
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
+from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 PCA_IMAGES = 64
 
@@ -74,22 +77,68 @@ def train_lat(
     features = FrozenFeatures.create(settings, device, (specialists or {}).get(target))
     named = {s.name: datasets[s.name] for s in joint.spaces}
     chosen = {n: training_rows(d, settings) for n, d in named.items()}
-    held = held_back_rows(named[target], settings)
     features.fit_pca(_pca_images(named, chosen, runtime))
-    materials, calibration = [], None
     folder = bank_folder or out / "bank"
+    materials = []
     for name, dataset in named.items():
         pseudo = {by: pl for (by, on), pl in labels.items() if on == name}
         bank = build_bank(dataset, chosen[name], joint, pseudo, features, settings, runtime, folder)
-        material = Material(dataset, joint.position(name), bank)
-        if name == target and len(held):
-            calibration = _restrict(material, np.isin(bank.image_rows, held))
-            material = _restrict(material, ~np.isin(bank.image_rows, held))
-        materials.append(material)
+        materials.append(Material(dataset, joint.position(name), bank))
     if not any(len(m.bank.image_rows) for m in materials):
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
-    torch.manual_seed(step_seed(settings.seed, 0))
-    model = TransferModel(settings, joint.num_classes, len(joint.spaces), features.width)
+    thresholds = np.full(joint.spaces[0].num_classes, max(settings.score_threshold, 0.5))
+    models, found, truth = [], [], []
+    held_back = calibration_folds(materials[0], settings)
+    for number, held in enumerate(held_back):
+        kept = [_restrict(materials[0], ~held), *materials[1:]]
+        part = out / "parts" / str(number)
+        title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
+        model = _train_model(
+            kept, joint, features.width, settings, runtime, device, part, number, title
+        )
+        models.append(model)
+        if held.any():
+            rest = _restrict(materials[0], held)
+            predicted = hidden_predictions(model, rest, joint, settings, device)
+            found += predicted[0]
+            truth += predicted[1]
+    if settings.score_threshold >= 0:
+        thresholds[:] = settings.score_threshold
+    elif found:
+        thresholds = calibrate(found, truth, len(thresholds))
+    TrainedTransfer(models, features, joint, target, settings, thresholds).save(out)
+    logs = [
+        json.loads((out / "parts" / str(i) / "training.json").read_text())
+        for i in range(len(models))
+    ]
+    atomic_write_json(out / "training.json", {"models": logs})
+    if bank_folder is None:
+        drop_banks(folder)
+    shutil.rmtree(out / "parts", ignore_errors=True)
+    return out
+
+
+def _train_model(
+    materials: list[Material],
+    joint: JointLabelSpace,
+    width: int,
+    settings: LatSettings,
+    runtime: Runtime,
+    device: torch.device,
+    part: Path,
+    number: int,
+    title: str,
+) -> TransferModel:
+    """One of the models; its finished weights in ``part`` are reused."""
+    from safetensors.torch import load_file, save_file
+
+    weights = part / "model.safetensors"
+    torch.manual_seed(step_seed(settings.seed, number))
+    model = TransferModel(settings, joint.num_classes, len(joint.spaces), width)
+    if weights.exists():
+        model.load_state_dict(load_file(str(weights)))
+        return model.to(device).eval()
+    part.mkdir(parents=True, exist_ok=True)
     batches = LatBatches(materials, joint, settings)
 
     def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:
@@ -104,22 +153,15 @@ def train_lat(
         batches,
         losses,
         steps=total_steps(settings, len(batches)),
-        out=out,
+        out=part,
         settings=settings,
         runtime=runtime,
-        description=f"Training label transfer into {target}",
+        description=title,
     )
-    thresholds = np.full(joint.spaces[0].num_classes, 0.5)
-    if settings.score_threshold >= 0:
-        thresholds[:] = settings.score_threshold
-    elif calibration is not None:
-        found, truth = hidden_predictions(model, calibration, joint, settings, device)
-        thresholds = calibrate(found, truth, len(thresholds))
-    TrainedTransfer(model, features, joint, target, settings, thresholds).save(out)
-    if bank_folder is None:
-        drop_banks(folder)
-    drop_checkpoint(out)
-    return out
+    with atomic_path(weights) as temporary:
+        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, str(temporary))
+    drop_checkpoint(part)
+    return model
 
 
 def training_rows(dataset: DetectionDataset, settings: LatSettings) -> np.ndarray:
@@ -130,12 +172,15 @@ def training_rows(dataset: DetectionDataset, settings: LatSettings) -> np.ndarra
     return np.unique(np.linspace(0, n - 1, settings.max_images).round().astype(np.int64))
 
 
-def held_back_rows(target: DetectionDataset, settings: LatSettings) -> np.ndarray:
-    """Images of the target kept out of training, to choose thresholds on: its last stretch."""
-    share = settings.calibration_share if settings.score_threshold < 0 else 0.0
-    if share <= 0 or len(target) < 4:
-        return np.zeros(0, np.int64)
-    return folds(target, min(len(target), max(2, round(1 / share))))[-1]
+def calibration_folds(target: Material, settings: LatSettings) -> list[np.ndarray]:
+    """For each model to train, which of the target's images it is not to see; bool [I] each."""
+    rows = target.bank.image_rows
+    k = min(settings.calibration_folds, len(rows) // 2)
+    if k < 2:
+        return [np.zeros(len(rows), dtype=bool)]
+    # Stretches, not single images: neighbouring frames would make held-back images known.
+    parts = folds(target.dataset.subset(rows), k)
+    return [np.isin(np.arange(len(rows)), part) for part in parts]
 
 
 class LatBatches:

@@ -22,7 +22,7 @@ from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.loading import ImageBatches
 from relabel.errors import DataError
 from relabel.lat.checkpoint import TrainedTransfer
-from relabel.lat.model import ProposalBatch, predict_target
+from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.select import Labels, candidates, decide
 from relabel.lat.settings import LatSettings
@@ -158,9 +158,7 @@ def _predict(
         torch.ones(1, len(p), dtype=torch.bool),
         torch.tensor([size], dtype=torch.float32),
     ).to(trained.features.device)
-    target = trained.joint.slice(trained.target)
-    with torch.inference_mode():
-        scores, boxes = predict_target(*trained.model(batch), batch, target, trained.settings)
+    scores, boxes = trained.predict(batch)
     return candidates(scores[0], boxes[0], trained.settings)
 
 
