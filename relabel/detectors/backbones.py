@@ -155,8 +155,8 @@ class FeatureExtractor(nn.Module):
         """Candidate feature maps by key, in order of execution."""
         if self.spec.kind == "transformers":
             result = self.net(pixel_values=x, output_hidden_states=True)
-            maps = [*result.hidden_states, result.last_hidden_state]
-            return {str(i): m for i, m in enumerate(maps) if m.ndim == 4}
+            states = [*result.hidden_states, result.last_hidden_state]
+            return {str(i): m for i, m in enumerate(states) if m.ndim == 4}
         maps: dict[str, Tensor] = {}
         modules = dict(self.net.named_modules())
         names = [key for key, _ in self._levels.values()]

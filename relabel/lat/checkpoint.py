@@ -26,6 +26,8 @@ class TrainedTransfer:
 
     Attributes:
         thresholds: score from which a prediction becomes a label, float64 [Ct], per target class.
+        coverage: share of played source annotations that have a counterpart on the target's own
+            images; 0 where thresholds are to be taken as they are.
     """
 
     models: list[TransferModel]
@@ -34,12 +36,16 @@ class TrainedTransfer:
     target: str
     settings: LatSettings
     thresholds: np.ndarray
+    coverage: float = 0.0
 
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
         target = self.joint.slice(self.target)
         with torch.inference_mode():
-            outputs = [predict_target(*m(batch), batch, target, self.settings) for m in self.models]
+            outputs = []
+            for model in self.models:
+                logits, deltas = model(batch)
+                outputs.append(predict_target(logits, deltas, batch, target, self.settings))
             scores = torch.stack([o[0] for o in outputs]).mean(dim=0)
             boxes = torch.stack([o[1] for o in outputs]).mean(dim=0)
         return scores, boxes
@@ -66,6 +72,7 @@ class TrainedTransfer:
                 "settings": settings_dict(self.settings),
                 "models": len(self.models),
                 "features": self.features.to_config(),
+                "coverage": round(self.coverage, 6),
                 "thresholds": dict(
                     zip(
                         space.class_names,
@@ -105,11 +112,12 @@ class TrainedTransfer:
             target = config["target"]
             names = spaces[joint.position(target)].class_names
             thresholds = np.array([config["thresholds"][n] for n in names], dtype=np.float64)
+            covered = float(config["coverage"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
             ) from error
-        return cls(models, features, joint, target, settings, thresholds)
+        return cls(models, features, joint, target, settings, thresholds, covered)
 
 
 def joint_space(spaces: Mapping[str, LabelSpace], target: str) -> JointLabelSpace:

@@ -88,7 +88,11 @@ class TransferModel(nn.Module):
         if self.training and s.score_dropout > 0:
             kept = torch.rand_like(confidence) >= s.score_dropout
             scores, confidence = scores * kept[..., None], confidence * kept
-        x = self.embed(batch.region) + self.place(placement(batch.boxes, batch.size))
+        region = batch.region
+        if self.training and s.hide_region > 0:
+            shown = torch.rand(len(region), 1, 1, device=region.device) >= s.hide_region
+            region = region * shown
+        x = self.embed(region) + self.place(placement(batch.boxes, batch.size))
         if s.fusion == "none":
             fused = self.own_scores(scores)
         else:

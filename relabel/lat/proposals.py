@@ -119,12 +119,14 @@ def draw(
     rng: np.random.Generator,
     *,
     stand_in: int | None = None,
+    training: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The proposals of one training step, made to look like those of a transfer.
 
     Args:
         own: position of the image's dataset; the model learns its label space on this image.
         stand_in: the space whose pseudo-labels play the source's annotations; drawn where None.
+        training: hide pseudo-labels at random (``hide_rows``).
 
     Returns:
         rows int64 [m] into the proposals, scores [m, C], confidence S_c [m].
@@ -137,6 +139,10 @@ def draw(
         use |= _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= settings.drop_gt)
     scores = proposals.scores.copy()
     confidence = np.where(annotated, 1.0, scores.max(axis=1, initial=0.0))
+    if training and settings.hide_rows > 0:
+        seen = rng.random(len(proposals)) >= rng.uniform(0, settings.hide_rows)
+    else:
+        seen = np.ones(len(proposals), dtype=bool)
     others = np.unique(proposals.space[~annotated & (proposals.space != own)])
     if settings.stand_in and len(others):
         chosen = stand_in if stand_in is not None else int(rng.choice(others))
@@ -147,9 +153,10 @@ def draw(
             sure = played & proposals.confirmed
             sure |= played & (confidence >= settings.stand_in_certain)
         use &= ~played | sure
+        seen |= played
         scores[sure] = scores[sure] >= confidence[sure, None]
         confidence[sure] = 1.0
-    rows = np.flatnonzero(use)
+    rows = np.flatnonzero(use & (seen | annotated))
     return rows, scores[rows], confidence[rows].astype(np.float32)
 
 

@@ -68,6 +68,15 @@ class LatSettings(TrainSettings):
     )
     stand_in_certain: float = setting(0.7, "Confidence from which an unconfirmed one plays too.")
 
+    hide_rows: float = setting(
+        0.8,
+        "Largest share of an image's pseudo-labels hidden in training (drawn per image), since a "
+        "specialist finds less on another dataset's images than on its own.",
+    )
+    hide_region: float = setting(
+        0.2, "Probability of hiding an image's region features in training, for the same reason."
+    )
+
     channels: int = setting(256, "Width d of region features.")
     heads: int = setting(4, "Attention heads of the fusion.")
     fusion: str = setting(
@@ -95,6 +104,11 @@ class LatSettings(TrainSettings):
         "give the thresholds per class, their mean transfers. 1 trains one model on everything.",
     )
     score_threshold: float = setting(-1.0, "One score threshold for all classes; -1 calibrates.")
+    match_coverage: bool = setting(
+        True,
+        "Lower all thresholds of a source together until as large a share of its annotations "
+        "has a counterpart as of the played annotations on the target's own images.",
+    )
     nms_iou: float = setting(0.6, "IoU of the final class-wise NMS.")
     cross_class_iou: float = setting(
         0.8, "Boxes of different classes that overlap more are one object; 1 keeps all."
@@ -122,6 +136,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "own_rows": "gt",
         "crossfit": "none",
         "stand_in": False,
+        "hide_rows": 0.0,
+        "hide_region": 0.0,
+        "match_coverage": False,
         "drop_gt": 0.3,
         "heads": 1,
         "residual": False,

@@ -24,7 +24,7 @@ from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
 from relabel.lat.proposals import draw
-from relabel.lat.select import Labels, calibrate, candidates
+from relabel.lat.select import Labels, calibrate, candidates, coverage, decide
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
@@ -87,7 +87,7 @@ def train_lat(
     if not any(len(m.bank.image_rows) for m in materials):
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
     thresholds = np.full(joint.spaces[0].num_classes, max(settings.score_threshold, 0.5))
-    models, found, truth = [], [], []
+    models, found, truth, played = [], [], [], []
     held_back = calibration_folds(materials[0], settings)
     for number, held in enumerate(held_back):
         kept = [_restrict(materials[0], ~held), *materials[1:]]
@@ -102,11 +102,14 @@ def train_lat(
             predicted = hidden_predictions(model, rest, joint, settings, device)
             found += predicted[0]
             truth += predicted[1]
+            played += predicted[2]
     if settings.score_threshold >= 0:
         thresholds[:] = settings.score_threshold
     elif found:
         thresholds = calibrate(found, truth, len(thresholds))
-    TrainedTransfer(models, features, joint, target, settings, thresholds).save(out)
+    kept = [decide(f, thresholds, settings) for f in found]
+    covered = coverage([k.boxes for k in kept], played) if settings.match_coverage else 0.0
+    TrainedTransfer(models, features, joint, target, settings, thresholds, covered).save(out)
     logs = [
         json.loads((out / "parts" / str(i) / "training.json").read_text())
         for i in range(len(models))
@@ -216,7 +219,7 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
         items: (material, position in its bank, proposal rows, scores, confidence) per image.
     """
     longest = max(1, *(len(item[2]) for item in items))
-    truth = [annotations(m.dataset, int(m.bank.image_rows[i])) for m, i, *_ in items]
+    truth = [image_truth(m.dataset, int(m.bank.image_rows[i])) for m, i, *_ in items]
     objects = max(1, *(len(t[1]) for t in truth))
     regions = max(0, *(len(t[2]) for t in truth))
     b, width = len(items), items[0][0].bank.region.shape[1]
@@ -249,7 +252,7 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
     )
 
 
-def annotations(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def image_truth(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One image's boxes [G, 4] xyxy and classes [G], and its ignore regions [K, 4]."""
     at = dataset.rows(row)
     boxes = dataset.boxes.xyxy[at].astype(np.float32)
@@ -263,30 +266,38 @@ def hidden_predictions(
     joint: JointLabelSpace,
     settings: LatSettings,
     device: torch.device,
-) -> tuple[list[Labels], list[tuple[np.ndarray, np.ndarray]]]:
+) -> tuple[list[Labels], list[tuple[np.ndarray, np.ndarray]], list[np.ndarray]]:
     """Transfer into the images' own space with their annotations hidden.
 
     Every other label space takes its turn as the source; the lists hold one entry per image and
-    turn.
+    turn: predictions, annotations, and the boxes that played the source's annotations.
     """
     model.eval()
-    found, truth = [], []
+    found, truth, played = [], [], []
     target = joint.slice(material.position)
     others = [p for p in range(len(joint.spaces)) if p != material.position]
     for i in range(len(material.bank.image_rows)):
         for stand_in in others if settings.stand_in else others[:1]:
             rng = np.random.default_rng([settings.seed, 4, i])
             drawn = draw(
-                material.bank.proposals[i], material.position, settings, rng, stand_in=stand_in
+                material.bank.proposals[i],
+                material.position,
+                settings,
+                rng,
+                stand_in=stand_in,
+                training=False,
             )
             batch, _ = collate([(material, i, *drawn)], joint)
             batch = batch.to(device)
             with torch.inference_mode():
-                scores, boxes = predict_target(*model(batch), batch, target, settings)
+                logits, deltas = model(batch)
+                scores, boxes = predict_target(logits, deltas, batch, target, settings)
             found.append(candidates(scores[0], boxes[0], settings))
             row = int(material.bank.image_rows[i])
-            truth.append(annotations(material.dataset, row)[:2])
-    return found, truth
+            truth.append(image_truth(material.dataset, row)[:2])
+            at, _, confidence = drawn
+            played.append(material.bank.proposals[i].boxes[at[confidence == 1]])
+    return found, truth, played
 
 
 def _restrict(material: Material, keep: np.ndarray) -> Material:

@@ -24,8 +24,9 @@ from relabel.errors import DataError
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, image_proposals
-from relabel.lat.select import Labels, candidates, decide
+from relabel.lat.select import Labels, candidates, decide, match_coverage
 from relabel.lat.settings import LatSettings
+from relabel.lat.train import image_truth
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes
@@ -124,7 +125,7 @@ def _transfer_rows(
             ]
             regions = trained.features.pool(images, [p.boxes for p in proposals])
             for row, p, region in zip(found_rows, proposals, regions, strict=True):
-                size = source.images.width[row], source.images.height[row]
+                size = int(source.images.width[row]), int(source.images.height[row])
                 found = _predict(trained, p, region, size)
                 columns["image"].append(np.full(len(found), row, np.int64))
                 columns["boxes"].append(found.boxes.astype(np.float32))
@@ -171,14 +172,20 @@ def _assemble(
     origin: list[str] = []
     source_row: list[np.ndarray] = []
     overlap: list[np.ndarray] = []
+    predictions = []
     for row in range(len(source)):
-        at = slice(int(ends[row]), int(ends[row + 1]))
-        index = np.arange(at.start, at.stop)
-        kept = decide(
-            Labels(found.boxes[at], found.scores[at], found.classes[at], index),
-            trained.thresholds,
-            trained.settings,
+        index = np.arange(ends[row], ends[row + 1])
+        predictions.append(
+            Labels(found.boxes[index], found.scores[index], found.classes[index], index)
         )
+    thresholds = trained.thresholds
+    if trained.coverage > 0:
+        real = [image_truth(source, row)[0] for row in range(len(source))]
+        thresholds = match_coverage(
+            predictions, real, thresholds, trained.coverage, trained.settings
+        )
+    for row, candidates_here in enumerate(predictions):
+        kept = decide(candidates_here, thresholds, trained.settings)
         linked, iou = link_to_source(kept.boxes, found.source_row[kept.rows], source, row)
         image.append(np.full(len(kept), row))
         boxes.append(kept.boxes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def _checkpoint(kind: str, folder: Path) -> str:
     import transformers as t
 
     torch.manual_seed(0)
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     if kind == "mobilenet_v2":
         model = t.MobileNetV2Model(t.MobileNetV2Config(depth_multiplier=0.35))
     elif kind == "resnet":
