@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from PIL import Image
 # A busy machine is no failure.
 settings.register_profile("relabel", deadline=None)
 settings.load_profile("relabel")
+
+# A background job of a shell without job control starts with Ctrl-C ignored, and its children
+# would inherit that; the tests that interrupt a process need it to listen.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -52,7 +52,7 @@ def clean_boxes(
     Raises:
         DataError: a bad box, unless problems are to be skipped.
     """
-    finite: np.ndarray = np.isfinite(xywh).all(axis=1)
+    finite = np.asarray(np.isfinite(xywh).all(axis=1))
     bad = ~finite | (xywh[:, 2] < 0) | (xywh[:, 3] < 0)
     for row in np.flatnonzero(bad).tolist():
         what = "a negative size" if finite[row] else "a coordinate that is not finite"

@@ -45,10 +45,10 @@ class Images:
     def take(self, rows: np.ndarray) -> Images:
         return Images(
             self.id[rows],
-            [self.file_name[i] for i in rows],
+            [self.file_name[i] for i in rows.tolist()],
             self.width[rows],
             self.height[rows],
-            None if self.location is None else [self.location[i] for i in rows],
+            None if self.location is None else [self.location[i] for i in rows.tolist()],
             _take(self.extra, rows),
         )
 
@@ -74,9 +74,9 @@ class Provenance:
     def take(self, rows: np.ndarray) -> Provenance:
         return Provenance(
             self.dataset,
-            [self.origin[i] for i in rows],
+            [self.origin[i] for i in rows.tolist()],
             self.source_id[rows],
-            [self.source_category[i] for i in rows],
+            [self.source_category[i] for i in rows.tolist()],
             self.source_iou[rows],
         )
 
@@ -168,7 +168,7 @@ class DetectionDataset:
     ) -> DetectionDataset:
         """The dataset restricted to some images (rows), in the order given."""
         keep = np.asarray(images, dtype=np.int64)
-        pieces = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in keep]
+        pieces = [np.arange(self.rows(i).start, self.rows(i).stop) for i in keep.tolist()]
         rows = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
         boxes = self.boxes.take(rows)
         counts = np.array([len(p) for p in pieces], dtype=np.int64)
@@ -233,7 +233,7 @@ def _take(values: Any, rows: np.ndarray) -> Any:
     """Rows of an optional sequence, by its own ``take`` where it has one."""
     if values is None or hasattr(values, "take"):
         return None if values is None else values.take(rows)
-    return [values[i] for i in rows]
+    return [values[i] for i in rows.tolist()]
 
 
 def xywh_to_xyxy(xywh: np.ndarray) -> np.ndarray:
