@@ -198,10 +198,9 @@ def main() -> None:
         [
             "# Converting COCO under a name map",
             "",
-            f"{options.images:,} images, {options.boxes:,} boxes.",
-            f"Medians of {options.repeats} runs",
-            "in turn, every run a process of its own. The floor checks nothing. CPU seconds are",
-            "user and system time, which other work on the machine disturbs less.",
+            f"{options.images:,} images and {options.boxes:,} boxes; each run is a process of its",
+            f"own, the two in turn, medians of {options.repeats}. The floor checks nothing. CPU",
+            "seconds are user and system time, which other work on the machine disturbs less.",
             "",
             f"    python benchmarks/convert_coco.py --repeats {options.repeats}"
             + (f" --out {options.out}" if options.out else ""),

@@ -49,6 +49,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "leakage (e) alone: stand-in source": {"own_rows": "none"},
     "leakage (a) alone: cross-fitted rows": {"stand_in": False},
     "stand-in by confidence, not confirmed": {"stand_in_confirmed": False},
+    "nothing hidden in training": {"hide_rows": 0.0, "hide_region": 0.0},
     "no attention": {"fusion": "none"},
     "plain attention": {"fusion": "plain", "geometry": False},
     "plain attention with geometry": {"fusion": "plain"},
@@ -163,7 +164,7 @@ def main() -> None:
                 changes = changes | {"backbone": options.backbone}
             settings = LatSettings(
                 **{"epochs": options.epochs, "seed": seed, "calibration_folds": 1}
-                | {"score_threshold": 0.4}
+                | {"score_threshold": 0.4, "match_coverage": False}
                 | json.loads(options.set)
                 | changes
             ).resolved()
@@ -180,8 +181,8 @@ def main() -> None:
             metrics.append(evaluate_transfer(truth, moved, played, scored).to_dict())
         rows.append(_row(name, metrics, time.monotonic() - started))
         print(rows[-1], flush=True)
-    if options.out:
-        _write(options, rows, numbers)
+        if options.out:
+            _write(options, rows, numbers)
 
 
 def _row(name: str, metrics: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

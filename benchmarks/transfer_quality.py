@@ -131,7 +131,7 @@ def _settings(run: Path) -> LatSettings:
 
 
 def _write(options: argparse.Namespace, rows: list[dict[str, Any]], iou: dict[str, Any]) -> None:
-    before = ", ".join(f"{k} {v * 100:.1f}" for k, v in iou.items() if v is not None)
+    before = ", ".join(f"{k} {v * 100:.1f}" for k, v in iou.items() if v and v <= 1)
     lines = [
         f"# Labels of `{options.source}` transferred into `{options.target}`",
         "",
