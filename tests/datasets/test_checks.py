@@ -24,7 +24,9 @@ def test_what_is_kept_lies_inside_and_what_was_inside_is_untouched(boxes):
     problems = Problems()
     keep, out = clean(boxes, problems)
     for (x, y, w, h), kept, box in zip(boxes, keep, out, strict=True):
-        overlaps = w > 0 and h > 0 and x < 100 and y < 80 and x + w > 0 and y + h > 0
+        # A millionth of a pixel outside is rounding, and no reason to cut or drop.
+        e = 1e-6
+        overlaps = w > 0 and h > 0 and x < 100 + e and y < 80 + e and x + w > -e and y + h > -e
         if kept:
             assert overlaps
             assert box[0] >= -1e-6
