@@ -57,6 +57,7 @@ image_size = 192
 max_image_size = 400
 channels = 128
 crossfit_folds = 2
+calibration_folds = 2
 """
 
 
@@ -71,8 +72,8 @@ def write_config(folder: Path, *, seed: int, effort: float = 1.0) -> Path:
     """
     text = _TEMPLATE.format(
         seed=seed,
-        specialist_steps=max(2, round(85 * effort)),
-        lat_steps=max(4, round(400 * effort)),
+        specialist_steps=max(2, round(75 * effort)),
+        lat_steps=max(4, round(250 * effort)),
     )
     path = folder / "relabel.toml"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
