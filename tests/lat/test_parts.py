@@ -26,7 +26,14 @@ from relabel.lat.model import (
     predict_target,
 )
 from relabel.lat.proposals import draw, image_proposals, jitter_boxes
-from relabel.lat.select import Labels, calibrate, decide, greedy_matches
+from relabel.lat.select import (
+    Labels,
+    calibrate,
+    coverage,
+    decide,
+    greedy_matches,
+    match_coverage,
+)
 from relabel.lat.settings import LatSettings
 from relabel.lat.transfer import link_to_source, usual_target
 from tests.lat.world import make_world
@@ -282,3 +289,36 @@ def test_joint_space_concatenates_and_never_merges() -> None:
     joint = JointLabelSpace((a, b))
     assert joint.class_names == ["a/car", "a/bus", "b/car"]
     assert joint.mask("b").tolist() == [False, False, True]
+
+
+def test_hiding_spares_what_plays_the_source(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=6)
+    joint = JointLabelSpace((world.target.space, world.source.space))
+    labels = {by: pl for (by, on), pl in world.labels.items() if on == "tight"}
+    settings = LatSettings(min_score=0.0, hide_rows=1.0)
+    p = image_proposals(world.target, 0, joint, labels, settings)
+    counts = {True: 0, False: 0}
+    plays = int((p.confirmed & (p.space == 1)).sum())
+    assert plays > 0
+    for seed in range(40):
+        rows, _, _ = draw(p, 0, settings, np.random.default_rng(seed))
+        assert int((p.space[rows] == 1).sum()) >= plays
+        counts[True] += int((p.space[rows] == 0).sum())
+        rows, _, _ = draw(p, 0, settings, np.random.default_rng(seed), training=False)
+        counts[False] += int((p.space[rows] == 0).sum())
+    # Rates are uniform between nothing and everything: half on average.
+    assert 0.3 < counts[True] / counts[False] < 0.7
+
+
+def test_coverage_of_a_source_lowers_its_thresholds_no_further_than_needed() -> None:
+    boxes = [[0.0, 0, 10, 10], [50.0, 50, 60, 60], [80.0, 0, 90, 10], [0.0, 80, 10, 90]]
+    found = [_labels([0.8, 0.4, 0.2, 0.05], [0, 0, 0, 0], boxes)]
+    wanted = [np.array(boxes, np.float32)]
+    thresholds, settings = np.array([0.5]), LatSettings()
+    assert coverage([found[0].boxes[:2]], wanted) == 0.5
+    # One of four is covered as it is: nothing to lower.
+    assert match_coverage(found, wanted, thresholds, 0.25, settings)[0] == 0.5
+    lowered = match_coverage(found, wanted, thresholds, 0.75, settings)[0]
+    assert 0.17 < lowered <= 0.2
+    # The last box scores above a twentieth of the threshold, and that is the limit.
+    assert match_coverage(found, wanted, thresholds, 1.0, settings)[0] >= 0.025
