@@ -12,8 +12,8 @@ from relabel.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class LatSettings(TrainSettings):
-    """Label-Aligned Transfer. Defaults were chosen by ablation on held-back training data
-    (`benchmarks/lat_ablation.md`); ``preset="paper"`` follows the printed formula instead."""
+    """Label-Aligned Transfer. Defaults were measured on held-back training data
+    where `benchmarks/lat_ablation.md` names one; ``preset="paper"`` follows the printed formula."""
 
     preset: str = setting(
         "default", "Group of settings to start from.", choices=("default", "paper")
