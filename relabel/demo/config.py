@@ -72,7 +72,7 @@ def write_config(folder: Path, *, seed: int, effort: float = 1.0) -> Path:
     """
     text = _TEMPLATE.format(
         seed=seed,
-        specialist_steps=max(2, round(75 * effort)),
+        specialist_steps=max(2, round(62 * effort)),
         lat_steps=max(4, round(250 * effort)),
     )
     path = folder / "relabel.toml"
