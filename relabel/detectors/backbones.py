@@ -40,6 +40,21 @@ class BackboneSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; inverse of `from_dict`."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "config": self.config,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> BackboneSpec:
+        """Rebuild from `to_dict`; other keys are passed over. Raises KeyError for a missing one."""
+        return cls(row["kind"], row["name"], row["config"], tuple(row["mean"]), tuple(row["std"]))
+
 
 def resolve_backbone(name: str) -> BackboneSpec:
     """Find out what ``name`` is: a local folder, a torchvision model, or a hub id.

@@ -22,14 +22,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, clip_boxes_to_image
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.backbones import (
     BackboneSpec,
     FeatureExtractor,
     PyramidBackbone,
-    resolve_backbone,
 )
 from relabel.detectors.base import Detections
 from relabel.detectors.settings import SpecialistSettings
@@ -203,18 +202,13 @@ class FasterRCNNDetector:
         return self._space
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        from relabel.training.loop import resolve_precision
+        from relabel.training.loop import autocast
 
         batch, sizes, scales = stack_images(
             images, self.settings.image_size, self.settings.max_image_size, self._divisor
         )
-        precision = resolve_precision(self.settings.precision, self.device)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         batch = batch.to(self.device, memory_format=torch.channels_last)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
-        ):
+        with torch.inference_mode(), autocast(self.settings.precision, self.device):
             found = self.model(batch, sizes)
         results = []
         for row, image, (sy, sx) in zip(found, images, scales, strict=True):
@@ -239,19 +233,12 @@ class FasterRCNNDetector:
         weights = {k: v.detach().contiguous().cpu() for k, v in self.model.state_dict().items()}
         with atomic_path(folder / "model.safetensors") as temporary:
             save_file(weights, str(temporary))
-        spec = self.model.backbone.body.spec
         atomic_write_json(
             folder / "config.json",
             {
                 "detector": "faster_rcnn",
                 "space": self._space.to_dict(),
-                "backbone": {
-                    "kind": spec.kind,
-                    "name": spec.name,
-                    "config": spec.config,
-                    "mean": list(spec.mean),
-                    "std": list(spec.std),
-                },
+                "backbone": self.model.backbone.body.spec.to_dict(),
                 "settings": settings_dict(self.settings),
             },
         )
@@ -275,10 +262,7 @@ class FasterRCNNDetector:
         try:
             config = json.loads(config_file.read_text(encoding="utf-8"))
             space = LabelSpace.from_dict(config["space"], file=config_file)
-            row = config["backbone"]
-            spec = BackboneSpec(
-                row["kind"], row["name"], row["config"], tuple(row["mean"]), tuple(row["std"])
-            )
+            spec = BackboneSpec.from_dict(config["backbone"])
             settings = settings_from(SpecialistSettings, config["settings"], where=str(config_file))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -297,15 +281,19 @@ class FasterRCNNDetector:
         return cls(model, space, settings, resolve_device(device))
 
 
-def resolve_for(settings: SpecialistSettings) -> tuple[BackboneSpec, str]:
-    """The backbone's specification, and where its weights are."""
-    return resolve_backbone(settings.backbone), settings.backbone
-
-
 def resized(height: int, width: int, short: float, longest: float) -> tuple[int, int]:
     """Size with the short side at ``short``, unless the long side would exceed ``longest``."""
     scale = min(short / min(height, width), longest / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resized_pixels(image: np.ndarray, short: float, longest: float) -> Tensor:
+    """uint8 [H, W, 3] to float32 [3, h, w] in [0, 1], of the size `resized` gives."""
+    size = resized(image.shape[0], image.shape[1], short, longest)
+    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    if size != image.shape[:2]:
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return x[0]
 
 
 def stack_images(
@@ -319,14 +307,11 @@ def stack_images(
     """
     tensors, sizes, scales = [], [], []
     for image in images:
-        height, width = image.shape[:2]
-        size = resized(height, width, short, longest)
-        x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
-        if size != (height, width):
-            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
-        tensors.append(x[0])
+        x = resized_pixels(image, short, longest)
+        size = (int(x.shape[1]), int(x.shape[2]))
+        tensors.append(x)
         sizes.append(size)
-        scales.append((size[0] / height, size[1] / width))
+        scales.append((size[0] / image.shape[0], size[1] / image.shape[1]))
     return pad_batch(tensors, divisor), sizes, scales
 
 
@@ -338,8 +323,3 @@ def pad_batch(tensors: Sequence[Tensor], divisor: int) -> Tensor:
     for row, t in zip(batch, tensors, strict=True):
         row[:, : t.shape[1], : t.shape[2]] = t
     return batch
-
-
-def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of xyxy boxes, [m, 4] x [n, 4] -> [m, n]; empty inputs allowed."""
-    return box_iou(a, b) if len(a) and len(b) else a.new_zeros(len(a), len(b))

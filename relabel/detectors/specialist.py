@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import load_rgb
+from relabel.detectors.backbones import resolve_backbone
 from relabel.detectors.base import Detections
 from relabel.detectors.faster_rcnn import (
     FasterRCNN,
     FasterRCNNDetector,
     build,
     pad_batch,
-    resized,
-    resolve_for,
+    resized_pixels,
 )
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import DataError
@@ -60,8 +59,8 @@ def train_specialist(
     out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     torch.manual_seed(step_seed(settings.seed, 0))
-    spec, weights_from = resolve_for(settings)
-    model = build(train.space, settings, spec, weights_from=weights_from)
+    spec = resolve_backbone(settings.backbone)
+    model = build(train.space, settings, spec, weights_from=settings.backbone)
     batches = TrainingBatches(train, settings, model.backbone.body.divisor)
     device = resolve_device(runtime.device)
 
@@ -124,11 +123,9 @@ class TrainingBatches:
         s = self.settings
         pixels = load_rgb(self.dataset, row)
         height, width = pixels.shape[:2]
-        size = resized(height, width, short, s.max_image_size)
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
-        if size != (height, width):
-            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
-        x = jitter_color(x[0], s.color_jitter, rng)
+        x = resized_pixels(pixels, short, s.max_image_size)
+        size = x.shape[1:]
+        x = jitter_color(x, s.color_jitter, rng)
         keep = self.dataset.rows(row)
         ignored = self.dataset.boxes.ignore[keep]
         factors = np.array([size[1] / width, size[0] / height] * 2)

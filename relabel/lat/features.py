@@ -20,7 +20,7 @@ from relabel.detectors.backbones import BackboneSpec, FeatureExtractor, resolve_
 from relabel.detectors.faster_rcnn import FasterRCNNDetector, stack_images
 from relabel.errors import DataError
 from relabel.lat.settings import LatSettings
-from relabel.training.loop import resolve_precision
+from relabel.training.loop import autocast
 from relabel.training.memory import keep_freed_memory
 from relabel.workspace.fingerprint import fingerprint
 
@@ -132,13 +132,8 @@ class FrozenFeatures:
     ) -> tuple[dict[int, Tensor], list[tuple[float, float]]]:
         s = self.settings
         batch, _, scales = stack_images(images, s.image_size, s.max_image_size, self.body.divisor)
-        precision = resolve_precision(s.precision, self.device)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         batch = batch.to(self.device, memory_format=torch.channels_last)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
-        ):
+        with torch.inference_mode(), autocast(s.precision, self.device):
             maps = self.body(batch)
         return {k: v.float() for k, v in maps.items()}, scales
 
@@ -157,15 +152,7 @@ class FrozenFeatures:
 
     def to_config(self) -> dict[str, Any]:
         """JSON-ready description, for `from_config`."""
-        spec = self.body.spec
-        return {
-            "source": self.source,
-            "kind": spec.kind,
-            "name": spec.name,
-            "config": spec.config,
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-        }
+        return {"source": self.source, **self.body.spec.to_dict()}
 
     def weights(self) -> dict[str, Tensor]:
         """Tensors to store beside the model: the PCA, and backbone weights nobody else keeps."""
@@ -185,13 +172,7 @@ class FrozenFeatures:
         device: torch.device,
     ) -> FrozenFeatures:
         """Rebuild what `to_config` and `weights` described."""
-        spec = BackboneSpec(
-            config["kind"],
-            config["name"],
-            config["config"],
-            tuple(config["mean"]),
-            tuple(config["std"]),
-        )
+        spec = BackboneSpec.from_dict(config)
         stored = {k[9:]: v for k, v in weights.items() if k.startswith("backbone.")}
         body = FeatureExtractor(spec, None if stored else config["source"])
         if stored:

@@ -106,6 +106,14 @@ def image_proposals(
     return Proposals(*(column[sound] for column in columns))
 
 
+def image_truth(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One image's boxes [G, 4] xyxy and classes [G], and its ignore regions [K, 4]."""
+    at = dataset.rows(row)
+    boxes = dataset.boxes.xyxy[at].astype(np.float32)
+    skip = dataset.boxes.ignore[at]
+    return boxes[~skip], dataset.boxes.category[at][~skip].astype(np.int64), boxes[skip]
+
+
 def jitter_boxes(boxes: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     """Move each side of xyxy boxes [n, 4] by up to ``amount`` of the box's width or height."""
     size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)

@@ -23,7 +23,7 @@ from relabel.lat.checkpoint import TrainedTransfer, joint_space
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
-from relabel.lat.proposals import draw
+from relabel.lat.proposals import draw, image_truth
 from relabel.lat.select import Labels, calibrate, candidates, coverage, decide
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
@@ -250,14 +250,6 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
         ProposalBatch(t(region), t(boxes), t(scores), t(confidence), t(valid), t(size)),
         Targets(t(goal), t(classes), t(ignored), t(mask)),
     )
-
-
-def image_truth(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image's boxes [G, 4] xyxy and classes [G], and its ignore regions [K, 4]."""
-    at = dataset.rows(row)
-    boxes = dataset.boxes.xyxy[at].astype(np.float32)
-    skip = dataset.boxes.ignore[at]
-    return boxes[~skip], dataset.boxes.category[at][~skip].astype(np.int64), boxes[skip]
 
 
 def hidden_predictions(

@@ -23,10 +23,9 @@ from relabel.datasets.loading import ImageBatches
 from relabel.errors import DataError
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.model import ProposalBatch
-from relabel.lat.proposals import Proposals, image_proposals
+from relabel.lat.proposals import Proposals, image_proposals, image_truth
 from relabel.lat.select import Labels, candidates, decide, match_coverage
 from relabel.lat.settings import LatSettings
-from relabel.lat.train import image_truth
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes

@@ -52,6 +52,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "no"
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The forward pass's arithmetic as a context, outside of training."""
+    names = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = names.get(resolve_precision(precision, device))
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
 def resolve_device(device: str) -> torch.device:
     """``auto`` as the best device there is.
 
