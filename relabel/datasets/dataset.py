@@ -45,10 +45,10 @@ class Images:
     def take(self, rows: np.ndarray) -> Images:
         return Images(
             self.id[rows],
-            [self.file_name[int(i)] for i in rows],
+            _take(self.file_name, rows),
             self.width[rows],
             self.height[rows],
-            None if self.location is None else [self.location[int(i)] for i in rows],
+            _take(self.location, rows),
             _take(self.extra, rows),
         )
 
@@ -74,9 +74,9 @@ class Provenance:
     def take(self, rows: np.ndarray) -> Provenance:
         return Provenance(
             self.dataset,
-            [self.origin[int(i)] for i in rows],
+            _take(self.origin, rows),
             self.source_id[rows],
-            [self.source_category[int(i)] for i in rows],
+            _take(self.source_category, rows),
             self.source_iou[rows],
         )
 
