@@ -29,6 +29,7 @@ from relabel.detectors.backbones import (
     BackboneSpec,
     FeatureExtractor,
     PyramidBackbone,
+    resolve_backbone,
 )
 from relabel.detectors.base import Detections
 from relabel.detectors.settings import SpecialistSettings
@@ -180,6 +181,30 @@ def build(
     body.freeze(settings.frozen_stride)
     backbone = PyramidBackbone(body, settings.fpn_strides, settings.fpn_channels)
     return FasterRCNN(backbone, space.num_classes, settings)
+
+
+class FasterRCNNTrainable:
+    """A Faster R-CNN in training: a `Trainable`."""
+
+    def __init__(self, model: FasterRCNN, space: LabelSpace, settings: SpecialistSettings) -> None:
+        self.model = model
+        self.space = space
+        self.settings = settings
+        self.divisor = model.backbone.body.divisor
+
+    @classmethod
+    def create(cls, space: LabelSpace, settings: SpecialistSettings) -> FasterRCNNTrainable:
+        spec = resolve_backbone(settings.backbone)
+        return cls(build(space, settings, spec, weights_from=settings.backbone), space, settings)
+
+    def backbone_parameters(self) -> set[int]:
+        return {id(p) for p in self.model.backbone.body.parameters()}
+
+    def detector(self, device: torch.device) -> FasterRCNNDetector:
+        return FasterRCNNDetector(self.model, self.space, self.settings, device)
+
+    def save(self, out: Path) -> None:
+        self.detector(next(self.model.parameters()).device).save(out)
 
 
 class FasterRCNNDetector:

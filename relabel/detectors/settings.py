@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from relabel.settings import setting, with_preset
+from relabel.settings import setting, settings_dict, with_preset
 from relabel.training.settings import TrainSettings
 
 
@@ -19,6 +19,7 @@ class SpecialistSettings(TrainSettings):
         "the published Faster R-CNN and wants a GPU.",
         choices=("light", "standard"),
     )
+    detector: str = setting("faster-rcnn", "Detector family.", choices=("faster-rcnn", "rt-detr"))
     epochs: float = setting(10.0, "Passes over the training images.")
     lr: float = setting(1e-3, "Peak learning rate.")
     backbone_lr_scale: float = setting(0.2, "Learning rate of the backbone, relative to lr.")
@@ -47,10 +48,20 @@ class SpecialistSettings(TrainSettings):
         0.3, "Largest relative change of brightness, contrast and saturation."
     )
 
+    def result_dict(self) -> dict[str, Any]:
+        """What the trained weights depend on: the settings of other families are left out."""
+        values = settings_dict(self)
+        if self.detector == "faster-rcnn":
+            values = {k: v for k, v in values.items() if k not in RT_DETR_ONLY}
+        return values
+
     def resolved(self) -> SpecialistSettings:
         """The settings with the preset in place of defaults."""
         return with_preset(self, PRESETS[self.preset])
 
+
+# Left out of the fingerprint of a Faster R-CNN, whose family needs no name there.
+RT_DETR_ONLY = ("detector",)
 
 # Lin et al. (2017) and torchvision's reference training; not run by us (no GPU at hand).
 PRESETS: dict[str, dict[str, Any]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,21 +11,17 @@ from torch import Tensor
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import load_rgb
-from relabel.detectors.backbones import resolve_backbone
-from relabel.detectors.base import Detections
-from relabel.detectors.faster_rcnn import (
-    FasterRCNN,
-    FasterRCNNDetector,
-    build,
-    pad_batch,
-    resized_pixels,
-)
+from relabel.detectors.base import Detections, Detector
+from relabel.detectors.faster_rcnn import pad_batch, resized_pixels
 from relabel.detectors.settings import SpecialistSettings
+from relabel.detectors.training import Batch, new_trainable, train_detector
 from relabel.errors import DataError
 from relabel.settings import Runtime
-from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
-from relabel.training.memory import keep_freed_memory
+from relabel.training.loop import total_steps
 from relabel.workspace.atomic import atomic_write_json
+
+if TYPE_CHECKING:
+    from relabel.evaluation.detections import DetectionMetrics
 
 
 def train_specialist(
@@ -36,7 +32,7 @@ def train_specialist(
     *,
     val: DetectionDataset | None = None,
 ) -> Path:
-    """Train a Faster R-CNN on a dataset, resuming from the checkpoint in ``out`` if it has one.
+    """Train a detector on a dataset, resuming from the checkpoint in ``out`` if it has one.
 
     Args:
         train: the training images; images without objects count as background.
@@ -57,38 +53,23 @@ def train_specialist(
         )
     settings = settings.resolved()
     out.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
-    torch.manual_seed(step_seed(settings.seed, 0))
-    spec = resolve_backbone(settings.backbone)
-    model = build(train.space, settings, spec, weights_from=settings.backbone)
-    batches = TrainingBatches(train, settings, model.backbone.body.divisor)
-    device = resolve_device(runtime.device)
+    trainable = new_trainable(train.space, settings)
 
-    def losses(net: Any, data: Any) -> dict[str, Tensor]:
-        pixels, sizes, targets = data
-        moved = [{k: v.to(device) for k, v in t.items()} for t in targets]
-        pixels = pixels.to(device, memory_format=torch.channels_last)
-        return net(pixels, sizes, moved)
-
-    def evaluate(net: Any, _step: int) -> dict[str, float]:
+    def evaluate(detector: Detector, _step: int) -> dict[str, float]:
         assert val is not None
-        return validate(net, val, settings, device, runtime)
+        return validate(detector, val, runtime)
 
-    result = fit(
-        model,
-        batches,
-        losses,
-        steps=total_steps(settings, len(train)),
-        out=out,
-        settings=settings,
-        runtime=runtime,
+    result = train_detector(
+        trainable,
+        TrainingBatches(train, settings, trainable.divisor),
+        total_steps(settings, len(train)),
+        out,
+        settings,
+        runtime,
         description=f"Training the {train.name} specialist",
-        backbone_parameters={id(p) for p in model.backbone.body.parameters()},
         evaluate=evaluate if val is not None and len(val) else None,
     )
     atomic_write_json(out / "metrics.json", {"validation": result.history})
-    FasterRCNNDetector(model, train.space, settings, device).save(out)
-    drop_checkpoint(out)
     return out
 
 
@@ -103,23 +84,23 @@ class TrainingBatches:
         self.settings = settings
         self.divisor = divisor
 
-    def __call__(self, step: int) -> tuple[Tensor, list[tuple[int, int]], list[dict[str, Tensor]]]:
+    def __call__(self, step: int) -> Batch:
         s = self.settings
         rng = np.random.default_rng([s.seed, 1, step])
         rows = rows_of_step(len(self.dataset), step, s.batch_size, s.seed)
-        low, high = min(s.scale_jitter), max(s.scale_jitter)
-        scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        scale = draw_scale(s, rng)
         tensors, targets = [], []
         for row in rows:
-            image, target = self._image(int(row), s.image_size * scale, rng)
+            image, target = self.image(int(row), s.image_size * scale, rng)
             tensors.append(image)
             targets.append(target)
         sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
         return pad_batch(tensors, self.divisor), sizes, targets
 
-    def _image(
+    def image(
         self, row: int, short: float, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One augmented image: pixels [3, h, w] in [0, 1] and its target."""
         s = self.settings
         pixels = load_rgb(self.dataset, row)
         height, width = pixels.shape[:2]
@@ -151,6 +132,12 @@ def rows_of_step(images: int, step: int, batch_size: int, seed: int) -> np.ndarr
     return rows
 
 
+def draw_scale(settings: SpecialistSettings, rng: np.random.Generator) -> float:
+    """The relative size of a step's images, log-uniform in ``scale_jitter``."""
+    low, high = min(settings.scale_jitter), max(settings.scale_jitter)
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
 def jitter_color(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
     """Random brightness, contrast and saturation of pixels [3, h, w] in [0, 1]."""
     if amount <= 0:
@@ -164,20 +151,22 @@ def jitter_color(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
 
 
 def validate(
-    model: FasterRCNN,
-    val: DetectionDataset,
-    settings: SpecialistSettings,
-    device: torch.device,
-    runtime: Runtime,
+    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
 ) -> dict[str, float]:
-    """COCO metrics of the model on a dataset of its label space (AP, AP50, AP75 as fractions)."""
+    """COCO metrics of a detector on a dataset of its label space (AP, AP50, AP75: fractions)."""
+    metrics = measure(detector, val, runtime, batch_size).to_dict()
+    return {k: float(metrics[k]) for k in ("AP", "AP50", "AP75") if metrics[k] is not None}
+
+
+def measure(
+    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
+) -> DetectionMetrics:
+    """All COCO metrics of a detector on a dataset of its label space."""
     from relabel.datasets.loading import ImageBatches
     from relabel.evaluation.detections import evaluate_dataset
 
-    detector = FasterRCNNDetector(model, val.space, settings, device)
     found: list[Detections] = []
-    with ImageBatches(val, batch_size=8, workers=runtime.workers) as batches:
+    with ImageBatches(val, batch_size=batch_size, workers=runtime.workers) as batches:
         for _rows, images in batches:
             found.extend(detector.predict(images))
-    metrics = evaluate_dataset(val, found).to_dict()
-    return {k: float(metrics[k]) for k in ("AP", "AP50", "AP75") if metrics[k] is not None}
+    return evaluate_dataset(val, found)

@@ -1,0 +1,64 @@
+"""Detector families that can be trained: one interface over their models and losses.
+
+Shape legend: ``B`` images, ``n`` boxes of an image, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from relabel.datasets.labelspace import LabelSpace
+from relabel.detectors.base import Detector
+from relabel.detectors.settings import SpecialistSettings
+
+
+class Trainable(Protocol):
+    """A detector in training.
+
+    In training mode ``model(pixels, sizes, targets)`` returns named losses. ``pixels`` are
+    [B, 3, H, W] in [0, 1], padded at the bottom and right; ``sizes`` are the images' (height,
+    width) without padding; a target has ``boxes`` [n, 4] xyxy in pixels of the batch, ``labels``
+    [n] from 1, ``ignored`` [m, 4], and where a model serves several label spaces ``classes``
+    bool [C + 1]: the background (0) and the classes that the image's dataset knows. The others
+    get neither loss nor gradient.
+
+    Attributes:
+        model: the network.
+        divisor: batches are padded to multiples of it.
+        space: the label space of the ``C`` classes.
+    """
+
+    model: nn.Module
+    divisor: int
+    space: LabelSpace
+
+    def backbone_parameters(self) -> set[int]:
+        """``id`` of the parameters that learn at ``backbone_lr_scale``."""
+        ...
+
+    def detector(self, device: torch.device) -> Detector:
+        """A detector over the model's current weights; it shares them."""
+        ...
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint that `load_detector` reads."""
+        ...
+
+
+def build_trainable(space: LabelSpace, settings: SpecialistSettings) -> Trainable:
+    """A new model of the family that ``settings.detector`` names, from pretrained weights.
+
+    Raises:
+        ConfigError, DataError: the backbone or the pretrained model cannot be loaded.
+    """
+    if settings.detector == "rt-detr":
+        from relabel.detectors.rt_detr import RTDetrTrainable
+
+        return RTDetrTrainable.create(space, settings)
+    from relabel.detectors.faster_rcnn import FasterRCNNTrainable
+
+    return FasterRCNNTrainable.create(space, settings)
