@@ -1,0 +1,42 @@
+"""Settings of the downstream comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relabel.errors import ConfigError
+from relabel.settings import setting
+
+
+@dataclass(frozen=True)
+class DownstreamSettings:
+    """What every arm shares beside the detector's own settings, and the arms' options.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    target_share: float = setting(
+        0.0, "Share of target images in a mixed batch; 0 draws evenly from all images."
+    )
+    target_only_last: float = setting(
+        0.25, "Share of the iterations, at the end, that sees target images only."
+    )
+    curve_points: int = setting(5, "Evaluations on the test images during a training.")
+    pseudo_threshold: float = setting(
+        0.5, "Least score of the target specialist's labels in the pseudo and overlap arms."
+    )
+    overlap_iou: float = setting(0.5, "Least IoU of a source box with the label it takes.")
+    teacher_threshold: float = setting(0.7, "Least score of the teacher's labels.")
+    unsupervised_weight: float = setting(4.0, "Weight of the loss on the teacher's labels.")
+    teacher_ema: float = setting(0.999, "Decay of the teacher's weights.")
+    burn_in: float = setting(0.2, "Share of the iterations before the teacher labels anything.")
+
+    def __post_init__(self) -> None:
+        for name in ("target_share", "target_only_last", "pseudo_threshold", "overlap_iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}", remedy="Use a value between 0 and 1."
+                )
+        if self.curve_points < 1:
+            raise ConfigError(f"curve_points is {self.curve_points}", remedy="Use 1 or more.")
