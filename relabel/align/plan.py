@@ -79,8 +79,12 @@ class Plan:
     @property
     def to_run(self) -> list[Step]:
         """The steps that are not done and whose output is still needed, in order."""
+        return self.needed_for([self.steps[-1]])
+
+    def needed_for(self, goals: Sequence[Step]) -> list[Step]:
+        """The steps that are not done and that the goals depend on, goals included, in order."""
         wanted: set[str] = set()
-        queue = [self.steps[-1]]
+        queue = list(goals)
         while queue:
             step = queue.pop()
             if self.status[step.title] != "done" and step.title not in wanted:
@@ -88,14 +92,14 @@ class Plan:
                 queue.extend(step.needs)
         return [step for step in self.steps if step.title in wanted]
 
-    @property
-    def changed(self) -> list[Step]:
-        """The steps to run that were begun with other settings or inputs."""
-        return [step for step in self.to_run if self.status[step.title] == "changed"]
+    def refuse_changes(self, steps: Sequence[Step] | None = None) -> None:
+        """Raise StageError with the difference if a step was begun with other settings.
 
-    def refuse_changes(self) -> None:
-        """Raise StageError with the difference if a step was begun with other settings."""
-        changed = self.changed
+        Args:
+            steps: those to look at; the steps to run by default.
+        """
+        steps = self.to_run if steps is None else steps
+        changed = [step for step in steps if self.status[step.title] == "changed"]
         if not changed:
             return
         first = changed[0].stage.changed_error()

@@ -107,12 +107,17 @@ def align(
 
 
 def execute(
-    plan: Plan, catalogue: Catalogue, runtime: Runtime, *, overwrite: bool = False
+    plan: Plan,
+    catalogue: Catalogue,
+    runtime: Runtime,
+    *,
+    overwrite: bool = False,
+    goals: Sequence[Step] | None = None,
 ) -> AlignResult:
-    """Run a plan's missing steps."""
-    steps = plan.to_run
+    """Run a plan's missing steps: all of them, or those that ``goals`` depend on."""
+    steps = plan.to_run if goals is None else plan.needed_for(goals)
     if not overwrite:
-        plan.refuse_changes()
+        plan.refuse_changes(steps)
     if steps:
         plan.out.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(plan.out, "this workspace")
