@@ -297,18 +297,20 @@ class _Job:
         return {by: self.labels(by, on) for by, o in self._label_keys() if o == on and by != on}
 
     def labels(self, by: str, on: str) -> PseudoLabels:
-        from relabel.crosslabel.pseudo import merge_pseudo_labels, read_pseudo_labels
-
         if (by, on) not in self._labels:
-            if by == on:
-                step = self.plan.step("crossfit", by=by, on=on)
-                folders = [step.stage.folder / f"fold{s.fold}" for s in step.needs]
-                found = merge_pseudo_labels([read_pseudo_labels(f) for f in folders])
-            else:
-                step = self.plan.step("crosslabel", by=by, on=on)
-                found = read_pseudo_labels(step.stage.folder)
-            self._labels[by, on] = found
+            self._labels[by, on] = stage_labels(self.plan, by, on)
         return self._labels[by, on]
+
+
+def stage_labels(plan: Plan, by: str, on: str) -> PseudoLabels:
+    """The pseudo-labels a finished stage left: held-out ones of all folds where both are one."""
+    from relabel.crosslabel.pseudo import merge_pseudo_labels, read_pseudo_labels
+
+    if by == on:
+        step = plan.step("crossfit", by=by, on=on)
+        folders = [step.stage.folder / f"fold{s.fold}" for s in step.needs]
+        return merge_pseudo_labels([read_pseudo_labels(f) for f in folders])
+    return read_pseudo_labels(plan.step("crosslabel", by=by, on=on).stage.folder)
 
 
 def files_in(folder: Path) -> dict[str, str | Path]:

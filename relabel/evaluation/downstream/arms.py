@@ -1,0 +1,64 @@
+"""The arms of the comparison: ways of using the sources when a detector for the target is trained.
+
+The list is that of "Label-Aligned Transfer" (arXiv 2506.04737) and of Liao et al. (ICLR 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from relabel.errors import ConfigError, did_you_mean
+
+Needs = Literal["pseudo", "lat", "sam3"]
+How = Literal["labels", "student-teacher", "unified"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of using the sources.
+
+    Attributes:
+        name: as given to ``--arms``.
+        title: in tables.
+        needs: what must have been made before: the target specialist's pseudo-labels on the
+            sources, the sources relabelled by LAT, or SAM 3.
+        how: trained on labels in the target space, or by a training of its own.
+    """
+
+    name: str
+    title: str
+    needs: tuple[Needs, ...] = ()
+    how: How = "labels"
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("target-only", "target only"),
+        Arm("naive", "naive merge, name map", ("pseudo",)),
+        Arm("normalized", "box normalisation, name map", ("pseudo",)),
+        Arm("pseudo", "filtered pseudo-labels", ("pseudo",)),
+        Arm("overlap", "best-overlap relabelling", ("pseudo",)),
+        Arm("student-teacher", "student–teacher", (), "student-teacher"),
+        Arm("unified", "unified label space", (), "unified"),
+        Arm("sam3", "SAM 3 labels", ("sam3",)),
+        Arm("lat", "LAT", ("lat",)),
+        Arm("lat+sam3", "LAT + SAM 3", ("lat", "sam3")),
+    )
+}
+
+
+def resolve_arms(names: Sequence[str]) -> list[Arm]:
+    """The arms by name, in the order given.
+
+    Raises:
+        ConfigError: an unknown name, with near matches, or none at all.
+    """
+    for name in names:
+        if name not in ARMS:
+            raise ConfigError(f"unknown arm {name!r}", remedy=did_you_mean(name, ARMS))
+    if not names:
+        raise ConfigError("no arms to compare", remedy=f"Known: {', '.join(ARMS)}.")
+    return [ARMS[name] for name in names]

@@ -1,0 +1,83 @@
+"""One training of the comparison: an arm and a seed, with test AP along the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.detectors.base import Detector
+from relabel.detectors.settings import SpecialistSettings
+from relabel.detectors.specialist import measure
+from relabel.detectors.training import new_trainable, train_detector
+from relabel.errors import DataError
+from relabel.evaluation.downstream.arms import How
+from relabel.evaluation.downstream.mixture import MixedBatches
+from relabel.evaluation.downstream.settings import DownstreamSettings
+from relabel.settings import Runtime
+from relabel.workspace.atomic import atomic_write_json
+
+METRICS = "metrics.json"
+CURVE = "curve.json"
+POINTS = ("AP", "AP50", "AP75")
+
+
+def train_arm(
+    how: How,
+    target: DetectionDataset,
+    sources: Mapping[str, DetectionDataset],
+    test: DetectionDataset,
+    out: Path,
+    detector: SpecialistSettings,
+    settings: DownstreamSettings,
+    runtime: Runtime,
+    description: str,
+) -> None:
+    """Train the detector of one arm and seed, resuming what was cut off, and measure it.
+
+    Writes the checkpoint, ``metrics.json`` (AP, AP50, AP75 and AP by class on the test images,
+    fractions) and ``curve.json`` (the same three numbers along the way).
+
+    Args:
+        how: ``labels`` trains on all boxes as they are, the others use the sources their own way.
+        sources: relabelled (``labels``), or with their own labels.
+        detector: its ``steps`` are the iterations of every arm.
+    """
+    if not target.boxes.image.size:
+        raise DataError("the target has no boxes to learn from", file=target.root)
+    every = max(1, -(-detector.steps // settings.curve_points))
+    detector = replace(detector, eval_every=every)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def evaluate(found: Detector, _step: int) -> dict[str, Any]:
+        metrics = measure(found, test, runtime).to_dict()
+        return {k: metrics[k] for k in (*POINTS, "per_class")}
+
+    if how == "labels":
+        trainable = new_trainable(target.space, detector)
+        train_detector(
+            trainable,
+            MixedBatches(target, sources, detector.steps, detector, settings, trainable.divisor),
+            detector.steps,
+            out,
+            detector,
+            runtime,
+            description=description,
+            evaluate=evaluate,
+        )
+    elif how == "student-teacher":
+        from relabel.evaluation.downstream.student_teacher import train_student_teacher
+
+        train_student_teacher(
+            target, sources, out, detector, settings, runtime, evaluate=evaluate
+        )
+    else:
+        from relabel.evaluation.downstream.unified import train_unified
+
+        train_unified(target, sources, out, detector, settings, runtime, evaluate=evaluate)
+    history = json.loads((out / "training.json").read_text(encoding="utf-8"))["validation"]
+    atomic_write_json(out / CURVE, [{k: row[k] for k in ("step", *POINTS)} for row in history])
+    atomic_write_json(out / METRICS, {k: history[-1][k] for k in (*POINTS, "per_class")})
