@@ -81,6 +81,7 @@ def list_datasets(as_json: bool, **params: Any) -> None:
                 "format": entry.format,
                 "root": str(entry.root),
                 "splits": {**entry.splits, **entry.files},
+                "selection": entry.selection.to_dict(),
             }
             for entry in catalogue.entries.values()
         ],
@@ -103,8 +104,9 @@ def list_datasets(as_json: bool, **params: Any) -> None:
         click.echo("No datasets are named: no relabel.toml here or above.")
         return
     table = _table(f"Datasets of {catalogue.file or '--data'}", "name", "format", "root", "splits")
-    for row in found["datasets"]:
+    for row, entry in zip(found["datasets"], catalogue.entries.values(), strict=True):
         splits = ", ".join(f"{k}: {v}" for k, v in row["splits"].items())
+        splits = "; ".join(text for text in (splits, str(entry.selection)) if text)
         table.add_row(row["name"], row["format"], row["root"], splits)
     _print(table)
 

@@ -6,6 +6,16 @@ root = "data/fine"          # relative to relabel.toml
 train = "train.json"        # annotation files, or `split = "train"` where the format has splits
 test = "test.json"
 
+[datasets.legacy]
+format = "coco"
+root = "${DATA:-data}/legacy"  # environment variables are replaced in all texts
+train = "train.json"
+sample = 3000               # train on 3000 images ...
+sample_seed = 0             # ... drawn with this seed, the same on every machine
+holdout = 0.2               # the last 20 % of the images, by name, become the test split ...
+holdout_stretches = 4       # ... or the last 20 % of each quarter of them ...
+holdout_gap = 5             # ... and 5 images on either side are in neither split
+
 [specialist]
 epochs = 12
 """
@@ -14,19 +24,31 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from relabel.datasets.selection import Selection
+from relabel.datasets.variables import expand_variables
 from relabel.errors import ConfigError, Problems, did_you_mean
 
 if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
 
 CONFIG_NAME = "relabel.toml"
-SETTINGS_TABLES = ("specialist", "crosslabel", "lat", "align", "runtime")
+SETTINGS_TABLES = (
+    "specialist",
+    "crosslabel",
+    "lat",
+    "align",
+    "sam3",
+    "downstream",
+    "protocol",
+    "runtime",
+)
 Which = Literal["train", "val", "test"]
 WHICH: tuple[Which, ...] = ("train", "val", "test")
+_SELECTION_KEYS = tuple(f.name for f in fields(Selection))
 _DATASET_KEYS = (
     "root",
     "format",
@@ -37,6 +59,7 @@ _DATASET_KEYS = (
     "val",
     "test",
     "space",
+    *_SELECTION_KEYS,
 )
 
 
@@ -51,6 +74,7 @@ class DatasetEntry:
         splits: the format's split per purpose (train, val, test), where given.
         files: annotation file per purpose, relative to ``root``, where given.
         space: built-in label space or YAML file to read into; None for the format's own.
+        selection: which of the training images are trained on, and which are held out.
     """
 
     name: str
@@ -59,18 +83,23 @@ class DatasetEntry:
     splits: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     space: str | None = None
+    selection: Selection = field(default_factory=Selection)
 
     def has(self, which: Which) -> bool:
         """True if the entry says what to read for a purpose; train always works."""
-        return which == "train" or which in self.splits or which in self.files
+        held_out = which == "test" and self.selection.holdout > 0
+        return which == "train" or which in self.splits or which in self.files or held_out
 
     def read(self, which: Which = "train", *, problems: Problems | None = None) -> DetectionDataset:
         """Read the images and boxes of one purpose.
 
         The label space takes the entry's name, so that joint class names are ``name/class``.
+        Training images are those that the entry's selection leaves; with a holdout the test
+        images are those held out of the same files.
 
         Raises:
-            ConfigError: nothing is named for this purpose, or an unknown format or label space.
+            ConfigError: nothing is named for this purpose, an unknown format or label space, or
+                too few images for the holdout.
             DataError: files are missing or damaged.
         """
         from relabel.datasets.labelspace import LabelSpace
@@ -79,18 +108,24 @@ class DatasetEntry:
         if not self.has(which):
             raise ConfigError(
                 f"dataset {self.name!r} names nothing for {which}",
-                remedy=f'Add `{which} = "FILE"` or `{which}_split = "SPLIT"` to its table.',
+                remedy=f'Add `{which} = "FILE"` or `{which}_split = "SPLIT"` to its table'
+                + (", or `holdout = 0.2`." if which == "test" else "."),
             )
+        held_out = which == "test" and self.selection.holdout > 0
+        files: Which = "train" if held_out else which
         dataset = read_dataset(
             self.root,
             self.format,
             name=self.name,
-            split=self.splits.get(which),
-            annotations=self.files.get(which),
+            split=self.splits.get(files),
+            annotations=self.files.get(files),
             problems=problems,
             space=None if self.space is None else LabelSpace.load(self.space),
         )
-        return replace(dataset, name=self.name, space=replace(dataset.space, name=self.name))
+        dataset = replace(dataset, name=self.name, space=replace(dataset.space, name=self.name))
+        if held_out:
+            return self.selection.test(dataset)
+        return self.selection.train(dataset) if which == "train" else dataset
 
 
 @dataclass(frozen=True)
@@ -143,7 +178,8 @@ class Catalogue:
         Args:
             format: its format; overrides the entry's, and is needed for a path that is not a
                 ``.json`` file.
-            split: overrides what the entry reads for training.
+            split: overrides what the entry reads for training; a split other than ``train`` is
+                read whole, without the entry's selection.
 
         Raises:
             ConfigError: neither a name nor a path, or a path without a format.
@@ -169,7 +205,12 @@ class Catalogue:
             entry = DatasetEntry(path.stem or path.resolve().name, path, format)
         if split:
             files = {k: v for k, v in entry.files.items() if k != "train"}
-            entry = replace(entry, splits={**entry.splits, "train": split}, files=files)
+            entry = replace(
+                entry,
+                splits={**entry.splits, "train": split},
+                files=files,
+                selection=entry.selection if split == "train" else Selection(),
+            )
         return entry
 
 
@@ -229,6 +270,7 @@ def _parse(file: Path) -> tuple[dict[str, DatasetEntry], dict[str, Mapping[str, 
             raise ConfigError(f"unknown table [{key}]", file=file, remedy=did_you_mean(key, known))
         if not isinstance(value, dict):
             raise ConfigError(f"{key!r} must be a table", file=file, remedy=f"Write [{key}].")
+        data[key] = expand_variables(value, file, f"[{key}]")
     entries = {name: _entry(name, table, file) for name, table in data.pop("datasets", {}).items()}
     return entries, data
 
@@ -246,13 +288,14 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
                 record=where,
                 remedy=did_you_mean(key, _DATASET_KEYS),
             )
-        if not isinstance(value, str) or not value:
+        if key not in _SELECTION_KEYS and (not isinstance(value, str) or not value):
             raise ConfigError(f"{key} must be a text, not {value!r}", file=file, record=where)
     for key in ("root", "format"):
         if key not in table:
             raise ConfigError(
                 f"{key} is missing", file=file, record=where, remedy=f'Add {key} = "...".'
             )
+    selection = _selection(table, file, where)
     space = table.get("space")
     if space is not None and space.endswith((".yaml", ".yml")):
         space = str(file.parent / Path(space).expanduser())
@@ -264,7 +307,24 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
         splits={which: table[key] for which, key in splits.items() if key in table},
         files={which: table[which] for which in WHICH if which in table},
         space=space,
+        selection=selection,
     )
+
+
+def _selection(table: dict[str, Any], file: Path, where: str) -> Selection:
+    try:
+        selection = Selection.from_table(table)
+    except ConfigError as error:
+        raise ConfigError(error.message, file=file, record=where, remedy=error.remedy) from None
+    for key in ("test", "test_split"):
+        if selection.holdout and key in table:
+            raise ConfigError(
+                f"holdout and {key} both name the test images",
+                file=file,
+                record=where,
+                remedy="Keep one of them.",
+            )
+    return selection
 
 
 def _override(text: str, entries: Mapping[str, DatasetEntry]) -> DatasetEntry:
