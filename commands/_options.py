@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 
 from relabel.cli import State, set_config, set_debug
+from relabel.detectors.sam3_settings import Sam3Settings
 from relabel.errors import ConfigError, Problems
 from relabel.settings import Runtime, inner_type, settings_from
 from relabel.workspace.progress import message
@@ -192,11 +193,20 @@ def settings_table(catalogue: Catalogue, name: str) -> dict[str, Any]:
         table.pop("backbone", None)
     elif isinstance(table.get("backbone"), str):
         table["backbone"] = resolve_backbone(table["backbone"], catalogue.folder)
+    if isinstance(table.get("rtdetr_model"), str):
+        table["rtdetr_model"] = resolve_backbone(
+            table["rtdetr_model"], catalogue.folder, what="RT-DETR", option="rtdetr_model"
+        )
     return table
 
 
-def resolve_backbone(name: str, folder: Path) -> str:
+def resolve_backbone(
+    name: str, folder: Path, *, what: str = "backbone", option: str = "--backbone"
+) -> str:
     """A local folder's absolute path, with ``name`` relative to ``folder``; else the name itself.
+
+    Args:
+        what, option: for the error: what is looked for, and where it was given.
 
     Raises:
         ConfigError: it looks like a path, and no folder is there.
@@ -205,8 +215,23 @@ def resolve_backbone(name: str, folder: Path) -> str:
     if path.is_dir():
         return str(path.resolve())
     if name.startswith(("/", ".", "~")):
-        raise ConfigError("no such backbone folder", file=path, remedy="Check --backbone.")
+        raise ConfigError(f"no such {what} folder", file=path, remedy=f"Check {option}.")
     return name
+
+
+def sam3_settings(catalogue: Catalogue, params: Mapping[str, Any]) -> Sam3Settings:
+    """The settings of SAM 3: options ``--sam3-...``, over [sam3], over defaults.
+
+    A local model is relative to the working folder, in relabel.toml to the file.
+    """
+    table = catalogue.table("sam3")
+    known = {"what": "SAM 3 model", "option": "its path"}
+    if isinstance(table.get("model"), str):
+        table["model"] = resolve_backbone(table["model"], catalogue.folder, **known)
+    given = params.get("sam3_model")
+    if given is not None:
+        params = {**params, "sam3_model": resolve_backbone(given, Path.cwd(), **known)}
+    return settings_of(Sam3Settings, params, "sam3", table=table, where="[sam3]")
 
 
 def tell_problems(problems: Problems, quiet: bool = False) -> None:

@@ -1,15 +1,16 @@
-"""``relabel cross-label``: pseudo-labels on a dataset by another dataset's specialist."""
+"""``relabel cross-label``: pseudo-labels on a dataset by a specialist, or by SAM 3."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.errors import Problems
+from relabel.detectors.sam3_settings import Sam3Settings
+from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.workspace.progress import message
 
 from ._options import (
@@ -17,44 +18,67 @@ from ._options import (
     catalogue_of,
     runtime_of,
     runtime_options,
+    sam3_settings,
     settings_of,
     settings_options,
     settings_table,
     tell_problems,
 )
 
+if TYPE_CHECKING:
+    from relabel.datasets.catalogue import Catalogue
+    from relabel.datasets.labelspace import LabelSpace
+
+SAM3 = "sam3"
+
 
 @click.command("cross-label", cls=GroupedCommand)
-@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False))
+@click.argument("checkpoint")
 @click.argument("dataset")
 @click.option("--format", help="Format, where DATASET is a path.")
 @click.option("--split", help="Split to label; default the one of relabel.toml.")
+@click.option(
+    "--prompts-from",
+    metavar="NAME",
+    help="Label space to label in, where CHECKPOINT is sam3: a dataset, a built-in label space "
+    "or a YAML file; each category's prompt, else its name, is the text.",
+)
 @click.option(
     "-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for the shards."
 )
 @click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @settings_options(CrossLabelSettings, heading="Labelling")
+@settings_options(Sam3Settings, SAM3, heading="SAM 3", leave_out=("model", "threshold"))
 @runtime_options
 def cli(
     checkpoint: str,
     dataset: str,
     format: str | None,
     split: str | None,
+    prompts_from: str | None,
     out: str,
     overwrite: bool,
     as_json: bool,
     **params: Any,
 ) -> None:
-    """Label the images of DATASET with the specialist in CHECKPOINT.
+    """Label the images of DATASET with the specialist in the folder CHECKPOINT.
 
-    Writes Parquet shards with the full score vector of every box. Finished shards are never
-    redone: the same command goes on after an interruption.
+    With `sam3:MODEL` as CHECKPOINT, a hub id such as sam3:facebook/sam3 or a local folder, SAM 3
+    labels them, prompted with the categories of --prompts-from; `sam3` alone takes the model of
+    relabel.toml. Writes Parquet shards with the full score vector of every box. Finished shards
+    are never redone: the same command goes on after an interruption.
     """
     from relabel.align.inputs import read_training_set
     from relabel.align.settings import stage_settings
+    from relabel.crosslabel.prompted import cross_label_sam3, sam3_identity
     from relabel.crosslabel.pseudo import read_pseudo_labels
-    from relabel.workspace.fingerprint import dataset_fingerprint, folder_fingerprint
+    from relabel.detectors.sam3_settings import class_prompts
+    from relabel.workspace.fingerprint import (
+        dataset_fingerprint,
+        fingerprint,
+        folder_fingerprint,
+    )
     from relabel.workspace.stage import Stage
 
     catalogue = catalogue_of(params)
@@ -65,20 +89,33 @@ def cli(
         table=settings_table(catalogue, "crosslabel"),
         where="[crosslabel]",
     )
+    model = _sam3_model(checkpoint)
+    if model is None and not Path(checkpoint).is_dir():
+        raise click.BadParameter(
+            f"Directory {checkpoint!r} does not exist.", param_hint="'CHECKPOINT'"
+        )
+    if (model is None) != (prompts_from is None):
+        raise click.UsageError(
+            "sam3 needs the label space to label in: add --prompts-from NAME."
+            if prompts_from is None
+            else "--prompts-from is for sam3; a specialist has a label space of its own."
+        )
     entry = catalogue.resolve(dataset, format, split)
     folder = Path(out)
     problems = Problems(runtime.skip_bad)
     images = read_training_set(entry, folder.parent, runtime, problems)
     tell_problems(problems, runtime.quiet)
-    stage = Stage(
-        f"labels on {entry.name}",
-        folder,
-        settings=stage_settings(settings),
-        inputs={
-            "specialist": folder_fingerprint(checkpoint),
-            "images": dataset_fingerprint(images, boxes=False),
-        },
-    )
+    space = None if prompts_from is None else _prompt_space(catalogue, prompts_from)
+    sam3 = None
+    inputs = {"images": dataset_fingerprint(images, boxes=False)}
+    values = stage_settings(settings)
+    if space is None:
+        inputs["specialist"] = folder_fingerprint(checkpoint)
+    else:
+        sam3 = sam3_settings(catalogue, {**params, "sam3_model": model or None})
+        values[SAM3] = sam3_identity(sam3)
+        inputs["prompts"] = fingerprint([space.class_names, class_prompts(space)])
+    stage = Stage(f"labels on {entry.name}", folder, settings=values, inputs=inputs)
     status = stage.status()
     if status == "changed" and not overwrite:
         raise stage.changed_error()
@@ -90,7 +127,10 @@ def cli(
 
         stage.begin(overwrite=status == "changed")
         try:
-            cross_label(Path(checkpoint), images, folder, settings, runtime)
+            if space is None:
+                cross_label(Path(checkpoint), images, folder, settings, runtime)
+            else:
+                cross_label_sam3(space, images, folder, settings, runtime, sam3=sam3)
             stage.finish(files_in(folder))
         finally:
             stage.release()
@@ -100,3 +140,29 @@ def cli(
         click.echo(json.dumps({"out": out, **counts}))
     else:
         click.echo(f"{len(labels)} boxes on {len(images)} images: {out}")
+
+
+def _sam3_model(checkpoint: str) -> str | None:
+    """What follows ``sam3:``, "" for ``sam3`` alone, None for a specialist's folder."""
+    kind, colon, model = checkpoint.partition(":")
+    if kind != SAM3 or (not colon and Path(checkpoint).is_dir()):
+        return None
+    return model
+
+
+def _prompt_space(catalogue: Catalogue, name: str) -> LabelSpace:
+    """The label space of a dataset, of a YAML file, or a built-in one, in this order.
+
+    Raises:
+        ConfigError: none of the three.
+    """
+    from relabel.datasets.labelspace import LabelSpace
+
+    if name in catalogue.entries:
+        return catalogue.get(name).read("train").space
+    if name.endswith((".yaml", ".yml")) or name in LabelSpace.builtin_names():
+        return LabelSpace.load(name)
+    raise ConfigError(
+        f"no dataset or label space is called {name!r}",
+        remedy=did_you_mean(name, [*catalogue.entries, *LabelSpace.builtin_names()]),
+    )

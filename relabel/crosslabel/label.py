@@ -40,6 +40,7 @@ def cross_label(
     image_rows: np.ndarray | None = None,
     detector: Detector | None = None,
     by: str | None = None,
+    model: str | None = None,
     problems: Problems | None = None,
 ) -> None:
     """Label a dataset's images with a specialist and write Parquet shards to ``out``.
@@ -57,6 +58,7 @@ def cross_label(
             still counts rows of the whole dataset, so that cross-fitted parts can be merged.
         detector: used instead of loading ``checkpoint``.
         by: name of the specialist's dataset; default the name of its label space.
+        model: fingerprint of what labels, where it has no checkpoint folder of its own.
         problems: collects skipped images; without it they are listed on stderr.
 
     Raises:
@@ -76,7 +78,7 @@ def cross_label(
         on=dataset.name,
         images=len(dataset),
         settings=settings.result_dict(),
-        model=_model_fingerprint(checkpoint),
+        model=_model_fingerprint(checkpoint) if model is None else model,
     )
     shards = Shards(out, total=len(rows), size=settings.shard_images)
     pending = _prepare(shards, rows, run, dataset, problems, quiet=runtime.quiet)
