@@ -11,6 +11,8 @@ import click
 
 from relabel.cli import set_debug
 
+from . import ablation
+
 if TYPE_CHECKING:
     from relabel.evaluation.tables import Rows
     from relabel.evaluation.transfer import TransferMetrics
@@ -38,6 +40,9 @@ def _common(function: F) -> F:
 @click.group()
 def cli() -> None:
     """Score detections, or the quality of relabelled boxes."""
+
+
+cli.add_command(ablation.cli)
 
 
 @cli.command()

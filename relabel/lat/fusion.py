@@ -21,17 +21,17 @@ class SemanticFeatureFusion(nn.Module):
 
     Source: "Mind the Gap" (arXiv 2506.04737), the SFF equation. ``A = Q K^T / sqrt(d)`` over the
     region features, ``V_c`` a projection of the score vectors, ``V_r`` of the region features.
-    The clamp scales a row down until its maximum is ``T``; whether it is then renormalised is not
-    printed, so it is a setting. With ``geometry`` (ours) the way two boxes lie to each other adds
-    a learned term to ``A``, and its attention-weighted mean joins the output: that is how a
-    proposal learns where the boxes that support it are.
+    The clamp scales a row down until its maximum is ``T`` (or ``clamp_at``); whether it is then
+    renormalised is not printed, so it is a setting. With ``geometry`` (ours) the way two boxes lie
+    to each other adds a learned term to ``A``, and its attention-weighted mean joins the output:
+    that is how a proposal learns where the boxes that support it are.
     """
 
     def __init__(self, settings: LatSettings, classes: int, datasets: int) -> None:
         super().__init__()
         d, h = settings.channels, settings.heads
         self.h, self.settings = h, settings
-        self.limit = 1 / math.sqrt(datasets)
+        self.limit = settings.clamp_at or 1 / math.sqrt(datasets)
         self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
         self.value_scores = nn.Linear(classes, d)
         self.value_region = nn.Linear(d, d)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from relabel.errors import ConfigError
-from relabel.settings import setting, with_preset
+from relabel.settings import setting, settings_dict, with_preset
 from relabel.training.settings import TrainSettings
+
+_CAME_LATER = ("clamp_at",)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class LatSettings(TrainSettings):
         choices=("class_aware", "plain", "none"),
     )
     clamp: bool = setting(True, "Clamp each attention row of the score branch at 1/sqrt(N).")
+    clamp_at: float = setting(
+        0.0, "Clamp at this attention instead; 0 takes the 1/sqrt(N) of N datasets."
+    )
     renormalize: bool = setting(False, "Make clamped attention rows sum to one again.")
     residual: bool = setting(True, "Add the fused features to the region's own.")
     geometry: bool = setting(True, "Let attention and fusion see how boxes lie to each other.")
@@ -118,7 +123,19 @@ class LatSettings(TrainSettings):
         """The settings with the preset in place of defaults."""
         return with_preset(self, PRESETS[self.preset])
 
+    def result_dict(self) -> dict[str, Any]:
+        """The settings that results depend on, JSON-ready.
+
+        Fields that came later are in it only where they are in use, so that what was made before
+        them stays valid.
+        """
+        values = settings_dict(self)
+        later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
+        return {k: v for k, v in values.items() if k not in later or v != later[k]}
+
     def __post_init__(self) -> None:
+        if not 0 <= self.clamp_at <= 1:
+            raise ConfigError(f"clamp_at is {self.clamp_at}", remedy="Use a value between 0 and 1.")
         if self.preset not in PRESETS:
             raise ConfigError(
                 f"unknown LAT preset {self.preset!r}", remedy="Known: default, paper."

@@ -1,0 +1,174 @@
+"""``relabel evaluate ablation``: what each part of label transfer brings, on held-back images."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relabel.errors import Problems
+from relabel.lat.settings import LatSettings
+from relabel.settings import Runtime
+from relabel.workspace.progress import message
+
+from ._options import (
+    GroupedCommand,
+    catalogue_of,
+    comma_list,
+    config_options,
+    resolve_backbone,
+    runtime_of,
+    settings_of,
+    settings_options,
+    settings_table,
+    tell_problems,
+)
+
+if TYPE_CHECKING:
+    from relabel.datasets.catalogue import Catalogue
+    from relabel.evaluation.ablation.run import AblationPlan
+
+
+@click.command("ablation", cls=GroupedCommand)
+@click.option(
+    "--run",
+    "folder",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Workspace of `relabel align`, of which the labels are used.",
+)
+@click.option(
+    "--as", "played", required=True, metavar="SOURCE", help="Source that held-back images play."
+)
+@click.option(
+    "--arms",
+    multiple=True,
+    metavar="NAME,NAME",
+    help="Arms or groups: sff, clamp, leakage, ppg, threshold, layer, paper, other. [all]",
+)
+@click.option("--seeds", default="0", show_default=True, metavar="N,N", help="Seeds of every arm.")
+@click.option("--epochs", type=float, help="Passes over the training images, for every arm.")
+@click.option("--other-backbone", metavar="NAME", help="Hub id or folder for the arm of that name.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results. [RUN/ablation/SOURCE]",
+)
+@click.option("--dry-run", is_flag=True, help="List the trainings and where each stands.")
+@click.option("--overwrite", is_flag=True, help="Redo arms whose settings or inputs changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@settings_options(Runtime, heading="Running", leave_out=())
+@config_options
+@settings_options(
+    LatSettings,
+    "lat",
+    heading="Label-Aligned Transfer, for every arm",
+    leave_out=("seed", "epochs"),
+)
+def cli(
+    folder: Path,
+    played: str,
+    arms: tuple[str, ...],
+    seeds: str,
+    epochs: float | None,
+    other_backbone: str | None,
+    out: Path | None,
+    dry_run: bool,
+    overwrite: bool,
+    as_json: bool,
+    **params: Any,
+) -> None:
+    """Measure what each part of label transfer brings, one table over arms and seeds.
+
+    The last cross-fitting fold of the target's training images is held back and annotated as the
+    source would have done it; every arm trains label transfer on the rest and is scored on the
+    fold. No true label of a source's image is read. By default an arm trains one model and all
+    classes have the threshold 0.4. Finished arms are never redone: the same command resumes, and
+    the table shows all that is finished in the folder.
+    """
+    from relabel.evaluation.ablation import results
+    from relabel.evaluation.ablation.arms import select_arms
+    from relabel.evaluation.ablation.inputs import check_played, read_align_run
+    from relabel.evaluation.ablation.run import AblationPlan, execute
+
+    catalogue = catalogue_of(params)
+    runtime = runtime_of(params, catalogue.table("runtime"))
+    if other_backbone is not None:
+        other_backbone = resolve_backbone(other_backbone, Path.cwd())
+    run = read_align_run(folder)
+    check_played(run, played)
+    plan = AblationPlan(
+        run=run,
+        played=played,
+        out=out or folder / "ablation" / played,
+        base=_base(catalogue, params, epochs),
+        arms=tuple(select_arms(comma_list(arms), with_backbone=other_backbone is not None)),
+        seeds=_seeds(seeds),
+        other_backbone=other_backbone,
+    )
+    if dry_run:
+        _print_plan(plan, as_json)
+        return
+    command = shlex.join(["relabel", *sys.argv[1:]])
+    problems = Problems(runtime.skip_bad)
+
+    def save() -> None:
+        results.write(results.collect(plan), plan.out, command)
+
+    execute(plan, catalogue, runtime, overwrite=overwrite, problems=problems, after_each=save)
+    tell_problems(problems, runtime.quiet)
+    content = results.collect(plan)
+    files = results.write(content, plan.out, command)
+    if as_json:
+        click.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from relabel.evaluation.tables import rich_table
+
+    Console().print(rich_table(results.table(content), "Ablation, in percent"))
+    message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet)
+
+
+def _base(catalogue: Catalogue, params: dict[str, Any], epochs: float | None) -> LatSettings:
+    """Settings of all arms: options, over the ablation's own, over relabel.toml, over defaults."""
+    from relabel.evaluation.ablation.run import COMMON
+
+    if params.get("lat_backbone") is not None:
+        params = {**params, "lat_backbone": resolve_backbone(params["lat_backbone"], Path.cwd())}
+    return settings_of(
+        LatSettings,
+        params,
+        "lat",
+        table=settings_table(catalogue, "lat") | COMMON,
+        where="[lat]",
+        epochs=epochs,
+    ).resolved()
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise click.UsageError(f"--seeds must be whole numbers with commas, not {text!r}") from None
+    if min(seeds) < 0:
+        raise click.UsageError(f"--seeds must not be negative: {text}")
+    return seeds
+
+
+def _print_plan(plan: AblationPlan, as_json: bool) -> None:
+    rows = [
+        {"arm": job.arm.name, "seed": job.seed, "status": job.stage.status()} for job in plan.jobs
+    ]
+    if as_json:
+        click.echo(json.dumps({"out": str(plan.out), "trainings": rows}))
+        return
+    for row in rows:
+        click.echo(f"{row['arm']:<28} seed {row['seed']}  {row['status']}")
+    left = sum(row["status"] != "done" for row in rows)
+    click.echo(f"{left} of {len(rows)} trainings to run in {plan.out}")

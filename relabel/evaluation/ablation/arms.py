@@ -1,0 +1,159 @@
+"""The arms of the ablation: which settings each one changes.
+
+An arm states every setting that its name speaks of, also where that is the default's value, so
+that the table keeps its meaning when defaults change. Arms whose settings come out equal share
+one training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from relabel.errors import ConfigError, did_you_mean
+from relabel.lat.settings import PRESETS, LatSettings
+
+DEFAULT = "default"
+# Stands for the backbone that a user names for the arm that needs one.
+OTHER_BACKBONE = "<--other-backbone>"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table.
+
+    Attributes:
+        name: what the command line calls it.
+        group: what it belongs to.
+        about: a few words for the table.
+        changes: `LatSettings` by field name, over those that all arms have in common.
+    """
+
+    name: str
+    group: str
+    about: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_backbone(self) -> bool:
+        return OTHER_BACKBONE in self.changes.values()
+
+    def settings(self, base: LatSettings, other_backbone: str | None = None) -> LatSettings:
+        """The arm's settings.
+
+        Args:
+            base: the settings of all arms.
+            other_backbone: what an arm with `needs_backbone` takes.
+        """
+        changes = dict(self.changes)
+        if self.needs_backbone:
+            if other_backbone is None:
+                raise ConfigError(
+                    f"arm {self.name!r} needs a backbone", remedy="Name it with --other-backbone."
+                )
+            changes["backbone"] = other_backbone
+        # Without its preset, which would put its own values in place of an arm's defaults.
+        return replace(base.resolved(), preset="default", **changes)
+
+
+_SFF = {"fusion": "class_aware", "clamp": True, "clamp_at": 0.0, "renormalize": False}
+_ANNOTATIONS = {"own_rows": "gt", "stand_in": False, "drop_gt": 0.0}
+# Deletion and jitter act on annotated boxes, which are proposals with this setting only.
+_PPG = {"own_rows": "gt", "jitter": 0.05, "drop_gt": 0.3}
+_HOW_SCORED = ("backbone", "calibration_folds", "score_threshold", "match_coverage")
+_PAPER = {k: v for k, v in PRESETS["paper"].items() if k not in _HOW_SCORED}
+
+ARMS: tuple[Arm, ...] = (
+    Arm(DEFAULT, "default", "the settings of all arms"),
+    Arm("sff-none", "sff", "no attention", {"fusion": "none"}),
+    Arm("sff-plain", "sff", "plain attention, geometry", {"fusion": "plain", "geometry": True}),
+    Arm("sff-class-aware", "sff", "class-aware, geometry", {**_SFF, "geometry": True}),
+    Arm(
+        "sff-plain-no-geometry",
+        "sff",
+        "plain attention",
+        {"fusion": "plain", "geometry": False},
+    ),
+    Arm("sff-class-aware-no-geometry", "sff", "class-aware", {**_SFF, "geometry": False}),
+    Arm("clamp-printed", "clamp", "clamp at 1/sqrt(N)", _SFF),
+    Arm("clamp-off", "clamp", "no clamp", {**_SFF, "clamp": False}),
+    Arm("clamp-0.1", "clamp", "clamp at 0.1", {**_SFF, "clamp_at": 0.1}),
+    Arm("clamp-0.25", "clamp", "clamp at 0.25", {**_SFF, "clamp_at": 0.25}),
+    Arm("clamp-0.8", "clamp", "clamp at 0.8", {**_SFF, "clamp_at": 0.8}),
+    Arm("clamp-renormalised", "clamp", "rows sum to 1 again", {**_SFF, "renormalize": True}),
+    Arm("leakage-no-remedy", "leakage", "annotations as proposals", _ANNOTATIONS),
+    Arm(
+        "leakage-a",
+        "leakage",
+        "(a) cross-fitted rows",
+        {"own_rows": "crossfit", "stand_in": False},
+    ),
+    Arm(
+        "leakage-b", "leakage", "(b) 90 % of annotations dropped", {**_ANNOTATIONS, "drop_gt": 0.9}
+    ),
+    Arm("leakage-c", "leakage", "(c) own scores hidden", {**_ANNOTATIONS, "mask_self": True}),
+    Arm(
+        "leakage-d", "leakage", "(d) half of scores dropped", {**_ANNOTATIONS, "score_dropout": 0.5}
+    ),
+    Arm("leakage-e", "leakage", "(e) stand-in source", {"own_rows": "none", "stand_in": True}),
+    Arm("leakage-a+e", "leakage", "(a) and (e)", {"own_rows": "crossfit", "stand_in": True}),
+    Arm("ppg-jitter-0", "ppg", "annotations unmoved", {**_PPG, "jitter": 0.0}),
+    Arm("ppg-jitter-0.05", "ppg", "jitter 0.05", _PPG),
+    Arm("ppg-jitter-0.1", "ppg", "jitter 0.1", {**_PPG, "jitter": 0.1}),
+    Arm("ppg-jitter-0.2", "ppg", "jitter 0.2", {**_PPG, "jitter": 0.2}),
+    Arm("ppg-drop-0", "ppg", "no annotation dropped", {**_PPG, "drop_gt": 0.0}),
+    Arm("ppg-drop-0.3", "ppg", "30 % dropped", _PPG),
+    Arm("ppg-drop-0.6", "ppg", "60 % dropped", {**_PPG, "drop_gt": 0.6}),
+    *(
+        Arm(f"threshold-{s:g}", "threshold", f"pseudo-labels from {s:g}", {"min_score": s})
+        for s in (0.05, 0.1, 0.3, 0.5)
+    ),
+    *(
+        Arm(f"layer-{s}", "layer", f"regions at stride {s}", {"feature_strides": (s,)})
+        for s in (4, 8, 16, 32)
+    ),
+    Arm("layer-all", "layer", "all four strides", {"feature_strides": (4, 8, 16, 32)}),
+    Arm("paper", "paper", "printed formula, class-aware", _PAPER),
+    Arm("paper-plain", "paper", "printed recipe, plain", {**_PAPER, "fusion": "plain"}),
+    Arm("paper-none", "paper", "printed recipe, no attention", {**_PAPER, "fusion": "none"}),
+    Arm("softmax", "other", "one class per proposal", {"multi_label": False}),
+    Arm("score-one", "other", "score target 1, not IoU", {"quality_target": False}),
+    Arm("one-box", "other", "one box per proposal", {"class_boxes": False}),
+    Arm("nothing-hidden", "other", "nothing hidden", {"hide_rows": 0.0, "hide_region": 0.0}),
+    Arm(
+        "stand-in-by-score",
+        "other",
+        "stand-in not confirmed",
+        {"stand_in": True, "stand_in_confirmed": False},
+    ),
+    Arm("other-backbone", "other", "the backbone named", {"backbone": OTHER_BACKBONE}),
+)
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(arm.group for arm in ARMS))
+
+
+def select_arms(wanted: Sequence[str], *, with_backbone: bool = False) -> list[Arm]:
+    """The arms of groups or names, in the order of the table, the default always among them.
+
+    Args:
+        wanted: names of groups and arms; none of them means all.
+        with_backbone: a backbone is named for the arm that needs one.
+
+    Raises:
+        ConfigError: an unknown name, or an arm asked for by name without its backbone.
+    """
+    names = [arm.name for arm in ARMS]
+    for name in wanted:
+        if name not in names and name not in GROUPS:
+            raise ConfigError(
+                f"there is no arm or group {name!r}", remedy=did_you_mean(name, [*GROUPS, *names])
+            )
+    chosen = []
+    for arm in ARMS:
+        if arm.needs_backbone and not with_backbone:
+            if arm.name in wanted:
+                arm.settings(LatSettings())  # says what is missing
+            continue
+        if not wanted or arm.name in wanted or arm.group in wanted or arm.name == DEFAULT:
+            chosen.append(arm)
+    return chosen
