@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,12 +12,14 @@ import click
 
 from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.crosslabel.settings import CrossLabelSettings
+from relabel.detectors.sam3_settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
 from relabel.workspace.progress import message
 
 from ._options import (
+    SHARED_FIELDS,
     GroupedCommand,
     backbone_option,
     catalogue_of,
@@ -24,6 +27,7 @@ from ._options import (
     resolve_backbone,
     runtime_of,
     runtime_options,
+    sam3_settings,
     settings_of,
     settings_options,
     settings_table,
@@ -36,13 +40,27 @@ if TYPE_CHECKING:
     from relabel.align.run import AlignResult
     from relabel.datasets.catalogue import Catalogue
 
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+_STAGES = (
+    (SpecialistSettings, "specialist", "Specialists", SHARED_FIELDS),
+    (CrossLabelSettings, "crosslabel", "Cross-labelling", SHARED_FIELDS),
+    (LatSettings, "lat", "Label-Aligned Transfer", ("seed",)),
+    (Sam3Settings, "sam3", "SAM 3, where it labels", ()),
+)
 _STATUS = {
     "missing": "to do",
     "partial": "resume",
     "done": "done",
     "changed": "changed: needs --overwrite",
 }
+
+
+def pipeline_options(function: F) -> F:
+    """Options of the stages' settings, for `pipeline_settings`."""
+    for cls, prefix, heading, left_out in reversed(_STAGES):
+        function = settings_options(cls, prefix, heading=heading, leave_out=left_out)(function)
+    return function
 
 
 @click.command(cls=GroupedCommand)
@@ -59,6 +77,12 @@ _STATUS = {
 @click.option(
     "-o", "--out", type=click.Path(file_okay=False), help="Workspace folder. [runs/TARGET]"
 )
+@click.option(
+    "--shared",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Folder of specialists and cross-labels, to use them for several targets. [OUT]",
+)
 @backbone_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
@@ -69,13 +93,12 @@ _STATUS = {
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
 @settings_options(AlignSettings, heading="Result")
 @runtime_options
-@settings_options(SpecialistSettings, "specialist", heading="Specialists")
-@settings_options(CrossLabelSettings, "crosslabel", heading="Cross-labelling")
-@settings_options(LatSettings, "lat", heading="Label-Aligned Transfer", leave_out=("seed",))
+@pipeline_options
 def cli(
     target: str,
     sources: tuple[str, ...],
     out: str | None,
+    shared: str | None,
     dry_run: bool,
     overwrite: bool,
     as_json: bool,
@@ -94,10 +117,20 @@ def cli(
     catalogue = catalogue_of(params)
     runtime = runtime_of(params, catalogue.table("runtime"))
     settings = pipeline_settings(catalogue, params)
+    settings.require_lat_backbone()
     folder = Path(out) if out else Path("runs") / target
     problems = Problems(runtime.skip_bad)
     names = comma_list(sources)
-    plan = prepare(catalogue, target, names, folder, settings, runtime, problems=problems)
+    plan = prepare(
+        catalogue,
+        target,
+        names,
+        folder,
+        settings,
+        runtime,
+        shared=Path(shared) if shared else None,
+        problems=problems,
+    )
     tell_problems(problems, runtime.quiet)
     if dry_run:
         _print_plan(plan, as_json)
@@ -130,6 +163,7 @@ def pipeline_settings(catalogue: Catalogue, params: dict[str, Any]) -> PipelineS
         crosslabel=of(CrossLabelSettings, "crosslabel", "crosslabel"),
         lat=of(LatSettings, "lat", "lat", seed=shared["seed"]),
         align=of(AlignSettings, "align", ""),
+        sam3=sam3_settings(catalogue, params),
     )
 
 

@@ -26,6 +26,7 @@ import orjson
 from relabel import __version__
 from relabel.align.plan import Plan
 from relabel.align.settings import stage_settings
+from relabel.crosslabel.prompted import sam3_identity
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
 from relabel.datasets.coco_write import encode
 from relabel.datasets.dataset import DetectionDataset
@@ -268,11 +269,13 @@ def _write_manifest(
 
 def _settings(plan: Plan) -> dict[str, Any]:
     settings = plan.settings
+    sam3 = {"sam3": sam3_identity(settings.sam3)} if "sam3" in plan.labellers else {}
     return {
         "specialist": stage_settings(settings.specialist, plan.backbones),
         "crosslabel": stage_settings(settings.crosslabel),
         "lat": stage_settings(settings.lat, plan.backbones),
         "align": stage_settings(settings.align),
+        **sam3,
     }
 
 

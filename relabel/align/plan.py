@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from relabel.align.settings import PipelineSettings, stage_settings
+from relabel.crosslabel.prompted import sam3_identity
+from relabel.detectors.sam3_settings import class_prompts
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import StageError
-from relabel.workspace.fingerprint import dataset_fingerprint, folder_fingerprint
+from relabel.workspace.fingerprint import dataset_fingerprint, fingerprint, folder_fingerprint
 from relabel.workspace.stage import Stage, Status
 
 if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
 
 Kind = Literal["specialist", "fold", "crosslabel", "crossfit", "lat", "transfer", "result"]
+SHARED: tuple[Kind, ...] = ("specialist", "fold", "crosslabel", "crossfit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class Step:
         kind: what is done.
         stage: its folder, settings and inputs.
         needs: the steps whose output it reads.
-        by: dataset whose specialist is trained or labels.
+        by: dataset whose specialist is trained or labels, or the labeller without a dataset.
         on: dataset that is labelled or transferred.
         fold: number of the held-out fold, -1 where there is none.
     """
@@ -56,6 +59,8 @@ class Plan:
         target: the dataset whose label space is the goal.
         sources: the datasets to relabel.
         out: the workspace.
+        shared: where specialists and cross-labels lie, for the plans of several targets; ``out``
+            where they are not shared.
         datasets: the training images of the target and the sources, the target first.
         status: where each step stands, by title.
     """
@@ -63,12 +68,22 @@ class Plan:
     target: str
     sources: tuple[str, ...]
     out: Path
+    shared: Path
     settings: PipelineSettings
     datasets: Mapping[str, DetectionDataset]
     fingerprints: Mapping[str, str]
     backbones: Mapping[str, str]
     steps: list[Step] = field(default_factory=list)
     status: dict[str, Status] = field(default_factory=dict)
+
+    @property
+    def labellers(self) -> tuple[str, ...]:
+        """Detectors without a dataset that label all images in the target's label space."""
+        return self.settings.align.labellers
+
+    def is_shared(self, step: Step) -> bool:
+        """Whether the plans of other targets may have the step, too."""
+        return self.shared != self.out and step.kind in SHARED
 
     def step(self, kind: Kind, *, by: str = "", on: str = "", fold: int = -1) -> Step:
         for step in self.steps:
@@ -118,12 +133,16 @@ def make_plan(
     datasets: Mapping[str, DetectionDataset],
     out: Path,
     settings: PipelineSettings,
+    *,
+    shared: Path | None = None,
 ) -> Plan:
     """Plan the stages and look up where each stands.
 
     Args:
         datasets: training images of the target and every source, by name.
         out: the workspace folder; it need not exist.
+        shared: the folder of specialists and cross-labels, which do not depend on which dataset
+            is the target; ``out`` by default.
 
     Raises:
         StageError: a stage's manifest is damaged.
@@ -133,6 +152,7 @@ def make_plan(
         target=target,
         sources=tuple(sources),
         out=out,
+        shared=out if shared is None or shared.resolve() == out.resolve() else shared,
         settings=settings,
         datasets={name: datasets[name] for name in names},
         fingerprints={name: dataset_fingerprint(datasets[name]) for name in names},
@@ -143,6 +163,8 @@ def make_plan(
         _add_specialists(plan, name)
     for on in names:
         _add_cross_labels(plan, on, images[on])
+    for by in plan.labellers:
+        _add_labeller(plan, by, images)
     _add_lat(plan)
     for source in sources:
         _add_transfer(plan, source)
@@ -184,7 +206,7 @@ def folds_of(settings: PipelineSettings, target: str, name: str) -> int:
 
 
 def _add_specialists(plan: Plan, name: str) -> None:
-    folder = plan.out / "1_specialists"
+    folder = plan.shared / "1_specialists"
     settings = stage_settings(plan.settings.specialist, plan.backbones)
     inputs = {"train": plan.fingerprints[name]}
     stage = specialist_stage(
@@ -203,7 +225,7 @@ def _add_specialists(plan: Plan, name: str) -> None:
 
 
 def _add_cross_labels(plan: Plan, on: str, images: str) -> None:
-    folder = plan.out / "2_crosslabels"
+    folder = plan.shared / "2_crosslabels"
     settings = stage_settings(plan.settings.crosslabel)
     for by in plan.datasets:
         k = folds_of(plan.settings, plan.target, by)
@@ -227,6 +249,24 @@ def _add_cross_labels(plan: Plan, on: str, images: str) -> None:
                 inputs=inputs,
             )
             plan.steps.append(Step("crossfit", stage, needs, by=by, on=on))
+
+
+def _add_labeller(plan: Plan, by: str, images: Mapping[str, str]) -> None:
+    """It labels the target's images, too: what it finds there was learned from neither dataset."""
+    settings = {
+        **stage_settings(plan.settings.crosslabel),
+        by: sam3_identity(plan.settings.sam3),
+    }
+    space = plan.datasets[plan.target].space
+    prompts = fingerprint([space.class_names, class_prompts(space)])
+    for on in plan.datasets:
+        stage = Stage(
+            f"labels by {by} on {on}",
+            plan.shared / "2_crosslabels" / f"{by}_as_{plan.target}_on_{on}",
+            settings=settings,
+            inputs={"prompts": prompts, "images": images[on]},
+        )
+        plan.steps.append(Step("crosslabel", stage, by=by, on=on))
 
 
 def _add_lat(plan: Plan) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from relabel.align.inputs import read_training_set
 from relabel.align.plan import Plan, Step, folds_of, make_plan
 from relabel.align.settings import PipelineSettings
-from relabel.errors import ConfigError, Problems
+from relabel.errors import ConfigError, DataError, Problems, StageError
 from relabel.lat.folds import folds
 from relabel.settings import Runtime
 from relabel.workspace.lock import FolderLock
@@ -50,12 +50,16 @@ def prepare(
     settings: PipelineSettings,
     runtime: Runtime,
     *,
+    shared: Path | None = None,
     problems: Problems | None = None,
 ) -> Plan:
     """Read the training images of target and sources, and plan.
 
+    Args:
+        shared: the folder of specialists and cross-labels, for several targets; see `make_plan`.
+
     Raises:
-        ConfigError: no source, a dataset named twice, or an unknown name.
+        ConfigError: no source, a dataset named twice or like a labeller, or an unknown name.
         DataError: a dataset's files are missing or damaged, or too few for cross-fitting.
         StageError: the workspace holds a damaged manifest.
     """
@@ -68,14 +72,20 @@ def prepare(
                 f"dataset {name!r} is named twice",
                 remedy="The target is not a source, and every source is named once.",
             )
+        if name in settings.align.labellers:
+            raise ConfigError(
+                f"{name!r} is both a dataset and a labeller",
+                remedy="Give the dataset another name in relabel.toml.",
+            )
     problems = Problems(runtime.skip_bad) if problems is None else problems
     entries = [catalogue.get(name) for name in names]
-    datasets = {e.name: read_training_set(e, out, runtime, problems) for e in entries}
+    work = shared or out
+    datasets = {e.name: read_training_set(e, work, runtime, problems) for e in entries}
     for name in names:
         k = folds_of(settings, target, name)
         if k:
             folds(datasets[name], k, settings.lat.seed)  # too few images: say so before training
-    return make_plan(target, sources, datasets, out, settings)
+    return make_plan(target, sources, datasets, out, settings, shared=shared)
 
 
 def align(
@@ -86,6 +96,7 @@ def align(
     settings: PipelineSettings,
     runtime: Runtime,
     *,
+    shared: Path | None = None,
     overwrite: bool = False,
     problems: Problems | None = None,
 ) -> AlignResult:
@@ -96,13 +107,16 @@ def align(
         target: the dataset whose label space is the goal.
         sources: the datasets to relabel.
         out: the workspace folder.
+        shared: the folder of specialists and cross-labels, for several targets; see `make_plan`.
         overwrite: redo stages whose settings or inputs changed, and what depends on them.
 
     Raises:
         ConfigError, DataError: see `prepare`.
         StageError: settings changed and ``overwrite`` is off, or another process works in ``out``.
     """
-    plan = prepare(catalogue, target, sources, out, settings, runtime, problems=problems)
+    plan = prepare(
+        catalogue, target, sources, out, settings, runtime, shared=shared, problems=problems
+    )
     return execute(plan, catalogue, runtime, overwrite=overwrite)
 
 
@@ -114,16 +128,24 @@ def execute(
     overwrite: bool = False,
     goals: Sequence[Step] | None = None,
 ) -> AlignResult:
-    """Run a plan's missing steps: all of them, or those that ``goals`` depend on."""
+    """Run a plan's missing steps: all of them, or those that ``goals`` depend on.
+
+    Raises:
+        StageError: settings changed and ``overwrite`` is off.
+        BusyError: another process works in the workspace or on what it shares.
+        DataError: a labeller's weights cannot be had; told before anything runs.
+    """
     steps = plan.to_run if goals is None else plan.needed_for(goals)
     if not overwrite:
         plan.refuse_changes(steps)
+    ran: tuple[str, ...] = ()
     if steps:
+        _require_labellers(plan, steps)
         plan.out.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(plan.out, "this workspace")
         lock.acquire()
         try:
-            _run_steps(plan, steps, catalogue, runtime)
+            ran = _run_steps(plan, steps, catalogue, runtime, overwrite)
         finally:
             lock.release()
     folder = plan.out / "result"
@@ -131,25 +153,74 @@ def execute(
         folder=folder,
         annotations={s: folder / s / "annotations.json" for s in plan.sources},
         merged=folder / "merged.json",
-        ran=tuple(step.title for step in steps),
+        ran=ran,
     )
 
 
-def _run_steps(plan: Plan, steps: list[Step], catalogue: Catalogue, runtime: Runtime) -> None:
+def _require_labellers(plan: Plan, steps: Sequence[Step]) -> None:
+    """Say before hours of training that a labeller's weights are missing."""
+    if any(step.by in plan.labellers for step in steps):
+        from relabel.detectors.sam3 import why_unavailable
+
+        reason = why_unavailable(plan.settings.sam3.model)
+        if reason is not None:
+            raise DataError(reason)
+
+
+def _run_steps(
+    plan: Plan, steps: list[Step], catalogue: Catalogue, runtime: Runtime, overwrite: bool
+) -> tuple[str, ...]:
+    """Run the steps in order; returns the titles of those that another process had not done.
+
+    A folder that is shared with other plans is locked while its steps are run, not longer, so
+    that the transfers into several targets can run side by side.
+    """
     job = _Job(plan, catalogue, runtime)
-    for number, step in enumerate(steps, start=1):
-        status = plan.status[step.title]
-        how = {"partial": "resuming", "changed": "redoing"}.get(status, "running")
-        message(f"[{number}/{len(steps)}] {how} {step.title}", quiet=runtime.quiet)
-        started = time.monotonic()
-        _log(plan.out, step.title, how)
-        step.stage.begin(overwrite=status == "changed")
-        try:
-            step.stage.finish(job.run(step))
-        finally:
-            step.stage.release()
-        plan.status[step.title] = "done"
-        _log(plan.out, step.title, "done", seconds=round(time.monotonic() - started, 2))
+    shared = [step for step in steps if plan.is_shared(step)]
+    lock = FolderLock(plan.shared, "the shared specialists and labels")
+    ran: list[str] = []
+    try:
+        for number, step in enumerate(steps, start=1):
+            if step in shared:
+                plan.shared.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                plan.status[step.title] = step.stage.status()
+                if plan.status[step.title] == "done":
+                    continue
+            else:
+                lock.release()
+                _require_shared(plan, step)
+            _run_step(plan, step, job, f"[{number}/{len(steps)}]", overwrite)
+            ran.append(step.title)
+    finally:
+        lock.release()
+    return tuple(ran)
+
+
+def _require_shared(plan: Plan, step: Step) -> None:
+    """Another plan may have redone, with --overwrite, what this one made."""
+    for need in step.needs:
+        if plan.is_shared(need) and need.stage.status() != "done":
+            raise StageError(
+                f"stage {need.title!r} was changed by another process",
+                file=need.stage.folder,
+                remedy="Give both the same settings, or do not share the folder.",
+            )
+
+
+def _run_step(plan: Plan, step: Step, job: _Job, place: str, overwrite: bool) -> None:
+    status = plan.status[step.title]
+    how = {"partial": "resuming", "changed": "redoing"}.get(status, "running")
+    message(f"{place} {how} {step.title}", quiet=job.runtime.quiet)
+    started = time.monotonic()
+    _log(plan.out, step.title, how)
+    step.stage.begin(overwrite=overwrite and status == "changed")
+    try:
+        step.stage.finish(job.run(step))
+    finally:
+        step.stage.release()
+    plan.status[step.title] = "done"
+    _log(plan.out, step.title, "done", seconds=round(time.monotonic() - started, 2))
 
 
 def _log(out: Path, title: str, event: str, **more: Any) -> None:
@@ -209,6 +280,8 @@ class _Job:
         return files_in(step.stage.folder)
 
     def _cross_label(self, step: Step) -> dict[str, str | Path]:
+        if step.by in self.plan.labellers:
+            return self._prompted(step)
         from relabel.crosslabel.label import cross_label
 
         cross_label(
@@ -217,6 +290,20 @@ class _Job:
             step.stage.folder,
             self.plan.settings.crosslabel,
             self.runtime,
+        )
+        return files_in(step.stage.folder)
+
+    def _prompted(self, step: Step) -> dict[str, str | Path]:
+        from relabel.crosslabel.prompted import cross_label_sam3
+
+        plan = self.plan
+        cross_label_sam3(
+            plan.datasets[plan.target].space,
+            plan.datasets[step.on],
+            step.stage.folder,
+            plan.settings.crosslabel,
+            self.runtime,
+            sam3=plan.settings.sam3,
         )
         return files_in(step.stage.folder)
 
@@ -249,6 +336,7 @@ class _Job:
             plan.settings.lat,
             self.runtime,
             specialists={n: plan.step("specialist", by=n).stage.folder for n in names},
+            labellers=dict.fromkeys(plan.labellers, plan.datasets[plan.target].space),
         )
         return files_in(step.stage.folder)
 
@@ -293,7 +381,7 @@ class _Job:
         return [(s.by, s.on) for s in self.plan.steps if s.kind in ("crosslabel", "crossfit")]
 
     def labels_on(self, on: str) -> dict[str, PseudoLabels]:
-        """Pseudo-labels of every other dataset's specialist on a dataset, by that dataset."""
+        """Pseudo-labels on a dataset by every other dataset's specialist and every labeller."""
         return {by: self.labels(by, on) for by, o in self._label_keys() if o == on and by != on}
 
     def labels(self, by: str, on: str) -> PseudoLabels:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from relabel.crosslabel.settings import CrossLabelSettings
+from relabel.detectors.sam3_settings import LABELLERS, Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, did_you_mean
 from relabel.lat.settings import LatSettings
 from relabel.settings import setting, settings_dict
+from relabel.workspace.fingerprint import folder_fingerprint
 
 FORMATS = ("coco", "fiftyone", "voc", "yolo")
 # How training is interrupted does not change what is learned.
@@ -32,6 +35,11 @@ class AlignSettings:
     pseudo_score: float = setting(
         0.3, "Least score of the pseudo-labels shown in FiftyOne and in the report."
     )
+    labellers: tuple[str, ...] = setting(
+        (),
+        "Detectors without a dataset of their own whose labels on all images in the target's "
+        "label space are one more set of pseudo-labels: sam3.",
+    )
 
     def __post_init__(self) -> None:
         for name in self.formats:
@@ -39,12 +47,26 @@ class AlignSettings:
                 raise ConfigError(
                     f"align cannot write format {name!r}", remedy=did_you_mean(name, FORMATS)
                 )
+        for name in self.labellers:
+            if name not in LABELLERS:
+                raise ConfigError(
+                    f"unknown labeller {name!r}", remedy=did_you_mean(name, LABELLERS)
+                )
+            if self.labellers.count(name) > 1:
+                raise ConfigError(f"labeller {name!r} is named twice", remedy="Name it once.")
         if self.pictures < 0:
             raise ConfigError(f"pictures is {self.pictures}", remedy="Use 0 or more.")
         if not 0 <= self.pseudo_score <= 1:
             raise ConfigError(
                 f"pseudo_score is {self.pseudo_score}", remedy="Use a value between 0 and 1."
             )
+
+    def result_dict(self) -> dict[str, Any]:
+        """The settings as stages know them, without a field that came later and is unused."""
+        values = settings_dict(self)
+        if not self.labellers:
+            del values["labellers"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -54,11 +76,26 @@ class PipelineSettings:
     specialist: SpecialistSettings = field(default_factory=SpecialistSettings)
     crosslabel: CrossLabelSettings = field(default_factory=CrossLabelSettings)
     lat: LatSettings = field(default_factory=LatSettings)
+    sam3: Sam3Settings = field(default_factory=Sam3Settings)
     align: AlignSettings = field(default_factory=AlignSettings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "specialist", self.specialist.resolved())
         object.__setattr__(self, "lat", self.lat.resolved())
+
+    def require_lat_backbone(self) -> None:
+        """Refuse before any training what LAT could not use after it.
+
+        Raises:
+            ConfigError: LAT shall take the specialist's backbone, and that is part of a whole
+                pretrained RT-DETR.
+        """
+        s = self.specialist
+        if s.detector == "rt-detr" and s.rtdetr_model and self.lat.backbone == "specialist":
+            raise ConfigError(
+                f"LAT cannot take the backbone of the whole RT-DETR {s.rtdetr_model!r}",
+                remedy="Give --lat-backbone a folder or hub id, such as facebook/dinov2-base.",
+            )
 
 
 def stage_settings(settings: Any, backbones: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -74,4 +111,7 @@ def stage_settings(settings: Any, backbones: Mapping[str, str] | None = None) ->
     values = {k: v for k, v in values.items() if k not in _NO_INFLUENCE}
     if "backbone" in values:
         values["backbone"] = (backbones or {}).get(values["backbone"], values["backbone"])
+    model = values.get("rtdetr_model")
+    if model and Path(model).is_dir():
+        values["rtdetr_model"] = f"{Path(model).name}@{folder_fingerprint(model)[:12]}"
     return values

@@ -128,6 +128,7 @@ def draw(
     *,
     stand_in: int | None = None,
     training: bool = True,
+    datasets: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The proposals of one training step, made to look like those of a transfer.
 
@@ -135,6 +136,8 @@ def draw(
         own: position of the image's dataset; the model learns its label space on this image.
         stand_in: the space whose pseudo-labels play the source's annotations; drawn where None.
         training: hide pseudo-labels at random (``hide_rows``).
+        datasets: number of spaces that have a dataset, the first ones; a space without one
+            cannot be a source, so it never plays one. All spaces where None.
 
     Returns:
         rows int64 [m] into the proposals, scores [m, C], confidence S_c [m].
@@ -152,6 +155,8 @@ def draw(
     else:
         seen = np.ones(len(proposals), dtype=bool)
     others = np.unique(proposals.space[~annotated & (proposals.space != own)])
+    if datasets is not None:
+        others = others[others < datasets]
     if settings.stand_in and len(others):
         chosen = stand_in if stand_in is not None else int(rng.choice(others))
         played = ~annotated & (proposals.space == chosen)

@@ -15,7 +15,7 @@ import torch
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import load_rgb
-from relabel.datasets.labelspace import JointLabelSpace
+from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.detectors.specialist import rows_of_step
 from relabel.errors import DataError
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
@@ -52,6 +52,7 @@ def train_lat(
     *,
     specialists: Mapping[str, Path] | None = None,
     bank_folder: Path | None = None,
+    labellers: Mapping[str, LabelSpace] | None = None,
 ) -> Path:
     """Train Label-Aligned Transfer into ``target``; resumes from what ``out`` holds.
 
@@ -63,6 +64,8 @@ def train_lat(
         specialists: checkpoints by name, needed where ``backbone`` is ``specialist``.
         bank_folder: keep the pooled proposals here, for several trainings on the same ones;
             without it they lie in ``out`` and go when training ends.
+        labellers: label spaces, by name, of detectors without a dataset that label all images;
+            their labels are pseudo-labels only, and are among ``labels`` as (labeller, dataset).
 
     Returns:
         ``out``.
@@ -72,10 +75,10 @@ def train_lat(
     """
     settings = settings.resolved()
     out.mkdir(parents=True, exist_ok=True)
-    joint = joint_space({name: d.space for name, d in datasets.items()}, target)
+    joint = joint_space({n: d.space for n, d in datasets.items()} | dict(labellers or {}), target)
     device = resolve_device(runtime.device)
     features = FrozenFeatures.create(settings, device, (specialists or {}).get(target))
-    named = {s.name: datasets[s.name] for s in joint.spaces}
+    named = {s.name: datasets[s.name] for s in joint.spaces if s.name in datasets}
     chosen = {n: training_rows(d, settings) for n, d in named.items()}
     features.fit_pca(_pca_images(named, chosen, runtime))
     folder = bank_folder or out / "bank"
@@ -99,7 +102,7 @@ def train_lat(
         models.append(model)
         if held.any():
             rest = _restrict(materials[0], held)
-            predicted = hidden_predictions(model, rest, joint, settings, device)
+            predicted = hidden_predictions(model, rest, joint, settings, device, len(materials))
             found += predicted[0]
             truth += predicted[1]
             played += predicted[2]
@@ -193,6 +196,7 @@ class LatBatches:
         self, materials: list[Material], joint: JointLabelSpace, settings: LatSettings
     ) -> None:
         self.materials = [m for m in materials if len(m.bank.image_rows)]
+        self.datasets = len(materials)
         self.joint, self.settings = joint, settings
         self._starts = np.cumsum([0] + [len(m.bank.image_rows) for m in self.materials])
 
@@ -207,7 +211,9 @@ class LatBatches:
             which = int(np.searchsorted(self._starts, index, side="right") - 1)
             material = self.materials[which]
             i = int(index - self._starts[which])
-            drawn = draw(material.bank.proposals[i], material.position, s, rng)
+            drawn = draw(
+                material.bank.proposals[i], material.position, s, rng, datasets=self.datasets
+            )
             items.append((material, i, *drawn))
         return collate(items, self.joint)
 
@@ -258,16 +264,19 @@ def hidden_predictions(
     joint: JointLabelSpace,
     settings: LatSettings,
     device: torch.device,
+    datasets: int | None = None,
 ) -> tuple[list[Labels], list[tuple[np.ndarray, np.ndarray]], list[np.ndarray]]:
     """Transfer into the images' own space with their annotations hidden.
 
     Every other label space takes its turn as the source; the lists hold one entry per image and
-    turn: predictions, annotations, and the boxes that played the source's annotations.
+    turn: predictions, annotations, and the boxes that played the source's annotations. Only the
+    first ``datasets`` spaces of ``joint`` can be sources: the others have no annotations.
     """
     model.eval()
     found, truth, played = [], [], []
     target = joint.slice(material.position)
-    others = [p for p in range(len(joint.spaces)) if p != material.position]
+    spaces = len(joint.spaces) if datasets is None else datasets
+    others = [p for p in range(spaces) if p != material.position]
     for i in range(len(material.bank.image_rows)):
         for stand_in in others if settings.stand_in else others[:1]:
             rng = np.random.default_rng([settings.seed, 4, i])

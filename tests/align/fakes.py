@@ -73,6 +73,21 @@ def cross_label(
     (out / "labels.json").write_text(json.dumps(labels))
 
 
+def cross_label_sam3(
+    space: LabelSpace,
+    dataset: DetectionDataset,
+    out: Path,
+    settings: Any,
+    runtime: Any,
+    *,
+    sam3: Any,
+) -> None:
+    _called(f"label {dataset.name} by sam3 as {space.name}")
+    labels = {"space": space.to_dict(), "by": "sam3", "on": dataset.name}
+    labels |= {"files": list(dataset.images.file_name), "rows": list(range(len(dataset)))}
+    (out / "labels.json").write_text(json.dumps(labels))
+
+
 def read_pseudo_labels(path: Path) -> PseudoLabels:
     """One box per covered image, of the first class, score 0.9."""
     data = json.loads((path / "labels.json").read_text())
@@ -103,11 +118,14 @@ def train_lat(
     runtime: Any,
     *,
     specialists: dict[str, Path],
+    labellers: dict[str, LabelSpace],
 ) -> Path:
     _called(f"lat {target}")
     assert set(specialists) == set(datasets)
     seen = sorted(f"{by} on {on}: {int(p.coverage.sum())}" for (by, on), p in labels.items())
-    (out / "lat.json").write_text(json.dumps({"target": target, "labels": seen}))
+    spaces = {name: space.class_names for name, space in labellers.items()}
+    about = {"target": target, "labels": seen, "labellers": spaces}
+    (out / "lat.json").write_text(json.dumps(about))
     names = datasets[target].space.to_dict()
     (out / "space.json").write_text(json.dumps(names))
     return out
@@ -120,6 +138,7 @@ def transfer(
     out: Path,
     settings: Any,
     runtime: Any,
+    **options: Any,
 ) -> DetectionDataset:
     """Every box grows by one pixel to the right and becomes the target's first class."""
     _called(f"transfer {source.name} with {','.join(sorted(labels))}")
@@ -155,8 +174,10 @@ def install(
     set_module: Callable[[str, ModuleType], None], set_attribute: Callable[[Any, str, Any], None]
 ) -> None:
     """Put the fakes where align imports the real ones."""
+    import relabel.crosslabel.prompted as prompted
     import relabel.crosslabel.pseudo as pseudo
 
+    set_attribute(prompted, "cross_label_sam3", cross_label_sam3)
     set_attribute(pseudo, "read_pseudo_labels", read_pseudo_labels)
     for module, function in FAKES.items():
         fake = ModuleType(module)

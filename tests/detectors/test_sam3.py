@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,12 +188,11 @@ def test_unusable_folders_say_why_and_what_to_do(tmp_path: Path, spoil: object, 
 
 
 def test_a_gated_hub_model_names_the_licence(monkeypatch: pytest.MonkeyPatch) -> None:
-    import httpx
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     def refuse(*args: object, **kwargs: object) -> None:
-        response = httpx.Response(403, request=httpx.Request("GET", "https://localhost"))
+        response: Any = SimpleNamespace(headers={}, request=None, status_code=403)
         raise GatedRepoError("gated", response=response)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)

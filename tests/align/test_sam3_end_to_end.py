@@ -1,0 +1,107 @@
+"""Align with real models, all tiny, and a random SAM 3 as a labeller."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relabel.align.run import execute, prepare, stage_labels
+from relabel.align.settings import AlignSettings, PipelineSettings
+from relabel.cli import main
+from relabel.datasets.catalogue import load_catalogue
+from relabel.detectors.sam3_settings import Sam3Settings
+from relabel.evaluation.floors import filtered_pseudo_labels
+from relabel.settings import Runtime
+from tests.detectors.tiny_sam3 import tiny_sam3
+from tests.lat.world import tiny_backbone
+
+TABLES = """
+[datasets.fine]
+format = "coco"
+root = "fine"
+train = "train.json"
+[datasets.coarse]
+format = "coco"
+root = "coarse"
+train = "train.json"
+[align]
+pictures = 0
+formats = ["coco"]
+labellers = ["sam3"]
+backbone = "backbone"
+[sam3]
+model = "sam3"
+image_size = 56
+[specialist]
+steps = 2
+batch_size = 2
+image_size = 64
+max_image_size = 96
+fpn_channels = 8
+head_channels = 16
+rpn_proposals = 20
+precision = "fp32"
+[lat]
+steps = 2
+batch_size = 2
+image_size = 64
+channels = 16
+feature_channels = 4
+crossfit_folds = 2
+calibration_folds = 2
+score_threshold = 0.0
+precision = "fp32"
+"""
+
+
+@pytest.fixture
+def folder(coco_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    coco_set("fine", ["car", "bus"], 4)
+    coco_set("coarse", ["vehicle"], 3)
+    tiny_backbone(tmp_path / "backbone")
+    tiny_sam3(tmp_path / "sam3")
+    (tmp_path / "relabel.toml").write_text(TABLES)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_lat_with_sam3_and_sam3_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["align", "--target", "fine", "--sources", "coarse", "--device", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--workers", "0", "--quiet", "--json"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0, err
+    assert "labels by sam3 on coarse" in json.loads(out)["ran"]
+    work = folder / "runs" / "fine"
+    spaces = json.loads((work / "3_lat" / "config.json").read_text())["spaces"]
+    assert [(s["name"], [c["name"] for c in s["categories"]]) for s in spaces] == [
+        ("fine", ["car", "bus"]),
+        ("coarse", ["vehicle"]),
+        ("sam3", ["car", "bus"]),
+    ]
+    result = json.loads((work / "result" / "coarse" / "annotations.json").read_text())
+    assert [c["name"] for c in result["categories"]] == ["car", "bus"]
+    merged = json.loads((work / "result" / "merged.json").read_text())
+    assert {image["dataset"] for image in merged["images"]} == {"fine", "coarse"}
+
+    # SAM 3's labels alone need no training: a plan's goals are its steps by sam3.
+    settings = PipelineSettings(
+        align=AlignSettings(labellers=("sam3",)),
+        sam3=Sam3Settings(model=str(folder / "sam3"), image_size=56),
+    )
+    catalogue, runtime = load_catalogue(), Runtime(device="cpu", workers=0, quiet=True)
+    plan = prepare(catalogue, "fine", ["coarse"], folder / "arm", settings, runtime, shared=work)
+    goals = [plan.step("crosslabel", by="sam3", on="coarse")]
+    assert plan.needed_for(goals) == []  # made by the run above
+    alone = prepare(catalogue, "fine", ["coarse"], folder / "alone", settings, runtime)
+    goals = [alone.step("crosslabel", by="sam3", on="coarse")]
+    assert execute(alone, catalogue, runtime, goals=goals).ran == ("labels by sam3 on coarse",)
+    found = stage_labels(alone, "sam3", "coarse")
+    source = alone.datasets["coarse"]
+    half = float(found.score.max()) / 2
+    labels = filtered_pseudo_labels(source, found, half)
+    assert labels.space == alone.datasets["fine"].space and 0 < len(labels.boxes) <= len(found)
+    assert (labels.boxes.score >= half).all() and len(labels) == len(source)

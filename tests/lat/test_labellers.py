@@ -1,0 +1,97 @@
+"""A labeller without a dataset is one more label space of the transfer, and never a source."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.lat.checkpoint import TrainedTransfer
+from relabel.lat.proposals import draw, image_proposals
+from relabel.lat.settings import LatSettings
+from relabel.lat.train import joint_space, train_lat
+from relabel.lat.transfer import transfer
+from relabel.settings import Runtime
+from tests.lat.world import make_world, tiny_backbone
+
+RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
+SETTINGS = LatSettings(
+    image_size=96,
+    steps=2,
+    batch_size=4,
+    channels=16,
+    feature_channels=4,
+    precision="fp32",
+    calibration_folds=2,
+    score_threshold=0.0,
+)
+
+
+def by_sam3(like: PseudoLabels) -> PseudoLabels:
+    """The target specialist's labels, said by a labeller, and moved so that they differ."""
+    return replace(like, by="sam3", boxes=like.boxes + np.float32(1))
+
+
+def test_a_labeller_is_a_block_of_the_joint_space_and_counts_for_the_clamp(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", images=8)
+    settings = replace(SETTINGS, backbone=str(tiny_backbone(tmp_path / "backbone")))
+    labels = dict(world.labels)
+    labels["sam3", "tight"] = by_sam3(labels["tight", "tight"])
+    labels["sam3", "loose"] = by_sam3(labels["tight", "loose"])
+    datasets = {"tight": world.target, "loose": world.source}
+    out = train_lat(
+        datasets,
+        labels,
+        "tight",
+        tmp_path / "lat",
+        settings,
+        RUNTIME,
+        labellers={"sam3": world.target.space},
+    )
+    trained = TrainedTransfer.load(out, torch.device("cpu"))
+    names = ["tight/red", "tight/blue", "loose/thing", "sam3/red", "sam3/blue"]
+    assert trained.joint.class_names == names
+    limits = [m.limit for model in trained.models for m in model.modules() if hasattr(m, "limit")]
+    assert limits == [1 / math.sqrt(3)] * len(trained.models)
+    assert set(json.loads((out / "config.json").read_text())["thresholds"]) == {"red", "blue"}
+    on_source = {by: pl for (by, on), pl in labels.items() if on == "loose"}
+    moved = transfer(out, world.source, on_source, tmp_path / "moved", settings, RUNTIME)
+    assert moved.space.class_names == ["red", "blue"]
+    origins = set(moved.boxes.provenance.origin) if moved.boxes.provenance else set()
+    assert "pseudo:sam3" in origins and "source" in origins
+
+
+def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=4)
+    spaces = {"tight": world.target.space, "loose": world.source.space}
+    joint = joint_space({**spaces, "sam3": world.target.space}, "tight")
+    labels = {
+        "loose": world.labels["loose", "tight"],
+        "tight": world.labels["tight", "tight"],
+        "sam3": by_sam3(world.labels["tight", "tight"]),
+    }
+    settings = replace(SETTINGS, hide_rows=0.0)
+    found = image_proposals(world.target, 0, joint, labels, settings)
+    assert (found.space == 2).any()
+    played = {True: 0, False: 0}
+    for seed in range(20):
+        for limited in played:
+            rows, _, confidence = draw(
+                found,
+                0,
+                settings,
+                np.random.default_rng(seed),
+                datasets=2 if limited else None,
+            )
+            played[limited] += int((confidence[found.space[rows] == 2] == 1).sum())
+    assert played[True] == 0 and played[False] > 0
+    # With no dataset but the target there is nobody to play; its labels are still proposals.
+    alone = {name: labels[name] for name in ("tight", "sam3")}
+    found = image_proposals(world.target, 0, joint, alone, settings)
+    rows, _, confidence = draw(found, 0, settings, np.random.default_rng(0), datasets=2)
+    assert (found.space[rows] == 2).any() and (confidence < 1).all()
