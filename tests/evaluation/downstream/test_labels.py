@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +25,13 @@ from relabel.evaluation.downstream.labels import (
 from relabel.evaluation.downstream.settings import DownstreamSettings
 
 FINE = LabelSpace("fine", (Category(7, "car"), Category(8, "bus"), Category(9, "x", ignore=True)))
-Row = tuple[int, str, list[float]]
+Row = tuple[int, str, Sequence[float]]
 
 
 def dataset(
     name: str,
     space: LabelSpace,
-    rows: list[Row],
+    rows: Sequence[Row],
     ignore: list[bool] | None = None,
     files: tuple[str, ...] = ("a.png", "b.png"),
     size: tuple[int, int] = (100, 50),
