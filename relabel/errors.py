@@ -56,6 +56,10 @@ class StageError(RelabelError):
     """A stage cannot run or be reused, for example because its inputs changed."""
 
 
+class BusyError(StageError):
+    """Another process is working on the stage or workspace."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One finding about a dataset's files."""

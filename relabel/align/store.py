@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relabel.datasets.dataset import Boxes, DetectionDataset, Provenance
+from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path, atomic_write_json
@@ -45,8 +45,14 @@ def write_transferred(dataset: DetectionDataset, folder: Path) -> dict[str, str]
     return {"boxes": BOXES_FILE, "names": NAMES_FILE}
 
 
-def read_transferred(folder: Path, source: DetectionDataset, space: LabelSpace) -> DetectionDataset:
+def read_transferred(
+    folder: Path, source: DetectionDataset, space: LabelSpace, *, uncertain: bool = False
+) -> DetectionDataset:
     """The transferred boxes on the images of ``source``, in the target's label space.
+
+    Args:
+        uncertain: with the regions that are neither surely objects nor surely background, as
+            ignore regions.
 
     Raises:
         DataError: the files are missing or damaged.
@@ -69,4 +75,9 @@ def read_transferred(folder: Path, source: DetectionDataset, space: LabelSpace) 
             file=folder,
             remedy="Remove the folder and run align again.",
         ) from error
+    if not uncertain:
+        sure = [origin != UNCERTAIN for origin in provenance.origin]
+        if not all(sure):
+            boxes = boxes.take(np.flatnonzero(sure))
+            boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
     return replace(source, boxes=boxes, space=space)

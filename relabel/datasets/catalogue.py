@@ -42,6 +42,7 @@ SETTINGS_TABLES = (
     "lat",
     "align",
     "sam3",
+    "detector",
     "downstream",
     "protocol",
     "runtime",

@@ -18,6 +18,9 @@ import numpy as np
 from relabel.datasets.labelspace import LabelSpace
 
 
+UNCERTAIN = "uncertain"
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
     """The images of a dataset.
@@ -59,7 +62,8 @@ class Provenance:
 
     Attributes:
         dataset: name of the source dataset.
-        origin: n strings: ``source``, ``pseudo:<dataset>`` or ``sam3``.
+        origin: n strings: ``source``, ``pseudo:<dataset>``, ``sam3``, or `UNCERTAIN` for an
+            ignore region that is neither surely an object nor surely background.
         source_id: int64 [n], annotation id in the source, -1 where there is none.
         source_category: n strings, the category there, or "" where there is none.
         source_iou: float32 [n], IoU with the source box, NaN where there is none.

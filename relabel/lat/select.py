@@ -70,6 +70,37 @@ def decide(found: Labels, thresholds: np.ndarray, settings: LatSettings) -> Labe
     return kept.take(np.sort(order))
 
 
+def uncertain(
+    found: Labels, kept: Labels, source: np.ndarray, thresholds: np.ndarray, share: float
+) -> Labels:
+    """What is neither an object nor surely background, for a detector's training to leave out.
+
+    Predictions that reach ``share`` of their class's threshold, and source annotations (xyxy
+    [G, 4]) whose best prediction does not reach its threshold, unless a kept box or a better one
+    of these overlaps them by half. A source annotation takes the class of that prediction.
+    """
+    doubtful = found.take(found.scores >= share * thresholds[found.classes])
+    iou = iou_matrix(source, found.boxes)
+    lost = np.flatnonzero(
+        (iou_matrix(source, kept.boxes).max(axis=1, initial=0) < COVERED_IOU)
+        & (iou.max(axis=1, initial=0) >= COVERED_IOU)
+    )
+    best = np.where(iou[lost] >= COVERED_IOU, found.scores, -1.0).argmax(axis=1) if len(lost) else []
+    named = found.take(np.asarray(best, np.int64))
+    boxes = np.concatenate([doubtful.boxes, source[lost].astype(np.float32)])
+    scores = np.concatenate([doubtful.scores, named.scores])
+    classes = np.concatenate([doubtful.classes, named.classes])
+    rows = np.concatenate([doubtful.rows, named.rows])
+    taken = list(kept.boxes)
+    picked = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if iou_matrix(boxes[i : i + 1], np.array(taken).reshape(-1, 4)).max(initial=0) < COVERED_IOU:
+            picked.append(i)
+            taken.append(boxes[i])
+    order = np.array(picked, np.int64)
+    return Labels(boxes[order], scores[order], classes[order], rows[order])
+
+
 def calibrate(
     found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]], classes: int
 ) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import (
+    UNCERTAIN,
     DetectionDataset,
     Provenance,
     iou_matrix,
@@ -24,7 +25,7 @@ from relabel.errors import DataError
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, image_proposals, image_truth
-from relabel.lat.select import Labels, candidates, decide, match_coverage
+from relabel.lat.select import Labels, candidates, decide, match_coverage, uncertain
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
@@ -56,6 +57,8 @@ def transfer(
     out: Path,
     settings: LatSettings,
     runtime: Runtime,
+    *,
+    with_uncertain: bool = False,
 ) -> DetectionDataset:
     """Rewrite one source dataset into the model's target space.
 
@@ -66,6 +69,8 @@ def transfer(
     Args:
         model: folder that `train_lat` wrote.
         labels: pseudo-labels on ``source`` by the name of the space they speak.
+        with_uncertain: add what is neither surely an object nor surely background as ignore
+            regions of origin `UNCERTAIN`; see ``settings.uncertain``.
 
     Returns:
         The source's images with target-space boxes, scores and provenance. Ignore regions of the
@@ -98,7 +103,7 @@ def transfer(
         *(np.concatenate([getattr(s, f) for s in shards]) for f in _Shard.__dataclass_fields__)
     )
     _write_scored(out / SCORED, merged, source, space)
-    return _assemble(merged, source, space, trained)
+    return _assemble(merged, source, space, trained, settings.uncertain if with_uncertain else 0.0)
 
 
 def _transfer_rows(
@@ -163,7 +168,11 @@ def _predict(
 
 
 def _assemble(
-    found: _Shard, source: DetectionDataset, space: LabelSpace, trained: TrainedTransfer
+    found: _Shard,
+    source: DetectionDataset,
+    space: LabelSpace,
+    trained: TrainedTransfer,
+    share: float,
 ) -> DetectionDataset:
     """Decide per image, add provenance, carry ignore regions over."""
     ends = np.searchsorted(found.image, np.arange(len(source) + 1))
@@ -200,6 +209,20 @@ def _assemble(
                 found.source_row[kept.rows].tolist(), found.space[kept.rows].tolist(), strict=True
             )
         )
+        if share > 0:
+            annotated, _ = image_truth(source, row)
+            doubtful = uncertain(candidates_here, kept, annotated, thresholds, share)
+            linked, iou = link_to_source(
+                doubtful.boxes, np.full(len(doubtful), -1, np.int64), source, row
+            )
+            image.append(np.full(len(doubtful), row))
+            boxes.append(doubtful.boxes)
+            classes.append(doubtful.classes)
+            scores.append(doubtful.scores)
+            ignore.append(np.ones(len(doubtful), bool))
+            source_row.append(linked)
+            overlap.append(iou)
+            origin.extend([UNCERTAIN] * len(doubtful))
     columns = [np.concatenate(c) for c in (image, boxes, classes, scores, ignore)]
     rows, iou = np.concatenate(source_row), np.concatenate(overlap)
     kept_regions = np.flatnonzero(source.boxes.ignore)

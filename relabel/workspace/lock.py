@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from relabel.errors import StageError
+from relabel.errors import BusyError
 
 LOCK_FILE = ".lock"
 
@@ -28,7 +28,7 @@ class FolderLock:
         """Take the lock; nothing happens if this object already has it.
 
         Raises:
-            StageError: another process has it.
+            BusyError: another process has it.
         """
         if self._stream is not None:
             return
@@ -45,7 +45,7 @@ class FolderLock:
             stream.seek(0)
             owner = stream.read().strip() or "unknown"
             stream.close()
-            raise StageError(
+            raise BusyError(
                 f"another process (pid {owner}) is working on {self.what}",
                 file=self.folder,
                 remedy="Wait for it or stop it, or choose another --out.",
