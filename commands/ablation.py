@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     help="Workspace of `relabel align`, of which the labels are used.",
 )
 @click.option(
+    "--shared",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of specialists and cross-labels, where align was given one.",
+)
+@click.option(
     "--as", "played", required=True, metavar="SOURCE", help="Source that held-back images play."
 )
 @click.option(
@@ -72,6 +77,7 @@ if TYPE_CHECKING:
 )
 def cli(
     folder: Path,
+    shared: Path | None,
     played: str,
     arms: tuple[str, ...],
     seeds: str,
@@ -100,7 +106,7 @@ def cli(
     runtime = runtime_of(params, catalogue.table("runtime"))
     if other_backbone is not None:
         other_backbone = resolve_backbone(other_backbone, Path.cwd())
-    run = read_align_run(folder)
+    run = read_align_run(folder, shared)
     check_played(run, played)
     plan = AblationPlan(
         run=run,

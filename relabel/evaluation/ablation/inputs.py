@@ -30,12 +30,14 @@ class AlignRun:
 
     Attributes:
         names: the target and the sources.
+        shared: where its specialists and pseudo-labels are, ``folder`` if they are not shared.
         folds: folds of the target's cross-fitting.
         data: fingerprint of each dataset's training images and annotations.
         labels: fingerprint of each set of pseudo-labels, by folder name.
     """
 
     folder: Path
+    shared: Path
     names: tuple[str, ...]
     folds: int
     data: Mapping[str, str]
@@ -53,7 +55,7 @@ class AlignRun:
     @property
     def specialist(self) -> Path:
         """The target's specialist that never saw the held-back fold, which is the last."""
-        return self.folder / "1_specialists" / f"{self.target}_fold{self.folds - 1}"
+        return self.shared / "1_specialists" / f"{self.target}_fold{self.folds - 1}"
 
     def read_labels(self) -> dict[tuple[str, str], PseudoLabels]:
         """Pseudo-labels by (specialist, dataset), the target's own out-of-fold ones among them."""
@@ -62,7 +64,7 @@ class AlignRun:
         labels = {}
         for on in self.names:
             for by in self.names:
-                folder = _labels_folder(self.folder, by, on)
+                folder = _labels_folder(self.shared, by, on)
                 if by != on:
                     labels[by, on] = read_pseudo_labels(folder)
                 elif on == self.target:
@@ -71,16 +73,20 @@ class AlignRun:
         return labels
 
 
-def read_align_run(folder: Path) -> AlignRun:
+def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
     """Find out what an align workspace holds, from its manifests alone.
+
+    Args:
+        shared: the folder of specialists and cross-labels that align was given, if any.
 
     Raises:
         ConfigError: not such a workspace, or one without cross-fitting of the target.
         StageError: the stages that are needed are not finished.
     """
     lat = _manifest(folder / "3_lat")
+    work = folder if shared is None else shared
     if lat is None:
-        if (folder / "1_specialists").is_dir():
+        if (work / "1_specialists").is_dir():
             raise StageError("its datasets are not labelled yet", file=folder, remedy=_FINISH)
         raise ConfigError(
             "is not a workspace of `relabel align`", file=folder, remedy="Give its folder to --run."
@@ -92,23 +98,26 @@ def read_align_run(folder: Path) -> AlignRun:
     labels = {}
     for on in names:
         for by in names:
-            stage = _labels_folder(folder, by, on)
+            stage = _labels_folder(work, by, on)
             if by == on != target:
                 continue
             manifest = _manifest(stage)
             if by == on and manifest is None:
                 raise ConfigError(
                     f"the workspace has no out-of-fold labels of {target!r}",
-                    file=folder,
-                    remedy="Run `relabel align` with --lat-crossfit target.",
+                    file=work,
+                    remedy="Run `relabel align` with --lat-crossfit target, or name the --shared "
+                    "folder that it was given.",
                 )
             if manifest is None or manifest.get("state") != "done":
                 raise StageError(
-                    f"the labels by {by} on {on} are not finished", file=folder, remedy=_FINISH
+                    f"the labels by {by} on {on} are not finished",
+                    file=work,
+                    remedy=f"{_FINISH[:-1]}, or name the --shared folder it was given.",
                 )
             labels[stage.name] = manifest["fingerprint"]
-    folds = len(list(_labels_folder(folder, target, target).glob("fold*")))
-    return AlignRun(folder, names, folds, data, labels)
+    folds = len(list(_labels_folder(work, target, target).glob("fold*")))
+    return AlignRun(folder, work, names, folds, data, labels)
 
 
 def _labels_folder(folder: Path, by: str, on: str) -> Path:

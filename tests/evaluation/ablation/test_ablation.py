@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,6 +209,18 @@ def test_mistakes_are_one_line(bench: Bench, workspace: Workspace, tmp_path: Pat
         assert (done.code, "Traceback" in done.err) == (code, False), done.err
         assert text in done.err
     assert bench.trained == []
+
+
+def test_labels_in_a_shared_folder(bench: Bench, workspace: Workspace, tmp_path: Path) -> None:
+    shared, run = tmp_path / "shared", tmp_path / "run"
+    shutil.copytree(workspace.run / "2_crosslabels", shared / "2_crosslabels")
+    shutil.copytree(workspace.run / "3_lat", run / "3_lat")
+    missing = bench("--run", str(run), "--dry-run")
+    assert missing.code == 1 and "--shared" in missing.err
+    found = bench("--run", str(run), "--shared", str(shared), "--arms", "clamp", "--dry-run")
+    assert found.code == 0, found.err
+    assert len(found.out.splitlines()) == 7  # the default, five that differ, and the sum
+    assert read_align_run(run, shared).specialist == shared / "1_specialists" / "tight_fold1"
 
 
 def test_another_dataset_than_the_workspace_s_is_refused(bench: Bench, tmp_path: Path) -> None:
