@@ -12,6 +12,7 @@ import click
 from relabel.cli import set_debug
 
 from . import ablation
+from .evaluate_downstream import downstream
 
 if TYPE_CHECKING:
     from relabel.evaluation.tables import Rows
@@ -45,6 +46,9 @@ def cli() -> None:
 cli.add_command(ablation.cli)
 
 
+cli.add_command(downstream)
+
+
 @cli.command()
 @click.option("--truth", type=_FILE, required=True, metavar="FILE", help="COCO annotation file.")
 @click.option(
@@ -71,6 +75,48 @@ def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) 
         ("AP per class, in percent", tables.detection_class_rows(metrics)),
     ]
     _give(metrics.to_dict(), shown, as_json, out)
+
+
+@cli.command()
+@click.option("--truth", type=_FILE, required=True, metavar="FILE", help="COCO annotation file.")
+@click.option(
+    "--predictions",
+    type=_FILE,
+    required=True,
+    metavar="FILE",
+    help="COCO results list, or a COCO file whose annotations carry scores.",
+)
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Least score in the confusion table; AP and error types look at every detection.",
+)
+@_common
+def errors(
+    truth: Path, predictions: Path, min_score: float, as_json: bool, out: Path | None
+) -> None:
+    """What is wrong with detections: error types, what each costs in AP, class confusion.
+
+    The types are TIDE's (Bolya et al., ECCV 2020): wrong class, poor box, both, duplicate,
+    background and missed, at IoU 0.5 and 0.1. dAP is the AP50 that repairing one type alone would
+    add. Files are joined as by `evaluate detections`.
+    """
+    from relabel.evaluation import tables
+    from relabel.evaluation.errors import evaluate_errors
+
+    analysis = evaluate_errors(truth, predictions, min_score=min_score)
+    ap = "-" if analysis.AP50 is None else f"{100 * analysis.AP50:.1f}"
+    shown = [
+        (f"Errors at AP50 {ap}, in points of AP50", tables.error_rows(analysis)),
+        ("dAP per class, in points of AP50", tables.error_class_rows(analysis)),
+        (
+            f"True class by predicted class, scores from {min_score:g}",
+            tables.confusion_rows(analysis.confusion),
+        ),
+    ]
+    _give(analysis.to_dict(), shown, as_json, out)
 
 
 @cli.command()

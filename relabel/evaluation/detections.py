@@ -91,6 +91,17 @@ def evaluate_detections(
         DataError: a damaged file; predictions without a score, on unknown images, or of unknown
             categories.
     """
+    return average_precision(*read_scored(truth, predictions))
+
+
+def read_scored(
+    truth: Source, predictions: Source | Sequence[Mapping[str, Any]]
+) -> tuple[Annotations, Annotations]:
+    """Truth, and scored predictions brought onto its images and categories.
+
+    Raises:
+        DataError: as `evaluate_detections`.
+    """
     reference = read_annotations(truth)
     found = read_predictions(predictions, reference)
     unscored = np.flatnonzero(~np.isfinite(found.score))
@@ -101,7 +112,7 @@ def evaluate_detections(
             record=f"annotations[{int(unscored[0])}]",
             remedy="AP needs scores: add a `score` to every annotation.",
         )
-    return average_precision(reference, join_by_id(found, reference))
+    return reference, join_by_id(found, reference)
 
 
 def evaluate_dataset(
@@ -325,15 +336,27 @@ def _as_pycocotools_counts_id_zero(
             order = np.argsort(-score, kind="stable")
             hit = np.concatenate(hits, axis=1)[:, order]
             skip = np.concatenate(ignored, axis=1)[:, order]
-            right = np.cumsum(hit & ~skip, axis=1).astype(float)
-            wrong = np.cumsum(~hit & ~skip, axis=1).astype(float)
             for t in range(10):
-                found = right[t] / truths
-                exact = right[t] / (wrong[t] + right[t] + np.spacing(1))
-                exact = np.maximum.accumulate(exact[::-1])[::-1]
-                at = np.searchsorted(found, _RECALLS, side="left")
-                level = np.zeros(101)
-                level[at < len(exact)] = exact[at[at < len(exact)]]
-                precision[t, :, a, m] = level
-                recall[t, a, m] = found[-1] if len(found) else 0.0
+                counted = hit[t, ~skip[t]]
+                precision[t, :, a, m] = precision_at_recalls(counted, truths)
+                recall[t, a, m] = np.count_nonzero(counted) / truths
     return precision, recall
+
+
+def precision_at_recalls(hit: np.ndarray, truths: int) -> np.ndarray:
+    """pycocotools' precision at the recalls 0, 0.01, ..., 1; their mean is AP.
+
+    Args:
+        hit: bool [n], true positives among the detections, best score first.
+        truths: number of truth boxes, at least 1.
+
+    Returns:
+        float64 [101]: the greatest precision at that recall or beyond, 0 where it is not reached.
+    """
+    right = np.cumsum(hit).astype(float)
+    exact = right / (np.arange(1, len(hit) + 1) + np.spacing(1))
+    exact = np.maximum.accumulate(exact[::-1])[::-1]
+    at = np.searchsorted(right / truths, _RECALLS, side="left")
+    level = np.zeros(len(_RECALLS))
+    level[at < len(exact)] = exact[at[at < len(exact)]]
+    return level

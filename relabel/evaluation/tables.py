@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from relabel.evaluation.detections import NUMBERS, DetectionMetrics
-from relabel.evaluation.transfer import TransferMetrics
+from relabel.evaluation.errors import ERROR_TYPES, ErrorAnalysis
+from relabel.evaluation.transfer import TransferMetrics, Transition
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,6 +60,40 @@ def detection_class_rows(metrics: DetectionMetrics) -> Rows:
     return ["class", "AP"], [[name, _percent(ap)] for name, ap in metrics.per_class.items()]
 
 
+def error_rows(analysis: ErrorAnalysis) -> Rows:
+    """A row per error type: how many, and the AP50 that repairing them alone would add."""
+    rows = [
+        [name, str(analysis.counts[name]), _percent(analysis.dAP[name])] for name in ERROR_TYPES
+    ]
+    for name in ("false_positive", "false_negative"):
+        rows.append([f"all {name.replace('_', ' ')}s", "", _percent(analysis.dAP[name])])
+    return ["error", "count", "dAP"], rows
+
+
+def error_class_rows(analysis: ErrorAnalysis) -> Rows:
+    """A row per class: truth boxes, AP50, and dAP by error type."""
+    rows = [
+        [
+            name,
+            str(values["truth"]),
+            _percent(values["AP50"]),
+            *(_percent(values["dAP"][kind]) for kind in ERROR_TYPES),
+        ]
+        for name, values in analysis.per_class.items()
+    ]
+    short = ("cls", "loc", "both", "dupe", "bkg", "miss")  # in the order of ERROR_TYPES
+    return ["class", "truth", "AP50", *short], rows
+
+
+def confusion_rows(table: Transition) -> Rows:
+    """Counts of a transition: a row per class of the rows; zeros as dots."""
+    rows = [
+        [name, *(str(n) if n else "·" for n in counts)]
+        for name, counts in zip(table.rows, table.counts.tolist(), strict=True)
+    ]
+    return ["", *table.columns], rows
+
+
 def markdown(table: Rows) -> str:
     """A Markdown table; the first column to the left, numbers to the right."""
     header, rows = table
@@ -71,13 +106,15 @@ def markdown(table: Rows) -> str:
 
 
 def rich_table(table: Rows, title: str | None = None) -> Table:
-    """The same for a terminal."""
+    """The same for a terminal; columns of words are to the left as well."""
     from rich.table import Table
 
     header, rows = table
     shown = Table(title=title, title_justify="left")
     for i, name in enumerate(header):
-        shown.add_column(name, justify="left" if i == 0 else "right")
+        numbers = i > 0 and (not rows or any(row[i][:1] in "0123456789+-·" for row in rows))
+        justify = "right" if numbers else "left"
+        shown.add_column(name, justify=justify, overflow="fold", no_wrap=i == 0)
     for row in rows:
         shown.add_row(*row)
     return shown

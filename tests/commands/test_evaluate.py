@@ -157,3 +157,48 @@ def test_wrong_usage(files: dict[str, Path], capsys: pytest.CaptureFixture[str])
     )
     assert code == 2
     assert "--source" in err
+
+
+def test_errors_json(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = [
+        {"image_id": 1, "category_id": 2, "bbox": [0, 0, 50, 50], "score": 0.9},
+        {"image_id": 2, "category_id": 1, "bbox": [0, 0, 50, 50], "score": 0.8},
+    ]
+    files["results"].write_text(json.dumps(results))
+    out = tmp_path / "errors.json"
+    code, text, err = run(
+        capsys,
+        *("evaluate", "errors", "--truth", files["truth"], "--predictions", files["results"]),
+        *("--min-score", "0.85", "--json", "--out", out),
+    )
+    assert code == 0
+    assert "wrote" in err
+    content = json.loads(text)
+    assert json.loads(out.read_text()) == content
+    assert content["AP50"] == 0.0
+    assert content["iou"] == {"foreground": 0.5, "background": 0.1}
+    assert content["counts"] == {
+        **dict.fromkeys(("localization", "both", "duplicate", "missed"), 0),
+        "classification": 1,
+        "background": 1,
+    }
+    # The bus becomes the car, still ahead of the false car.
+    assert content["dAP"]["classification"] == pytest.approx(1.0)
+    assert content["per_class"]["bus"]["AP50"] is None
+    assert content["confusion"]["counts"] == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert content["confusion"]["min_score"] == 0.85
+
+
+def test_errors_tables_and_missing_scores(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("evaluate", "errors", "--truth", files["truth"], "--predictions")
+    code, text, _ = run(capsys, *command, files["results"])
+    assert code == 0
+    for words in ("Errors at AP50 100.0", "localization", "dAP", "(missed)", "(background)"):
+        assert words in text
+    code, text, err = run(capsys, *command, files["source"])
+    assert (code, text) == (1, "")
+    assert "without a score" in err
