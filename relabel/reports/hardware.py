@@ -1,0 +1,42 @@
+"""One line on the machine, for the head of a result."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+
+def describe_hardware() -> str:
+    """The GPUs that torch can use, else the processor, with the cores this process may use.
+
+    For example ``AMD EPYC 9B14, 2 cores`` or ``NVIDIA H200; AMD EPYC 9654, 16 cores``.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows have no affinity masks
+        cores = os.cpu_count() or 1
+    processor = f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"
+    return "; ".join([*_gpus(), processor])
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return " ".join(value.split())
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    names: list[str] = []
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [
+        name if names.count(name) == 1 else f"{names.count(name)} × {name}"
+        for name in dict.fromkeys(names)
+    ]
