@@ -262,28 +262,35 @@ def why_unavailable(model: str) -> str | None:
     folder = Path(model).expanduser()
     if folder.is_dir() or model.startswith(("/", ".", "~")):
         return _why_not_folder(folder, model)
-    from huggingface_hub import hf_hub_download
+    reason = _why_not_hub(model)
+    return reason and f"SAM 3's weights {model!r} cannot be had: {reason}. {_remedy(model)}"
+
+
+def _why_not_hub(model: str) -> str | None:
+    """A whole copy in the hub's cache is enough; else one request tells, without retries."""
+    import huggingface_hub as hub
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     try:
-        file = hf_hub_download(model, "config.json", etag_timeout=5)
+        names = ("config.json", "model.safetensors")
+        config, weights = (hub.try_to_load_from_cache(model, name) for name in names)
+        if not (isinstance(config, str) and isinstance(weights, str)):
+            hub.get_hf_file_metadata(hub.hf_hub_url(model, "config.json"), timeout=10)
+            config = hub.hf_hub_download(model, "config.json")
     except GatedRepoError:
-        reason = "its licence has not been accepted by this account"
+        return "its licence has not been accepted by this account"
     except (RepositoryNotFoundError, HFValidationError):
-        reason = "the hub has no such model, or it is private"
-    except LocalEntryNotFoundError:
-        reason = "the hub cannot be reached, and its cache does not hold it"
-    except (HfHubHTTPError, OSError) as error:
-        reason = _first_line(error)
-    else:
-        reason = _why_not_config(Path(file))
-    return reason and f"SAM 3's weights {model!r} cannot be had: {reason}. {_remedy(model)}"
+        return "the hub has no such model, or it is private"
+    except HfHubHTTPError as error:
+        return _first_line(error)
+    except Exception as error:  # of the HTTP library, whichever the hub's client uses
+        return f"the hub cannot be reached ({_first_line(error)})"
+    return _why_not_config(Path(config))
 
 
 def _why_not_folder(folder: Path, model: str) -> str | None:

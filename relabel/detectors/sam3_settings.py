@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError
 from relabel.settings import setting, settings_dict
+
+if TYPE_CHECKING:
+    from relabel.datasets.labelspace import LabelSpace
 
 LABELLERS = ("sam3",)
 """Detectors that label a dataset without having one of their own."""

@@ -187,25 +187,41 @@ def test_unusable_folders_say_why_and_what_to_do(tmp_path: Path, spoil: object, 
         Sam3Detector.load(SPACE, replace(Sam3Settings(), model=str(folder)), "cpu")
 
 
-def test_a_gated_hub_model_names_the_licence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    def refuse(*args: object, **kwargs: object) -> None:
-        response: Any = SimpleNamespace(headers={}, request=None, status_code=403)
-        raise GatedRepoError("gated", response=response)
+    response: Any = SimpleNamespace(headers={}, request=None, status_code=403)
+    for error, text in (
+        (GatedRepoError("gated", response=response), "licence has not been accepted"),
+        (RepositoryNotFoundError("gone", response=response), "no such model, or it is private"),
+        (ConnectionError("no route\nto host"), "the hub cannot be reached (no route)"),
+    ):
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    reason = why_unavailable("facebook/sam3")
-    assert reason is not None and "'facebook/sam3'" in reason
-    assert "licence has not been accepted" in reason
-    assert "https://huggingface.co/facebook/sam3" in reason and "hf auth login" in reason
+        def refuse(*args: object, error: Exception = error, **kwargs: object) -> None:
+            raise error
 
-    def offline(*args: object, **kwargs: object) -> None:
-        raise LocalEntryNotFoundError("offline")
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+        reason = why_unavailable("facebook/sam3")
+        assert reason is not None and "'facebook/sam3' cannot be had" in reason and text in reason
+        assert "https://huggingface.co/facebook/sam3" in reason and "hf auth login" in reason
+    assert "no such model" in (why_unavailable("not/a/hub/id") or "")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    assert "hub cannot be reached" in (why_unavailable("facebook/sam3") or "")
+
+def test_a_model_in_the_hubs_cache_needs_no_network(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda model, name: str(weights / name)
+    )
+    assert why_unavailable("facebook/sam3") is None
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda model, name: str(tmp_path / name)
+    )
+    assert "it is a 'bert' model" in (why_unavailable("facebook/sam3") or "")
 
 
 def test_settings_that_do_not_change_boxes_are_no_part_of_their_fingerprint() -> None:
