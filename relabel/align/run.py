@@ -352,6 +352,7 @@ class _Job:
             step.stage.folder,
             plan.settings.lat,
             self.runtime,
+            with_uncertain=True,
         )
         return dict(write_transferred(moved, step.stage.folder))
 

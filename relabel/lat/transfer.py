@@ -210,7 +210,7 @@ def _assemble(
             )
         )
         if share > 0:
-            annotated, _ = image_truth(source, row)
+            annotated = image_truth(source, row)[0]
             doubtful = uncertain(candidates_here, kept, annotated, thresholds, share)
             linked, iou = link_to_source(
                 doubtful.boxes, np.full(len(doubtful), -1, np.int64), source, row
