@@ -1,0 +1,162 @@
+"""Does it help? The papers' comparison: a detector per arm and seed, on every target of a protocol.
+
+    python benchmarks/downstream.py benchmarks/protocols/tollroad.toml --out DIR
+    python benchmarks/downstream.py benchmarks/protocols/tollroad.toml --out DIR --size small --jobs 2
+
+Runs `relabel evaluate downstream` for every target, detector and schedule of the protocol. What is
+finished is never redone: the same command goes on after an interruption. Without a size it is
+meant for a GPU; ``--size small`` is for two cores, where two processes of one thread each are
+nearly twice as fast as one of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relabel.commands.align import pipeline_settings
+from relabel.commands.evaluate_downstream import detector_settings
+from relabel.datasets.catalogue import load_catalogue
+from relabel.errors import RelabelError
+from relabel.evaluation.downstream.arms import resolve_arms
+from relabel.evaluation.downstream.protocol import ProtocolRun, read_protocol, with_size
+from relabel.evaluation.downstream.settings import DownstreamSettings
+from relabel.settings import Runtime, settings_from
+from relabel.workspace.atomic import atomic_write_bytes
+from relabel.workspace.progress import message
+
+if TYPE_CHECKING:
+    from relabel.datasets.catalogue import Catalogue
+    from relabel.evaluation.downstream.results import Comparison
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("protocol", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", help="one of [protocol.sizes]; default: the protocol's own")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--targets", help="only these targets, with commas")
+    parser.add_argument("--arms", help="only these arms, with commas")
+    parser.add_argument("--seeds", help="only these seeds, with commas")
+    parser.add_argument("--report", type=Path, help="also write all tables as one Markdown file")
+    parser.add_argument("--overwrite", action="store_true")
+    args = parser.parse_args()
+    others = helpers(args.jobs)
+    try:
+        compare_all(args)
+    except RelabelError as error:
+        print(f"downstream: error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for process in others:
+            process.wait()
+    return 0
+
+
+def helpers(jobs: int) -> list[subprocess.Popen[bytes]]:
+    """More processes with the same arguments; every one takes what no other is at."""
+    if jobs < 2:
+        return []
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    os.environ["OMP_NUM_THREADS"] = threads
+    import torch
+
+    torch.set_num_threads(int(threads))
+    command = [sys.executable, __file__, *sys.argv[1:], "--jobs", "1"]
+    return [subprocess.Popen(command) for _ in range(jobs - 1)]
+
+
+def compare_all(args: argparse.Namespace) -> None:
+    """Every comparison of the protocol, one after the other."""
+    from relabel.evaluation.downstream.report import markdown_report, write_outputs
+    from relabel.evaluation.downstream.run import compare
+
+    catalogue = load_catalogue(config=args.protocol)
+    if args.size:
+        catalogue = with_size(catalogue, args.size)
+    protocol = read_protocol(catalogue)
+    runtime = Runtime(device=args.device)
+    sections = [f"# {protocol.title}\n"]
+    for run in protocol.runs():
+        run = narrowed(run, args)
+        if run is None:
+            continue
+        message(f"{protocol.title}: {run.folder}")
+        request = request_of(catalogue, run, args.out)
+        comparison = compare(catalogue, request, runtime, overwrite=args.overwrite)
+        comparison = replace(comparison, command=command_line(args))
+        write_outputs(request.out, comparison)
+        show(comparison)
+        sections += [f"## {run.folder}\n", markdown_report(comparison)]
+    if args.report:
+        atomic_write_bytes(args.report, "\n".join(sections).encode())
+
+
+def narrowed(run: ProtocolRun, args: argparse.Namespace) -> ProtocolRun | None:
+    """The run with what the command line leaves of it; None if that is nothing."""
+    if args.targets and run.target not in args.targets.split(","):
+        return None
+    if args.arms:
+        wanted = args.arms.split(",")
+        run = replace(
+            run,
+            arms=tuple(a for a in run.arms if a in wanted),
+            extra={n: f for n, f in run.extra.items() if n in wanted},
+        )
+    if args.seeds:
+        run = replace(run, seeds=tuple(int(s) for s in args.seeds.split(",")))
+    return run if run.arms or run.extra else None
+
+
+def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path):  # noqa: ANN201
+    """What `relabel evaluate downstream` would be asked for."""
+    from relabel.evaluation.downstream.run import Request
+
+    table = catalogue.table("downstream")
+    table.pop("seeds", None)
+    detector = detector_settings(catalogue, {}, run.detector)
+    if run.factor != 1:
+        steps, epochs = round(detector.steps * run.factor), detector.epochs * run.factor
+        detector = replace(detector, steps=steps, epochs=epochs)
+    return Request(
+        target=run.target,
+        sources=run.sources,
+        arms=tuple(resolve_arms(run.arms)) if run.arms else (),
+        extras=tuple(run.extra.items()),
+        seeds=run.seeds,
+        out=out / run.folder,
+        align=out / run.target / "align",
+        shared=out / "shared",
+        pipeline=pipeline_settings(catalogue, {}),
+        detector=detector,
+        settings=settings_from(DownstreamSettings, table, where="[downstream]"),
+    )
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command without what depends on the machine."""
+    size = f" --size {args.size}" if args.size else ""
+    jobs = f" --jobs {args.jobs}" if args.jobs > 1 else ""
+    return f"python benchmarks/downstream.py benchmarks/protocols/{args.protocol.name} --out DIR{size}{jobs}"
+
+
+def show(comparison: Comparison) -> None:
+    from rich.console import Console
+
+    from relabel.evaluation.downstream.report import shown_tables
+    from relabel.evaluation.tables import rich_table
+
+    console = Console()
+    for title, table in shown_tables(comparison):
+        console.print(rich_table(table, title))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
