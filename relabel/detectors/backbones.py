@@ -137,7 +137,7 @@ class FeatureExtractor(nn.Module):
         self.patch = _patch_size(spec)
         self._interpolates = _takes(self.net, "interpolate_pos_encoding")
         self.net.eval()
-        self._order = self._execution_order()
+        self._order = [] if self.patch else execution_order(self.net)
         self._levels = self._last_by_stride()
         self.channels = {s: d for s, (_, d) in self._levels.items()}
 
@@ -194,30 +194,7 @@ class FeatureExtractor(nn.Module):
         if stride is None:
             self.net.requires_grad_(False)
             return
-        modules = dict(self.net.named_modules())
-        for name, s, _ in self._order:
-            if s > stride:
-                break
-            for parameter in modules[name].parameters(recurse=False):
-                parameter.requires_grad_(False)
-
-    def _execution_order(self) -> list[tuple[str, int, int]]:
-        """(module name, output stride, channels) of every 4-d output, in order of execution."""
-        if self.patch:
-            return []
-        order: list[tuple[str, int, int]] = []
-        handles = []
-        for name, module in self.net.named_modules():
-            if name:
-                handles.append(module.register_forward_hook(_recorder(order, name)))
-        with torch.no_grad():
-            was = self.net.training
-            self.net.eval()
-            self.net(torch.zeros(1, 3, _PROBE, _PROBE))
-            self.net.train(was)
-        for handle in handles:
-            handle.remove()
-        return order
+        freeze_until(self.net, self._order, stride)
 
     def _last_by_stride(self) -> dict[int, tuple[str, int]]:
         """Stride to (key of the last map there, channels), strides ascending."""
@@ -237,6 +214,33 @@ class FeatureExtractor(nn.Module):
             found = [o for o in self._order if o[0].count(".") == depth[o[1]]]
         last = {s: (key, d) for key, s, d in found if 2 <= s <= 32}
         return dict(sorted(last.items()))
+
+
+def execution_order(net: nn.Module) -> list[tuple[str, int, int]]:
+    """(module name, output stride, channels) of every 4-d output, in order of execution."""
+    order: list[tuple[str, int, int]] = []
+    handles = []
+    for name, module in net.named_modules():
+        if name:
+            handles.append(module.register_forward_hook(_recorder(order, name)))
+    with torch.no_grad():
+        was = net.training
+        net.eval()
+        net(torch.zeros(1, 3, _PROBE, _PROBE))
+        net.train(was)
+    for handle in handles:
+        handle.remove()
+    return order
+
+
+def freeze_until(net: nn.Module, order: list[tuple[str, int, int]], stride: int) -> None:
+    """Stop training the modules of an `execution_order` before the first one above ``stride``."""
+    modules = dict(net.named_modules())
+    for name, s, _ in order:
+        if s > stride:
+            break
+        for parameter in modules[name].parameters(recurse=False):
+            parameter.requires_grad_(False)
 
 
 def _takes(net: nn.Module, argument: str) -> bool:
@@ -327,21 +331,22 @@ def _torchvision_network(name: str, pretrained: bool) -> nn.Module:
     return net
 
 
-class PyramidBackbone(nn.Module):
-    """A `FeatureExtractor` with a feature pyramid on top; what torchvision's detectors take.
+class StrideMaps(nn.Module):
+    """The maps of a `FeatureExtractor` at chosen strides.
 
     Strides that the network lacks are made from its nearest map, by transposed convolution or
     max pooling, as ViTDet does for plain ViTs (Li et al., 2022).
     """
 
     def __init__(self, body: FeatureExtractor, strides: Sequence[int], channels: int) -> None:
+        """``channels`` is the width of maps made by transposed convolution."""
         super().__init__()
         self.body = body
-        self.fpn_strides = list(strides)
-        self.out_channels = channels
+        self.strides = list(strides)
         self.resample = nn.ModuleDict()
-        inputs: list[int] = []
+        self.channels: list[int] = []
         self._from: dict[int, int] = {}
+        pooled = [body.divisor]
         for stride in strides:
             near = min(body.strides, key=lambda s: (abs(_log2(s) - _log2(stride)), s))
             self._from[stride] = near
@@ -356,18 +361,32 @@ class PyramidBackbone(nn.Module):
             elif near < stride and round(_log2(stride) - _log2(near)) > 0:
                 times = round(_log2(stride) - _log2(near))
                 self.resample[str(stride)] = nn.MaxPool2d(2**times)
-            inputs.append(width)
-        self.fpn = FeaturePyramidNetwork(inputs, channels, extra_blocks=LastLevelMaxPool())
+                pooled.append(near * 2**times)
+            self.channels.append(width)
+        self.divisor = max(pooled)
+        """Image sides that are multiples of this give maps of which each halves the one before."""
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """[B, channels[i], ~H / strides[i], ~W / strides[i]] of pixels [B, 3, H, W] in [0, 1]."""
+        found = self.body(pixels)
+        levels = []
+        for stride in self.strides:
+            x = found[self._from[stride]]
+            levels.append(self.resample[str(stride)](x) if str(stride) in self.resample else x)
+        return levels
+
+
+class PyramidBackbone(StrideMaps):
+    """`StrideMaps` with a feature pyramid on top; what torchvision's detectors take."""
+
+    def __init__(self, body: FeatureExtractor, strides: Sequence[int], channels: int) -> None:
+        super().__init__(body, strides, channels)
+        self.out_channels = channels
+        self.fpn = FeaturePyramidNetwork(self.channels, channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
-        maps = self.body(pixels)
-        levels: OrderedDict[str, Tensor] = OrderedDict()
-        for stride in self.fpn_strides:
-            x = maps[self._from[stride]]
-            if str(stride) in self.resample:
-                x = self.resample[str(stride)](x)
-            levels[str(stride)] = x
-        return self.fpn(levels)
+        names = (str(stride) for stride in self.strides)
+        return self.fpn(OrderedDict(zip(names, self.maps(pixels), strict=True)))
 
 
 def _log2(value: float) -> float:

@@ -79,4 +79,14 @@ def load_detector(checkpoint: Path, device: str = "auto") -> Detector:
         from relabel.detectors.faster_rcnn import FasterRCNNDetector
 
         return FasterRCNNDetector.load(Path(checkpoint), device=device)
-    raise DataError(f"unknown detector type {kind!r}", file=config, remedy="Known: faster_rcnn.")
+    if kind == "rt_detr":
+        from relabel.detectors.rt_detr import RTDetrDetector
+
+        return RTDetrDetector.load(Path(checkpoint), device=device)
+    if kind == "sam3":
+        from relabel.detectors.sam3 import Sam3Detector
+
+        return Sam3Detector.from_folder(Path(checkpoint), device=device)
+    raise DataError(
+        f"unknown detector type {kind!r}", file=config, remedy="Known: faster_rcnn, rt_detr, sam3."
+    )

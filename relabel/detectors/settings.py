@@ -5,23 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from relabel.errors import ConfigError
 from relabel.settings import setting, settings_dict, with_preset
 from relabel.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class SpecialistSettings(TrainSettings):
-    """A torchvision Faster R-CNN with FPN on any backbone, and how it is trained."""
+    """A Faster R-CNN with FPN or an RT-DETRv2, on any backbone, and how it is trained."""
 
     preset: str = setting(
         "light",
-        "Group of settings: light trains on a few cores in minutes, standard has the sizes of "
-        "the published Faster R-CNN and wants a GPU.",
+        "Group of settings: light trains on a few cores in minutes, standard has the sizes that "
+        "were published for the detector and wants a GPU.",
         choices=("light", "standard"),
     )
     detector: str = setting("faster-rcnn", "Detector family.", choices=("faster-rcnn", "rt-detr"))
     epochs: float = setting(10.0, "Passes over the training images.")
-    lr: float = setting(1e-3, "Peak learning rate.")
+    lr: float = setting(1e-3, "Peak learning rate; an RT-DETR starts from 5e-4 (light) or 1e-4.")
     backbone_lr_scale: float = setting(0.2, "Learning rate of the backbone, relative to lr.")
 
     backbone: str = setting(
@@ -48,20 +49,63 @@ class SpecialistSettings(TrainSettings):
         0.3, "Largest relative change of brightness, contrast and saturation."
     )
 
+    rtdetr_model: str = setting(
+        "",
+        "Whole pretrained RT-DETRv2, a hub id such as PekingU/rtdetr_v2_r18vd or a local folder; "
+        "its class heads start anew. Empty builds one on the backbone.",
+    )
+    rtdetr_queries: int = setting(100, "Object queries, most boxes of an image (300 published).")
+    rtdetr_denoising: int = setting(60, "Denoising queries in training (100 published); 0: none.")
+    rtdetr_layers: int = setting(3, "Decoder layers of a built RT-DETR (6 published).")
+    rtdetr_channels: int = setting(128, "Width of a built RT-DETR (256 published).")
+    rtdetr_ffn: int = setting(512, "Feed-forward width of a built RT-DETR (1024 published).")
+    rtdetr_heads: int = setting(8, "Attention heads of a built RT-DETR.")
+    rtdetr_expansion: float = setting(
+        0.5, "Inner width of the pyramid's blocks in a built RT-DETR, relative to its width."
+    )
+
+    def __post_init__(self) -> None:
+        if self.detector != "rt-detr":
+            return
+        channels, heads = self.rtdetr_channels, self.rtdetr_heads
+        if heads < 1 or channels < 1 or channels % heads or channels % 4:
+            raise ConfigError(
+                f"rtdetr_channels is {channels} with {heads} heads",
+                remedy="Use a width that 4 and rtdetr_heads divide.",
+            )
+        for name in ("rtdetr_queries", "rtdetr_layers", "rtdetr_ffn", "rtdetr_expansion"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="Use more than 0.")
+        if self.rtdetr_denoising < 0:
+            raise ConfigError(
+                f"rtdetr_denoising is {self.rtdetr_denoising}", remedy="Use 0 or more."
+            )
+
     def result_dict(self) -> dict[str, Any]:
         """What the trained weights depend on: the settings of other families are left out."""
         values = settings_dict(self)
         if self.detector == "faster-rcnn":
-            values = {k: v for k, v in values.items() if k not in RT_DETR_ONLY}
-        return values
+            unused = ("detector", *(k for k in values if k.startswith("rtdetr_")))
+        else:
+            built = ("layers", "channels", "ffn", "heads", "expansion")
+            from_hub = ("backbone", *(f"rtdetr_{k}" for k in built))
+            unused = FASTER_RCNN_ONLY + (from_hub if self.rtdetr_model else ("rtdetr_model",))
+        return {k: v for k, v in values.items() if k not in unused}
 
     def resolved(self) -> SpecialistSettings:
         """The settings with the preset in place of defaults."""
-        return with_preset(self, PRESETS[self.preset])
+        presets = RT_DETR_PRESETS if self.detector == "rt-detr" else PRESETS
+        return with_preset(self, presets[self.preset])
 
 
-# Left out of the fingerprint of a Faster R-CNN, whose family needs no name there.
-RT_DETR_ONLY = ("detector",)
+FASTER_RCNN_ONLY = (
+    "fpn_strides",
+    "fpn_channels",
+    "head_channels",
+    "rpn_proposals",
+    "rois_per_image",
+    "anchor_scale",
+)
 
 # Lin et al. (2017) and torchvision's reference training; not run by us (no GPU at hand).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -74,5 +118,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rpn_proposals": 1000,
         "rois_per_image": 512,
         "anchor_scale": 8.0,
+    },
+}
+
+# Lv et al. (2024, arXiv 2407.17140), its configuration for ResNet-50; the published images are
+# squares of 640, ours keep their shape. Not run by us (no GPU at hand).
+RT_DETR_PRESETS: dict[str, dict[str, Any]] = {
+    "light": {"lr": 5e-4, "weight_decay": 1e-4},
+    "standard": {
+        "image_size": 640,
+        "max_image_size": 1333,
+        "lr": 1e-4,
+        "backbone_lr_scale": 0.1,
+        "weight_decay": 1e-4,
+        "grad_clip": 0.1,
+        "ema": 0.9999,
+        "rtdetr_queries": 300,
+        "rtdetr_denoising": 100,
+        "rtdetr_layers": 6,
+        "rtdetr_channels": 256,
+        "rtdetr_ffn": 1024,
+        "rtdetr_expansion": 1.0,
     },
 }

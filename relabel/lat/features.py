@@ -17,8 +17,9 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from relabel.detectors.backbones import BackboneSpec, FeatureExtractor, resolve_backbone
-from relabel.detectors.faster_rcnn import FasterRCNNDetector, stack_images
-from relabel.errors import DataError
+from relabel.detectors.base import load_detector
+from relabel.detectors.faster_rcnn import stack_images
+from relabel.errors import ConfigError, DataError
 from relabel.lat.settings import LatSettings
 from relabel.training.loop import autocast
 from relabel.training.memory import keep_freed_memory
@@ -58,7 +59,7 @@ class FrozenFeatures:
         """From a backbone's name, or from a trained specialist's own backbone.
 
         Raises:
-            ConfigError: the backbone cannot be had.
+            ConfigError: the backbone cannot be had, or the specialist has none that can be taken.
             DataError: the specialist's checkpoint is damaged.
         """
         if settings.backbone == SPECIALIST:
@@ -67,7 +68,15 @@ class FrozenFeatures:
                     "no specialist whose backbone could be taken",
                     remedy="Give --lat-backbone a folder or hub id.",
                 )
-            body = FasterRCNNDetector.load(specialist, device="cpu").model.backbone.body
+            detector: Any = load_detector(specialist, device="cpu")
+            body = detector.model.backbone.body
+            if body is None:
+                raise ConfigError(
+                    "the specialist is a whole pretrained RT-DETR, whose backbone cannot be "
+                    "taken alone",
+                    file=specialist,
+                    remedy="Give --lat-backbone a folder or hub id, such as facebook/dinov2-base.",
+                )
             return cls(body, settings, device, SPECIALIST)
         spec = resolve_backbone(settings.backbone)
         body = FeatureExtractor(spec, settings.backbone)
