@@ -5,6 +5,7 @@ Shape legend: ``B`` images, ``n`` boxes of an image, ``C`` classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,15 +27,23 @@ class Trainable(Protocol):
     bool [C + 1]: the background (0) and the classes that the image's dataset knows. The others
     get neither loss nor gradient.
 
+    In evaluation mode ``model(pixels, sizes)`` returns a dict per image with ``boxes`` [n, 4] xyxy
+    in pixels of the batch and ``scores`` [n, C].
+
     Attributes:
         model: the network.
         divisor: batches are padded to multiples of it.
         space: the label space of the ``C`` classes.
     """
 
-    model: nn.Module
-    divisor: int
-    space: LabelSpace
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def divisor(self) -> int: ...
+
+    @property
+    def space(self) -> LabelSpace: ...
 
     def backbone_parameters(self) -> set[int]:
         """``id`` of the parameters that learn at ``backbone_lr_scale``."""
@@ -46,6 +55,15 @@ class Trainable(Protocol):
 
     def save(self, out: Path) -> None:
         """Write a checkpoint that `load_detector` reads."""
+        ...
+
+    def restricted(self, space: LabelSpace, classes: Sequence[int]) -> Trainable:
+        """A copy of the current model that knows some classes only.
+
+        Args:
+            space: the label space of the copy.
+            classes: position in `space` of this model of each class of the copy.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ Shape legend: ``B`` images, ``P`` proposals of an image, ``n`` boxes, ``C`` clas
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ IGNORE_OVERLAP = 0.5
 MIN_SCORE = 0.01
 DUPLICATE_IOU = 0.9
 TOP_DETECTIONS = 300
+# Far below any logit, within fp16, and 0 after the softmax: no loss and no gradient.
+UNKNOWN_LOGIT = -1e4
 
 
 class IgnoreAwareRPN(RegionProposalNetwork):
@@ -54,14 +57,50 @@ class IgnoreAwareRPN(RegionProposalNetwork):
         return labels, matched
 
 
+class MaskablePredictor(FastRCNNPredictor):
+    """torchvision's box head, which can leave classes out of the softmax of some RoIs.
+
+    Attributes:
+        known: bool [RoIs, C + 1], the classes that each RoI's image knows; None: all of them.
+    """
+
+    known: Tensor | None = None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = super().forward(x)
+        if self.known is not None:
+            logits = logits.masked_fill(~self.known, UNKNOWN_LOGIT)
+        return logits, deltas
+
+
 class ScoreVectorRoIHeads(RoIHeads):
-    """torchvision's RoI heads, aware of ignore regions, that keep whole score vectors."""
+    """torchvision's RoI heads, aware of ignore regions, that keep whole score vectors.
+
+    Where targets name the ``classes`` their image knows, the others take no part in the loss.
+    """
 
     _ignored: list[Tensor]
+    box_predictor: MaskablePredictor
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Any = None,
+    ) -> Any:
+        self.box_predictor.known = None
+        return super().forward(features, proposals, image_shapes, targets)
 
     def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
         self._ignored = [t["ignored"] for t in targets]
-        return super().select_training_samples(proposals, targets)
+        sampled = super().select_training_samples(proposals, targets)
+        if all("classes" in t for t in targets):
+            known = [
+                t["classes"].expand(len(p), -1) for t, p in zip(targets, sampled[0], strict=True)
+            ]
+            self.box_predictor.known = torch.cat(known)
+        return sampled
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
@@ -135,7 +174,7 @@ class FasterRCNN(nn.Module):
         self.roi_heads = ScoreVectorRoIHeads(
             pool,
             TwoMLPHead(width * 49, s.head_channels),
-            FastRCNNPredictor(s.head_channels, classes + 1),
+            MaskablePredictor(s.head_channels, classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=s.rois_per_image,
@@ -157,7 +196,8 @@ class FasterRCNN(nn.Module):
         Args:
             pixels: [B, 3, H, W] in [0, 1], padded at the bottom and right.
             sizes: (height, width) of each image without its padding.
-            targets: per image ``boxes`` [n, 4] xyxy, ``labels`` [n] from 1, ``ignored`` [m, 4].
+            targets: per image ``boxes`` [n, 4] xyxy, ``labels`` [n] from 1, ``ignored`` [m, 4]
+                and, in all images or in none, ``classes`` bool [C + 1], the classes it knows.
         """
         features = self.backbone(pixels)
         with torch.autocast(pixels.device.type, enabled=False):
@@ -205,6 +245,22 @@ class FasterRCNNTrainable:
 
     def save(self, out: Path) -> None:
         self.detector(next(self.model.parameters()).device).save(out)
+
+    def restricted(self, space: LabelSpace, classes: Sequence[int]) -> FasterRCNNTrainable:
+        """A copy whose box head has the rows of the background and of ``classes`` only."""
+        model = copy.deepcopy(self.model)
+        head = model.roi_heads.box_predictor
+        rows = torch.tensor([0, *(c + 1 for c in classes)])
+        _keep_rows(head.cls_score, rows)
+        _keep_rows(head.bbox_pred, (rows[:, None] * 4 + torch.arange(4)).flatten())
+        return FasterRCNNTrainable(model, space, self.settings)
+
+
+def _keep_rows(layer: nn.Linear, rows: Tensor) -> None:
+    rows = rows.to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.detach()[rows])
+    layer.bias = nn.Parameter(layer.bias.detach()[rows])
+    layer.out_features = len(rows)
 
 
 class FasterRCNNDetector:

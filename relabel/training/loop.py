@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,8 @@ def fit(
     description: str,
     backbone_parameters: set[int] | None = None,
     evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    after_step: Callable[[nn.Module, int], None] | None = None,
+    stateful: Sequence[Any] = (),
 ) -> FitResult:
     """Train ``model`` in place, resuming from ``out/checkpoint`` where there is one.
 
@@ -115,6 +117,8 @@ def fit(
         out: folder of the checkpoint and of ``training.json`` (losses and validations).
         backbone_parameters: ``id`` of the parameters that learn at ``backbone_lr_scale``.
         evaluate: model (with averaged weights where EMA is on) and step to named results.
+        after_step: called with the model and the number of steps done, after each of them.
+        stateful: objects with ``state_dict`` and ``load_state_dict`` that go into the checkpoint.
 
     Raises:
         RelabelError: the loss became NaN or infinite.
@@ -136,7 +140,7 @@ def fit(
     prepared, optimizer = accelerator.prepare(model, optimizer)
     ema = EMA(model, settings.ema) if settings.ema > 0 else None
     state = _Progress()
-    accelerator.register_for_checkpointing(state, scheduler, *([ema] if ema else []))
+    accelerator.register_for_checkpointing(state, scheduler, *([ema] if ema else []), *stateful)
     folder = out / CHECKPOINT
     _resume(accelerator, folder)
 
@@ -169,6 +173,8 @@ def fit(
             if ema is not None:
                 ema.update(model)
             state.advance({k: float(v.detach()) for k, v in parts.items()})
+            if after_step is not None:
+                after_step(model, state.step)
             rate = (state.step - first) * settings.batch_size / (time.monotonic() - started)
             bar.update(1, loss=round(state.mean_total(), 3), **{"images/s": round(rate, 1)})
             due = settings.eval_every and state.step % settings.eval_every == 0
