@@ -72,6 +72,8 @@ def read_extra(
     """
     from relabel.datasets.coco import read
 
+    if not file.is_file():
+        raise DataError("no such file", file=file, remedy=f"Check the file of extra arm {name!r}.")
     found = read(file, name=name, split=None, problems=Problems(), space=target_space)
     if not len(found.boxes):
         raise DataError(

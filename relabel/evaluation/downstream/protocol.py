@@ -19,6 +19,9 @@ arms = ["target-only", "lat"]                # default: the protocol's
 [protocol.extra.cityscapes]                  # arms from COCO files, as --extra adds them
 oracle = "labels/oracle.json"                # relative to the file
 
+[protocol.maps.cityscapes]                   # name maps of sources, as --map gives them
+waymo = "maps/waymo_to_cityscapes.yaml"
+
 [protocol.sizes.small]                       # what `with_size` changes, here for two cores
 seeds = [0]
 specialist = { image_size = 320 }
@@ -50,6 +53,7 @@ _KEYS = (
     "detectors",
     "schedules",
     "extra",
+    "maps",
     "sizes",
 )
 _SIZED_KEYS = ("targets", "arms", "seeds", "detectors", "schedules")
@@ -81,6 +85,7 @@ class ProtocolRun:
     schedule: str
     factor: float
     extra: Mapping[str, Path]
+    maps: Mapping[str, Path]
 
     @property
     def folder(self) -> str:
@@ -101,6 +106,7 @@ class Protocol:
         detectors: families that are trained downstream.
         schedules: by name; the paper's long training is one beside the standard one.
         extra: COCO files by arm name, by target.
+        maps: YAML name maps by source, by target; other sources' come from names and data.
     """
 
     title: str
@@ -111,6 +117,7 @@ class Protocol:
     detectors: tuple[str, ...] = ("faster-rcnn",)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     extra: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
     @property
     def long(self) -> bool:
@@ -129,6 +136,7 @@ class Protocol:
                 name,
                 schedule.factor,
                 self.extra.get(target, {}),
+                self.maps.get(target, {}),
             )
             for name, schedule in self.schedules.items()
             for detector in self.detectors
@@ -188,7 +196,8 @@ def read_protocol(catalogue: Catalogue) -> Protocol:
         seeds=tuple(dict.fromkeys(seeds)),
         detectors=detectors,
         schedules=_schedules(reader, table, arms),
-        extra=_extra(reader, table, targets),
+        extra=_files(reader, table, "extra", targets),
+        maps=_maps(reader, table, sources),
     )
 
 
@@ -282,20 +291,30 @@ def _schedules(
     return found or {STANDARD: Schedule(1.0, arms)}
 
 
-def _extra(
-    reader: _Reader, table: Mapping[str, Any], targets: tuple[str, ...]
+def _maps(
+    reader: _Reader, table: Mapping[str, Any], sources: Mapping[str, tuple[str, ...]]
 ) -> dict[str, dict[str, Path]]:
-    written = reader.table(table, "extra")
-    reader.known(written, targets, f"[{TABLE}.extra]")
+    found = _files(reader, table, "maps", tuple(sources))
+    for target, files in found.items():
+        reader.known(files, sources[target], f"[{TABLE}.maps.{target}]")
+    return found
+
+
+def _files(
+    reader: _Reader, table: Mapping[str, Any], key: str, targets: tuple[str, ...]
+) -> dict[str, dict[str, Path]]:
+    """Files by name, by target; relative ones are relative to the protocol's file."""
+    written = reader.table(table, key)
+    reader.known(written, targets, f"[{TABLE}.{key}]")
     found: dict[str, dict[str, Path]] = {}
     for target in written:
         files = reader.table(written, target)
         for name, file in files.items():
             if not isinstance(file, str) or not file:
                 raise reader.error(
-                    f"extra arm {name!r} must be a file, not {file!r}",
-                    'Write NAME = "labels.json".',
-                    f"[{TABLE}.extra.{target}]",
+                    f"{name!r} must be a file, not {file!r}",
+                    'Write NAME = "FILE".',
+                    f"[{TABLE}.{key}.{target}]",
                 )
         found[target] = {n: reader.folder / Path(f).expanduser() for n, f in files.items()}
     return found
