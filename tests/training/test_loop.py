@@ -154,6 +154,55 @@ def test_interrupted_training_resumes_to_the_same_bits(tmp_path: Path, ema: floa
     assert log == (tmp_path / "whole" / "training.json").read_bytes()
 
 
+class _Sum:
+    """Adds up the first weight after every step: wrong if a step is missed or done twice."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.steps: list[int] = []
+
+    def add(self, model: nn.Module, step: int) -> None:
+        self.total += float(next(model.parameters()).detach().flatten()[0])
+        self.steps.append(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total, "steps": list(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.total, self.steps = state["total"], list(state["steps"])
+
+
+def test_further_state_survives_an_interruption(tmp_path: Path) -> None:
+    def train(out: Path, stop_at: int = -1) -> _Sum:
+        model, sums = _model(), _Sum()
+        batch, losses = _problem(model)
+
+        def stopping(step: int) -> Any:
+            if step == stop_at:
+                raise KeyboardInterrupt
+            return batch(step)
+
+        fit(
+            model,
+            stopping,
+            losses,
+            steps=10,
+            out=out,
+            settings=TrainSettings(precision="fp32", checkpoint_every=0.0, lr=1e-2),
+            runtime=RUNTIME,
+            description="test",
+            after_step=sums.add,
+            stateful=[sums],
+        )
+        return sums
+
+    whole = train(tmp_path / "whole")
+    assert whole.steps == list(range(1, 11))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", stop_at=6)
+    assert train(tmp_path / "cut").state_dict() == whole.state_dict()
+
+
 def test_training_learns_and_evaluates(tmp_path: Path) -> None:
     model = _model()
     batch, losses = _problem(model)
