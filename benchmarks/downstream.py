@@ -1,12 +1,11 @@
 """Does it help? The papers' comparison: a detector per arm and seed, on every target of a protocol.
 
     python benchmarks/downstream.py benchmarks/protocols/tollroad.toml --out DIR
-    python benchmarks/downstream.py benchmarks/protocols/tollroad.toml --out DIR --size small --jobs 2
 
 Runs `relabel evaluate downstream` for every target, detector and schedule of the protocol. What is
 finished is never redone: the same command goes on after an interruption. Without a size it is
-meant for a GPU; ``--size small`` is for two cores, where two processes of one thread each are
-nearly twice as fast as one of two.
+meant for a GPU; ``--size small --jobs 2`` is for two cores, where two processes of one thread each
+are nearly twice as fast as one of two threads.
 """
 
 from __future__ import annotations
@@ -21,11 +20,14 @@ from typing import TYPE_CHECKING
 
 from relabel.commands.align import pipeline_settings
 from relabel.commands.evaluate_downstream import detector_settings
+
 from relabel.datasets.catalogue import load_catalogue
 from relabel.errors import RelabelError
 from relabel.evaluation.downstream.arms import resolve_arms
 from relabel.evaluation.downstream.protocol import ProtocolRun, read_protocol, with_size
+from relabel.evaluation.downstream.run import Request, compare
 from relabel.evaluation.downstream.settings import DownstreamSettings
+from relabel.evaluation.floors import read_name_map
 from relabel.settings import Runtime, settings_from
 from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.progress import message
@@ -76,7 +78,6 @@ def helpers(jobs: int) -> list[subprocess.Popen[bytes]]:
 def compare_all(args: argparse.Namespace) -> None:
     """Every comparison of the protocol, one after the other."""
     from relabel.evaluation.downstream.report import markdown_report, write_outputs
-    from relabel.evaluation.downstream.run import compare
 
     catalogue = load_catalogue(config=args.protocol)
     if args.size:
@@ -115,10 +116,8 @@ def narrowed(run: ProtocolRun, args: argparse.Namespace) -> ProtocolRun | None:
     return run if run.arms or run.extra else None
 
 
-def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path):  # noqa: ANN201
+def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
     """What `relabel evaluate downstream` would be asked for."""
-    from relabel.evaluation.downstream.run import Request
-
     table = catalogue.table("downstream")
     table.pop("seeds", None)
     detector = detector_settings(catalogue, {}, run.detector)
@@ -137,6 +136,7 @@ def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path):  # noqa: ANN2
         pipeline=pipeline_settings(catalogue, {}),
         detector=detector,
         settings=settings_from(DownstreamSettings, table, where="[downstream]"),
+        maps={name: read_name_map(file) for name, file in run.maps.items()},
     )
 
 
@@ -144,7 +144,8 @@ def command_line(args: argparse.Namespace) -> str:
     """The command without what depends on the machine."""
     size = f" --size {args.size}" if args.size else ""
     jobs = f" --jobs {args.jobs}" if args.jobs > 1 else ""
-    return f"python benchmarks/downstream.py benchmarks/protocols/{args.protocol.name} --out DIR{size}{jobs}"
+    protocol = f"benchmarks/protocols/{args.protocol.name}"
+    return f"python benchmarks/downstream.py {protocol} --out DIR{size}{jobs}"
 
 
 def show(comparison: Comparison) -> None:

@@ -285,7 +285,10 @@ def _add_transfer(plan: Plan, source: str) -> None:
     stage = Stage(
         f"transfer {source}",
         plan.out / "4_transferred" / source,
-        settings=stage_settings(plan.settings.lat, plan.backbones),
+        settings={
+            **stage_settings(plan.settings.lat, plan.backbones),
+            "uncertain": plan.settings.lat.uncertain,
+        },
         inputs={
             "LAT": lat.stage.fingerprint,
             "data": plan.fingerprints[source],

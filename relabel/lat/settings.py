@@ -118,6 +118,11 @@ class LatSettings(TrainSettings):
     cross_class_iou: float = setting(
         0.8, "Boxes of different classes that overlap more are one object; 1 keeps all."
     )
+    uncertain: float = setting(
+        0.5,
+        "What reaches this share of its class's threshold, and source annotations without a "
+        "counterpart, are ignore regions where a detector is trained; 0 makes them background.",
+    )
 
     def resolved(self) -> LatSettings:
         """The settings with the preset in place of defaults."""
@@ -127,9 +132,10 @@ class LatSettings(TrainSettings):
         """The settings that results depend on, JSON-ready.
 
         Fields that came later are in it only where they are in use, so that what was made before
-        them stays valid.
+        them stays valid. ``uncertain`` is not in it: it acts on what a transfer writes alone.
         """
         values = settings_dict(self)
+        values.pop("uncertain")
         later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 

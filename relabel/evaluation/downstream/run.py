@@ -23,7 +23,7 @@ from relabel.evaluation.downstream.labels import label_source, name_map_of
 from relabel.evaluation.downstream.results import Comparison, gather
 from relabel.evaluation.downstream.settings import DownstreamSettings
 from relabel.evaluation.floors import NameMap
-from relabel.settings import Runtime
+from relabel.settings import Runtime, settings_dict
 from relabel.training.loop import total_steps
 from relabel.workspace.fingerprint import dataset_fingerprint
 from relabel.workspace.progress import message
@@ -123,7 +123,9 @@ class _Job:
             from relabel.evaluation.downstream.extra import read_extra
 
             self.labels[name] = {
-                name: read_extra(name, file, self.target.space, self.plan.datasets)
+                name: read_extra(
+                    name, file, self.target.space, self.plan.datasets, test=self.test
+                )
             }
         self._train()
         return gather(
@@ -141,7 +143,7 @@ class _Job:
                 "name_maps": {k: dict(v) for k, v in self.name_maps.items()},
                 "settings": {
                     "detector": stage_settings(self.detector, self._backbones()),
-                    "downstream": stage_settings(request.settings),
+                    "downstream": settings_dict(request.settings),
                 },
                 "images": {
                     request.target: len(self.target),
@@ -354,9 +356,9 @@ class _Job:
         return found
 
     def _detector_settings(self) -> dict[str, Any]:
+        """Of every arm alike; the steps stand for the epochs, and the seed is the stage's own."""
         values = stage_settings(self.detector, self._backbones())
-        values.pop("seed")
-        return values
+        return {k: v for k, v in values.items() if k not in ("seed", "epochs", "eval_every")}
 
     def _backbones(self) -> dict[str, str]:
         return backbone_identities(self.detector.backbone)
