@@ -82,7 +82,10 @@ class Sam3Detector:
                 config = Sam3Config(**inner) if isinstance(inner, dict) else inner
             if settings.image_size:
                 _resize(config, settings.image_size)
-            model = Sam3Model.from_pretrained(settings.model, config=config, dtype=torch.float32)
+            found: Any = Sam3Model.from_pretrained(
+                settings.model, config=config, dtype=torch.float32, output_loading_info=True
+            )
+            model, loaded = found
             processor = Sam3Processor.from_pretrained(settings.model)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(
@@ -92,6 +95,12 @@ class Sam3Detector:
         finally:
             logging.set_verbosity(verbosity)
             logging.enable_progress_bar()
+        if loaded["missing_keys"]:  # transformers would leave them at random values
+            raise DataError(
+                f"SAM 3 {settings.model!r} lacks {len(loaded['missing_keys'])} weights, the first "
+                f"is {min(loaded['missing_keys'])}",
+                remedy="Fetch it again, or give a local transformers folder of SAM 3.",
+            )
         return cls(model, processor, space, settings, resolve_device(device))
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:

@@ -143,15 +143,37 @@ def test_a_saved_labeller_is_a_checkpoint(
     )
 
 
-def test_published_configurations_describe_the_video_model(weights: Path, tmp_path: Path) -> None:
+def published(weights: Path, folder: Path, leave_out: str = "") -> Path:
+    """The checkpoint as it is published: the video model's, with the detector inside it."""
+    from safetensors.torch import load_file, save_file
+
+    for file in weights.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
     config = json.loads((weights / "config.json").read_text())
     video = {"model_type": "sam3_video", "detector_config": config}
-    for file in weights.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "config.json").write_text(json.dumps(video))
-    assert why_unavailable(str(tmp_path)) is None
-    detector = Sam3Detector.load(SPACE, settings(tmp_path, image_size=56), "cpu")
-    assert detector.model.config.vision_config.image_size == 56
+    (folder / "config.json").write_text(json.dumps(video))
+    tensors = load_file(weights / "model.safetensors")
+    named = {f"detector_model.{k}": v for k, v in tensors.items() if k != leave_out}
+    named["tracker_model.weight"] = tensors["detr_decoder.query_embed.weight"].clone()
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_published_checkpoints_hold_the_video_model(
+    weights: Path, images: list[np.ndarray], tmp_path: Path
+) -> None:
+    folder = published(weights, tmp_path)
+    assert why_unavailable(str(folder)) is None
+    expected = Sam3Detector.load(SPACE, settings(weights, image_size=56), "cpu").predict(images)
+    found = Sam3Detector.load(SPACE, settings(folder, image_size=56), "cpu").predict(images)
+    np.testing.assert_array_equal(found[0].scores, expected[0].scores)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(weights: Path, tmp_path: Path) -> None:
+    name = "detr_decoder.presence_token.weight"
+    folder = published(weights, tmp_path, leave_out=name)
+    with pytest.raises(DataError, match=f"lacks 1 weights, the first is {name}"):
+        Sam3Detector.load(SPACE, settings(folder), "cpu")
 
 
 def test_a_prompt_too_long_and_a_space_without_classes(weights: Path) -> None:
