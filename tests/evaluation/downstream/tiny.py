@@ -1,0 +1,41 @@
+"""Detectors small enough to be trained in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from relabel.detectors.settings import SpecialistSettings
+from relabel.settings import Runtime
+from tests.lat.world import tiny_backbone
+
+RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
+FAMILIES = ("faster-rcnn", "rt-detr")
+
+
+def tiny_detector(folder: Path, family: str = "faster-rcnn", **more: Any) -> SpecialistSettings:
+    """Settings for images of 96 pixels; the backbone is written to ``folder``."""
+    return SpecialistSettings(
+        **{
+            "detector": family,
+            "backbone": str(tiny_backbone(folder)),
+            "frozen_stride": 0,
+            "backbone_lr_scale": 1.0,
+            "image_size": 96,
+            "fpn_strides": (4, 8, 16),
+            "fpn_channels": 32,
+            "head_channels": 64,
+            "rois_per_image": 32,
+            "rpn_proposals": 100,
+            "rtdetr_queries": 20,
+            "rtdetr_denoising": 10,
+            "rtdetr_layers": 2,
+            "rtdetr_channels": 32,
+            "rtdetr_ffn": 64,
+            "rtdetr_heads": 4,
+            "lr": 2e-3,
+            "precision": "fp32",
+            "color_jitter": 0.1,
+            **more,
+        }
+    )
