@@ -120,8 +120,18 @@ def _fit_one(value: Any, option: Any) -> Any:
 
 
 def settings_dict(settings: Any) -> dict[str, Any]:
-    """JSON-ready dict of a settings dataclass, in field order."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    """JSON-ready dict of a settings dataclass, in field order.
+
+    A whole number in a field of numbers becomes ``12.0``, as it is when read from relabel.toml, so
+    that the same settings have the same fingerprint.
+    """
+    types = get_type_hints(type(settings))
+    values = {}
+    for name, value in asdict(settings).items():
+        fitted = _fit(value, types[name])
+        value = value if fitted is _MISFIT else fitted
+        values[name] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def with_preset(settings: T, preset: Mapping[str, Any]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from relabel.detectors.specialist import rows_of_step
 from relabel.errors import RelabelError
-from relabel.settings import Runtime
+from relabel.settings import Runtime, settings_dict
 from relabel.training.ema import EMA
 from relabel.training.loop import build_optimizer, fit, lr_factor, step_seed, total_steps
 from relabel.training.prefetch import prefetch
@@ -248,3 +249,9 @@ def test_a_loss_that_is_not_a_number_is_one_clear_error(tmp_path: Path) -> None:
             runtime=RUNTIME,
             description="test",
         )
+
+
+def test_the_same_settings_have_the_same_fingerprint_however_they_are_written() -> None:
+    written, read = TrainSettings(epochs=12), TrainSettings(epochs=12.0)
+    assert json.dumps(settings_dict(written)) == json.dumps(settings_dict(read))
+    assert isinstance(settings_dict(TrainSettings(steps=3))["steps"], int)
