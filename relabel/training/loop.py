@@ -124,9 +124,12 @@ def fit(
         RelabelError: the loss became NaN or infinite.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     keep_freed_memory()
     device = resolve_device(runtime.device)
+    # accelerate keeps the precision of a process's first training; each of ours has its own.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=resolve_precision(settings.precision, device),
         cpu=device.type == "cpu",

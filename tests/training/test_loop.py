@@ -255,3 +255,25 @@ def test_the_same_settings_have_the_same_fingerprint_however_they_are_written() 
     written, read = TrainSettings(epochs=12), TrainSettings(epochs=12.0)
     assert json.dumps(settings_dict(written)) == json.dumps(settings_dict(read))
     assert isinstance(settings_dict(TrainSettings(steps=3))["steps"], int)
+
+
+def test_trainings_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    seen = []
+
+    def losses(net: nn.Module, data: Tensor) -> dict[str, Tensor]:
+        out = net(data)
+        seen.append(out.dtype)
+        return {"l": out.float().pow(2).mean()}
+
+    for number, precision in enumerate(("fp32", "bf16", "fp32")):
+        fit(
+            nn.Linear(2, 1),
+            lambda step: torch.ones(4, 2),
+            losses,
+            steps=1,
+            out=tmp_path / str(number),
+            settings=TrainSettings(precision=precision),
+            runtime=RUNTIME,
+            description="test",
+        )
+    assert seen == [torch.float32, torch.bfloat16, torch.float32]

@@ -111,6 +111,8 @@ class _Job:
     def run(self) -> Comparison:
         request = self.request
         self._check()
+        if any("lat" in arm.needs for arm in request.arms):
+            request.pipeline.require_lat_backbone()
         self.test = self._test_images()
         self.plan = self._plan(request.align, request.pipeline, request.shared)
         self.target = self.plan.datasets[request.target]
