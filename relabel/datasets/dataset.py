@@ -17,7 +17,6 @@ import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
 
-
 UNCERTAIN = "uncertain"
 
 

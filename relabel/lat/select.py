@@ -85,8 +85,8 @@ def uncertain(
         (iou_matrix(source, kept.boxes).max(axis=1, initial=0) < COVERED_IOU)
         & (iou.max(axis=1, initial=0) >= COVERED_IOU)
     )
-    best = np.where(iou[lost] >= COVERED_IOU, found.scores, -1.0).argmax(axis=1) if len(lost) else []
-    named = found.take(np.asarray(best, np.int64))
+    near = np.where(iou[lost] >= COVERED_IOU, found.scores, -1.0)
+    named = found.take(near.argmax(axis=1) if len(lost) else np.zeros(0, np.int64))
     boxes = np.concatenate([doubtful.boxes, source[lost].astype(np.float32)])
     scores = np.concatenate([doubtful.scores, named.scores])
     classes = np.concatenate([doubtful.classes, named.classes])
@@ -94,7 +94,8 @@ def uncertain(
     taken = list(kept.boxes)
     picked = []
     for i in np.argsort(-scores, kind="stable").tolist():
-        if iou_matrix(boxes[i : i + 1], np.array(taken).reshape(-1, 4)).max(initial=0) < COVERED_IOU:
+        others = np.array(taken).reshape(-1, 4)
+        if iou_matrix(boxes[i : i + 1], others).max(initial=0) < COVERED_IOU:
             picked.append(i)
             taken.append(boxes[i])
     order = np.array(picked, np.int64)

@@ -33,6 +33,7 @@ from relabel.lat.select import (
     decide,
     greedy_matches,
     match_coverage,
+    uncertain,
 )
 from relabel.lat.settings import LatSettings
 from relabel.lat.transfer import link_to_source, usual_target
@@ -322,3 +323,26 @@ def test_coverage_of_a_source_lowers_its_thresholds_no_further_than_needed() -> 
     assert 0.17 < lowered <= 0.2
     # The last box scores above a twentieth of the threshold, and that is the limit.
     assert match_coverage(found, wanted, thresholds, 1.0, settings)[0] >= 0.025
+
+
+def test_uncertain_regions_are_what_is_neither_kept_nor_surely_background() -> None:
+    def box(x: float) -> list[float]:
+        return [x, 0.0, x + 10.0, 10.0]
+
+    # A sure one, a copy of it, a doubtful one, a very doubtful one, one below half the threshold.
+    found = Labels(
+        np.array([box(0), box(1), box(20), box(40), box(60)], np.float32),
+        np.array([0.9, 0.5, 0.3, 0.12, 0.1], np.float32),
+        np.array([0, 0, 1, 1, 0]),
+        np.arange(5),
+    )
+    kept = found.take(np.array([0]))
+    source = np.array([box(0), box(41), box(80)], np.float32)
+    regions = uncertain(found, kept, source, np.array([0.4, 0.4]), 0.5)
+    # The copy is the kept object's; box(41) lies on a prediction below half of the threshold and
+    # is a region with its own shape and that class; box(80) is seen by nothing: background.
+    assert regions.boxes.tolist() == [box(20), box(41)]
+    assert regions.classes.tolist() == [1, 1]
+    assert len(uncertain(found, kept, source[:1], np.array([0.4, 0.4]), 0.9)) == 0
+    none = found.take(np.zeros(0, np.int64))
+    assert len(uncertain(none, none, source, np.array([0.4, 0.4]), 0.5)) == 0

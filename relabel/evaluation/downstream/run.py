@@ -125,9 +125,7 @@ class _Job:
             from relabel.evaluation.downstream.extra import read_extra
 
             self.labels[name] = {
-                name: read_extra(
-                    name, file, self.target.space, self.plan.datasets, test=self.test
-                )
+                name: read_extra(name, file, self.target.space, self.plan.datasets, test=self.test)
             }
         self._train()
         return gather(
@@ -234,9 +232,7 @@ class _Job:
         found = {}
         for name, source in sources.items():
             pseudo = stage_labels(self.plan, target, name)
-            names = name_map_of(
-                source, pseudo, self.request.maps.get(name), self.request.settings
-            )
+            names = name_map_of(source, pseudo, self.request.maps.get(name), self.request.settings)
             self.name_maps[name] = names
             found[name] = label_source(
                 arm.name, source, self.target, pseudo, names, self.request.settings

@@ -71,9 +71,7 @@ def train_arm(
     elif how == "student-teacher":
         from relabel.evaluation.downstream.student_teacher import train_student_teacher
 
-        train_student_teacher(
-            target, sources, out, detector, settings, runtime, evaluate=evaluate
-        )
+        train_student_teacher(target, sources, out, detector, settings, runtime, evaluate=evaluate)
     else:
         from relabel.evaluation.downstream.unified import train_unified
 
