@@ -90,6 +90,8 @@ class SpecialistSettings(TrainSettings):
             built = ("layers", "channels", "ffn", "heads", "expansion")
             from_hub = ("backbone", *(f"rtdetr_{k}" for k in built))
             unused = FASTER_RCNN_ONLY + (from_hub if self.rtdetr_model else ("rtdetr_model",))
+        if self.decay == 1.0:  # so that what was made before the setting came stays valid
+            unused = (*unused, "decay")
         return {k: v for k, v in values.items() if k not in unused}
 
     def resolved(self) -> SpecialistSettings:

@@ -9,7 +9,7 @@ from relabel.errors import ConfigError
 from relabel.settings import setting, settings_dict, with_preset
 from relabel.training.settings import TrainSettings
 
-_CAME_LATER = ("clamp_at",)
+_CAME_LATER = ("clamp_at", "decay")
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def fit(
     )
     optimizer = build_optimizer(model, settings, backbone_parameters or set())
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, steps, settings.warmup)
+        optimizer, lambda step: lr_factor(step, steps, settings.warmup, settings.decay)
     )
     if accelerator.device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -228,12 +228,15 @@ def build_optimizer(
     return torch.optim.AdamW(parameters, lr=settings.lr, fused=True)
 
 
-def lr_factor(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then a cosine to 1 % of the peak."""
+def lr_factor(step: int, steps: int, warmup: float, decay: float = 1.0) -> float:
+    """Linear warm-up, the peak until the last ``decay`` of the steps, a cosine to 1 % of it."""
     rising = max(1, round(steps * warmup))
     if step < rising:
         return (step + 1) / rising
-    done = (step - rising) / max(1, steps - rising)
+    falling = max(rising, steps - round(steps * decay))
+    if step < falling:
+        return 1.0
+    done = (step - falling) / max(1, steps - falling)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

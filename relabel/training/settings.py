@@ -19,6 +19,9 @@ class TrainSettings:
     weight_decay: float = setting(0.05, "Weight decay, not applied to norms and biases.")
     optimizer: str = setting("adamw", "Optimiser.", choices=("adamw", "sgd"))
     warmup: float = setting(0.05, "Share of the steps with a linearly rising learning rate.")
+    decay: float = setting(
+        1.0, "Share of the steps, at the end, over which the learning rate falls; before, it stays."
+    )
     grad_clip: float = setting(5.0, "Largest gradient norm; 0 switches clipping off.")
     ema: float = setting(0.0, "Decay of the weights' moving average; 0 switches it off.")
     precision: str = setting(

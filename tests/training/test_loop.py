@@ -30,6 +30,16 @@ def test_learning_rate_rises_then_falls_to_one_percent() -> None:
     assert lr_factor(100, 100, 0.1) == pytest.approx(0.01)
 
 
+def test_learning_rate_may_stay_at_its_peak_before_it_falls() -> None:
+    assert lr_factor(10, 100, 0.1, 0.25) == lr_factor(74, 100, 0.1, 0.25) == 1.0
+    assert lr_factor(75, 100, 0.1, 0.25) == pytest.approx(1.0)
+    assert lr_factor(87, 100, 0.1, 0.26) == pytest.approx(0.505)
+    assert lr_factor(100, 100, 0.1, 0.25) == pytest.approx(0.01)
+    assert [lr_factor(s, 100, 0.1, 1.0) for s in range(100)] == [
+        lr_factor(s, 100, 0.1) for s in range(100)
+    ]
+
+
 def test_steps_override_epochs() -> None:
     assert total_steps(TrainSettings(epochs=2, batch_size=4), 10) == 5
     assert total_steps(TrainSettings(epochs=2, batch_size=4, steps=7), 10) == 7

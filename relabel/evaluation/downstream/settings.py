@@ -23,6 +23,11 @@ class DownstreamSettings:
     target_only_last: float = setting(
         0.25, "Share of the iterations, at the end, that sees target images only."
     )
+    anneal_on_target: bool = setting(
+        True,
+        "Keep the learning rate at its peak while batches are mixed and let it fall while they "
+        "hold target images only, so that what is learned last is the target's convention.",
+    )
     curve_points: int = setting(5, "Evaluations on the test images during a training.")
     pseudo_threshold: float = setting(
         0.5, "Least score of the target specialist's labels in the pseudo and overlap arms."
@@ -50,7 +55,7 @@ class DownstreamSettings:
 
     def result_dict(self, how: str) -> dict[str, Any]:
         """What a training depends on. Thresholds of labels act through the labels alone."""
-        names = ["target_share", "target_only_last"]
+        names = ["target_share", "target_only_last", "anneal_on_target"]
         if how == "student-teacher":
             names += ["teacher_threshold", "unsupervised_weight", "teacher_ema", "burn_in"]
             names += ["teacher_target_share", "teacher_boxes"]

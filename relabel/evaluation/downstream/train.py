@@ -50,6 +50,8 @@ def train_arm(
         raise DataError("the target has no boxes to learn from", file=target.root)
     every = max(1, -(-detector.steps // settings.curve_points))
     detector = replace(detector, eval_every=every)
+    if settings.anneal_on_target:
+        detector = replace(detector, decay=settings.target_only_last)
     out.mkdir(parents=True, exist_ok=True)
 
     def evaluate(found: Detector, _step: int) -> dict[str, Any]:
