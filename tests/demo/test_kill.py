@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +42,9 @@ def test_killed_align_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path
     whole = time.monotonic() - started
     rng = random.Random(0)
     killed = 0
-    for _ in range(KILLS):
+    for _ in range(4 * KILLS):
+        if killed == KILLS:
+            break
         process = subprocess.Popen(
             command(config, tmp_path / "cut"),
             stdout=subprocess.DEVNULL,
@@ -56,7 +59,11 @@ def test_killed_align_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path
             killed += 1
             continue
         assert process.returncode == 0, error.decode()
-        break
+        if killed >= 2:
+            break
+        # The machine has got faster than it was in the first run: cut earlier, from the start.
+        shutil.rmtree(tmp_path / "cut")
+        killed, whole = 0, whole / 2
     done = subprocess.run(command(config, tmp_path / "cut"), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert killed >= 2

@@ -446,10 +446,12 @@ def test_what_cannot_be_loaded_is_one_line_with_a_remedy(
 
 def test_fingerprints_hold_what_the_family_uses(settings: SpecialistSettings, whole: Path) -> None:
     plain = SpecialistSettings()
-    before = {f.name for f in fields(plain) if not f.name.startswith("rtdetr_")} - {"detector"}
+    later = {"detector", "decay"}
+    before = {f.name for f in fields(plain) if not f.name.startswith("rtdetr_")} - later
     assert set(plain.result_dict()) == before
     assert plain.result_dict() == {k: v for k, v in settings_dict(plain).items() if k in before}
     assert replace(plain, rtdetr_queries=7).result_dict() == plain.result_dict()
+    assert replace(plain, decay=0.5).result_dict()["decay"] == 0.5
     built = settings.result_dict()
     assert built["detector"] == "rt-detr"
     assert built["rtdetr_channels"] == 32

@@ -24,7 +24,7 @@ class DownstreamSettings:
         0.25, "Share of the iterations, at the end, that sees target images only."
     )
     anneal_on_target: bool = setting(
-        True,
+        False,
         "Keep the learning rate at its peak while batches are mixed and let it fall while they "
         "hold target images only, so that what is learned last is the target's convention.",
     )
@@ -55,7 +55,8 @@ class DownstreamSettings:
 
     def result_dict(self, how: str) -> dict[str, Any]:
         """What a training depends on. Thresholds of labels act through the labels alone."""
-        names = ["target_share", "target_only_last", "anneal_on_target"]
+        names = ["target_share", "target_only_last"]
+        names += ["anneal_on_target"] if self.anneal_on_target else []
         if how == "student-teacher":
             names += ["teacher_threshold", "unsupervised_weight", "teacher_ema", "burn_in"]
             names += ["teacher_target_share", "teacher_boxes"]

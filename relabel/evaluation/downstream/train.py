@@ -16,13 +16,10 @@ from relabel.detectors.training import new_trainable, train_detector
 from relabel.errors import DataError
 from relabel.evaluation.downstream.arms import How
 from relabel.evaluation.downstream.mixture import MixedBatches
+from relabel.evaluation.downstream.results import CURVE, METRIC_NAMES, METRICS
 from relabel.evaluation.downstream.settings import DownstreamSettings
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
-
-METRICS = "metrics.json"
-CURVE = "curve.json"
-POINTS = ("AP", "AP50", "AP75")
 
 
 def train_arm(
@@ -56,7 +53,7 @@ def train_arm(
 
     def evaluate(found: Detector, _step: int) -> dict[str, Any]:
         metrics = measure(found, test, runtime).to_dict()
-        return {k: metrics[k] for k in (*POINTS, "per_class")}
+        return {k: metrics[k] for k in (*METRIC_NAMES, "per_class")}
 
     if how == "labels":
         trainable = new_trainable(target.space, detector)
@@ -79,5 +76,7 @@ def train_arm(
 
         train_unified(target, sources, out, detector, settings, runtime, evaluate=evaluate)
     history = json.loads((out / "training.json").read_text(encoding="utf-8"))["validation"]
-    atomic_write_json(out / CURVE, [{k: row[k] for k in ("step", *POINTS)} for row in history])
-    atomic_write_json(out / METRICS, {k: history[-1][k] for k in (*POINTS, "per_class")})
+    atomic_write_json(
+        out / CURVE, [{k: row[k] for k in ("step", *METRIC_NAMES)} for row in history]
+    )
+    atomic_write_json(out / METRICS, {k: history[-1][k] for k in (*METRIC_NAMES, "per_class")})

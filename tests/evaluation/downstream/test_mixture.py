@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from relabel.evaluation.downstream.mixture import Mixture
 from relabel.evaluation.downstream.settings import DownstreamSettings
 
 
-def mixture(sizes: list[int], steps: int, batch: int = 4, **settings: float) -> Mixture:
+def mixture(sizes: list[int], steps: int, batch: int = 4, **settings: Any) -> Mixture:
     return Mixture(sizes, steps, batch, seed=0, settings=DownstreamSettings(**settings))
 
 
