@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relabel.commands.align import pipeline_settings
-from relabel.commands.evaluate_downstream import detector_settings
+from relabel.commands.align import pipeline_settings  # pyright: ignore[reportMissingImports]
+from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
+    detector_settings,
+)
 
 from relabel.datasets.catalogue import load_catalogue
 from relabel.errors import RelabelError
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("protocol", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", help="one of [protocol.sizes]; default: the protocol's own")
