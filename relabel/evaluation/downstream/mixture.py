@@ -18,6 +18,11 @@ from relabel.detectors.training import Batch
 from relabel.evaluation.downstream.settings import DownstreamSettings
 
 
+def target_only_from(steps: int, settings: DownstreamSettings) -> int:
+    """The step from which batches hold target images only."""
+    return steps - round(settings.target_only_last * steps)
+
+
 class Mixture:
     """Step number to the images of a batch; depends on nothing but the step.
 
@@ -42,7 +47,7 @@ class Mixture:
         self.batch_size = batch_size
         self.seed = seed
         self.from_target = round(settings.target_share * batch_size)
-        self.target_from = steps - round(settings.target_only_last * steps)
+        self.target_from = target_only_from(steps, settings)
         self._starts = np.cumsum([0, *sizes])
 
     def rows(self, step: int) -> list[tuple[int, int]]:

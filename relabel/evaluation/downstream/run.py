@@ -20,6 +20,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import BusyError, ConfigError, Problems
 from relabel.evaluation.downstream.arms import Arm
 from relabel.evaluation.downstream.labels import label_source, name_map_of
+from relabel.evaluation.downstream.mixture import target_only_from
 from relabel.evaluation.downstream.results import Comparison, gather
 from relabel.evaluation.downstream.settings import DownstreamSettings
 from relabel.evaluation.floors import NameMap
@@ -30,6 +31,7 @@ from relabel.workspace.progress import message
 from relabel.workspace.stage import Stage
 
 if TYPE_CHECKING:
+    from relabel.crosslabel.pseudo import PseudoLabels
     from relabel.datasets.catalogue import Catalogue
 
 _WAIT = 5.0
@@ -105,6 +107,7 @@ class _Job:
         self.overwrite = overwrite
         self.problems = Problems(runtime.skip_bad) if problems is None else problems
         self.name_maps: dict[str, NameMap] = {}
+        self.pseudo: dict[str, PseudoLabels] = {}
         self.not_run: dict[str, str] = {}
         self.labels: dict[str, Mapping[str, DetectionDataset]] = {}
 
@@ -133,8 +136,7 @@ class _Job:
             [*self.labels, *self.not_run],
             request.seeds,
             not_run=self.not_run,
-            target_only_from=self.detector.steps
-            - round(request.settings.target_only_last * self.detector.steps),
+            target_only_from=target_only_from(self.detector.steps, request.settings),
             about={
                 "target": request.target,
                 "sources": list(request.sources),
@@ -231,13 +233,24 @@ class _Job:
         self._execute(self.plan, goals)
         found = {}
         for name, source in sources.items():
-            pseudo = stage_labels(self.plan, target, name)
-            names = name_map_of(source, pseudo, self.request.maps.get(name), self.request.settings)
-            self.name_maps[name] = names
+            pseudo = self._pseudo(name)
             found[name] = label_source(
-                arm.name, source, self.target, pseudo, names, self.request.settings
+                arm.name, source, self.target, pseudo, self.name_maps[name], self.request.settings
             )
         return found
+
+    def _pseudo(self, source: str) -> PseudoLabels:
+        """The target specialist's labels, read once for all arms, as their name map is made."""
+        if source not in self.pseudo:
+            found = stage_labels(self.plan, self.request.target, source)
+            self.pseudo[source] = found
+            self.name_maps[source] = name_map_of(
+                self.plan.datasets[source],
+                found,
+                self.request.maps.get(source),
+                self.request.settings,
+            )
+        return self.pseudo[source]
 
     def _sam3_labels(self, arm: Arm) -> dict[str, DetectionDataset]:
         from relabel.evaluation.floors import filtered_pseudo_labels
