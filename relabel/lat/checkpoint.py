@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
+from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.errors import DataError
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.model import ProposalBatch, TransferModel, predict_target
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_dict, settings_from
-from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 
 @dataclass
@@ -52,19 +52,16 @@ class TrainedTransfer:
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors``, then ``config.json``."""
-        from safetensors.torch import save_file
-
         weights = {
-            f"model.{i}.{k}": v.detach().cpu().contiguous()
+            f"model.{i}.{k}": v
             for i, model in enumerate(self.models)
             for k, v in model.state_dict().items()
         }
         weights |= self.features.weights()
-        with atomic_path(folder / "model.safetensors") as temporary:
-            save_file(weights, str(temporary))
         space = self.joint.spaces[self.joint.position(self.target)]
-        atomic_write_json(
-            folder / "config.json",
+        write_model(
+            folder,
+            weights,
             {
                 "model": "label_aligned_transfer",
                 "target": self.target,
@@ -93,7 +90,7 @@ class TrainedTransfer:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+        config_file, weights_file = folder / CONFIG, folder / WEIGHTS
         remedy = "Train it again: `relabel align --overwrite`."
         try:
             config = json.loads(config_file.read_text(encoding="utf-8"))

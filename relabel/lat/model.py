@@ -62,9 +62,10 @@ class TransferModel(nn.Module):
             nn.ReLU(),
         )
         self.place = nn.Sequential(nn.Linear(6, d), nn.ReLU(), nn.Linear(d, d))
-        if settings.fusion == "none":
-            self.own_scores = nn.Linear(classes, d)
-        else:
+        reads_own = settings.fusion == "none" or settings.own_scores
+        self.own_scores = nn.Linear(classes, d) if reads_own else None
+        self.fusion = None
+        if settings.fusion != "none":
             self.fusion = SemanticFeatureFusion(settings, classes, datasets)
         self.head = nn.Sequential(
             nn.LayerNorm(d),
@@ -93,11 +94,12 @@ class TransferModel(nn.Module):
             shown = torch.rand(len(region), 1, 1, device=region.device) >= s.hide_region
             region = region * shown
         x = self.embed(region) + self.place(placement(batch.boxes, batch.size))
-        if s.fusion == "none":
-            fused = self.own_scores(scores)
-        else:
+        fused = torch.zeros_like(x)
+        if self.own_scores is not None:
+            fused = fused + self.own_scores(scores)
+        if self.fusion is not None:
             geometry = pairwise_geometry(batch.boxes) if s.geometry else None
-            fused = self.fusion(x, scores, confidence, batch.valid, geometry)
+            fused = fused + self.fusion(x, scores, confidence, batch.valid, geometry)
         h = self.head(x + fused if s.residual or s.fusion == "none" else fused)
         deltas = self.regress(h).float().unflatten(-1, (-1, 4))
         return self.classify(h).float(), deltas

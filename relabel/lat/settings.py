@@ -9,7 +9,7 @@ from relabel.errors import ConfigError
 from relabel.settings import setting, settings_dict, with_preset
 from relabel.training.settings import TrainSettings
 
-_CAME_LATER = ("clamp_at", "decay")
+_CAME_LATER = ("clamp_at", "decay", "own_scores")
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ class LatSettings(TrainSettings):
         "class_aware",
         "Fusion: SFF (class_aware), plain attention, or none.",
         choices=("class_aware", "plain", "none"),
+    )
+    own_scores: bool = setting(
+        False,
+        "A proposal also reads its own class scores directly, not through attention rows alone, "
+        "which the clamp bounds.",
     )
     clamp: bool = setting(True, "Clamp each attention row of the score branch at 1/sqrt(N).")
     clamp_at: float = setting(

@@ -76,6 +76,18 @@ ARMS: tuple[Arm, ...] = (
         {"fusion": "plain", "geometry": False},
     ),
     Arm("sff-class-aware-no-geometry", "sff", "class-aware", {**_SFF, "geometry": False}),
+    Arm(
+        "sff-plain-own-scores",
+        "sff",
+        "plain attention, geometry, own scores",
+        {"fusion": "plain", "geometry": True, "own_scores": True},
+    ),
+    Arm(
+        "sff-class-aware-own-scores",
+        "sff",
+        "class-aware, geometry, own scores",
+        {**_SFF, "geometry": True, "own_scores": True},
+    ),
     Arm("clamp-printed", "clamp", "clamp at 1/sqrt(N)", _SFF),
     Arm("clamp-off", "clamp", "no clamp", {**_SFF, "clamp": False}),
     Arm("clamp-0.1", "clamp", "clamp at 0.1", {**_SFF, "clamp_at": 0.1}),
