@@ -9,7 +9,6 @@ Shape legend: ``B`` images, ``P`` proposals of an image, ``n`` boxes, ``C`` clas
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,15 @@ from relabel.detectors.backbones import (
     resolve_backbone,
 )
 from relabel.detectors.base import Detections
+from relabel.detectors.checkpoint import DetectorCheckpoint
 from relabel.detectors.settings import SpecialistSettings
-from relabel.errors import DataError
-from relabel.settings import settings_dict, settings_from
 
+CHECKPOINT = DetectorCheckpoint(
+    kind="faster_rcnn",
+    part="backbone",
+    title="a Faster R-CNN",
+    retrain="Train the specialist again (relabel train-specialist --overwrite).",
+)
 IGNORE_OVERLAP = 0.5
 MIN_SCORE = 0.01
 DUPLICATE_IOU = 0.9
@@ -307,22 +311,8 @@ class FasterRCNNDetector:
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` (last, so that it marks completeness)."""
-        from safetensors.torch import save_file
-
-        from relabel.workspace.atomic import atomic_path, atomic_write_json
-
-        weights = {k: v.detach().contiguous().cpu() for k, v in self.model.state_dict().items()}
-        with atomic_path(folder / "model.safetensors") as temporary:
-            save_file(weights, str(temporary))
-        atomic_write_json(
-            folder / "config.json",
-            {
-                "detector": "faster_rcnn",
-                "space": self._space.to_dict(),
-                "backbone": self.model.backbone.body.spec.to_dict(),
-                "settings": settings_dict(self.settings),
-            },
-        )
+        spec = self.model.backbone.body.spec.to_dict()
+        CHECKPOINT.save(folder, self.model, self._space, spec, self.settings)
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> FasterRCNNDetector:
@@ -331,34 +321,12 @@ class FasterRCNNDetector:
         Raises:
             DataError: a file is missing, damaged, or does not fit the configuration.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         from relabel.training.loop import resolve_device
-        from relabel.training.memory import keep_freed_memory
 
-        keep_freed_memory()
-        remedy = "Train the specialist again (relabel train-specialist --overwrite)."
-        config_file, weights_file = folder / "config.json", folder / "model.safetensors"
-        try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
-            space = LabelSpace.from_dict(config["space"], file=config_file)
-            spec = BackboneSpec.from_dict(config["backbone"])
-            settings = settings_from(SpecialistSettings, config["settings"], where=str(config_file))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"not a Faster R-CNN checkpoint: {error!r}", file=config_file, remedy=remedy
-            ) from error
-        model = build(space, settings, spec, weights_from=None)
-        try:
-            model.load_state_dict(load_file(str(weights_file)))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise DataError(
-                f"weights cannot be loaded: {str(error).splitlines()[0]}",
-                file=weights_file,
-                remedy=remedy,
-            ) from error
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        def network(space: LabelSpace, settings: SpecialistSettings, spec: Any) -> FasterRCNN:
+            return build(space, settings, BackboneSpec.from_dict(spec), weights_from=None)
+
+        model, space, settings = CHECKPOINT.load(folder, network)
         return cls(model, space, settings, resolve_device(device))
 
 

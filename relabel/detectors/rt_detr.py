@@ -5,7 +5,6 @@ The network is in `rt_detr_model`, made or loaded in `rt_detr_build`; its loss i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +13,18 @@ import torch
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
+from relabel.detectors.checkpoint import DetectorCheckpoint
 from relabel.detectors.faster_rcnn import resized, stack_images
 from relabel.detectors.rt_detr_build import build, of_classes, rebuild
 from relabel.detectors.rt_detr_model import RTDetr
 from relabel.detectors.settings import SpecialistSettings
-from relabel.errors import DataError
-from relabel.settings import settings_dict, settings_from
+
+CHECKPOINT = DetectorCheckpoint(
+    kind="rt_detr",
+    part="model",
+    title="an RT-DETR",
+    retrain="Train it again (relabel train-specialist --detector rt-detr --overwrite).",
+)
 
 
 class RTDetrTrainable:
@@ -124,22 +129,7 @@ class RTDetrDetector:
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` (last, so that it marks completeness)."""
-        from safetensors.torch import save_file
-
-        from relabel.workspace.atomic import atomic_path, atomic_write_json
-
-        weights = {k: v.detach().contiguous().cpu() for k, v in self.model.state_dict().items()}
-        with atomic_path(folder / "model.safetensors") as temporary:
-            save_file(weights, str(temporary))
-        atomic_write_json(
-            folder / "config.json",
-            {
-                "detector": "rt_detr",
-                "space": self._space.to_dict(),
-                "model": self.model.parts,
-                "settings": settings_dict(self.settings),
-            },
-        )
+        CHECKPOINT.save(folder, self.model, self._space, self.model.parts, self.settings)
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> RTDetrDetector:
@@ -148,31 +138,9 @@ class RTDetrDetector:
         Raises:
             DataError: a file is missing, damaged, or does not fit the configuration.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         from relabel.training.loop import resolve_device
-        from relabel.training.memory import keep_freed_memory
 
-        keep_freed_memory()
-        remedy = "Train it again (relabel train-specialist --detector rt-detr --overwrite)."
-        config_file, weights_file = folder / "config.json", folder / "model.safetensors"
-        try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
-            space = LabelSpace.from_dict(config["space"], file=config_file)
-            settings = settings_from(SpecialistSettings, config["settings"], where=str(config_file))
-            model = rebuild(space.num_classes, config["model"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"not an RT-DETR checkpoint: {error!r}", file=config_file, remedy=remedy
-            ) from error
-        try:
-            model.load_state_dict(load_file(str(weights_file)))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise DataError(
-                f"weights cannot be loaded: {str(error).splitlines()[0]}",
-                file=weights_file,
-                remedy=remedy,
-            ) from error
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        model, space, settings = CHECKPOINT.load(
+            folder, lambda space, _settings, parts: rebuild(space.num_classes, parts)
+        )
         return cls(model, space, settings, resolve_device(device))
