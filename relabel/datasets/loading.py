@@ -17,11 +17,12 @@ from weakref import WeakSet
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.imagenet import ImageSet, load_image
 from relabel.datasets.images import image_location, load_rgb
 from relabel.errors import ConfigError, DataError, Problems
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
-Load = Callable[[DetectionDataset, int], np.ndarray]
+Load = Callable[[Any, int], np.ndarray]
 _MOST_WORKERS = 16
 
 
@@ -57,7 +58,7 @@ class ImageBatches:
     ...         detections = detector.predict(images)
 
     Args:
-        dataset: the images' dataset.
+        dataset: the images' dataset, or images without boxes.
         rows: image rows in the order wanted; all images if None.
         batch_size: images per batch; the last one may be smaller.
         batches: instead of ``rows`` and ``batch_size``, the rows of each batch. Any iterable,
@@ -70,7 +71,8 @@ class ImageBatches:
             a readable image is left out.
         keep_empty: yield a batch without a readable image too, with no rows.
         problems: the collector; decides instead of ``skip_bad`` if given.
-        load: how an image is read; for preprocessing that should also run in the threads.
+        load: how an image of ``dataset`` is read; for preprocessing that should also run in the
+            threads. Default `load_rgb`, or `load_image` for an `ImageSet`.
 
     Raises:
         DataError: while iterating, an image is missing or damaged and bad ones are not skipped.
@@ -79,7 +81,7 @@ class ImageBatches:
 
     def __init__(
         self,
-        dataset: DetectionDataset,
+        dataset: DetectionDataset | ImageSet,
         rows: np.ndarray | Sequence[int] | None = None,
         *,
         batch_size: int = 8,
@@ -89,7 +91,7 @@ class ImageBatches:
         skip_bad: bool = False,
         keep_empty: bool = False,
         problems: Problems | None = None,
-        load: Load = load_rgb,
+        load: Load | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}", remedy="Use 1 or more.")
@@ -105,7 +107,7 @@ class ImageBatches:
         self._batches = batches
         self._workers = decoding_workers(workers)
         self._prefetch = prefetch
-        self._load = load
+        self._load: Load = load or (load_image if isinstance(dataset, ImageSet) else load_rgb)
         self._keep_empty = keep_empty
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
@@ -188,8 +190,11 @@ class ImageBatches:
         return (rows[kept], images) if images or self._keep_empty else None
 
     def _report(self, row: int, error: DataError) -> None:
-        file = error.file or image_location(self.dataset, row)
-        record = error.record or f"image {int(self.dataset.images.id[row])}"
+        if isinstance(self.dataset, ImageSet):  # its images have names only
+            file, record = error.file or self.dataset.location(row), error.record
+        else:
+            file = error.file or image_location(self.dataset, row)
+            record = error.record or f"image {int(self.dataset.images.id[row])}"
         if not self.problems.skip_bad:
             raise DataError(error.message, file=file, record=record, remedy=error.remedy) from error
-        self.problems.error(error.message, file=file, record=record, remedy=error.remedy)
+        self.problems.error(error.message, file=file, record=record or "", remedy=error.remedy)

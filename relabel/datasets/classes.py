@@ -1,0 +1,178 @@
+"""Lists of classes, and files that give each image one of them.
+
+A class can be called by its key (ImageNet's WordNet ids), its name, or its index.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import yaml
+
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import ConfigError, DataError, Problems, did_you_mean
+
+_HEADERS = frozenset(("filename", "file_name", "file", "image", "image_id", "path", "name"))
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The C classes in the order of their indices.
+
+    Attributes:
+        names: C names.
+        keys: C keys, the names again where the classes have no other.
+        index: keys and names to indices; keys first, a name that two classes share is left out.
+    """
+
+    names: list[str]
+    keys: list[str]
+    index: dict[str, int] = field(init=False, repr=False, compare=False)
+    _folded: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        keys = _unique(self.keys)
+        names = _unique(self.names)
+        object.__setattr__(self, "index", {**names, **keys})
+        object.__setattr__(self, "_folded", _unique(text.lower() for text in self.names))
+
+    def find(self, text: str) -> int | None:
+        """Index of the class called ``text``: a key, a name, an index; then a name in any case."""
+        found = self.index.get(text)
+        if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.names):
+            return int(text)
+        return self._folded.get(text.lower()) if found is None else found
+
+    def near(self, text: str) -> str:
+        """A remedy that names classes like ``text``."""
+        return did_you_mean(text, self.names)
+
+
+class LabelLine(NamedTuple):
+    """One line of a file of labels; the class is as written."""
+
+    number: int
+    file_name: str
+    label: str
+
+
+def read_class_list(source: str | Path) -> ClassList:
+    """Classes from a file, or from a built-in label space by name.
+
+    Raises:
+        ConfigError: neither a file nor a built-in label space.
+        DataError: the file is not a list of classes.
+    """
+    path = Path(source)
+    if not path.is_file():
+        if str(source) in LabelSpace.builtin_names():
+            return _from_space(LabelSpace.load(str(source)))
+        raise ConfigError(
+            f"{str(source)!r} is neither a file of classes nor a label space",
+            remedy=did_you_mean(str(source), LabelSpace.builtin_names()),
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", file=path) from error
+    if path.suffix in (".yaml", ".yml"):
+        found = _from_yaml(path, text)
+    else:
+        rows = [line.split("\t", 1) for line in text.splitlines() if line.strip()]
+        found = ClassList([row[-1].strip() for row in rows], [row[0].strip() for row in rows])
+    if not found.names:
+        raise DataError("names no classes", file=path, remedy="Write one name per line.")
+    twice = [key for key, n in Counter(found.keys).items() if n > 1]
+    if twice:
+        raise DataError(
+            f"class {twice[0]!r} is there twice",
+            file=path,
+            remedy="Give each class a key of its own, as `key<TAB>name`.",
+        )
+    return found
+
+
+def _from_space(space: LabelSpace) -> ClassList:
+    categories = space.categories[: space.num_classes]
+    imagenet = space.name == "imagenet1k"
+    keys = [c.aliases[0] if imagenet else c.name for c in categories]
+    return ClassList([c.name for c in categories], keys)
+
+
+def _from_yaml(path: Path, text: str) -> ClassList:
+    try:
+        data: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"not valid YAML: {error}", file=path) from error
+    if isinstance(data, dict) and "categories" in data:
+        return _from_space(LabelSpace.from_dict(data, file=path))
+    if isinstance(data, dict) and isinstance(data.get("names"), list | dict):
+        data = data["names"]
+    if isinstance(data, dict) and sorted(map(str, data)) == sorted(map(str, range(len(data)))):
+        data = [name for _, name in sorted(data.items(), key=lambda item: int(item[0]))]
+    if not isinstance(data, list) or not all(isinstance(n, str | int) for n in data):
+        raise DataError(
+            "not a list of classes",
+            file=path,
+            remedy="Write a list of names, a mapping 0: name, 1: name, ..., or a label space.",
+        )
+    names = [str(name) for name in data]
+    return ClassList(names, names)
+
+
+def read_label_lines(path: Path, problems: Problems) -> list[LabelLine]:
+    """Lines ``file name, class`` separated by a tab or, in a file without tabs, a comma.
+
+    Raises:
+        DataError: missing, not text, or a line that does not have both and is not to be skipped.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline()
+            stream.seek(0)
+            if "\t" in first:
+                rows: Iterable[list[str]] = (line.rstrip("\r\n").split("\t") for line in stream)
+                return _label_lines(path, rows, problems)
+            return _label_lines(path, csv.reader(stream), problems)
+    except FileNotFoundError as error:
+        raise DataError("does not exist", file=path) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"cannot be read: {error}",
+            file=path,
+            remedy="It must be a text file with a line `file name<TAB>class` per image.",
+        ) from error
+
+
+def _label_lines(path: Path, rows: Iterable[list[str]], problems: Problems) -> list[LabelLine]:
+    lines = []
+    for number, row in enumerate(rows, 1):
+        values = [value.strip() for value in row[:2]]
+        if not any(values) or (number == 1 and values[0].lower() in _HEADERS):
+            continue
+        if len(values) < 2 or not all(values):
+            problems.error(
+                f"{','.join(row)[:80]!r} is not a file name and a class",
+                file=path,
+                record=f"line {number}",
+                remedy="Write `file name<TAB>class`.",
+            )
+            continue
+        lines.append(LabelLine(number, str(PurePosixPath(values[0])), values[1]))
+    return lines
+
+
+def _unique(texts: Iterable[str]) -> dict[str, int]:
+    """Indices of the texts that appear once."""
+    found: dict[str, int] = {}
+    twice = set()
+    for i, text in enumerate(texts):
+        if text in found:
+            twice.add(text)
+        found[text] = i
+    return {text: i for text, i in found.items() if text not in twice}
