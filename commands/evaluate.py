@@ -2,63 +2,41 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from relabel.cli import set_debug
-
 from . import ablation
+from ._results import FILE, give, result_options, warn
 from .evaluate_downstream import downstream
+from .evaluate_multilabel import multilabel
 
 if TYPE_CHECKING:
     from relabel.evaluation.tables import Rows
     from relabel.evaluation.transfer import TransferMetrics
 
-F = TypeVar("F", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path)
-
-
-def _common(function: F) -> F:
-    for decorator in (
-        click.option(
-            "--debug",
-            is_flag=True,
-            expose_value=False,
-            callback=set_debug,
-            help="Show the traceback of an error.",
-        ),
-        click.option("--out", type=_FILE, metavar="FILE", help="Also write the JSON there."),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
-    ):
-        function = decorator(function)
-    return function
-
 
 @click.group()
 def cli() -> None:
-    """Score detections, or the quality of relabelled boxes."""
+    """Score detections, multi-labels, or the quality of relabelled boxes."""
 
 
 cli.add_command(ablation.cli)
-
-
 cli.add_command(downstream)
+cli.add_command(multilabel)
 
 
 @cli.command()
-@click.option("--truth", type=_FILE, required=True, metavar="FILE", help="COCO annotation file.")
+@click.option("--truth", type=FILE, required=True, metavar="FILE", help="COCO annotation file.")
 @click.option(
     "--predictions",
-    type=_FILE,
+    type=FILE,
     required=True,
     metavar="FILE",
     help="COCO results list, or a COCO file whose annotations carry scores.",
 )
-@_common
+@result_options
 def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) -> None:
     """COCO average precision and recall, the same numbers as pycocotools.
 
@@ -69,19 +47,19 @@ def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) 
     from relabel.evaluation.detections import evaluate_detections
 
     metrics = evaluate_detections(truth, predictions)
-    _warn(metrics.warnings)
+    warn(metrics.warnings)
     shown = [
         ("Detections, in percent", tables.detection_rows(metrics)),
         ("AP per class, in percent", tables.detection_class_rows(metrics)),
     ]
-    _give(metrics.to_dict(), shown, as_json, out)
+    give(metrics.to_dict(), shown, as_json, out)
 
 
 @cli.command()
-@click.option("--truth", type=_FILE, required=True, metavar="FILE", help="COCO annotation file.")
+@click.option("--truth", type=FILE, required=True, metavar="FILE", help="COCO annotation file.")
 @click.option(
     "--predictions",
-    type=_FILE,
+    type=FILE,
     required=True,
     metavar="FILE",
     help="COCO results list, or a COCO file whose annotations carry scores.",
@@ -93,7 +71,7 @@ def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) 
     show_default=True,
     help="Least score in the confusion table; AP and error types look at every detection.",
 )
-@_common
+@result_options
 def errors(
     truth: Path, predictions: Path, min_score: float, as_json: bool, out: Path | None
 ) -> None:
@@ -116,46 +94,46 @@ def errors(
             tables.confusion_rows(analysis.confusion),
         ),
     ]
-    _give(analysis.to_dict(), shown, as_json, out)
+    give(analysis.to_dict(), shown, as_json, out)
 
 
 @cli.command()
 @click.option(
     "--truth",
-    type=_FILE,
+    type=FILE,
     required=True,
     metavar="FILE",
     help="COCO file: the images' true labels in the target space.",
 )
 @click.option(
     "--predictions",
-    type=_FILE,
+    type=FILE,
     required=True,
     metavar="FILE",
     help="COCO file: the relabelled images. All its boxes count.",
 )
 @click.option(
     "--source",
-    type=_FILE,
+    type=FILE,
     metavar="FILE",
     help="COCO file: the labels before relabelling, for mean IoU before and class transitions.",
 )
 @click.option(
     "--scored",
-    type=_FILE,
+    type=FILE,
     metavar="FILE",
     help="COCO file or results list with low-scored boxes too, for AP only.",
 )
 @click.option(
     "--floors",
-    type=_FILE,
+    type=FILE,
     metavar="DIR",
     help="The target specialist's pseudo-labels on the source: score the three floors as well.",
 )
 @click.option(
     "--map",
     "map_file",
-    type=_FILE,
+    type=FILE,
     metavar="FILE",
     help="YAML of source name: target name or null, for the first floor. Default: from the data.",
 )
@@ -166,7 +144,7 @@ def errors(
     show_default=True,
     help="Least score of a pseudo-label in the floors.",
 )
-@_common
+@result_options
 def transfer(
     truth: Path,
     predictions: Path,
@@ -198,12 +176,12 @@ def transfer(
         others = _score_floors(truth, source, floors, map_file, floor_threshold)
         results += others
         content["floors"] = {other.name: other.to_dict() for other in others}
-    _warn(list(dict.fromkeys(w for r in results for w in r.warnings)))
+    warn(list(dict.fromkeys(w for r in results for w in r.warnings)))
     shown = [
         ("Transfer, in percent", _turned(tables.transfer_rows(results))),
         ("Per class, in percent", tables.class_rows(result)),
     ]
-    _give(content, shown, as_json, out)
+    give(content, shown, as_json, out)
 
 
 def _score_floors(
@@ -226,28 +204,3 @@ def _turned(table: Rows) -> Rows:
     columns = [header, *rows]
     lines = [list(line) for line in zip(*columns, strict=True)]
     return lines[0], lines[1:]
-
-
-def _warn(warnings: Sequence[str]) -> None:
-    for text in warnings:
-        click.echo(f"relabel: warning: {text}", err=True)
-
-
-def _give(
-    content: dict[str, Any], shown: Sequence[tuple[str, Rows]], as_json: bool, out: Path | None
-) -> None:
-    if out is not None:
-        from relabel.workspace.atomic import atomic_write_json
-
-        atomic_write_json(out, content, indent=2)
-        click.echo(f"relabel: wrote {out}", err=True)
-    if as_json:
-        click.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
-        return
-    from rich.console import Console
-
-    from relabel.evaluation.tables import rich_table
-
-    console = Console()
-    for title, table in shown:
-        console.print(rich_table(table, title))

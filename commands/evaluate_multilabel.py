@@ -1,0 +1,100 @@
+"""``relabel evaluate multilabel``: score multi-label predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from ._results import FILE, give, result_options, warn
+
+_FORMATS = ("real", "inv2", "imagenetv2", "coco", "voc", "tsv")
+
+
+@click.command()
+@click.option(
+    "--truth",
+    type=FILE,
+    required=True,
+    metavar="PATH",
+    help="ReaL's real.json, multi-labels of ImageNetV2 as JSON or its folder, a COCO file, a VOC "
+    "folder, image set or XML file, or a TSV.",
+)
+@click.option(
+    "--predictions",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="TSV, or Parquet with file names and scores of all classes or of listed ones.",
+)
+@click.option(
+    "--truth-format",
+    type=click.Choice(_FORMATS),
+    help="Format of the truth. [found out from its content]",
+)
+@click.option(
+    "--truth-threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least probability of a true class, where the truth is a TSV.",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of classes, where the files do not say. [1000]",
+)
+@click.option(
+    "--classes-by",
+    type=click.Choice(("auto", "name", "position")),
+    default="auto",
+    show_default=True,
+    help="How predicted classes find the truth's; auto: by name where both files have names.",
+)
+@click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="Count images without a prediction as empty predictions instead of stopping.",
+)
+@result_options
+def multilabel(
+    truth: Path,
+    predictions: Path,
+    truth_format: str | None,
+    truth_threshold: float,
+    classes: int | None,
+    classes_by: Literal["auto", "name", "position"],
+    allow_missing: bool,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Top-1 and mAP over images and over classes of multi-label predictions.
+
+    Images are joined by file name, in whatever folder. Images without a true class are skipped.
+    Average precision is scikit-learn's: equal scores are one step of the ranking. A COCO crowd
+    region counts as its class; a class of which an image has only VOC's difficult objects is
+    ignored there.
+    """
+    from relabel.evaluation.multilabel import tables
+    from relabel.evaluation.multilabel.evaluate import evaluate_multilabel
+
+    result = evaluate_multilabel(
+        truth,
+        predictions,
+        truth_format=truth_format,
+        truth_threshold=truth_threshold,
+        classes=classes,
+        classes_by=classes_by,
+        allow_missing=allow_missing,
+    )
+    warn(result.warnings)
+    rows = tables.class_rows(result)
+    total = len(result.class_aps())
+    lowest = f", the lowest of {total}" if len(rows[1]) < total else ""
+    shown = [
+        ("Multi-labels, in percent", tables.summary_rows(result)),
+        (f"AP per class{lowest}", rows),
+    ]
+    give(result.to_dict(), shown, as_json, out)

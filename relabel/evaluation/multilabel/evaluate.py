@@ -1,0 +1,266 @@
+"""Multi-label predictions against the truth: bring both onto the same images and classes, measure.
+
+Shape legend: ``N`` evaluated images, ``C`` classes, ``K`` classes of the predictions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from relabel.errors import ConfigError, DataError, did_you_mean
+from relabel.evaluation.multilabel.joining import join_images
+from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure
+from relabel.evaluation.multilabel.predictions import Predictions, read_predictions
+from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
+from relabel.evaluation.multilabel.truths import IMAGENET_CLASSES, Truths, read_truths
+
+ClassesBy = Literal["auto", "name", "position"]
+_LISTED = 20
+
+
+@dataclass(frozen=True, eq=False)
+class MultiLabelResult:
+    """Metrics and how they came about.
+
+    Attributes:
+        metrics: the numbers.
+        truth_format: how the truth was read.
+        class_names: C names, or None where classes are numbers.
+        missing: names of images that had no prediction and counted as empty ones.
+        unknown: predictions for images that the truth does not have.
+        warnings: what the user should know.
+    """
+
+    metrics: MultiLabelMetrics
+    truth_format: str
+    class_names: list[str] | None
+    missing: list[str]
+    unknown: int
+    warnings: list[str] = field(default_factory=list)
+
+    def class_aps(self) -> dict[str, float]:
+        """AP of the classes that are in some image, by name or number."""
+        values = self.metrics.class_AP
+        found = np.flatnonzero(~np.isnan(values)).tolist()
+        names = self.class_names or [str(i) for i in range(len(values))]
+        return {names[i]: float(values[i]) for i in found}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; fractions, None where there is nothing to average."""
+        metrics = self.metrics
+        return {
+            "images": metrics.images,
+            "top1": metrics.top1,
+            "example_mAP": metrics.example_mAP,
+            "class_mAP": metrics.class_mAP,
+            "buckets": metrics.buckets,
+            "fine_buckets": metrics.fine_buckets,
+            "bucket_images": metrics.bucket_images,
+            "skipped": metrics.skipped,
+            "missing": len(self.missing),
+            "missing_images": self.missing[:_LISTED],
+            "unknown": self.unknown,
+            "truth_format": self.truth_format,
+            "class_AP": self.class_aps(),
+        }
+
+
+def evaluate_multilabel(
+    truth: str | Path,
+    predictions: str | Path,
+    *,
+    truth_format: str | None = None,
+    truth_threshold: float = 0.5,
+    classes: int | None = None,
+    classes_by: ClassesBy = "auto",
+    allow_missing: bool = False,
+) -> MultiLabelResult:
+    """Evaluate a file of predictions.
+
+    Args:
+        truth, predictions: files, see `read_truths` and `read_predictions`.
+        truth_format: default found out from the content.
+        truth_threshold: of a TSV as truth.
+        classes: number of classes, where neither file says.
+        classes_by: how classes correspond; ``auto`` takes names where both sides have them.
+        allow_missing: images without a prediction count as images for which nothing is predicted.
+
+    Raises:
+        ConfigError: settings that do not fit the files.
+        DataError: files that are damaged or do not fit each other; images without prediction.
+    """
+    true = read_truths(truth, truth_format, threshold=truth_threshold)
+    given = read_predictions(predictions)
+    warnings = list(true.notes)
+
+    joined = join_images(
+        true.file_names, given.file_names, truth_file=true.file, predictions_file=given.file
+    )
+    kept = np.flatnonzero(true.labels.counts)
+    if not len(kept):
+        raise DataError("no image has a label", file=true.file)
+    record = joined.record[kept]
+    missing = [true.file_names[int(i)] for i in kept[record < 0]]
+    if len(missing) == len(kept):
+        raise DataError(
+            f"has no image in common with {true.file}; its first is "
+            f"{given.file_names[0]!r}, there it is {missing[0]!r}"
+            if given.file_names
+            else "holds no predictions",
+            file=given.file,
+            remedy="Images are joined by file name.",
+        )
+    if missing and not allow_missing:
+        raise DataError(
+            f"has no prediction for {len(missing)} of {len(kept)} images of {true.file}; "
+            f"the first is {missing[0]!r}",
+            file=given.file,
+            remedy="Predict them, or count them as empty predictions with --allow-missing.",
+        )
+    if missing:
+        warnings.append(
+            f"{len(missing)} of {len(kept)} images have no prediction and count as empty ones; "
+            f"the first is {missing[0]!r}"
+        )
+    if joined.unknown:
+        warnings.append(
+            f"{len(joined.unknown)} predictions are for images that {true.file} does not have and "
+            f"are left out; the first is {given.file_names[joined.unknown[0]]!r}"
+        )
+
+    scores, count = _scores(true, given, record, classes, classes_by, warnings)
+    _check_truth(true, count)
+    metrics = measure(
+        true.labels.take(kept),
+        scores,
+        ignored=None if true.ignored is None else true.ignored.take(kept),
+        skipped=len(true.file_names) - len(kept),
+    )
+    names = true.space.class_names if true.space is not None else None
+    return MultiLabelResult(
+        metrics, true.format, names, missing, len(joined.unknown), list(dict.fromkeys(warnings))
+    )
+
+
+def _scores(
+    true: Truths,
+    given: Predictions,
+    record: np.ndarray,
+    classes: int | None,
+    classes_by: ClassesBy,
+    warnings: list[str],
+) -> tuple[DenseScores | SparseScores, int]:
+    """The scores of the evaluated images over the truth's classes, and how many those are."""
+    named = true.space is not None and given.class_names is not None
+    if classes_by == "name" and not named:
+        raise ConfigError(
+            "classes cannot be joined by name: "
+            + ("the truth" if true.space is None else "the predictions")
+            + " has no class names",
+            remedy="Use --classes-by position.",
+        )
+    position = None
+    if true.space is not None:
+        count = true.space.num_classes
+        if named and classes_by != "position":
+            position = _positions(true, given, warnings)
+        elif classes is not None and classes != count:
+            raise ConfigError(f"--classes is {classes}, but {true.file} has {count} classes")
+    else:
+        count = classes or given.num_classes or IMAGENET_CLASSES
+    if position is None:
+        _check_count(true, given, count, warnings)
+    if isinstance(given.scores, DenseScores):
+        if position is None:
+            return DenseScores(given.scores.values, record), count
+        columns = np.full(count, -1, dtype=np.int64)
+        known = np.flatnonzero(position >= 0)
+        columns[position[known]] = known
+        return DenseScores(given.scores.values, record, columns), count
+    if position is None:
+        position = np.arange(given.scores.num_classes)
+        _check_ids(given, count)
+    return given.scores.renamed(position, count).take(record), count
+
+
+def _positions(true: Truths, given: Predictions, warnings: list[str]) -> np.ndarray:
+    """int64 [K]: each predicted class's position in the truth's classes, -1 where it has none.
+
+    Raises:
+        DataError: a class that some image has is not predicted, or is predicted twice.
+    """
+    space, names = true.space, given.class_names
+    assert space is not None
+    assert names is not None
+    found = [space.get(name) for name in names]
+    position = np.array(
+        [-1 if k is None or k >= space.num_classes else k for k in found], dtype=np.int64
+    )
+    known = position[position >= 0]
+    labels, counts = np.unique(known, return_counts=True)
+    if (counts > 1).any():
+        name = space.names[int(labels[counts > 1][0])]
+        raise DataError(f"two of the class names are {name!r} of {true.file}", file=given.file)
+    lacking = np.setdiff1d(np.unique(true.labels.ids), known)
+    if len(lacking):
+        name = space.names[int(lacking[0])]
+        raise DataError(
+            f"does not predict {len(lacking)} classes of {true.file}, such as {name!r}",
+            file=given.file,
+            remedy=f"{did_you_mean(name, names)} Or use --classes-by position.",
+        )
+    if len(known) < len(names):
+        warnings.append(
+            f"{len(names) - len(known)} of {len(names)} predicted classes are not among the "
+            f"{space.num_classes} of {true.file} and are left out"
+        )
+    return position
+
+
+def _check_count(true: Truths, given: Predictions, count: int, warnings: list[str]) -> None:
+    """Whether predictions that say how many classes they have can speak of these."""
+    if given.num_classes is not None and given.num_classes != count:
+        raise DataError(
+            f"has scores for {given.num_classes} classes, expected {count}",
+            file=given.file,
+            remedy="A background class must be left out; class ids are positions from 0 on.",
+        )
+    if not true.imagenet or count == IMAGENET_CLASSES:
+        return
+    if count > IMAGENET_CLASSES:
+        raise DataError(
+            f"has scores for {count} classes, ImageNet has {IMAGENET_CLASSES}",
+            file=given.file,
+            remedy="A background class must be left out, so that class 0 is the tench.",
+        )
+    warnings.append(f"scores are over {count} classes; ImageNet has {IMAGENET_CLASSES}")
+
+
+def _check_ids(given: Predictions, count: int) -> None:
+    scores = given.scores
+    assert isinstance(scores, SparseScores)
+    bad = np.flatnonzero(scores.ids >= count)
+    if len(bad):
+        at = int(bad[0])
+        raise DataError(
+            f"class id {scores.ids[at]} is out of range: there are {count} classes",
+            file=given.file,
+            record=f"image {given.file_names[int(scores.rows[at])]!r}",
+            remedy="Class ids are positions from 0 on; give --classes if there are more.",
+        )
+
+
+def _check_truth(true: Truths, count: int) -> None:
+    bad = np.flatnonzero(true.labels.ids >= count)
+    if len(bad):
+        at = int(bad[0])
+        raise DataError(
+            f"class id {true.labels.ids[at]} is out of range: there are {count} classes",
+            file=true.file,
+            record=f"image {true.file_names[int(true.labels.rows[at])]!r}",
+            remedy="Give predictions over all classes, or --classes if there are more.",
+        )

@@ -1,0 +1,232 @@
+"""Top-1, example-based mAP and class-wise mAP of multi-label predictions.
+
+Average precision is that of ranked retrieval without interpolation, with equal scores taken as one
+step of the ranking, as scikit-learn's ``average_precision_score`` defines it: the precision at a
+positive counts everything that scores as high as it or higher. The order of the classes or images
+therefore never decides, and nothing is gained by giving everything the same score.
+
+Images without a true class are skipped throughout. A class that is ignored in an image (see
+`relabel.evaluation.multilabel.truths`) is neither right nor wrong there: it is taken out of that
+image's ranking, and the image out of the class's ranking.
+
+Shape legend: ``N`` images, ``C`` classes, ``p`` true (image, class) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from relabel.errors import DataError
+from relabel.evaluation.multilabel.classlists import ClassLists
+from relabel.evaluation.multilabel.scores import DenseScores, Scores
+
+_CELLS = 1 << 22
+BUCKETS: tuple[tuple[str, int, int | None], ...] = (("1", 1, 1), ("2", 2, 2), (">=3", 3, None))
+FINE_BUCKETS: tuple[tuple[str, int, int | None], ...] = (
+    ("1", 1, 1),
+    ("2", 2, 2),
+    ("3", 3, 3),
+    (">=4", 4, None),
+)
+
+
+@dataclass(frozen=True)
+class MultiLabelMetrics:
+    """Fractions over the images that have a true class.
+
+    Attributes:
+        images: how many those are.
+        skipped: images without a true class.
+        top1: share of images whose highest-scored class is true. Of equal scores the lowest class
+            id counts; where all classes score the same, no class does.
+        example_mAP: mean over images of the AP of their ranking of classes.
+        class_mAP: mean over classes with a true image of the AP of their ranking of images.
+        buckets: mean AP of the images with 1, 2 and at least 3 true classes; None without any.
+        fine_buckets: the same for 1, 2, 3 and at least 4.
+        bucket_images: images per bucket, of both partitions.
+        class_AP: float64 [C]; NaN for a class that is in no image.
+        class_images: int64 [C], images that a class is in.
+        image_AP: float64 [images], in the truth's order.
+    """
+
+    images: int
+    skipped: int
+    top1: float
+    example_mAP: float
+    class_mAP: float
+    buckets: dict[str, float | None]
+    fine_buckets: dict[str, float | None]
+    bucket_images: dict[str, int]
+    class_AP: np.ndarray
+    class_images: np.ndarray
+    image_AP: np.ndarray
+
+
+def score_matrix(truth: Sequence[Sequence[int]], scores: np.ndarray) -> MultiLabelMetrics:
+    """The metrics of a matrix of scores.
+
+    Args:
+        truth: the true classes of each of N images, 0-based; images with none are skipped.
+        scores: float [N, C].
+
+    Raises:
+        DataError: scores that are not finite, a class out of range, no image with a true class.
+    """
+    if scores.ndim != 2 or len(scores) != len(truth):
+        raise DataError(f"scores are {list(scores.shape)}, expected [{len(truth)}, classes]")
+    for image, labels in enumerate(truth):
+        if any(not 0 <= label < scores.shape[1] for label in labels):
+            raise DataError(
+                f"classes {list(labels)} are not all within 0 to {scores.shape[1] - 1}",
+                record=f"image {image}",
+            )
+    if not np.isfinite(scores).all():
+        raise DataError("scores are not finite")
+    lists = ClassLists.from_lists(truth)
+    kept = np.flatnonzero(lists.counts)
+    return measure(lists.take(kept), DenseScores(scores, kept), skipped=len(truth) - len(kept))
+
+
+def measure(
+    truth: ClassLists, scores: Scores, *, ignored: ClassLists | None = None, skipped: int = 0
+) -> MultiLabelMetrics:
+    """The metrics of images that all have a true class.
+
+    Args:
+        truth: true classes of N images, at least one each, below C.
+        scores: scores of the same images.
+        ignored: classes that are neither true nor false in an image; none of them is true there.
+        skipped: images without a true class, only handed on.
+
+    Raises:
+        DataError: no image at all.
+    """
+    if not len(truth):
+        raise DataError("no image has a true class", remedy="There is nothing to measure.")
+    ignored = ignored or ClassLists.from_lists([[]] * len(truth))
+    best, image_ap = _per_image(truth, scores, ignored)
+    classes, counts = np.unique(truth.ids, return_counts=True)
+    class_ap = np.full(scores.num_classes, np.nan)
+    class_ap[classes] = list(_per_class(truth, scores, ignored, classes))
+    class_images = np.zeros(scores.num_classes, dtype=np.int64)
+    class_images[classes] = counts
+    buckets, sizes = _bucketed(image_ap, truth.counts, BUCKETS)
+    fine, fine_sizes = _bucketed(image_ap, truth.counts, FINE_BUCKETS)
+    return MultiLabelMetrics(
+        images=len(truth),
+        skipped=skipped,
+        top1=float(best.mean()),
+        example_mAP=float(image_ap.mean()),
+        class_mAP=float(class_ap[classes].mean()),
+        buckets=buckets,
+        fine_buckets=fine,
+        bucket_images=sizes | fine_sizes,
+        class_AP=class_ap,
+        class_images=class_images,
+        image_AP=image_ap,
+    )
+
+
+def _per_image(
+    truth: ClassLists, scores: Scores, ignored: ClassLists
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the highest-scored class is true, bool [N], and AP, float64 [N]."""
+    best = np.zeros(len(truth), dtype=bool)
+    ap = np.zeros(len(truth))
+    step = max(1, _CELLS // scores.num_classes)
+    for first in range(0, len(truth), step):
+        last = min(first + step, len(truth))
+        block = scores.block(first, last)
+        away = ignored.between(first, last)
+        block[away] = np.inf
+        lowest = block.min(axis=1)
+        block[away] = -np.inf
+        top = block.argmax(axis=1)
+        choice = scores.num_classes - ignored.counts[first:last] > 1
+        undecided = choice & (block.max(axis=1) == lowest)
+        rows, ids = truth.between(first, last)
+        values = block[rows, ids]
+        best[first:last] = np.bincount(rows[ids == top[rows]], minlength=last - first) > 0
+        best[first:last] &= ~undecided
+        precision = _true_as_high(rows, values) / _any_as_high(block, rows, values)
+        sums = np.bincount(rows, weights=precision, minlength=last - first)
+        ap[first:last] = sums / truth.counts[first:last]
+    return best, ap
+
+
+def _any_as_high(block: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """int64 [p]: how many classes of its image score as high as each true pair, or higher."""
+    found = np.empty(len(rows), dtype=np.int64)
+    step = max(1, _CELLS // block.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        found[part] = np.count_nonzero(block[rows[part]] >= values[part, None], axis=1)
+    return found
+
+
+def _true_as_high(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """int64 [p]: how many true classes of its image score as high as each pair, or higher."""
+    order = np.lexsort((-values, rows))
+    rows, values = rows[order], values[order]
+    place = np.arange(1, len(rows) + 1)
+    opens = np.r_[True, rows[1:] != rows[:-1]]
+    place -= np.maximum.accumulate(np.where(opens, place - 1, 0))
+    # Equal scores share the place of their last one.
+    closes = np.flatnonzero(np.r_[(rows[1:] != rows[:-1]) | (values[1:] != values[:-1]), True])
+    shared = place[closes[np.searchsorted(closes, np.arange(len(rows)))]]
+    result = np.empty(len(rows), dtype=np.int64)
+    result[order] = shared
+    return result
+
+
+def _per_class(
+    truth: ClassLists, scores: Scores, ignored: ClassLists, classes: np.ndarray
+) -> Iterator[float]:
+    """AP of each of the classes over the images."""
+    of_class = _images_of(truth, classes)
+    left_out = _images_of(ignored, classes)
+    columns = scores.columns(classes)
+    for (values, images, zeros), positive, away in zip(columns, of_class, left_out, strict=True):
+        true = _looked_up(values, images, positive)
+        if len(away):
+            keep = ~np.isin(images, away)
+            zeros -= len(away) - int((~keep).sum())
+            values = values[keep]
+        ordered, ordered_true = np.sort(values), np.sort(true)
+        higher = len(ordered) - np.searchsorted(ordered, true, side="left")
+        higher += np.where(true <= 0, zeros, 0)
+        true_higher = len(true) - np.searchsorted(ordered_true, true, side="left")
+        yield float(np.mean(true_higher / higher))
+
+
+def _images_of(lists: ClassLists, classes: np.ndarray) -> Iterator[np.ndarray]:
+    """Images of each class, ascending."""
+    order = np.argsort(lists.ids, kind="stable")
+    ids, rows = lists.ids[order], lists.rows[order]
+    starts = np.searchsorted(ids, classes, side="left").tolist()
+    ends = np.searchsorted(ids, classes, side="right").tolist()
+    for start, end in zip(starts, ends, strict=True):
+        yield rows[start:end]
+
+
+def _looked_up(values: np.ndarray, images: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Scores of the images ``wanted``; 0 for those not among ``images``, which ascend."""
+    if not len(images):
+        return np.zeros(len(wanted), dtype=values.dtype)
+    at = np.minimum(np.searchsorted(images, wanted), len(images) - 1)
+    return np.where(images[at] == wanted, values[at], 0)
+
+
+def _bucketed(
+    ap: np.ndarray, counts: np.ndarray, buckets: tuple[tuple[str, int, int | None], ...]
+) -> tuple[dict[str, float | None], dict[str, int]]:
+    means: dict[str, float | None] = {}
+    sizes: dict[str, int] = {}
+    for name, least, most in buckets:
+        inside = (counts >= least) & (counts <= (counts.max() if most is None else most))
+        sizes[name] = int(inside.sum())
+        means[name] = float(ap[inside].mean()) if sizes[name] else None
+    return means, sizes

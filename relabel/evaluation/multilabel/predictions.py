@@ -1,0 +1,315 @@
+"""Predicted scores: a TSV in the released format, or a Parquet file with a record per image.
+
+A Parquet file has a column of file names (``filename``, ``file_name`` or ``image``) and either
+
+- dense: a list of C scores per image (``scores``, ``probs``, ``probabilities`` or ``logits``), or
+- sparse: such a column beside one of equally long lists of class ids (``ids``, ``labels`` or
+  ``classes``); classes that are not listed score 0.
+
+Class names in the file's metadata (``class_names``, a JSON list) are kept.
+
+Shape legend: ``R`` records, ``K`` classes, ``n`` listed classes over all records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relabel.errors import DataError
+from relabel.evaluation.multilabel.classlists import offsets_of
+from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+FILE_COLUMNS = ("filename", "file_name", "image")
+ID_COLUMNS = ("ids", "labels", "classes")
+SCORE_COLUMNS = ("scores", "probs", "probabilities", "logits")
+NAME_KEYS = (b"class_names", b"classes", b"relabel")
+_BATCH = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Scores of R images, in the file's order.
+
+    Attributes:
+        file: where they come from.
+        file_names: R names.
+        scores: over K classes; of sparse ones K is the largest id + 1, or the number of names.
+        num_classes: K where the file says how many classes there are, else None.
+        class_names: K names, or None.
+    """
+
+    file: Path
+    file_names: list[str]
+    scores: DenseScores | SparseScores
+    num_classes: int | None
+    class_names: list[str] | None = None
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Read predictions; a Parquet file is known by its first bytes.
+
+    Raises:
+        DataError: missing, damaged, without a needed column; scores that are not finite; listed
+            scores below 0; a class id below 0, or twice in an image; lists of different lengths.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.exists() else "no such file"
+        raise DataError(what, file=path, remedy="Give a TSV or a Parquet file of scores.")
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    if head == b"PAR1":
+        return _parquet(path)
+    if path.suffix.lower() in (".parquet", ".pq"):
+        raise DataError("is not a Parquet file", file=path, remedy="Write it again.")
+    return _tsv(path)
+
+
+def _tsv(path: Path) -> Predictions:
+    from relabel.multilabel.tsv import read_tsv
+
+    table = read_tsv(path)
+    names = list(table.file_names)
+    scores = _sparse(path, names, table.offsets, table.ids, table.probs, None)
+    return Predictions(path, names, scores, None)
+
+
+def _parquet(path: Path) -> Predictions:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Without memory mapping, so that a file on a network share fails here and not later.
+        with pq.ParquetFile(path) as file:
+            return _records(path, file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"cannot be read as Parquet: {error}",
+            file=path,
+            remedy="The file may be cut off; write it again.",
+        ) from error
+
+
+def _records(path: Path, file: pq.ParquetFile) -> Predictions:
+    known = file.schema_arrow.names
+    name_column = _column(path, known, FILE_COLUMNS, "file names")
+    score_column = _column(path, known, SCORE_COLUMNS, "scores")
+    id_column = next((c for c in ID_COLUMNS if c in known), None)
+    class_names = _class_names(path, file.schema_arrow.metadata or {})
+    gathered = _Sparse() if id_column else _Dense(file.metadata.num_rows)
+    columns = [c for c in (name_column, score_column, id_column) if c]
+    names: list[str] = []
+    for batch in file.iter_batches(_BATCH, columns=columns):
+        first = len(names)
+        names += batch.column(name_column).to_pylist()
+        if any(not isinstance(name, str) or not name for name in names[first:]):
+            raise DataError(f"column {name_column!r} has an entry that is no text", file=path)
+        values, offsets = _lists(path, score_column, batch.column(score_column), names[first:])
+        if not np.issubdtype(values.dtype, np.floating):
+            values = _as_float(path, score_column, values)
+        if isinstance(gathered, _Dense):
+            gathered.add(path, first, names[first:], values, offsets)
+            continue
+        assert id_column is not None
+        ids, id_offsets = _lists(path, id_column, batch.column(id_column), names[first:])
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise DataError(
+                f"column {id_column!r} does not hold whole numbers",
+                file=path,
+                remedy="Class ids are 0-based positions.",
+            )
+        unequal = np.flatnonzero(np.diff(offsets) != np.diff(id_offsets))
+        if len(unequal):
+            row = int(unequal[0])
+            raise DataError(
+                f"{np.diff(id_offsets)[row]} classes and {np.diff(offsets)[row]} scores",
+                file=path,
+                record=f"image {names[first + row]!r}",
+                remedy="Give a score for every class.",
+            )
+        gathered.add(ids, values, np.diff(offsets))
+    if isinstance(gathered, _Dense):
+        return _dense(path, names, gathered, class_names)
+    scores = _sparse(path, names, *gathered.columns(), class_names)
+    count = None if class_names is None else len(class_names)
+    return Predictions(path, names, scores, count, class_names)
+
+
+class _Dense:
+    """Rows of equal length, in one matrix from the start: two would not fit as easily."""
+
+    def __init__(self, records: int) -> None:
+        self.records = records
+        self.matrix: np.ndarray | None = None
+
+    def add(
+        self, path: Path, first: int, names: list[str], values: np.ndarray, offsets: np.ndarray
+    ) -> None:
+        lengths = np.diff(offsets)
+        if not len(lengths):
+            return
+        if self.matrix is None:
+            self.matrix = np.empty((self.records, int(lengths[0])), dtype=values.dtype)
+        odd = np.flatnonzero(lengths != self.matrix.shape[1])
+        if len(odd):
+            raise DataError(
+                f"has {lengths[odd[0]]} scores, the first image {self.matrix.shape[1]}",
+                file=path,
+                record=f"image {names[int(odd[0])]!r}",
+                remedy="Give every image a score for every class, or a column of class ids.",
+            )
+        self.matrix[first : first + len(names)] = values.reshape(len(names), -1)
+
+
+class _Sparse:
+    def __init__(self) -> None:
+        self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, ids: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
+        self.parts.append((counts, ids, values))
+
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets, ids and scores of all records."""
+        if not self.parts:
+            return np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        counts, ids, values = (np.concatenate(part) for part in zip(*self.parts, strict=True))
+        return offsets_of(counts), ids, values
+
+
+def _dense(
+    path: Path, names: list[str], rows: _Dense, class_names: list[str] | None
+) -> Predictions:
+    matrix = rows.matrix if rows.matrix is not None else np.zeros((0, 1), np.float32)
+    if not matrix.shape[1]:
+        raise DataError("the lists of scores are empty", file=path)
+    for first in range(0, len(matrix), _BATCH):
+        bad = np.argwhere(~np.isfinite(matrix[first : first + _BATCH]))
+        if len(bad):
+            row, label = (int(v) for v in bad[0])
+            raise _not_finite(path, names[first + row], label, matrix[first + row, label])
+    if class_names is not None and len(class_names) != matrix.shape[1]:
+        raise DataError(
+            f"has {len(class_names)} class names and {matrix.shape[1]} scores per image", file=path
+        )
+    return Predictions(path, names, DenseScores(matrix), matrix.shape[1], class_names)
+
+
+def _sparse(
+    path: Path,
+    names: Sequence[str],
+    offsets: np.ndarray,
+    ids: np.ndarray,
+    probs: np.ndarray,
+    class_names: list[str] | None,
+) -> SparseScores:
+    ids = ids.astype(np.int64)
+
+    def image(at: int) -> str:
+        return names[int(np.searchsorted(offsets, at, side="right")) - 1]
+
+    if len(bad := np.flatnonzero(~np.isfinite(probs))):
+        at = int(bad[0])
+        raise _not_finite(path, image(at), int(ids[at]), probs[at])
+    if len(bad := np.flatnonzero(probs < 0)):
+        raise DataError(
+            f"the score {probs[bad[0]]:g} of class {ids[bad[0]]} is below 0",
+            file=path,
+            record=f"image {image(int(bad[0]))!r}",
+            remedy="Classes that are not listed score 0; give probabilities, or every class.",
+        )
+    known = None if class_names is None else len(class_names)
+    wrong = (ids < 0) | (ids >= (known or np.iinfo(np.int64).max))
+    if len(bad := np.flatnonzero(wrong)):
+        raise DataError(
+            f"class id {ids[bad[0]]} is out of range",
+            file=path,
+            record=f"image {image(int(bad[0]))!r}",
+            remedy="Class ids are whole numbers from 0"
+            + (f" to {known - 1}." if known else " on."),
+        )
+    rows = np.repeat(np.arange(len(names)), np.diff(offsets))
+    order = np.lexsort((ids, rows))
+    twice = (np.diff(rows[order]) == 0) & (np.diff(ids[order]) == 0)
+    if twice.any():
+        at = int(order[int(np.flatnonzero(twice)[0])])
+        raise DataError(
+            f"class id {ids[at]} is listed twice", file=path, record=f"image {image(at)!r}"
+        )
+    return SparseScores(offsets, ids, probs, known or int(ids.max(initial=0)) + 1)
+
+
+def _lists(
+    path: Path, column: str, array: pa.Array, names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and int64 offsets of a column of lists."""
+    import pyarrow as pa
+
+    kind = array.type
+    fixed = pa.types.is_fixed_size_list(kind)
+    if not (fixed or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise DataError(f"column {column!r} holds {kind}, not lists", file=path)
+    flat = array.flatten()
+    if array.null_count or flat.null_count:
+        lists = array.to_pylist()
+        row = next(i for i, v in enumerate(lists) if v is None or None in v)
+        raise DataError(
+            f"column {column!r} has a missing value",
+            file=path,
+            record=f"image {names[row]!r}",
+            remedy="Fill it in or leave the image out.",
+        )
+    if fixed:
+        offsets = np.arange(len(array) + 1) * kind.list_size
+    else:
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        offsets = offsets - offsets[0]
+    return flat.to_numpy(zero_copy_only=False), offsets
+
+
+def _as_float(path: Path, column: str, values: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"column {column!r} does not hold numbers", file=path)
+    return values.astype(np.float64)
+
+
+def _column(path: Path, known: list[str], wanted: tuple[str, ...], what: str) -> str:
+    found = next((name for name in wanted if name in known), None)
+    if found is None:
+        raise DataError(
+            f"has no column of {what}, only {', '.join(known)}",
+            file=path,
+            remedy=f"Call it {', '.join(wanted[:-1])} or {wanted[-1]}.",
+        )
+    return found
+
+
+def _class_names(path: Path, metadata: dict[bytes, bytes]) -> list[str] | None:
+    for key in NAME_KEYS:
+        try:
+            value: Any = json.loads(metadata.get(key, b"null"))
+        except ValueError as error:
+            raise DataError(f"metadata {key.decode()!r} is not JSON", file=path) from error
+        if isinstance(value, dict):
+            value = value.get("class_names")
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            return value or None
+    return None
+
+
+def _not_finite(path: Path, name: str, label: int, value: Any) -> DataError:
+    return DataError(
+        f"the score of class {label} is {value}",
+        file=path,
+        record=f"image {name!r}",
+        remedy="Scores must be finite numbers.",
+    )

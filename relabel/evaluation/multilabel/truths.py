@@ -1,0 +1,325 @@
+"""The classes that are in each image, from the files they come in.
+
+- ``real``: ReaL's ``real.json`` (Beyer et al., "Are we done with ImageNet?"): list ``i``, from 0,
+  belongs to ``ILSVRC2012_val_{i + 1:08d}.JPEG``; class ids are 0-based. An empty list says that
+  nothing is known about the image.
+- ``inv2``: multi-labels of ImageNetV2, an object of file name: list of class ids as strings.
+- ``imagenetv2``: the folder of ImageNetV2 itself. The name of each image's folder *is* its class:
+  ``10`` is class 10, although it sorts before ``2``.
+- ``coco``, ``voc``: a detection set; its boxes' categories. Classes go by their position among the
+  categories sorted by id, those marked ``ignore`` left out. An ``iscrowd`` region shows that the
+  class is there, so it counts. As in VOC's classification task, a class of which an image has
+  only ``difficult`` objects (COCO: ``ignore``) is ignored in that image.
+- ``tsv``: the project's released format; the classes from a threshold on, and the original label.
+
+Shape legend: ``N`` images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from relabel.datasets.coco_decode import collector_off, read_bytes
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.errors import ConfigError, DataError, did_you_mean
+from relabel.evaluation.multilabel.classlists import ClassLists
+
+IMAGENET_CLASSES = 1000
+_REAL_LISTS = 50_000
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, eq=False)
+class Truths:
+    """True classes of N images.
+
+    Attributes:
+        file: where they come from, for messages.
+        format: a key of `FORMATS`.
+        file_names: N names, relative, with forward slashes.
+        labels: true classes per image, 0-based; an image without any is not evaluated.
+        ignored: classes that are neither true nor false in an image.
+        space: the classes by position, where the format says which there are.
+        imagenet: whether classes are ImageNet's.
+        notes: what the user should know about the file.
+    """
+
+    file: Path
+    format: str
+    file_names: list[str]
+    labels: ClassLists
+    ignored: ClassLists | None = None
+    space: LabelSpace | None = None
+    imagenet: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read_truths(path: str | Path, format: str | None = None, *, threshold: float = 0.5) -> Truths:
+    """Read the true classes.
+
+    Args:
+        path: file or folder.
+        format: a key of `FORMATS`; default found out from the content.
+        threshold: of a TSV, the least probability of a true class.
+
+    Raises:
+        ConfigError: unknown format.
+        DataError: missing or damaged, of no known format, or a class id that is none.
+    """
+    path = Path(path).expanduser()
+    if format is not None and format not in FORMATS:
+        raise ConfigError(f"unknown truth format {format!r}", remedy=did_you_mean(format, FORMATS))
+    if not path.exists():
+        raise DataError("no such file or folder", file=path, remedy="Check the path.")
+    kind = format or detect(path)
+    if kind == "tsv":
+        return _tsv(path, threshold)
+    return FORMATS[kind](path)
+
+
+def detect(path: Path) -> str:
+    """The format of a file or folder, from what is in it.
+
+    Raises:
+        DataError: none of the known ones.
+    """
+    if path.is_dir():
+        if any(next(path.glob(g), None) for g in ("Annotations", "*.xml", "VOC*/Annotations")):
+            return "voc"
+        folders = [p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        if folders and all(re.fullmatch(r"\d+", name) for name in folders):
+            return "imagenetv2"
+        return "coco"
+    if path.suffix.lower() == ".xml" or path.parent.name == "Main":
+        return "voc"
+    with path.open("rb") as stream:
+        head = stream.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head[:1] == b"[":
+        return "real"
+    if head[:1] == b"{":
+        fields = _decode(path, dict[str, msgspec.Raw])
+        return "coco" if {"images", "annotations"} <= set(fields) else "inv2"
+    if head[:1] == b"<":
+        return "voc"
+    if b"\t" in head:
+        return "tsv"
+    raise DataError(
+        "is none of the known kinds of truth",
+        file=path,
+        remedy=f"Give real.json, a multi-label JSON, COCO, VOC or a TSV ({', '.join(FORMATS)}).",
+    )
+
+
+def _decode(path: Path, kind: Any) -> Any:
+    data = read_bytes(path)
+    try:
+        with collector_off():
+            return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at ")
+        raise DataError(
+            message[:1].lower() + message[1:].replace("`", "'"),
+            file=path,
+            record=where.strip("`").removeprefix("$").removeprefix(".") or None,
+            remedy="Correct the record, or name the format with --truth-format.",
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(
+            f"is not valid JSON: {error}",
+            file=path,
+            remedy="The file may be cut off; write or download it again.",
+        ) from error
+
+
+def _real(path: Path) -> Truths:
+    lists = _decode(path, list[list[int]])
+    notes = []
+    if len(lists) != _REAL_LISTS:
+        notes.append(f"{path} holds {len(lists)} lists; ReaL has {_REAL_LISTS}")
+    names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, len(lists) + 1)]
+    for i, ids in enumerate(lists):
+        if any(k < 0 for k in ids):
+            raise _bad_class(path, f"list {i} ({names[i]})", min(ids))
+    return Truths(path, "real", names, ClassLists.from_lists(lists), imagenet=True, notes=notes)
+
+
+def _inv2(path: Path) -> Truths:
+    content = _decode(path, dict[str, list[str | int]])
+    lists = []
+    for name, ids in content.items():
+        try:
+            lists.append([int(k) for k in ids])
+        except ValueError:
+            bad = next(k for k in ids if not re.fullmatch(r"\s*[+-]?\d+\s*", str(k)))
+            raise _bad_class(path, f"image {name!r}", bad) from None
+        if any(k < 0 for k in lists[-1]):
+            raise _bad_class(path, f"image {name!r}", min(lists[-1]))
+    return Truths(path, "inv2", list(content), ClassLists.from_lists(lists), imagenet=True)
+
+
+def _imagenetv2(path: Path) -> Truths:
+    names, classes = [], []
+    folders = sorted(
+        (p for p in path.iterdir() if p.is_dir() and p.name.isdecimal()), key=lambda p: int(p.name)
+    )
+    for folder in folders:
+        files = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
+        names += [f"{folder.name}/{name}" for name in files]
+        classes += [[int(folder.name)]] * len(files)
+    if not names:
+        raise DataError(
+            "no images in folders named by class number",
+            file=path,
+            remedy="Point at the folder that holds 0/ to 999/.",
+        )
+    return Truths(path, "imagenetv2", names, ClassLists.from_lists(classes), imagenet=True)
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int
+    file_name: str | None = None
+    coco_url: str | None = None
+
+
+class _CocoCategory(msgspec.Struct, gc=False):
+    id: int
+    name: str
+    ignore: bool | int | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    ignore: bool | int | None = None
+
+
+class _Coco(msgspec.Struct, gc=False):
+    images: list[_Image]
+    categories: list[_CocoCategory]
+    annotations: list[_Annotation]
+
+
+def _coco(path: Path) -> Truths:
+    """Boxes do not matter here, so files are read without the dataset reader's checks of them."""
+    from relabel.datasets.coco_layout import find_annotations
+
+    file = find_annotations(path, split=None, annotations=None)
+    content = _decode(file, _Coco)
+    try:
+        space = LabelSpace(
+            file.stem,
+            tuple(
+                Category(c.id, c.name, ignore=bool(c.ignore))
+                for c in sorted(content.categories, key=lambda c: c.id)
+            ),
+        )
+    except DataError as error:
+        raise DataError(error.message, file=file, remedy=error.remedy) from error
+    names: list[str] = []
+    row_of: dict[int, int] = {}
+    for image in content.images:
+        # LVIS gives no file_name; the last two parts of the address are split and file.
+        name = image.file_name or "/".join((image.coco_url or "").rsplit("/", 2)[-2:])
+        if not name or image.id in row_of:
+            what = "appears twice" if image.id in row_of else "has no file_name"
+            raise DataError(what, file=file, record=f"image {image.id}", remedy="Correct it.")
+        row_of[image.id] = len(names)
+        names.append(name)
+    position = space.index_by_id
+    rows = np.fromiter(
+        (row_of.get(a.image_id, -1) for a in content.annotations),
+        np.int64,
+        len(content.annotations),
+    )
+    classes = np.fromiter(
+        (position.get(a.category_id, -1) for a in content.annotations), np.int64, len(rows)
+    )
+    for values, what in ((rows, "image"), (classes, "category")):
+        if len(bad := np.flatnonzero(values < 0)):
+            annotation = content.annotations[int(bad[0])]
+            raise DataError(
+                f"{what}_id {getattr(annotation, what + '_id')} is not in the file",
+                file=file,
+                record=f"annotations[{int(bad[0])}]",
+                remedy=f"Add the {what} or remove the annotation.",
+            )
+    doubtful = np.fromiter((bool(a.ignore) for a in content.annotations), bool, len(rows))
+    return _from_boxes(file, "coco", names, space, rows, classes, doubtful)
+
+
+def _voc(path: Path) -> Truths:
+    """A folder, an image set ``ImageSets/Main/{split}.txt``, or a single XML file."""
+    from relabel.datasets.registry import read_dataset
+
+    folder, split, stem = path, None, None
+    if path.is_file() and path.suffix.lower() == ".txt":
+        folder, split = path.parents[2], path.stem
+    elif path.is_file():
+        folder, stem = path.parent, path.stem
+        if folder.name.lower() == "annotations":
+            folder = folder.parent
+    dataset = read_dataset(folder, "voc", split=split)
+    if stem is not None:
+        found = [i for i, n in enumerate(dataset.images.file_name) if Path(n).stem == stem]
+        dataset = dataset.subset(found)
+    boxes = dataset.boxes
+    names = list(dataset.images.file_name)
+    return _from_boxes(path, "voc", names, dataset.space, boxes.image, boxes.category, boxes.ignore)
+
+
+def _from_boxes(
+    file: Path,
+    format: str,
+    names: list[str],
+    space: LabelSpace,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    doubtful: np.ndarray,
+) -> Truths:
+    learned = classes < space.num_classes
+    sure = learned & ~doubtful
+    labels = ClassLists.from_pairs(rows[sure], classes[sure], len(names))
+    unsure = learned & doubtful
+    ignored = ClassLists.from_pairs(rows[unsure], classes[unsure], len(names)).without(labels)
+    return Truths(file, format, names, labels, ignored, space)
+
+
+def _tsv(path: Path, threshold: float) -> Truths:
+    from relabel.multilabel.tsv import read_tsv
+
+    table = read_tsv(path)
+    rows = np.repeat(np.arange(len(table.file_names)), np.diff(table.offsets))
+    sure = table.probs >= np.float32(threshold)
+    given = np.flatnonzero(table.gt >= 0)
+    labels = ClassLists.from_pairs(
+        np.concatenate([rows[sure], given]),
+        np.concatenate([table.ids[sure], table.gt[given]]),
+        len(table.file_names),
+    )
+    return Truths(path, "tsv", list(table.file_names), labels)
+
+
+def _bad_class(path: Path, record: str, value: object) -> DataError:
+    return DataError(
+        f"class id {value!r} is not a whole number from 0 on",
+        file=path,
+        record=record,
+        remedy="Class ids are ImageNet's, 0 to 999.",
+    )
+
+
+FORMATS: dict[str, Callable[..., Truths]] = {
+    "real": _real,
+    "inv2": _inv2,
+    "imagenetv2": _imagenetv2,
+    "coco": _coco,
+    "voc": _voc,
+    "tsv": _tsv,
+}
