@@ -1,0 +1,160 @@
+"""``relabel classify``: a classifier's scores on images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relabel.errors import ConfigError, Problems
+from relabel.workspace.progress import message
+
+from ._options import (
+    GroupedCommand,
+    catalogue_of,
+    resolve_backbone,
+    runtime_of,
+    runtime_options,
+    tell_problems,
+)
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("model")
+@click.option(
+    "--images", type=click.Path(file_okay=False, path_type=Path), metavar="ROOT", help="Folder."
+)
+@click.option("--dataset", metavar="NAME|PATH", help="Images of a detection set instead.")
+@click.option("--format", help="Its format, where it is a path.")
+@click.option("--split", help="Its split; default what relabel.toml names for --part.")
+@click.option(
+    "--part",
+    type=click.Choice(("train", "val", "test")),
+    default="train",
+    show_default=True,
+    help="Which images of a dataset of relabel.toml.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="FILE.parquet or FILE.tsv.",
+)
+@click.option(
+    "--top", type=click.IntRange(0), default=0, show_default=True, help="Classes kept; 0: all."
+)
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Least probability that is kept.",
+)
+@click.option(
+    "--scores",
+    type=click.Choice(("auto", "sigmoid", "softmax")),
+    default="auto",
+    show_default=True,
+    help="Logits to probabilities; auto goes by how the classifier was trained.",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(0),
+    default=0,
+    help="Side in pixels that a published network sees. [its own]",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "auto", "bf16", "fp16")),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the forward pass.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print file and counts as JSON.")
+@runtime_options
+def cli(
+    model: str,
+    images: Path | None,
+    dataset: str | None,
+    format: str | None,
+    split: str | None,
+    part: Any,
+    out: Path,
+    top: int,
+    min_score: float,
+    scores: str,
+    image_size: int,
+    batch_size: int,
+    precision: str,
+    overwrite: bool,
+    as_json: bool,
+    **params: Any,
+) -> None:
+    """Write the class probabilities of images by MODEL, for `relabel evaluate multilabel`.
+
+    MODEL is a folder of `relabel train-classifier`, a transformers classifier (hub id or folder)
+    or a torchvision model name. Parquet has the scores of all classes, or with --top or
+    --min-score class ids and probabilities; TSV is the format of multi-labels.
+    """
+    if (images is None) == (dataset is None):
+        raise click.UsageError("give either --images or --dataset")
+    if split is not None and part != "train":
+        raise click.UsageError("give either --split or --part")
+    if out.suffix not in (".parquet", ".tsv"):
+        raise click.UsageError(f"--out {out} must end in .parquet or .tsv")
+    if out.exists() and not overwrite:
+        raise ConfigError("is there already", file=out, remedy="Add --overwrite to replace it.")
+    from dataclasses import replace
+
+    from relabel.multilabel import classifier_inputs as inputs
+    from relabel.multilabel.classifier import predict
+    from relabel.multilabel.classifier_data import BadImages
+    from relabel.multilabel.classifier_model import load_classifier
+    from relabel.multilabel.classifier_predictions import write_predictions
+    from relabel.training.loop import resolve_device
+    from relabel.training.memory import keep_freed_memory
+
+    catalogue = catalogue_of(params)
+    runtime = runtime_of(params, catalogue.table("runtime"))
+    problems = Problems(runtime.skip_bad)
+    if images is not None:
+        labelled = inputs.read_images(images, None, None, problems)
+    else:
+        assert dataset is not None
+        labelled = inputs.read_detections(catalogue.resolve(dataset, format, split), part, problems)
+    keep_freed_memory()
+    name = resolve_backbone(model, Path.cwd(), what="classifier", option="MODEL")
+    classifier = load_classifier(name, image_size=image_size)
+    if scores != "auto":
+        classifier.spec = replace(classifier.spec, activation=scores)
+    bad = BadImages() if runtime.skip_bad else None
+    done = write_predictions(
+        out,
+        labelled,
+        classifier.spec,
+        predict(
+            classifier.to(resolve_device(runtime.device)),
+            labelled,
+            runtime,
+            batch_size=batch_size,
+            precision=precision,
+            bad=bad,
+        ),
+        top=top,
+        min_score=min_score,
+    )
+    if bad is not None:
+        bad.report(problems)
+    tell_problems(problems, runtime.quiet)
+    if as_json:
+        skipped = 0 if bad is None else len(bad)
+        click.echo(json.dumps({"predictions": str(out), "images": done, "unreadable": skipped}))
+        return
+    click.echo(str(out))
+    message(f"{done} images, {len(classifier.spec.classes)} classes", quiet=runtime.quiet)

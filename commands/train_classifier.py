@@ -1,0 +1,235 @@
+"""``relabel train-classifier``: an image classifier on soft multi-labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relabel.errors import ConfigError, Problems
+from relabel.multilabel.classifier_settings import PRESETS, ClassifierSettings
+from relabel.workspace.progress import message
+
+from ._options import (
+    GroupedCommand,
+    catalogue_of,
+    resolve_backbone,
+    runtime_of,
+    runtime_options,
+    seed_of,
+    settings_of,
+    settings_options,
+    tell_problems,
+)
+
+if TYPE_CHECKING:
+    from relabel.datasets.catalogue import Catalogue
+    from relabel.multilabel.classifier_data import LabelledImages
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(cls=GroupedCommand)
+@click.option("--images", type=_FOLDER, metavar="ROOT", help="Folder of images.")
+@click.option(
+    "--labels",
+    type=_PATH,
+    metavar="FILE",
+    help="TSV of multi-labels; without it an image's folder is its only label.",
+)
+@click.option(
+    "--classes", metavar="FILE", help="The classes in order, where the folders do not tell them."
+)
+@click.option(
+    "--dataset",
+    metavar="NAME|PATH",
+    help="Detection set to train on instead: the classes of an image are those of its boxes.",
+)
+@click.option("--format", help="Format of the detection sets, where they are paths.")
+@click.option("--split", help="Split of --dataset to train on; default the one of relabel.toml.")
+@click.option("-o", "--out", type=_FOLDER, help="Folder of the classifier. [runs/classifiers/NAME]")
+@click.option(
+    "--validate",
+    metavar="ROOT",
+    help="Images to measure on: a folder, or with --dataset a detection set (default its val).",
+)
+@click.option(
+    "--validate-labels",
+    type=_PATH,
+    metavar="FILE",
+    help="Their true classes: TSV, real.json, INv2-ML, COCO or VOC; default their folders.",
+)
+@click.option("--validate-split", help="Split of the detection set given to --validate.")
+@click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print folder and metrics as JSON.")
+@settings_options(ClassifierSettings, heading="Training", leave_out=("seed",))
+@runtime_options
+def cli(
+    images: Path | None,
+    labels: Path | None,
+    classes: str | None,
+    dataset: str | None,
+    format: str | None,
+    split: str | None,
+    out: Path | None,
+    validate: str | None,
+    validate_labels: Path | None,
+    validate_split: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **params: Any,
+) -> None:
+    """Train a transformers or torchvision classifier on images with several labels each.
+
+    `--loss bce` learns the soft multi-labels; `softmax` and `smoothing` learn the original label
+    with the same recipe, for comparison. The same command resumes an interrupted training at the
+    exact step; torchrun and accelerate launch share it among several GPUs. `relabel classify` and
+    transformers load the result.
+    """
+    if (images is None) == (dataset is None):
+        raise click.UsageError("give either --images or --dataset")
+    if labels is not None and images is None:
+        raise click.UsageError("--labels belongs to --images; a detection set has its own")
+    if validate_labels is not None and (validate is None or images is None):
+        raise click.UsageError("--validate-labels belongs to --images and --validate")
+    catalogue = catalogue_of(params)
+    runtime = runtime_of(params, catalogue.table("runtime"))
+    preset = params["preset"] or ClassifierSettings.preset
+    settings = settings_of(
+        ClassifierSettings,
+        params,
+        table=PRESETS[preset],
+        where=f"preset {preset}",
+        seed=seed_of(params, catalogue.table("runtime")),
+        model=_model_of(params["model"]),
+    )
+    problems = Problems(runtime.skip_bad)
+    train, val = _inputs(
+        catalogue, problems,
+        images=images, labels=labels, classes=classes, dataset=dataset, format=format, split=split,
+        validate=validate, validate_labels=validate_labels, validate_split=validate_split,
+    )  # fmt: skip
+    folder = out or Path("runs") / "classifiers" / train.name
+    metrics = _train(train, val, folder, settings, runtime, problems, overwrite)
+    tell_problems(problems, runtime.quiet)
+    if as_json:
+        click.echo(json.dumps({"classifier": str(folder), **metrics}))
+        return
+    click.echo(str(folder))
+    if metrics["skipped"]:
+        message(f"{metrics['skipped']} images without a label were skipped", quiet=runtime.quiet)
+    for name, value in (metrics["validation"] or [{}])[-1].items():
+        if name not in ("step", "images"):
+            message(f"validation {name}: {value:.4f}", quiet=runtime.quiet)
+
+
+def _train(
+    train: LabelledImages,
+    val: LabelledImages | None,
+    folder: Path,
+    settings: ClassifierSettings,
+    runtime: Any,
+    problems: Problems,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
+    from relabel.align.plan import backbone_identities
+    from relabel.align.run import files_in
+    from relabel.multilabel.classifier import METRICS_FILE, process_rank
+    from relabel.workspace.stage import Stage
+
+    rank, world = process_rank()
+    model = backbone_identities(settings.model).get(settings.model, settings.model)
+    stage = Stage(
+        f"classifier on {train.name}",
+        folder,
+        settings={**settings.result_dict(), "model": model},
+        inputs={"train": train.fingerprint()},
+    )
+    status = stage.status()
+    if status == "changed" and not overwrite:
+        raise stage.changed_error()
+    if status == "done":
+        message("Trained already.", quiet=runtime.quiet)
+        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        if val is not None and not metrics["validation"]:
+            metrics["validation"] = [_measured(folder, val, runtime)]
+        return metrics
+    from relabel.multilabel.classifier import train_classifier
+
+    if rank == 0:
+        stage.begin(overwrite=status == "changed")
+    try:
+        if world > 1:
+            _wait_for_everyone(runtime.device)
+        metrics = train_classifier(
+            train, folder, settings, runtime, validation=val, problems=problems
+        )
+        if rank == 0:
+            stage.finish(files_in(folder))
+    finally:
+        if rank == 0:
+            stage.release()
+    return metrics
+
+
+def _measured(folder: Path, val: LabelledImages, runtime: Any) -> dict[str, float]:
+    from relabel.multilabel.classifier import measure_classifier
+    from relabel.multilabel.classifier_model import load_classifier
+    from relabel.training.loop import resolve_device
+
+    model = load_classifier(folder).to(resolve_device(runtime.device))
+    return measure_classifier(model, val, runtime)
+
+
+def _wait_for_everyone(device: str) -> None:
+    from accelerate import PartialState
+
+    PartialState(cpu=device == "cpu").wait_for_everyone()
+
+
+def _inputs(
+    catalogue: Catalogue,
+    problems: Problems,
+    *,
+    images: Path | None,
+    labels: Path | None,
+    classes: str | None,
+    dataset: str | None,
+    format: str | None,
+    split: str | None,
+    validate: str | None,
+    validate_labels: Path | None,
+    validate_split: str | None,
+) -> tuple[LabelledImages, LabelledImages | None]:
+    """Training images, and those to validate on."""
+    from relabel.multilabel import classifier_inputs as inputs
+
+    if images is not None:
+        train = inputs.read_images(images, labels, classes, problems)
+        if validate is None:
+            return train, None
+        root = Path(validate)
+        return train, inputs.read_validation(root, validate_labels, classes, train, problems)
+    assert dataset is not None
+    entry = catalogue.resolve(dataset, format, split)
+    train = inputs.read_detections(entry, "train", problems)
+    val = None
+    if validate is not None or validate_split is not None:
+        other = catalogue.resolve(validate or dataset, format, validate_split)
+        val = inputs.read_detections(other, "train", problems)
+    elif entry.has("val"):
+        val = inputs.read_detections(entry, "val", problems)
+    return train, None if val is None else inputs.in_classes_of(val, train)
+
+
+def _model_of(name: str | None) -> str | None:
+    """A local folder's absolute path, else the name itself."""
+    if name is None:
+        return None
+    if not name.strip():
+        raise ConfigError("--model is empty")
+    return resolve_backbone(name, Path.cwd(), what="classifier", option="--model")
