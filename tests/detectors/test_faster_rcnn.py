@@ -17,29 +17,13 @@ from relabel.detectors.faster_rcnn import inside_ignored, resized, stack_images
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import TrainingBatches, train_specialist
 from relabel.errors import DataError
-from relabel.settings import Runtime
-from tests.lat.world import make_world, tiny_backbone
-
-RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
+from tests.detectors.tiny import RUNTIME, assert_resumes, tiny_detector
+from tests.lat.world import make_world
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> SpecialistSettings:
-    return SpecialistSettings(
-        backbone=str(tiny_backbone(tmp_path_factory.mktemp("backbone"))),
-        frozen_stride=0,
-        backbone_lr_scale=1.0,
-        image_size=96,
-        fpn_strides=(4, 8, 16),
-        fpn_channels=32,
-        head_channels=64,
-        rois_per_image=32,
-        rpn_proposals=100,
-        steps=150,
-        lr=2e-3,
-        precision="fp32",
-        color_jitter=0.1,
-    )
+    return tiny_detector(tmp_path_factory.mktemp("backbone"), steps=150)
 
 
 @pytest.mark.slow
@@ -75,23 +59,12 @@ def test_an_interrupted_specialist_ends_with_the_same_weights(
 ) -> None:
     data = make_world(tmp_path / "data", images=6).target
     short = replace(settings, steps=6, checkpoint_every=0.0)
-    whole = train_specialist(data, tmp_path / "whole", short, RUNTIME)
-    real = TrainingBatches.__call__
-
-    def dies(self: TrainingBatches, step: int) -> object:
-        if step == 4:
-            raise KeyboardInterrupt
-        return real(self, step)
-
-    monkeypatch.setattr(TrainingBatches, "__call__", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train_specialist(data, tmp_path / "cut", short, RUNTIME)
-    assert not (tmp_path / "cut" / "config.json").exists()
-    monkeypatch.setattr(TrainingBatches, "__call__", real)
-    cut = train_specialist(data, tmp_path / "cut", short, RUNTIME)
-    for name in ("model.safetensors", "config.json", "training.json"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not (cut / "checkpoint").exists()
+    assert_resumes(
+        lambda name: train_specialist(data, tmp_path / name, short, RUNTIME),
+        TrainingBatches,
+        4,
+        monkeypatch,
+    )
 
 
 def test_boxes_and_ignore_regions_follow_flip_and_scale(

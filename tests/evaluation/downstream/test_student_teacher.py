@@ -27,7 +27,7 @@ from relabel.evaluation.downstream.student_teacher import (
     train_student_teacher,
     without_boxes,
 )
-from tests.evaluation.downstream.tiny import FAMILIES, RUNTIME, tiny_detector
+from tests.detectors.tiny import FAMILIES, RUNTIME, assert_resumes, tiny_detector
 from tests.lat.world import World, make_world
 
 # The teacher of a few steps is sure of nothing; at 0.02 it labels something, mostly wrong.
@@ -35,13 +35,9 @@ EAGER = DownstreamSettings(burn_in=0.25, teacher_threshold=0.02)
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> SpecialistSettings:
-    return tiny_detector(tmp_path_factory.mktemp("backbone"), steps=8, batch_size=2)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"), images=6)
+def detector(detector: SpecialistSettings) -> SpecialistSettings:
+    """Of a batch, one image of each kind."""
+    return replace(detector, batch_size=2)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -290,23 +286,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
             world.target, {"loose": world.source}, tmp_path / name, often, EAGER, RUNTIME
         )
 
-    whole = train("whole")
-    real = TeacherBatches.__call__
-
-    def dies(self: TeacherBatches, step: int) -> Any:
-        if step == dies_at:
-            raise KeyboardInterrupt
-        return real(self, step)
-
-    monkeypatch.setattr(TeacherBatches, "__call__", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train("cut")
-    assert not (tmp_path / "cut" / "config.json").exists()
-    monkeypatch.setattr(TeacherBatches, "__call__", real)
-    cut = train("cut")
-    for name in ("model.safetensors", "config.json", "training.json"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not (cut / "checkpoint").exists()
+    assert_resumes(train, TeacherBatches, dies_at, monkeypatch)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,20 +25,10 @@ from relabel.evaluation.downstream.unified import (
     joint_space,
     train_unified,
 )
-from tests.evaluation.downstream.tiny import FAMILIES, RUNTIME, tiny_detector
+from tests.detectors.tiny import FAMILIES, RUNTIME, assert_resumes, tiny_detector
 from tests.lat.world import World, make_world
 
 HALF = DownstreamSettings(target_share=0.5)
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> SpecialistSettings:
-    return tiny_detector(tmp_path_factory.mktemp("backbone"), steps=8, batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"), images=6)
 
 
 def unified_batches(world: World, steps: int, detector: SpecialistSettings) -> UnifiedBatches:
@@ -210,23 +199,9 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
             evaluate=evaluate,
         )
 
-    whole = train("whole")
-    assert seen == [world.target.space] * 2
-    real = UnifiedBatches.__call__
-
-    def dies(self: UnifiedBatches, step: int) -> Any:
-        if step == 3:
-            raise KeyboardInterrupt
-        return real(self, step)
-
-    monkeypatch.setattr(UnifiedBatches, "__call__", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train("cut")
-    assert not (tmp_path / "cut" / "config.json").exists()
-    monkeypatch.setattr(UnifiedBatches, "__call__", real)
-    cut = train("cut")
-    for name in ("model.safetensors", "config.json", "training.json"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    assert_resumes(train, UnifiedBatches, 3, monkeypatch)
+    # After steps 2 and 4, the cut one's second half on its own.
+    assert seen == [world.target.space] * 4
 
 
 @pytest.mark.slow

@@ -1,0 +1,19 @@
+"""The world of blocks and the detector that the trainings of arms share."""
+
+from __future__ import annotations
+
+import pytest
+
+from relabel.detectors.settings import SpecialistSettings
+from tests.detectors.tiny import tiny_detector
+from tests.lat.world import World, make_world
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> SpecialistSettings:
+    return tiny_detector(tmp_path_factory.mktemp("backbone"), steps=8, batch_size=4)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), images=6)
