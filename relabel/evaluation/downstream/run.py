@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,17 +209,20 @@ class _Job:
 
     def _label(self, arm: Arm) -> None:
         """The sources as an arm sees them; an arm that cannot run here is noted with its reason."""
-        if "sam3" in arm.needs:
-            from relabel.detectors.sam3 import why_unavailable
-
-            reason = why_unavailable(self.request.pipeline.sam3.model)
-            if reason is not None:
-                self.not_run[arm.name] = reason
-                message(f"{arm.name} is not run: {reason}", quiet=self.runtime.quiet)
-                return
+        if "sam3" in arm.needs and self._no_sam3 is not None:
+            self.not_run[arm.name] = self._no_sam3
+            message(f"{arm.name} is not run: {self._no_sam3}", quiet=self.runtime.quiet)
+            return
         self.labels[arm.name] = {} if arm.name == "target-only" else self._labels_of(arm)
         if arm.how == "labels":
             self._write_labels(arm.name)
+
+    @cached_property
+    def _no_sam3(self) -> str | None:
+        """Why SAM 3 cannot run; asked once, since every arm's answer may wait for the hub."""
+        from relabel.detectors.sam3 import why_unavailable
+
+        return why_unavailable(self.request.pipeline.sam3.model)
 
     def _labels_of(self, arm: Arm) -> dict[str, DetectionDataset]:
         sources = {name: self.plan.datasets[name] for name in self.request.sources}

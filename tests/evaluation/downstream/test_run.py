@@ -95,6 +95,23 @@ def test_every_arm_gives_numbers_and_sam3_a_reason(
     assert changed == {"naive"}
 
 
+def test_sam3_is_asked_for_once(
+    world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def unavailable(model: str) -> str:
+        asked.append(model)
+        return "the hub cannot be reached"
+
+    monkeypatch.setattr("relabel.detectors.sam3.why_unavailable", unavailable)
+    args = ("--arms", "sam3,lat+sam3", "--seeds", "0", "--out", str(world / "sam3"))
+    result = compare(world, capsys, *args)
+    assert result["arms"] == {}
+    assert result["not_run"] == dict.fromkeys(("sam3", "lat+sam3"), "the hub cannot be reached")
+    assert len(asked) == 1
+
+
 def test_changed_settings_are_refused_with_the_difference(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
