@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relabel.cli import State, set_debug
+from relabel.cli import State, debug_option
 
 
 @click.command()
@@ -56,13 +56,7 @@ from relabel.cli import State, set_debug
 )
 @click.option("--quiet", is_flag=True, help="Print no progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-@click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=set_debug,
-    help="Show the traceback of an error.",
-)
+@debug_option
 @click.pass_context
 def cli(
     ctx: click.Context,

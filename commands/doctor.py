@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relabel.cli import set_debug
+from relabel.cli import debug_option
 
 
 @click.command()
@@ -22,13 +22,7 @@ from relabel.cli import set_debug
     show_default=True,
     help="Seconds to wait for torch, and for the database.",
 )
-@click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=set_debug,
-    help="Show the traceback of an error.",
-)
+@debug_option
 def cli(as_json: bool, no_database: bool, timeout: float) -> None:
     """Report versions, devices, the database, disk space, and what is missing.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from relabel.cli import set_debug
+from relabel.cli import debug_option
 
 
 @click.command()
@@ -33,13 +33,7 @@ from relabel.cli import set_debug
 @click.option(
     "--load-only", is_flag=True, help="Load into FiftyOne's database and stop there, without App."
 )
-@click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=set_debug,
-    help="Show the traceback of an error.",
-)
+@debug_option
 def cli(
     result: Path,
     name: str | None,

@@ -22,6 +22,8 @@ from relabel.errors import RelabelError, did_you_mean
 COMMANDS = {
     "align": "Relabel source datasets in a target's label space: the whole job.",
     "train-specialist": "Train a detector on one dataset in its own label space.",
+    "train-classifier": "Train an image classifier on soft multi-labels.",
+    "classify": "Write a classifier's scores on images.",
     "cross-label": "Pseudo-label a dataset with another dataset's specialist.",
     "evaluate": "Score detections, or the quality of relabelled boxes.",
     "datasets": "List, describe, validate and convert datasets.",
@@ -79,6 +81,15 @@ def set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.find_root().ensure_object(State).debug = True
 
 
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=set_debug,
+    help="Show the traceback of an error.",
+)
+
+
 def set_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Option callback: remember -C/--config."""
     if value is not None:
@@ -91,13 +102,7 @@ def set_config(ctx: click.Context, param: click.Parameter, value: str | None) ->
     epilog="Every command has its own --help. Datasets are named in relabel.toml.",
 )
 @click.version_option(__version__, "--version", prog_name="relabel")
-@click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=set_debug,
-    help="Show the traceback of an error.",
-)
+@debug_option
 @click.option(
     "-C",
     "--config",

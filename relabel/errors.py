@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -108,6 +109,19 @@ class Problems:
             raise DataError(message, file=file, record=record or None, remedy=remedy)
         text = f"{message.rstrip('.')}. {remedy}" if remedy else message
         self.found.append(Problem("error", str(file), record, text))
+
+    @contextmanager
+    def catching(self, file: str | Path) -> Iterator[None]:
+        """A `DataError` of the block is reported, as of ``file`` where it names none."""
+        try:
+            yield
+        except DataError as error:
+            self.error(
+                error.message,
+                file=error.file or file,
+                record=error.record or "",
+                remedy=error.remedy,
+            )
 
     def warning(self, message: str, *, file: str | Path, record: str = "") -> None:
         self.found.append(Problem("warning", str(file), record, message))

@@ -96,15 +96,8 @@ def read(
     finder = _Finder(path, split)
     rows = _Rows()
     for file in files:
-        try:
+        with problems.catching(file):
             _read_one(file, finder, rows, space, problems)
-        except DataError as error:
-            problems.error(
-                error.message,
-                file=error.file or file,
-                record=error.record or "",
-                remedy=error.remedy,
-            )
     sizes = np.array(rows.size, dtype=np.int32).reshape(-1, 2)
     images = Images(
         id=_unique_ids(np.array(rows.image_id, dtype=np.int64)),

@@ -10,6 +10,7 @@ published ``label.proto`` and ``dataset.proto``.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -92,6 +93,32 @@ def jpeg_size(data: Buffer, start: int, end: int) -> tuple[int, int]:
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
             continue
     raise DataError("image cannot be decoded: not a JPEG, or cut off")
+
+
+@dataclass
+class ImageRows:
+    """The images found so far, as columns."""
+
+    name: list[str] = field(default_factory=list)
+    location: list[str] = field(default_factory=list)
+    size: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, name: str, location: str, size: tuple[int, int]) -> int:
+        """Add an image of (width, height); returns its row."""
+        self.name.append(name)
+        self.location.append(location)
+        self.size.append(size)
+        return len(self.name) - 1
+
+    def finish(self) -> Images:
+        sizes = np.array(self.size, dtype=np.int32).reshape(-1, 2)
+        return Images(
+            id=np.arange(1, len(self.name) + 1, dtype=np.int64),
+            file_name=self.name,
+            width=sizes[:, 0],
+            height=sizes[:, 1],
+            location=self.location,
+        )
 
 
 class BoxColumns:

@@ -19,12 +19,13 @@ import numpy as np
 
 from relabel.datasets import protowire as wire
 from relabel.datasets.checks import check_file_name
-from relabel.datasets.dataset import DetectionDataset, Images
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.records import open_mapped
 from relabel.datasets.waymo import (
     CAMERAS,
     BoxColumns,
+    ImageRows,
     file_name,
     jpeg_size,
     no_files,
@@ -52,12 +53,9 @@ class _Frame:
 
 
 @dataclass
-class _Rows:
-    """The images found so far, as columns."""
+class _Rows(ImageRows):
+    """The images found so far, and their names, none of which may come twice."""
 
-    name: list[str] = field(default_factory=list)
-    location: list[str] = field(default_factory=list)
-    size: list[tuple[int, int]] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
 
@@ -84,24 +82,9 @@ def read(
     root = path if path.is_dir() else path.parent
     rows, columns = _Rows(), BoxColumns()
     for file in _files(path if annotations is None else path / annotations, split):
-        try:
-            with open_mapped(file, remedy="Check the path.") as data:
-                _read_segment(file, data, rows, columns, problems)
-        except DataError as error:
-            problems.error(
-                error.message,
-                file=error.file or file,
-                record=error.record or "",
-                remedy=error.remedy,
-            )
-    sizes = np.array(rows.size, dtype=np.int32).reshape(-1, 2)
-    images = Images(
-        id=np.arange(1, len(rows.name) + 1, dtype=np.int64),
-        file_name=rows.name,
-        width=sizes[:, 0],
-        height=sizes[:, 1],
-        location=rows.location,
-    )
+        with problems.catching(file), open_mapped(file, remedy="Check the path.") as data:
+            _read_segment(file, data, rows, columns, problems)
+    images = rows.finish()
     boxes = columns.finish(images, space, problems)
     return DetectionDataset(name, space, images, boxes, root)
 
@@ -186,11 +169,8 @@ def _add_images(
             continue
         if not check_file_name(title, problems=problems, file=file, record=record):
             continue
-        row_of[camera] = len(rows.name)
         rows.seen.add(title)
-        rows.name.append(title)
-        rows.location.append(f"bytes:{file}!{start}!{end - start}")
-        rows.size.append(size)
+        row_of[camera] = rows.add(title, f"bytes:{file}!{start}!{end - start}", size)
     return row_of
 
 

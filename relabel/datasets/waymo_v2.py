@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.datasets.checks import check_file_name
-from relabel.datasets.dataset import DetectionDataset, Images
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.waymo import (
     BoxColumns,
+    ImageRows,
     camera_id,
     file_name,
     jpeg_size,
@@ -52,12 +53,9 @@ Key = tuple[str, int, int]
 
 
 @dataclass
-class _Rows:
-    """The images found so far, as columns, and the row of each (context, time, camera)."""
+class _Rows(ImageRows):
+    """The images found so far, and the row of each (context, time, camera)."""
 
-    name: list[str] = field(default_factory=list)
-    location: list[str] = field(default_factory=list)
-    size: list[tuple[int, int]] = field(default_factory=list)
     row_of: dict[Key, int] = field(default_factory=dict)
     # Images that were found but left out: their boxes are no second finding.
     left_out: set[Key] = field(default_factory=set)
@@ -86,24 +84,10 @@ def read(
     folder = _split_folder(path, split, annotations)
     rows, columns = _Rows(), BoxColumns()
     for image_file, box_file in _pairs(folder, problems):
-        try:
+        with problems.catching(image_file):
             _read_images(image_file, rows, problems)
             _read_boxes(box_file, rows, columns, problems)
-        except DataError as error:
-            problems.error(
-                error.message,
-                file=error.file or image_file,
-                record=error.record or "",
-                remedy=error.remedy,
-            )
-    sizes = np.array(rows.size, dtype=np.int32).reshape(-1, 2)
-    images = Images(
-        id=np.arange(1, len(rows.name) + 1, dtype=np.int64),
-        file_name=rows.name,
-        width=sizes[:, 0],
-        height=sizes[:, 1],
-        location=rows.location,
-    )
+    images = rows.finish()
     boxes = columns.finish(images, space, problems)
     return DetectionDataset(name, space, images, boxes, path if path.is_dir() else path.parent)
 
@@ -202,10 +186,8 @@ def _read_images(file: Path, rows: _Rows, problems: Problems) -> None:
         ):
             rows.left_out.add(key)
         else:
-            rows.row_of[key] = len(rows.name)
-            rows.name.append(title)
-            rows.location.append(f"parquet:{file}!{_IMAGE}!{row}")
-            rows.size.append(sizes[row] or (0, 0))
+            place = f"parquet:{file}!{_IMAGE}!{row}"
+            rows.row_of[key] = rows.add(title, place, sizes[row] or (0, 0))
 
 
 def _sizes(
