@@ -112,7 +112,7 @@ def _check_sizes(dataset: DetectionDataset) -> None:
         )
 
 
-def _object_id(*parts: object) -> dict[str, str]:
+def object_id(*parts: object) -> dict[str, str]:
     """Twelve bytes that depend on the parts only, as MongoDB's extended JSON writes an id."""
     text = "\0".join(str(p) for p in parts)
     return {"$oid": hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:24]}
@@ -133,7 +133,7 @@ def _samples(
     }
     tags = list(dict.fromkeys([split, dataset.name]))
     for i, file_name in enumerate(dataset.images.file_name):
-        identity = _object_id(dataset.name, "sample", file_name)
+        identity = object_id(dataset.name, "sample", file_name)
         filepath = _place_image(dataset, i, out, identity["$oid"], copy_images)
         sample: dict[str, Any] = {
             "_id": identity,
@@ -172,7 +172,7 @@ def _detections(
         for k, box in zip(range(rows.start, rows.stop), relative, strict=True):
             ignore = bool(boxes.ignore[k])
             document: dict[str, Any] = {
-                "_id": _object_id(dataset.name, field, images.file_name[image], boxes.id[k]),
+                "_id": object_id(dataset.name, field, images.file_name[image], boxes.id[k]),
                 "_cls": "Detection",
                 "attributes": {},
                 "tags": [],
@@ -223,8 +223,7 @@ def _place_image(
         name = identity + PurePosixPath(name).suffix
     target = out / "data" / name
     if not packed:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(Path(location).absolute(), target, copy_images)
+        place_file(Path(location).absolute(), target, copy_images)
     else:
         data = read_image_bytes(location)
         if not target.suffix:
@@ -237,13 +236,19 @@ def _place_image(
     return target.relative_to(out).as_posix()
 
 
-def _link_or_copy(source: Path, target: Path, copy_images: CopyImages) -> None:
+def place_file(source: Path, target: Path, copy_images: CopyImages) -> None:
+    """Put an image into the dataset's folder, as a link or a copy.
+
+    Raises:
+        DataError: it does not exist.
+    """
     if not source.is_file():
         raise DataError(
             "image file does not exist",
             file=source,
             remedy="Check the dataset's root in relabel.toml.",
         )
+    target.parent.mkdir(parents=True, exist_ok=True)
     if copy_images == "copy":
         if target.is_symlink():
             target.unlink()
@@ -255,7 +260,7 @@ def _link_or_copy(source: Path, target: Path, copy_images: CopyImages) -> None:
         target.symlink_to(source)
 
 
-def _schema_field(
+def schema_field(
     name: str,
     kind: str,
     *,
@@ -281,7 +286,7 @@ def _schema_field(
 
 
 def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
-    f = _schema_field
+    f = schema_field
     fields = [
         f("id", "ObjectId", db_field="_id"),
         f("tags", "List", subfield="String"),
@@ -324,9 +329,26 @@ def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
 def _metadata(
     dataset: DetectionDataset, layers: Mapping[str, DetectionDataset], split: str
 ) -> dict[str, Any]:
-    """The dataset document; on import FiftyOne keeps its own name, ids and dates instead."""
-    f = _schema_field
-    identity = _object_id(dataset.name, "dataset", split)
+    labels = [_label_schema(name, layer) for name, layer in layers.items()]
+    classes = {name: layer.space.names for name, layer in layers.items()}
+    return dataset_document(
+        dataset.name, split, [schema_field("image_id", "Int"), *labels], classes
+    )
+
+
+def dataset_document(
+    name: str, split: str, fields: list[dict[str, Any]], classes: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """The content of ``metadata.json``; on import FiftyOne keeps its own name, ids and dates.
+
+    Args:
+        name: the dataset's name.
+        split: its split; with the name it makes the dataset's id.
+        fields: `schema_field` of each field beside those that every sample has.
+        classes: class names by label field.
+    """
+    f = schema_field
+    identity = object_id(name, "dataset", split)
     image_metadata = [
         f("size_bytes", "Int"),
         f("mime_type", "String"),
@@ -349,13 +371,12 @@ def _metadata(
         f("_dataset_id", "ObjectId"),
         f("tags", "List", subfield="String"),
         f("id", "ObjectId", db_field="_id"),
-        f("image_id", "Int"),
-        *(_label_schema(name, layer) for name, layer in layers.items()),
+        *fields,
     ]
-    slug = re.sub(r"[^a-z0-9]+", "-", dataset.name.lower()).strip("-") or "dataset"
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
     return {
         "_id": identity,
-        "name": dataset.name,
+        "name": name,
         "slug": slug,
         "version": FORMAT_VERSION,
         "created_at": _DATE,
@@ -375,7 +396,7 @@ def _metadata(
             "modal_media_field": "filepath",
             "plugins": {},
         },
-        "classes": {name: layer.space.names for name, layer in layers.items()},
+        "classes": dict(classes),
         "default_classes": [],
         "mask_targets": {},
         "default_mask_targets": {},

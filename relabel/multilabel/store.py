@@ -44,6 +44,8 @@ class RegionShard:
         patch_area: float32 [R], cells of the patch grid, as pooled.
         round: int32 [R], the round of MaskCut that found the region, from 0.
         features: float16 [R, d], pooled; None where reading left them out.
+        whole: float16 [B, d], the mean over all patches, 0 for images that could not be read;
+            None where it was not kept or reading left it out.
     """
 
     run: Mapping[str, Any]
@@ -59,6 +61,7 @@ class RegionShard:
     patch_area: Array
     round: Array
     features: Array | None
+    whole: Array | None = None
 
     KIND: ClassVar[str] = "regions"
     COLUMNS: ClassVar[dict[str, Column]] = {
@@ -73,6 +76,7 @@ class RegionShard:
         "patch_area": Column("float32", "offsets"),
         "round": Column("int32", "offsets"),
         "features": Column("float16", "offsets", wide=True),
+        "whole": Column("float16", wide=True, optional=True),
     }
 
     def __len__(self) -> int:
@@ -193,6 +197,7 @@ class RegionBuilder:
             "round": [],
             "features": [],
         }
+        self._whole: list[Array | None] = []
 
     def add(
         self,
@@ -203,6 +208,7 @@ class RegionBuilder:
         patch_area: Array | Sequence[float],
         round: Array | Sequence[int],
         features: Array,
+        whole: Array | None = None,
     ) -> None:
         """Add one image with its n regions.
 
@@ -211,6 +217,7 @@ class RegionBuilder:
             patch_area: [n].
             round: int [n].
             features: [n, d].
+            whole: [d]; with all images of a shard or with none.
         """
         masks = np.asarray(masks, dtype=bool)
         n, height, width = masks.shape
@@ -223,10 +230,12 @@ class RegionBuilder:
         self._columns["patch_area"].append(np.asarray(patch_area, np.float32))
         self._columns["round"].append(np.asarray(round, np.int32))
         self._columns["features"].append(features.astype(np.float16))
+        self._whole.append(None if whole is None else np.asarray(whole).astype(np.float16))
 
     def skip(self, row: int, file_name: str, reason: str) -> None:
         """Add an image that could not be read."""
         self._images.append((row, file_name, 0, 0, False, reason, 0))
+        self._whole.append(np.zeros(self._dim, np.float16))
 
     def build(self) -> RegionShard:
         rows, names, widths, heights, readable, reasons, counts = (
@@ -238,6 +247,7 @@ class RegionBuilder:
             "round": np.zeros(0, np.int32),
             "features": np.zeros((0, self._dim), np.float16),
         }
+        whole = [one for one in self._whole if one is not None]
         return RegionShard(
             run=self._run,
             row=np.array(rows, np.int32),
@@ -249,6 +259,7 @@ class RegionBuilder:
             offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
             rle=RleColumn.from_list(self._rle),
             **{name: np.concatenate([empty[name], *self._columns[name]]) for name in empty},
+            whole=np.stack(whole) if whole and len(whole) == len(self._whole) else None,
         )
 
 
@@ -273,7 +284,7 @@ def read_regions(path: Path, *, features: bool = True) -> RegionShard:
     Raises:
         DataError: missing, truncated, damaged, or not such a shard.
     """
-    return _read(RegionShard, path, leave_out=() if features else ("features",))
+    return _read(RegionShard, path, leave_out=() if features else ("features", "whole"))
 
 
 def read_scores(path: Path) -> ScoreShard:

@@ -69,6 +69,57 @@ def histogram(
     )
 
 
+def bars(
+    counts: Mapping[str, int],
+    *,
+    title: str,
+    note: str = "",
+    every: int = 1,
+    mark: int | None = None,
+) -> str:
+    """Counts by name as a bar chart in an SVG figure.
+
+    Args:
+        counts: bars in order; the names stand below them.
+        note: a line below the title, such as the total.
+        every: above 1, write each so manieth name only, at the left edge of its bar: where the
+            bars are bins and the names their lower ends.
+        mark: a bar to point out with a dashed line on its left.
+    """
+    if not any(counts.values()):
+        return f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p>none</p></figure>'
+    span, floor = _WIDTH - 2 * _LEFT, _HEIGHT - _BOTTOM
+    step, most, total = span / len(counts), max(counts.values()), sum(counts.values())
+    gap = 1 if len(counts) > 15 else 3
+    parts = []
+    for k, (name, n) in enumerate(counts.items()):
+        left = _LEFT + k * step
+        if n:
+            height = max(1.0, n / most * (floor - _TOP))
+            parts.append(
+                f'<rect x="{left + gap / 2:.1f}" y="{floor - height:.1f}" '
+                f'width="{step - gap:.1f}" height="{height:.1f}">'
+                f"<title>{escape(name)}: {n:,} ({n / total:.1%})</title></rect>"
+            )
+        if k % every == 0:
+            place = left if every > 1 else left + step / 2
+            anchor = "start" if every > 1 and not k else "middle"
+            parts.append(
+                f'<text x="{place:.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">'
+                f"{escape(name)}</text>"
+            )
+    axis = f'<line class="axis" x1="{_LEFT}" y1="{floor}" x2="{_LEFT + span}" y2="{floor}"/>'
+    if mark is not None:
+        x = _LEFT + mark * step
+        axis += f'<line class="mark" x1="{x:.1f}" y1="2" x2="{x:.1f}" y2="{floor}"/>'
+    small = f"<small>{escape(note)}</small>" if note else ""
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}{small}</figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}{axis}</svg></figure>"
+    )
+
+
 def share_bar(parts: Mapping[str, int]) -> str:
     """A horizontal bar split by share, with a legend that has the numbers."""
     total = sum(parts.values())

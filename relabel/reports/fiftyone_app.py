@@ -47,7 +47,7 @@ class SourceFolder:
 
 
 def find_sources(result: Path) -> list[SourceFolder]:
-    """The sources in an ``align`` output folder, one source's folder, or a bare COCO file.
+    """The sources in a command's output folder, one source's folder, or a bare COCO file.
 
     Raises:
         DataError: nothing to show there.
@@ -58,9 +58,11 @@ def find_sources(result: Path) -> list[SourceFolder]:
         )
     if result.is_file():
         return [SourceFolder(result.stem, None, result)]
-    single = _source_folder(result, result.resolve().name)
-    if single is not None:
-        return [single]
+    # One set of images: a source's folder, or what imagenet-multilabel wrote.
+    for folder in (result, result / "result"):
+        single = _source_folder(folder, result.resolve().name)
+        if single is not None:
+            return [single]
     for folder in (result / "result", result):
         if folder.is_dir():
             children = sorted(c for c in folder.iterdir() if c.is_dir())
@@ -68,9 +70,9 @@ def find_sources(result: Path) -> list[SourceFolder]:
             if found:
                 return found
     raise DataError(
-        "holds no result of align",
+        "holds no result of align or imagenet-multilabel",
         file=result,
-        remedy="Give the folder that `relabel align` wrote, or a COCO file.",
+        remedy="Give the folder that the command wrote, or a COCO file.",
     )
 
 

@@ -78,18 +78,34 @@ def write_report(
     )
     sections = [_overview(target, sources)]
     if metrics:
-        sections.append(f"<section><h2>Measured</h2>{_nested(metrics)}</section>")
+        sections.append(f"<section><h2>Measured</h2>{nested(metrics)}</section>")
     for k, source in enumerate(sources):
         sections.append(_source(k, source, target, palette, pictures, seed))
     if settings:
         sections.append(
-            f"<section><details><summary>Settings</summary>{_nested(settings)}</details></section>"
+            f"<section><details><summary>Settings</summary>{nested(settings)}</details></section>"
         )
+    return write_page(out, title, contents, sections)
+
+
+def write_page(
+    out: Path, title: str, contents: str, sections: Sequence[str], *, css: str = CSS
+) -> Path:
+    """Write one HTML file from its parts, all of which are HTML except the title.
+
+    Args:
+        contents: items of the navigation list.
+        sections: what the page holds, in order.
+        css: its whole style sheet.
+
+    Returns:
+        ``out``.
+    """
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><header>"
+        f"<title>{escape(title)}</title><style>{css}</style></head><body><header>"
         f"<h1>{escape(title)}</h1><nav><ul>{contents}</ul></nav></header><main>"
         f"{''.join(sections)}</main></body></html>\n"
     )
@@ -242,7 +258,7 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
                 tags=dataset.space.num_classes > 1 or bool(k),
             )
             text = f"{('Before', 'After')[k]}: {int((~ignore).sum())} boxes"
-            sides.append(f"<div><span>{text}</span>{_embedded(picture, text)}</div>")
+            sides.append(f"<div><span>{text}</span>{embedded(picture, text)}</div>")
         name = escape(after.images.file_name[row])
         figures.append(
             f"<figure><figcaption>{name} <small>{reason}</small></figcaption>"
@@ -265,7 +281,8 @@ def _legend(names: set[str], palette: Mapping[str, Color]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _embedded(picture: Image.Image, text: str) -> str:
+def embedded(picture: Image.Image, text: str) -> str:
+    """A picture as an image element that holds its own data; ``text`` describes it."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     data = base64.b64encode(stream.getvalue()).decode()
@@ -275,7 +292,7 @@ def _embedded(picture: Image.Image, text: str) -> str:
     )
 
 
-def _nested(values: Mapping[str, Any]) -> str:
+def nested(values: Mapping[str, Any]) -> str:
     """Tables of nested mappings: plain values first, then one block per inner mapping.
 
     Inner mappings that share their keys and hold plain values become one table with a row each.
@@ -288,5 +305,5 @@ def _nested(values: Mapping[str, Any]) -> str:
         head = ["", *(str(k) for k in flat[0])]
         parts.append(charts.table(head, [[k, *v.values()] for k, v in inner.items()]))
     else:
-        parts += [f"<h4>{escape(str(k))}</h4>{_nested(v)}" for k, v in inner.items()]
+        parts += [f"<h4>{escape(str(k))}</h4>{nested(v)}" for k, v in inner.items()]
     return "".join(parts)

@@ -113,22 +113,79 @@ def draw_boxes(
     for i in order:
         if not hidden[i]:
             _frame(pen, tuple(xyxy[i].tolist()), colors.get(labels[i], IGNORE_COLOR), line)
-    font = ImageFont.load_default(size=max(11, round(picture.width / 44)))
-    placed: list[Rectangle] = []
-    centres = (xyxy[~hidden, :2] + xyxy[~hidden, 2:]) / 2
-    for i in order if tags else ():
-        if hidden[i]:
-            continue
-        text = labels[i]
-        if scores is not None and not np.isnan(scores[i]):
-            text = f"{text} {scores[i]:.2f}"
-        tag = _place_tag(pen, text, font, tuple(xyxy[i].tolist()), picture.size, placed, centres)
-        if tag is not None:
-            placed.append(tag)
-            color = colors.get(labels[i], IGNORE_COLOR)
-            pen.rectangle(tag, fill=color)
-            pen.text((tag[0] + 3, tag[1] + 1), text, fill=_ink(color), font=font, anchor="lt")
+    if tags:
+        _write_tags(picture, xyxy, labels, scores, colors, [i for i in order if not hidden[i]])
     return picture
+
+
+def draw_masks(
+    image: np.ndarray,
+    masks: np.ndarray,
+    labels: Sequence[str],
+    scores: np.ndarray | None = None,
+    colors: Mapping[str, Color] | None = None,
+    *,
+    width: int | None = None,
+    tags: bool = True,
+    size: int | None = None,
+) -> Image.Image:
+    """Tint masks in the colours of their classes, with outlines and class names.
+
+    Larger masks come first, so that small ones in front stay visible. Names are left out where
+    `draw_boxes` would leave out those of the masks' bounding boxes.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        masks: bool [n, H, W].
+        labels: n class names.
+        scores: float [n], shown behind the name where not NaN.
+        colors: colour by class name; default `class_palette` of ``labels``.
+        width: scale the picture to this width, at most twice its own, before drawing.
+        tags: write the class names.
+        size: of the letters, in pixels; default a 44th of the width.
+
+    Raises:
+        ValueError: ``labels`` or ``image`` do not fit ``masks``.
+    """
+    if len(labels) != len(masks) or (len(masks) and masks.shape[1:] != image.shape[:2]):
+        raise ValueError(
+            f"{len(labels)} labels and an image of {image.shape[:2]} for masks of {masks.shape}"
+        )
+    colors = class_palette(labels) if colors is None else colors
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if width is not None and picture.width != width:
+        scale = min(2.0, width / picture.width)
+        shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(shape, Image.Resampling.LANCZOS)
+    line = max(1, round(picture.width / 240))
+    pixels = np.asarray(picture, dtype=np.float32).copy()
+    order: list[int] = np.argsort(-masks.sum((1, 2)), kind="stable").tolist()
+    boxes = np.zeros((len(masks), 4))
+    for i in order:
+        mask = np.asarray(Image.fromarray(masks[i]).resize(picture.size, Image.Resampling.NEAREST))
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
+            continue
+        boxes[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        color = np.array(colors.get(labels[i], IGNORE_COLOR), np.float32)
+        pixels[mask] = 0.6 * pixels[mask] + 0.4 * color
+        inner = _shrunk(mask, line)
+        pixels[mask & ~inner] = color
+        # A dark seam keeps light colours visible on bright ground.
+        pixels[_shrunk(inner, 1) ^ inner] *= 0.55
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    if tags:
+        seen = (boxes[:, 2] > boxes[:, 0]).nonzero()[0]
+        _write_tags(picture, boxes, labels, scores, colors, [i for i in order if i in seen], size)
+    return picture
+
+
+def _shrunk(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask without its outermost pixels; beyond the picture it is taken to go on."""
+    for _ in range(pixels):
+        edge = np.pad(mask, 1, mode="edge")
+        mask = mask & edge[:-2, 1:-1] & edge[2:, 1:-1] & edge[1:-1, :-2] & edge[1:-1, 2:]
+    return mask
 
 
 def contact_sheet(
@@ -199,6 +256,32 @@ def _hatch(picture: Image.Image, box: Rectangle) -> None:
         pen.line((x, region.height, x + region.height, 0), fill=(215, 215, 215), width=1)
     pen.rectangle((0, 0, region.width - 1, region.height - 1), outline=IGNORE_COLOR, width=2)
     picture.paste(shaded, (x1, y1))
+
+
+def _write_tags(
+    picture: Image.Image,
+    xyxy: np.ndarray,
+    labels: Sequence[str],
+    scores: np.ndarray | None,
+    colors: Mapping[str, Color],
+    order: Sequence[int],
+    size: int | None = None,
+) -> None:
+    """Write the names of the boxes ``order`` where there is room, in that order."""
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=size or max(11, round(picture.width / 44)))
+    placed: list[Rectangle] = []
+    centres = (xyxy[order, :2] + xyxy[order, 2:]) / 2
+    for i in order:
+        text = labels[i]
+        if scores is not None and not np.isnan(scores[i]):
+            text = f"{text} {scores[i]:.2f}"
+        tag = _place_tag(pen, text, font, tuple(xyxy[i].tolist()), picture.size, placed, centres)
+        if tag is not None:
+            placed.append(tag)
+            color = colors.get(labels[i], IGNORE_COLOR)
+            pen.rectangle(tag, fill=color)
+            pen.text((tag[0] + 3, tag[1] + 1), text, fill=_ink(color), font=font, anchor="lt")
 
 
 def _place_tag(
