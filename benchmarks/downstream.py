@@ -29,7 +29,6 @@ from relabel.evaluation.downstream.arms import resolve_arms
 from relabel.evaluation.downstream.protocol import ProtocolRun, read_protocol, with_size
 from relabel.evaluation.downstream.run import Request, compare
 from relabel.evaluation.downstream.settings import DownstreamSettings
-from relabel.evaluation.floors import read_name_map
 from relabel.settings import Runtime, settings_from
 from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.progress import message
@@ -138,7 +137,7 @@ def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
         pipeline=pipeline_settings(catalogue, {}),
         detector=detector,
         settings=settings_from(DownstreamSettings, table, where="[downstream]"),
-        maps={name: read_name_map(file) for name, file in run.maps.items()},
+        maps=run.maps,
     )
 
 

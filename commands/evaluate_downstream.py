@@ -117,21 +117,16 @@ def downstream(
     from relabel.evaluation.downstream.extra import parse_extra
     from relabel.evaluation.downstream.report import shown_tables, write_outputs
     from relabel.evaluation.downstream.run import Request, compare
-    from relabel.evaluation.floors import read_name_map
 
     started = time.monotonic()
     catalogue = catalogue_of(params)
     runtime = runtime_of(params, catalogue.table("runtime"))
     folder = Path(out) if out else Path("runs") / "downstream" / target
     names = comma_list(sources)
-    files = dict(_pair(text, "--map") for text in maps)
-    unknown = [name for name in files if name not in names]
-    if unknown:
-        raise ConfigError(f"--map speaks of {unknown[0]!r}, which is no source")
     request = Request(
         target=target,
         sources=tuple(names),
-        arms=tuple(resolve_arms(comma_list(arms) or list(ARMS))),
+        arms=tuple(resolve_arms(comma_list(arms) if arms else list(ARMS))),
         extras=tuple(parse_extra(text) for text in extra),
         seeds=_seeds(seeds, catalogue),
         out=folder,
@@ -142,7 +137,7 @@ def downstream(
             DownstreamSettings, params, table=_table(catalogue), where=f"[{_TABLE}]"
         ),
         shared=Path(shared) if shared else None,
-        maps={name: read_name_map(Path(file)) for name, file in files.items()},
+        maps=_maps(maps),
     )
     problems = Problems(runtime.skip_bad)
     comparison = compare(catalogue, request, runtime, overwrite=overwrite, problems=problems)
@@ -184,7 +179,7 @@ def _table(catalogue: Catalogue) -> dict[str, Any]:
 
 def _seeds(given: tuple[str, ...], catalogue: Catalogue) -> tuple[int, ...]:
     written = catalogue.table(_TABLE).get("seeds", [0, 1, 2])
-    texts = comma_list(given) or written
+    texts = comma_list(given) if given else written
     try:
         seeds = tuple(int(v) for v in texts)
     except (TypeError, ValueError) as error:
@@ -192,8 +187,13 @@ def _seeds(given: tuple[str, ...], catalogue: Catalogue) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not (name and sign and value):
-        raise click.UsageError(f"{option} takes NAME=FILE, not {text!r}")
-    return name, value
+def _maps(given: tuple[str, ...]) -> dict[str, Path]:
+    maps: dict[str, Path] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not (name and sign and value):
+            raise click.UsageError(f"--map takes NAME=FILE, not {text!r}")
+        if name in maps:
+            raise click.UsageError(f"--map is given twice for {name!r}")
+        maps[name] = Path(value).expanduser()
+    return maps

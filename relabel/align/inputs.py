@@ -32,17 +32,30 @@ def read_training_set(
         DataError: the dataset is damaged, or image files are missing.
         ConfigError: nothing is left to train on.
     """
-    dataset = entry.read("train", problems=problems)
-    if problems.skip_bad:
-        dataset = _readable(dataset, out, runtime, problems)
-    else:
-        _require_files(dataset)
+    dataset = usable_images(entry.read("train", problems=problems), out, runtime, problems)
     if len(dataset) == 0:
         raise ConfigError(
             f"dataset {entry.name!r} has no images",
             file=entry.root,
             remedy="Check its split and annotation file in relabel.toml.",
         )
+    return dataset
+
+
+def usable_images(
+    dataset: DetectionDataset, out: Path, runtime: Runtime, problems: Problems
+) -> DetectionDataset:
+    """The images that can be decoded (``--skip-bad``), or all of them, whose files are there.
+
+    Args:
+        out: workspace that remembers which images cannot be decoded.
+
+    Raises:
+        DataError: image files are missing and ``--skip-bad`` is off.
+    """
+    if problems.skip_bad:
+        return _readable(dataset, out, runtime, problems)
+    _require_files(dataset)
     return dataset
 
 

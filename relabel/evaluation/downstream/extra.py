@@ -29,9 +29,10 @@ def parse_extra(text: str) -> tuple[str, Path]:
         raise ConfigError(
             f"--extra {text!r} is not NAME=FILE", remedy="Write --extra oracle=labels.json."
         )
-    if name in ARMS:
+    if name.lower() in ARMS:  # which some file systems would give the same folder
         raise ConfigError(
-            f"--extra {text!r}: an arm is called {name!r} already", remedy="Choose another name."
+            f"--extra {text!r}: an arm is called {name.lower()!r} already",
+            remedy="Choose another name.",
         )
     # The name becomes a folder.
     if name.startswith(".") or not all(c.isalnum() or c in "-_.+" for c in name):
@@ -52,6 +53,7 @@ def read_extra(
     images: Mapping[str, DetectionDataset],
     *,
     test: DetectionDataset | None = None,
+    problems: Problems | None = None,
 ) -> DetectionDataset:
     """A COCO file in the target's label space, with its images.
 
@@ -65,6 +67,7 @@ def read_extra(
         target_space: the label space that the file speaks.
         images: datasets by name whose images the file may speak of.
         test: the images that will be tested on, which the file must not hold.
+        problems: takes bad records where they are to be skipped.
 
     Raises:
         DataError: a damaged file, a category the target does not have, images that are nowhere,
@@ -74,7 +77,7 @@ def read_extra(
 
     if not file.is_file():
         raise DataError("no such file", file=file, remedy=f"Check the file of extra arm {name!r}.")
-    found = read(file, name=name, split=None, problems=Problems(), space=target_space)
+    found = read(file, name=name, split=None, problems=problems or Problems(), space=target_space)
     if not len(found.boxes):
         raise DataError(
             "holds no boxes", file=file, remedy=f"Give --extra {name} a file with annotations."

@@ -101,7 +101,7 @@ def name_map_of(
         ConfigError: a name one of the spaces does not have, or a class the map does not name.
     """
     if given is not None:
-        return _checked(source, pseudo.space, given)
+        return checked_name_map(source, pseudo.space, given)
     found = derive_name_map(source, pseudo, settings.pseudo_threshold, settings.overlap_iou)
     matched = best_overlap(source, pseudo, settings.pseudo_threshold, settings.overlap_iou)
     origins = matched.boxes.provenance
@@ -113,6 +113,31 @@ def name_map_of(
             share = overlapped_names.count(name) / max(total[name], 1)
             found[name] = goal if share >= _LEAST_SHARE else None
     return found
+
+
+def checked_name_map(
+    source: DetectionDataset, target_space: LabelSpace, given: NameMap
+) -> dict[str, str | None]:
+    """A person's name map in the spaces' own names, in the source's order.
+
+    Raises:
+        ConfigError: a name one of the spaces does not have, or a class the map does not name.
+    """
+    by_class: dict[str, str | None] = {}
+    for mine, theirs in given.items():
+        name = source.space.names[source.space.index(mine)]
+        goal = None if theirs is None else target_space.names[target_space.index(theirs)]
+        # A category's own name counts before an alias of it.
+        if name not in by_class or name == mine:
+            by_class[name] = goal
+    missing = [n for n, count in _class_counts(source).items() if count and n not in by_class]
+    if missing:
+        shown = ", ".join(map(repr, missing[:20])) + (", ..." if missing[20:] else "")
+        raise ConfigError(
+            f"the name map of {source.name!r} does not name {shown}",
+            remedy="Map each class to a name of the target, or to null to leave it out.",
+        )
+    return {n: by_class[n] for n in source.space.names if n in by_class}
 
 
 def naive(source: DetectionDataset, target_space: LabelSpace, names: NameMap) -> DetectionDataset:
@@ -240,26 +265,6 @@ def overlapped(
         unmatched = ~np.isin(source.boxes.id, found.boxes.id) & ~source.boxes.ignore
         found = _with_regions(found, source, np.flatnonzero(unmatched), UNCERTAIN)
     return _with_regions(found, source, regions)
-
-
-def _checked(
-    source: DetectionDataset, target_space: LabelSpace, given: NameMap
-) -> dict[str, str | None]:
-    by_class: dict[str, str | None] = {}
-    for mine, theirs in given.items():
-        name = source.space.names[source.space.index(mine)]
-        goal = None if theirs is None else target_space.names[target_space.index(theirs)]
-        # A category's own name counts before an alias of it.
-        if name not in by_class or name == mine:
-            by_class[name] = goal
-    missing = [n for n, count in _class_counts(source).items() if count and n not in by_class]
-    if missing:
-        shown = ", ".join(map(repr, missing[:20])) + (", ..." if missing[20:] else "")
-        raise ConfigError(
-            f"the name map of {source.name!r} does not name {shown}",
-            remedy="Map each class to a name of the target, or to null to leave it out.",
-        )
-    return {n: by_class[n] for n in source.space.names if n in by_class}
 
 
 def _class_counts(dataset: DetectionDataset) -> dict[str, int]:

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relabel.align.inputs import usable_images
 from relabel.align.plan import Plan, Step, backbone_identities
 from relabel.align.run import execute, files_in, prepare, stage_labels
 from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.datasets.dataset import DetectionDataset
-from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import BusyError, ConfigError, Problems
 from relabel.evaluation.downstream.arms import Arm
 from relabel.evaluation.downstream.labels import label_source, name_map_of
 from relabel.evaluation.downstream.mixture import target_only_from
+from relabel.evaluation.downstream.request import (
+    Request,
+    check_boxes,
+    check_maps,
+    check_out,
+    checked,
+)
 from relabel.evaluation.downstream.results import Comparison, gather
-from relabel.evaluation.downstream.settings import DownstreamSettings
 from relabel.evaluation.floors import NameMap
 from relabel.settings import Runtime, settings_dict
 from relabel.training.loop import total_steps
@@ -36,32 +42,6 @@ if TYPE_CHECKING:
     from relabel.datasets.catalogue import Catalogue
 
 _WAIT = 5.0
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What to compare.
-
-    Attributes:
-        arms: the known arms, in the order of the table.
-        extras: more arms: a name and a COCO file already in the target space.
-        maps: name maps of sources that a person wrote; others come from names and data.
-        align: the align workspace; ``out/align`` by default.
-        shared: folder of specialists and cross-labels for comparisons of several targets.
-    """
-
-    target: str
-    sources: tuple[str, ...]
-    arms: tuple[Arm, ...]
-    extras: tuple[tuple[str, Path], ...]
-    seeds: tuple[int, ...]
-    out: Path
-    align: Path
-    pipeline: PipelineSettings
-    detector: SpecialistSettings
-    settings: DownstreamSettings
-    maps: Mapping[str, NameMap] = field(default_factory=dict)
-    shared: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +66,9 @@ def compare(
     """Make the labels of every arm, train a detector per arm and seed, and gather test AP.
 
     Raises:
-        ConfigError: no test images, an unknown name, an arm named twice.
-        DataError: a dataset is damaged.
+        ConfigError: no test images, an unknown name, an arm named twice, a seed below 0, a name
+            map that does not fit, or a folder that cannot be written.
+        DataError: a dataset is damaged, or the target has no boxes to learn or to measure on.
         StageError: settings changed and ``overwrite`` is off.
     """
     return _Job(catalogue, request, runtime, overwrite, problems).run()
@@ -107,6 +88,7 @@ class _Job:
         self.runtime = runtime
         self.overwrite = overwrite
         self.problems = Problems(runtime.skip_bad) if problems is None else problems
+        self.given_maps: Mapping[str, NameMap] = {}
         self.name_maps: dict[str, NameMap] = {}
         self.pseudo: dict[str, PseudoLabels] = {}
         self.not_run: dict[str, str] = {}
@@ -114,23 +96,22 @@ class _Job:
 
     def run(self) -> Comparison:
         request = self.request
-        self._check()
+        self.given_maps = checked(request)
         if any("lat" in arm.needs for arm in request.arms):
             request.pipeline.require_lat_backbone()
         self.test = self._test_images()
         self.plan = self._plan(request.align, request.pipeline, request.shared)
         self.target = self.plan.datasets[request.target]
+        check_boxes(self.target, self.test)
+        check_maps(request, self.given_maps, self.plan.datasets)
+        check_out(request.out)
         images = sum(len(d) for d in self.plan.datasets.values())
         detector = request.detector.resolved()
         self.detector = replace(detector, steps=total_steps(detector, images))
+        extras = {name: self._extra(name, file) for name, file in request.extras}
         for arm in request.arms:
             self._label(arm)
-        for name, file in request.extras:
-            from relabel.evaluation.downstream.extra import read_extra
-
-            self.labels[name] = {
-                name: read_extra(name, file, self.target.space, self.plan.datasets, test=self.test)
-            }
+        self.labels.update(extras)
         self._train()
         return gather(
             request.out,
@@ -160,22 +141,11 @@ class _Job:
             },
         )
 
-    def _check(self) -> None:
-        names = [*(arm.name for arm in self.request.arms), *(n for n, _ in self.request.extras)]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(
-                    f"arm {name!r} is named twice",
-                    remedy="Name every arm once, and give --extra arms names of their own.",
-                )
-        if not self.request.seeds:
-            raise ConfigError("no seeds", remedy="Give one or more with --seeds 0,1,2.")
-
     def _test_images(self) -> DetectionDataset:
         entry = self.catalogue.get(self.request.target)
         for which in ("test", "val"):
             if entry.has(which):
-                test = entry.read(which, problems=self.problems)
+                test = self._usable(entry.read(which, problems=self.problems))
                 if len(test):
                     return test
         raise ConfigError(
@@ -183,6 +153,23 @@ class _Job:
             file=self.catalogue.file,
             remedy=f'Add `test = "FILE"` or `holdout = 0.2` to [datasets.{entry.name}].',
         )
+
+    def _usable(self, dataset: DetectionDataset) -> DetectionDataset:
+        work = self.request.shared or self.request.align
+        return usable_images(dataset, work, self.runtime, self.problems)
+
+    def _extra(self, name: str, file: Path) -> Mapping[str, DetectionDataset]:
+        from relabel.evaluation.downstream.extra import read_extra
+
+        found = read_extra(
+            name,
+            file,
+            self.target.space,
+            self.plan.datasets,
+            test=self.test,
+            problems=self.problems,
+        )
+        return {name: self._usable(found)}
 
     def _plan(self, out: Path, pipeline: PipelineSettings, shared: Path | None) -> Plan:
         r = self.request
@@ -251,7 +238,7 @@ class _Job:
             self.name_maps[source] = name_map_of(
                 self.plan.datasets[source],
                 found,
-                self.request.maps.get(source),
+                self.given_maps.get(source),
                 self.request.settings,
             )
         return self.pseudo[source]

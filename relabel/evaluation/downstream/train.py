@@ -13,7 +13,6 @@ from relabel.detectors.base import Detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import measure
 from relabel.detectors.training import new_trainable, train_detector
-from relabel.errors import DataError
 from relabel.evaluation.downstream.arms import How
 from relabel.evaluation.downstream.mixture import MixedBatches
 from relabel.evaluation.downstream.results import CURVE, METRIC_NAMES, METRICS
@@ -43,8 +42,6 @@ def train_arm(
         sources: relabelled (``labels``), or with their own labels.
         detector: its ``steps`` are the iterations of every arm.
     """
-    if not target.boxes.image.size:
-        raise DataError("the target has no boxes to learn from", file=target.root)
     every = max(1, -(-detector.steps // settings.curve_points))
     detector = replace(detector, eval_every=every)
     if settings.anneal_on_target:

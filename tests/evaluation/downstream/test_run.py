@@ -128,10 +128,13 @@ def test_changed_settings_are_refused_with_the_difference(
     ("args", "said"),
     [
         (("--arms", "lta"), "did you mean"),
+        (("--arms", ","), "no arms"),
         (("--seeds", "a"), "whole numbers"),
+        (("--seeds", "-1"), "from 0 up"),
+        (("--seeds", ""), "from 0 up"),
         (("--arms", "lat,lat", "--extra", "lat=x.json"), "lat"),
         (("--map", "waymo=none.yaml"), "none.yaml"),
-        (("--map", "kitti=x.yaml"), "kitti"),
+        (("--map", "wayma=x.yaml"), "did you mean 'waymo'"),
     ],
 )
 def test_mistakes_are_named(
@@ -140,6 +143,33 @@ def test_mistakes_are_named(
     err = compare(world, capsys, *args, "--out", str(world / "none"), status=1)
     assert said.lower() in err.lower()
     assert not (world / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("vehicle: carr\npedestrian: person\ncyclist: rider\n", "'carr'. Did you mean 'car'"),
+        ("vehicles: car\n", "'vehicles'. Did you mean 'vehicle'"),
+        ("pedestrian: person\n", "does not name 'vehicle'"),
+    ],
+)
+def test_a_name_map_is_checked_before_anything_is_trained(
+    world: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    (world / "map.yaml").write_text(text)
+    args = ("--arms", "naive", "--map", f"waymo={world / 'map.yaml'}")
+    err = compare(world, capsys, *args, "--out", str(world / "unmapped"), status=1)
+    assert said in err and "map.yaml" in err
+    assert not (world / "unmapped").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "in_the_way").write_text("")
+    out = str(world / "in_the_way" / "out")
+    err = compare(world, capsys, "--arms", "naive", "--out", out, status=1)
+    assert "cannot be written" in err and out in err and "--out" in err
 
 
 def test_a_target_without_test_images_is_told_how_to_get_some(
