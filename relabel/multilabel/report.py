@@ -15,6 +15,8 @@ from relabel.multilabel.export import label_order, paired
 from relabel.multilabel.store import LabelShard, RegionShard, read_labels, read_regions
 from relabel.multilabel.summary import BINS, Summary
 
+_SINGLE_SHOWN = 12
+
 if TYPE_CHECKING:
     from relabel.reports.multilabel import Counts, Picture
 
@@ -67,6 +69,10 @@ def _counts(summary: Summary, images: ImageSet, confused: Sequence[ConfusedPair]
     from relabel.reports.multilabel import Counts
 
     names = images.class_names
+    # Of what was added to one image only, a few examples say as much as a long table.
+    pairs, classes = summary.added(), summary.added_classes()
+    pairs = [p for k, p in enumerate(pairs) if p[2] > 1 or k < _SINGLE_SHOWN]
+    classes = [c for k, c in enumerate(classes) if c[1] > 1 or k < _SINGLE_SHOWN]
     last = len(summary.label_counts) - 1
 
     def numbered(counts: np.ndarray) -> dict[str, int]:
@@ -83,8 +89,8 @@ def _counts(summary: Summary, images: ImageSet, confused: Sequence[ConfusedPair]
         regions=numbered(summary.region_counts),
         probabilities=binned(summary.probabilities),
         areas=binned(summary.areas),
-        added=[(names[a], names[b], n, share) for a, b, n, share in summary.added()],
-        added_classes=[(names[c], n) for c, n in summary.added_classes()],
+        added=[(names[a], names[b], n, share) for a, b, n, share in pairs],
+        added_classes=[(names[c], n) for c, n in classes],
         confused=[(names[p.a], names[p.b], p.rate_ab, p.rate_ba) for p in confused],
         skipped=summary.skipped,
         skipped_total=summary.skipped_total,

@@ -191,8 +191,11 @@ def _card(picture: Picture, confident: float) -> str:
     names = [name for name, _ in picture.mask_labels]
     palette = class_palette(names)
     scores = np.array([p for _, p in picture.mask_labels], np.float64)
+    height, width = picture.pixels.shape[:2]
+    # Cards are 4:3: a tall picture is made narrower, so that its names come out equally large.
+    fitted = min(_WIDTH, max(1, round(_WIDTH * 0.75 * width / height)))
     drawn = draw_masks(
-        picture.pixels, picture.masks, names, scores, palette, width=_WIDTH, size=_FONT
+        picture.pixels, picture.masks, names, scores, palette, width=fitted, size=_FONT
     )
     items = []
     for name, prob in picture.labels[:_LABELS_SHOWN]:
