@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from relabel.errors import ConfigError, Problems
-from relabel.multilabel.classifier_settings import PRESETS, ClassifierSettings
+from relabel.multilabel.classifier_settings import PRESETS, ClassifierSettings, process_rank
 from relabel.workspace.progress import message
 
 from ._options import (
@@ -106,6 +107,8 @@ def cli(
         seed=seed_of(params, catalogue.table("runtime")),
         model=_model_of(params["model"]),
     )
+    main_process = process_rank()[0] == 0
+    runtime = runtime if main_process else replace(runtime, quiet=True)
     problems = Problems(runtime.skip_bad)
     train, val = _inputs(
         catalogue, problems,
@@ -114,6 +117,8 @@ def cli(
     )  # fmt: skip
     folder = out or Path("runs") / "classifiers" / train.name
     metrics = _train(train, val, folder, settings, runtime, problems, overwrite)
+    if not main_process:
+        return
     tell_problems(problems, runtime.quiet)
     if as_json:
         click.echo(json.dumps({"classifier": str(folder), **metrics}))
@@ -138,7 +143,7 @@ def _train(
     """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
     from relabel.align.plan import backbone_identities
     from relabel.align.run import files_in
-    from relabel.multilabel.classifier import METRICS_FILE, process_rank
+    from relabel.multilabel.classifier import METRICS_FILE, train_classifier
     from relabel.workspace.stage import Stage
 
     rank, world = process_rank()
@@ -158,8 +163,6 @@ def _train(
         if val is not None and not metrics["validation"]:
             metrics["validation"] = [_measured(folder, val, runtime)]
         return metrics
-    from relabel.multilabel.classifier import train_classifier
-
     if rank == 0:
         stage.begin(overwrite=status == "changed")
     try:

@@ -5,7 +5,6 @@ Shape legend: ``B`` images of a batch, ``C`` classes, ``S`` side of the square t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from relabel.multilabel.classifier_data import (
 )
 from relabel.multilabel.classifier_head import find_head
 from relabel.multilabel.classifier_model import Classifier, build_classifier, save_classifier
-from relabel.multilabel.classifier_settings import ClassifierSettings
+from relabel.multilabel.classifier_settings import ClassifierSettings, process_rank
 from relabel.settings import Runtime
 from relabel.training.loop import (
     autocast,
@@ -231,11 +230,6 @@ def measure_classifier(
         "example_mAP": metrics.example_mAP,
         "class_mAP": metrics.class_mAP,
     }
-
-
-def process_rank() -> tuple[int, int]:
-    """(rank, number of processes) as ``torchrun`` and ``accelerate launch`` announce them."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _new_model(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,20 @@ from torch import Tensor, nn
 from relabel.detectors.backbones import resolve_backbone
 from relabel.errors import ConfigError, DataError
 from relabel.multilabel.classifier_head import find_head, key_of, match_head, replace_head
+from relabel.multilabel.classifier_networks import (
+    DEFAULT_SIDE,
+    RESAMPLE,
+    quiet_transformers,
+    side_of,
+    torchvision_classifier,
+    torchvision_view,
+    transformers_classifier,
+    transformers_view,
+)
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 SPEC_FILE = "classifier.json"
 WEIGHTS_FILE = "model.safetensors"
-DEFAULT_SIDE = 224
-_RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
         takes = "interpolate_pos_encoding" in inspect.signature(net.forward).parameters
         own = getattr(getattr(net, "config", None), "image_size", None)
-        other_size = own is not None and _side(own) != spec.image_size
+        other_size = own is not None and side_of(own) != spec.image_size
         self._more = {"interpolate_pos_encoding": True} if takes and other_size else {}
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -132,10 +140,10 @@ def build_classifier(
     """
     base = resolve_backbone(name)
     if base.kind == "transformers":
-        net, labels = _transformers_classifier(name, pretrained, image_size, drop_path)
-        side = image_size or _side(getattr(net.config, "image_size", None)) or DEFAULT_SIDE
+        net, labels = transformers_classifier(name, pretrained, image_size, drop_path)
+        side = image_size or side_of(getattr(net.config, "image_size", None)) or DEFAULT_SIDE
     else:
-        net, labels = _torchvision_classifier(name, pretrained, image_size, drop_path)
+        net, labels = torchvision_classifier(name, pretrained, image_size, drop_path)
         side = image_size or DEFAULT_SIDE
     rows = match_head(labels, classes, keys) if keep_head and pretrained else None
     replace_head(net, len(classes), rows, prior)
@@ -154,70 +162,6 @@ def build_classifier(
         activation,
     )
     return Classifier(net, spec), rows is not None
-
-
-def _transformers_classifier(
-    name: str, pretrained: bool, image_size: int, drop_path: float
-) -> tuple[Any, list[str]]:
-    """The network as published, and the labels of its classification layer (none if it is new)."""
-    from transformers import AutoConfig, AutoModelForImageClassification
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(name)
-        if drop_path > 0 and hasattr(config, "drop_path_rate"):
-            config.drop_path_rate = drop_path
-        if not config.num_labels:
-            config.num_labels = 2
-        if pretrained:
-            net, info = AutoModelForImageClassification.from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True
-            )
-            head = find_head(net)[0]
-            fresh = any(str(key).startswith(f"{head}.") for key in info["missing_keys"])
-        else:
-            if image_size and isinstance(getattr(config, "image_size", None), int):
-                config.image_size = image_size
-            net = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
-            fresh = True
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"classifier {name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            remedy="Give a local folder or hub id of an image classifier, or a torchvision model.",
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-    labels = [str(net.config.id2label[i]) for i in sorted(net.config.id2label)]
-    return net, [] if fresh else labels
-
-
-def _torchvision_classifier(
-    name: str, pretrained: bool, image_size: int, drop_path: float
-) -> tuple[Any, list[str]]:
-    import torchvision
-
-    more = {}
-    if name.startswith("vit_") and image_size and not pretrained:
-        more["image_size"] = image_size
-    weights: Any = torchvision.models.get_model_weights(name)
-    weights = weights.DEFAULT if pretrained else None
-    try:
-        net = torchvision.models.get_model(name, weights=weights, **more)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
-            remedy="Give --model a local transformers folder, or use --weights random.",
-        ) from error
-    depths = [m for m in net.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
-    deepest = max((m.p for m in depths), default=0.0)
-    for module in depths if drop_path > 0 and deepest > 0 else ():
-        module.p *= drop_path / deepest
-    labels = [] if weights is None else [str(c) for c in weights.meta.get("categories", ())]
-    return net, labels
 
 
 def _name_classes(net: Any, name: str, classes: Sequence[str], activation: str) -> None:
@@ -240,7 +184,8 @@ def save_classifier(model: Classifier, folder: Path) -> None:
     spec = model.spec
     state = {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
     if spec.kind == "transformers":
-        model.net.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+        with quiet_transformers():
+            model.net.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
         atomic_write_json(folder / "preprocessor_config.json", _processor(spec), indent=1)
     else:
         from safetensors.torch import save_file
@@ -256,7 +201,7 @@ def _processor(spec: ClassifierSpec) -> dict[str, Any]:
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": max(spec.image_size, round(spec.image_size / spec.test_crop))},
-        "resample": _RESAMPLE[spec.interpolation],
+        "resample": RESAMPLE[spec.interpolation],
         "do_center_crop": True,
         "crop_size": {"height": spec.image_size, "width": spec.image_size},
         "do_rescale": True,
@@ -291,7 +236,7 @@ def load_classifier(source: str | Path, *, image_size: int = 0) -> Classifier:
             f"not a classifier's description: {error}", file=folder / SPEC_FILE
         ) from error
     if spec.kind == "transformers":
-        net, _ = _transformers_classifier(str(folder), True, 0, 0.0)
+        net, _ = transformers_classifier(str(folder), True, 0, 0.0)
     else:
         net = _saved_torchvision(folder, spec)
     return Classifier(net, spec).eval()
@@ -301,7 +246,7 @@ def _saved_torchvision(folder: Path, spec: ClassifierSpec) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    net, _ = _torchvision_classifier(spec.name, False, spec.image_size, 0.0)
+    net, _ = torchvision_classifier(spec.name, False, spec.image_size, 0.0)
     replace_head(net, len(spec.classes), None, None)
     try:
         net.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -317,11 +262,11 @@ def _saved_torchvision(folder: Path, spec: ClassifierSpec) -> nn.Module:
 def _published(name: str, image_size: int) -> Classifier:
     base = resolve_backbone(name)
     if base.kind == "transformers":
-        net, labels = _transformers_classifier(name, True, 0, 0.0)
-        side = image_size or _side(getattr(net.config, "image_size", None)) or DEFAULT_SIDE
+        net, labels = transformers_classifier(name, True, 0, 0.0)
+        own = transformers_view(name, side_of(getattr(net.config, "image_size", None)))
     else:
-        net, labels = _torchvision_classifier(name, True, 0, 0.0)
-        side = image_size or DEFAULT_SIDE
+        net, labels = torchvision_classifier(name, True, 0, 0.0)
+        own = torchvision_view(name)
     if not labels:
         raise ConfigError(
             f"{name!r} has no trained classification layer",
@@ -336,14 +281,16 @@ def _published(name: str, image_size: int) -> Classifier:
     config = getattr(net, "config", None)
     multi = getattr(config, "problem_type", None) == "multi_label_classification"
     spec = ClassifierSpec(
-        base.kind, base.name, classes, keys,
-        base.mean, base.std, side, first=first,
-    )  # fmt: skip
-    return Classifier(net, replace(spec, activation="sigmoid" if multi else "softmax")).eval()
-
-
-def _side(size: Any) -> int:
-    """The side of a config's image size, given as a number or as (height, width)."""
-    if isinstance(size, list | tuple):
-        size = size[0]
-    return int(size or 0)
+        base.kind,
+        base.name,
+        classes,
+        keys,
+        base.mean,
+        base.std,
+        image_size or own.side,
+        test_crop=own.crop,
+        interpolation=own.interpolation,
+        activation="sigmoid" if multi else "softmax",
+        first=first,
+    )
+    return Classifier(net, spec).eval()
