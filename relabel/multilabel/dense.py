@@ -11,22 +11,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from relabel.detectors.backbones import resolve_backbone
-from relabel.errors import ConfigError, RelabelError
+from relabel.errors import ConfigError
 from relabel.multilabel.label_maps import keep_top, to_grid
+from relabel.multilabel.pretrained import load_classifier, match_classes
 from relabel.multilabel.settings import LabelMapSettings
 from relabel.training.loop import autocast
 
 if TYPE_CHECKING:
     from relabel.multilabel.probe import Probe
 
-BACKGROUND = "background"
 PROBE = "probe"
 
 
@@ -52,6 +50,10 @@ class MapMaker(ABC):
     def maps(self, pixels: Tensor) -> Tensor:
         """float32 [B, 2, k, g, g]: label maps; see `label_maps.keep_top`."""
         return keep_top(self.dense(pixels), self.top)
+
+    def maps_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(`maps`, `global_logits`), in one forward pass where the network allows it."""
+        return self.maps(pixels), self.global_logits(pixels)
 
 
 class DenseClassifier(MapMaker):
@@ -104,6 +106,7 @@ class DenseClassifier(MapMaker):
         self._more = (
             {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in arguments else {}
         )
+        self._one_pass = False
         self._place = self._find_map()
 
     @classmethod
@@ -140,11 +143,7 @@ class DenseClassifier(MapMaker):
                     remedy="Train it with relabel.multilabel.probe.train_probe.",
                 )
             return ProbeClassifier(probe, features, settings)
-        spec = resolve_backbone(name)
-        if spec.kind == "transformers":
-            net, labels = _transformers_classifier(name)
-        else:
-            net, labels = _torchvision_classifier(name)
+        net, labels, spec = load_classifier(name)
         columns = match_classes(labels, classes, class_keys, name=name)
         return cls(
             net,
@@ -160,14 +159,24 @@ class DenseClassifier(MapMaker):
     @torch.inference_mode()
     def dense(self, pixels: Tensor) -> Tensor:
         """float32 [B, C, g, g]: the logits of every cell."""
-        logits = self._hooked(self._prepared(pixels))
-        cells = logits.view(len(pixels), self.grid, self.grid, -1).permute(0, 3, 1, 2)
-        return self._chosen(cells)
+        return self._dense_and_whole(pixels)[0]
 
     @torch.inference_mode()
     def global_logits(self, pixels: Tensor) -> Tensor:
         """float32 [B, C]: what the network itself returns, in the order of the images' classes."""
         return self._chosen(self._forward(self._prepared(pixels)))
+
+    @torch.inference_mode()
+    def maps_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(`maps`, `global_logits`); the logits equal the network's own up to rounding."""
+        dense, whole = self._dense_and_whole(pixels)
+        return keep_top(dense, self.top), whole if self._one_pass else self.global_logits(pixels)
+
+    def _dense_and_whole(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """([B, C, g, g], [B, C] from the cell that stands for the whole image)."""
+        rows = self._hooked(self._prepared(pixels)).unflatten(0, (len(pixels), -1))
+        cells = rows[:, :-1].unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        return self._chosen(cells), self._chosen(rows[:, -1])
 
     def _prepared(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.device)
@@ -186,7 +195,7 @@ class DenseClassifier(MapMaker):
         return logits.index_select(1, self._columns)
 
     def _hooked(self, x: Tensor) -> Tensor:
-        """[B * g * g, logits] of the cells."""
+        """[B * (g * g + 1), logits]: of each image's cells, row by row, then of its mean cell."""
         place, calls = self._place, 0
 
         def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -228,7 +237,8 @@ class DenseClassifier(MapMaker):
         for module_name, module in self._net.named_modules():
             if module_name:
                 handles.append(module.register_forward_hook(recorder(module_name)))
-        x = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+        noise = torch.Generator().manual_seed(0)
+        x = torch.rand(1, 3, self.image_size, self.image_size, generator=noise).to(self.device)
         try:
             logits = self._forward(x)
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -244,10 +254,13 @@ class DenseClassifier(MapMaker):
         if found:
             self._place = found[-1]
             try:
-                shape = self._hooked(x).shape
-                if shape == (self.grid**2, logits.shape[1]):
+                rows = self._hooked(x)
+                if rows.shape == (self.grid**2 + 1, logits.shape[1]):
+                    loose = 1e-3 if self.precision == "fp32" else 5e-2
+                    error = (rows[-1] - logits[0]).abs().max()
+                    self._one_pass = bool(error <= loose * logits.abs().max())
                     return found[-1]
-                problem = f"its layers make {list(shape)} of {self.grid**2} cells"
+                problem = f"its layers make {list(rows.shape)} of {self.grid**2 + 1} cells"
             except (RuntimeError, ValueError, IndexError) as error:
                 problem = (str(error).splitlines() or [""])[0]
         raise ConfigError(
@@ -279,42 +292,16 @@ class ProbeClassifier(MapMaker):
     @torch.inference_mode()
     def global_logits(self, pixels: Tensor) -> Tensor:
         """float32 [B, C]: the probe on the mean of the patch features, as it was trained."""
-        return self._probe.logits(self._features(pixels).pooled.float().mean((1, 2)))
+        return self._whole(self._features(pixels).pooled)
 
+    @torch.inference_mode()
+    def maps_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(`maps`, `global_logits`)."""
+        pooled = self._features(pixels).pooled
+        return keep_top(self._probe.dense(pooled, self.grid), self.top), self._whole(pooled)
 
-def match_classes(
-    labels: Sequence[str], classes: int, class_keys: Sequence[str] | None, *, name: str
-) -> list[int]:
-    """The classifier's logit of each class of the images.
-
-    Args:
-        labels: the classifier's labels, by logit; may be made up (``LABEL_3``).
-        classes: C.
-        class_keys: keys of the images' classes; a label fits a key if it equals it or begins with
-            it and a space or comma, case aside.
-        name: of the classifier, for messages.
-
-    Raises:
-        ConfigError: neither the keys nor the number of classes fit.
-    """
-    if class_keys is not None:
-        heads: dict[str, list[int]] = {}
-        for i, label in enumerate(labels):
-            text = label.strip().lower()
-            first = text.replace(",", " ").split(" ")[0]
-            for key in {text, text.split(",")[0], first}:
-                heads.setdefault(key, []).append(i)
-        found = [heads.get(key.strip().lower(), []) for key in class_keys]
-        if all(len(rows) == 1 for rows in found):
-            return [rows[0] for rows in found]
-    kept = [i for i, label in enumerate(labels) if label.strip().lower() != BACKGROUND]
-    if len(kept) == classes:
-        return kept
-    raise ConfigError(
-        f"classifier {name!r} has {len(kept)} classes, the images have {classes}",
-        remedy="Use a classifier trained on the images' classes, label maps (--maps), or the "
-        "classifier `probe`, which learns them from the images' own labels.",
-    )
+    def _whole(self, pooled: Tensor) -> Tensor:
+        return self._probe.logits(pooled.float().mean((1, 2)))
 
 
 @dataclass(frozen=True)
@@ -341,60 +328,22 @@ def _feature(output: Any) -> Tensor | None:
 
 
 def _as_cells(feature: Tensor, grid: int) -> Tensor:
-    """A map as maps of single cells [B * g * g, d, 1, 1]; tokens as [B * g * g, 1 + prefix, d].
+    """A map as maps of single cells [B * (g * g + 1), d, 1, 1]; tokens as [..., 1 + prefix, d].
 
-    Tokens of a square image are a square number of patches after class and register tokens; these
-    are replaced by copies of the patch.
+    The last cell of an image is the mean of its map, which a network that averages takes for the
+    whole image. Tokens of a square image are a square number of patches after class and register
+    tokens. These are replaced by copies of the patch, and kept beside the mean patch.
     """
+    batch, prefix = len(feature), 0
+    patches = feature
+    if feature.ndim == 3:
+        side = isqrt(feature.shape[1])
+        prefix = feature.shape[1] - side**2
+        patches = feature[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+    cells = to_grid(patches, grid).flatten(2).transpose(1, 2)  # [B, g * g, d]
+    mean = patches.mean((2, 3))[:, None]
     if feature.ndim == 4:
-        cells = to_grid(feature, grid)
-        return cells.permute(0, 2, 3, 1).reshape(-1, feature.shape[1], 1, 1)
-    side = isqrt(feature.shape[1])
-    prefix = feature.shape[1] - side**2
-    patches = feature[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
-    cells = to_grid(patches, grid).permute(0, 2, 3, 1).reshape(-1, 1, feature.shape[2])
-    return cells.expand(-1, 1 + prefix, -1)
-
-
-def _transformers_classifier(name: str) -> tuple[nn.Module, list[str]]:
-    from transformers import AutoModelForImageClassification
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        net, report = AutoModelForImageClassification.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"classifier {name!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}",
-            remedy="Give a hub id or folder of an image classification checkpoint.",
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])[0]
-        raise ConfigError(
-            f"{name!r} has no trained classification layer ({missing} is missing)",
-            file=Path(name) if Path(name).is_dir() else None,
-            remedy="Use a ...ForImageClassification checkpoint, or the classifier `probe`.",
-        )
-    labels = net.config.id2label or {}
-    return net, [str(labels.get(i, f"LABEL_{i}")) for i in range(net.config.num_labels)]
-
-
-def _torchvision_classifier(name: str) -> tuple[nn.Module, list[str]]:
-    import torchvision
-
-    try:
-        weights = torchvision.models.get_model_weights(name)["DEFAULT"]
-        net = torchvision.models.get_model(name, weights=weights)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise RelabelError(
-            f"weights of torchvision's {name} cannot be had: {str(error).splitlines()[0]}",
-            remedy="Give the folder of a transformers classifier instead.",
-        ) from error
-    return net, [str(c) for c in weights.meta["categories"]]
+        return torch.cat([cells, mean], 1).flatten(0, 1)[..., None, None]
+    parts = cells[:, :, None].expand(-1, -1, 1 + prefix, -1)
+    whole = torch.cat([feature[:, :prefix], mean], 1)[:, None]
+    return torch.cat([parts, whole], 1).reshape(batch * (grid**2 + 1), 1 + prefix, -1)

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from relabel.errors import ConfigError
-from relabel.multilabel.dense import DenseClassifier, match_classes
+from relabel.multilabel.dense import DenseClassifier
 from relabel.multilabel.label_maps import LabelMap, region_scores
+from relabel.multilabel.pretrained import match_classes
 from relabel.multilabel.probe import Probe
 from relabel.multilabel.settings import LabelMapSettings
 
@@ -149,6 +150,39 @@ def test_torchvision_classifiers_have_cells(name: str) -> None:
         assert torch.allclose(dense.mean((2, 3)), own, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["mobilenet_v2", "convnext", "vit", "dinov2", "swin"])
+def test_one_pass_gives_maps_and_the_global_logits(kind: str) -> None:
+    net = _transformers(kind).eval()
+    _settle(net)
+    maker, pixels = _wrap(net), _pixels()
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    maps, logits = maker.maps_and_logits(pixels)
+    assert len(passes) == 1
+    assert torch.allclose(logits, maker.global_logits(pixels), atol=1e-4)
+    assert torch.equal(maps, maker.maps(pixels))
+
+
+class _Peak(nn.Module):
+    """A classifier of the greatest, not the mean, activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 16, stride=16), nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).amax((2, 3)))
+
+
+def test_a_network_that_does_not_average_takes_a_second_pass_for_its_logits() -> None:
+    torch.manual_seed(0)
+    net = _Peak().eval()
+    maker, pixels = _wrap(net), _pixels()
+    with torch.no_grad():
+        own = net((pixels - 0.5) / 0.5)
+    assert torch.equal(maker.maps_and_logits(pixels)[1], own)
+
+
 def test_networks_without_averaging_are_refused() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 16, stride=16), nn.Flatten(), nn.Linear(4 * 36, 7))
     with pytest.raises(ConfigError, match="cannot be applied cell by cell"):
@@ -202,7 +236,9 @@ def test_the_probe_makes_maps_of_its_backbones_patches() -> None:
     cell = pooled[1, 2:4, 4:6].mean((0, 1))
     assert torch.allclose(dense[1, :, 1, 2], probe.weight @ cell + probe.bias, atol=1e-5)
     assert torch.allclose(dense.mean((2, 3)), maker.global_logits(pixels), atol=1e-5)
-    assert maker.maps(pixels).shape == (2, 2, 4, 3, 3)
+    maps, logits = maker.maps_and_logits(pixels)
+    assert maps.shape == (2, 2, 4, 3, 3)
+    assert torch.equal(logits, maker.global_logits(pixels))
     with pytest.raises(ConfigError, match="need a trained probe"):
         DenseClassifier.create("probe", settings, CPU, 4)
 
