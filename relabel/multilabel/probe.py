@@ -20,7 +20,7 @@ from relabel.errors import DataError
 from relabel.multilabel.label_maps import to_grid
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
-PENALTIES = tuple(10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4))
+PENALTIES = tuple(10.0**e for e in range(1, -7, -1))
 NEVER = -1e4
 """Logit of a class without images: no probability in fp32, and still a number in fp16."""
 
