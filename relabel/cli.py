@@ -24,6 +24,7 @@ COMMANDS = {
     "train-specialist": "Train a detector on one dataset in its own label space.",
     "train-classifier": "Train an image classifier on soft multi-labels.",
     "classify": "Write a classifier's scores on images.",
+    "imagenet-multilabel": "Give every image the labels of all its objects.",
     "cross-label": "Pseudo-label a dataset with another dataset's specialist.",
     "evaluate": "Score detections, or the quality of relabelled boxes.",
     "datasets": "List, describe, validate and convert datasets.",

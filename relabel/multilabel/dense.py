@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from relabel.errors import ConfigError
+from relabel.multilabel.classifier_networks import (
+    DEFAULT_SIDE,
+    side_of,
+    torchvision_view,
+    transformers_view,
+)
 from relabel.multilabel.label_maps import keep_top, to_grid
 from relabel.multilabel.pretrained import load_classifier, match_classes
 from relabel.multilabel.settings import LabelMapSettings
@@ -94,7 +100,7 @@ class DenseClassifier(MapMaker):
         """
         # Networks with learned positions of one size only (torchvision's ViT) say so.
         fixed = getattr(net, "image_size", None)
-        self.image_size = fixed if isinstance(fixed, int) else settings.image_size
+        self.image_size = fixed if isinstance(fixed, int) else settings.image_size or DEFAULT_SIDE
         self.grid, self.top, self.classes = settings.grid, settings.top, len(columns)
         self.name, self.device, self.precision = name, device, precision
         self._net = net.to(device).eval().requires_grad_(False)
@@ -145,6 +151,8 @@ class DenseClassifier(MapMaker):
             return ProbeClassifier(probe, features, settings)
         net, labels, spec = load_classifier(name)
         columns = match_classes(labels, classes, class_keys, name=name)
+        if not settings.image_size:
+            settings = replace(settings, image_size=_trained_at(name, spec.kind, net))
         return cls(
             net,
             settings,
@@ -281,7 +289,7 @@ class ProbeClassifier(MapMaker):
         self, probe: Probe, features: Callable[[Tensor], Any], settings: LabelMapSettings
     ) -> None:
         self._probe, self._features = probe, features
-        self.image_size = settings.image_size
+        self.image_size = getattr(features, "side", settings.image_size)
         self.grid, self.top, self.classes = settings.grid, settings.top, probe.classes
 
     @torch.inference_mode()
@@ -347,3 +355,11 @@ def _as_cells(feature: Tensor, grid: int) -> Tensor:
     parts = cells[:, :, None].expand(-1, -1, 1 + prefix, -1)
     whole = torch.cat([feature[:, :prefix], mean], 1)[:, None]
     return torch.cat([parts, whole], 1).reshape(batch * (grid**2 + 1), 1 + prefix, -1)
+
+
+def _trained_at(name: str, kind: str, net: nn.Module) -> int:
+    """The side in pixels of the images a published classifier was made for."""
+    if kind == "transformers":
+        config = getattr(net, "config", None)
+        return transformers_view(name, side_of(getattr(config, "image_size", None))).side
+    return torchvision_view(name).side

@@ -284,3 +284,14 @@ def test_a_trained_mobilenet_finds_its_classes_in_the_cells(shared: Path) -> Non
         found = LabelMap(image[0], image[1].long(), 1000)
         right += int(region_scores(found, whole).argmax()) == label
     assert right >= 11
+
+
+def test_the_side_is_the_one_the_classifier_was_trained_at(tmp_path: Path) -> None:
+    import transformers as t
+
+    config = t.ViTConfig(patch_size=16, image_size=64, intermediate_size=64, **SEVEN, **SMALL)
+    t.ViTForImageClassification(config).save_pretrained(tmp_path)
+    t.ViTImageProcessor(size={"height": 80, "width": 80}).save_pretrained(tmp_path)
+    for wanted, side in ((0, 80), (96, 96)):
+        maker = DenseClassifier.create(str(tmp_path), LabelMapSettings(image_size=wanted), CPU, 7)
+        assert maker.image_size == side

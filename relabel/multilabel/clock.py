@@ -1,0 +1,59 @@
+"""Where the time of a stage goes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from relabel.workspace.atomic import atomic_write_json
+
+TIMES = "times.json"
+
+
+class Clock:
+    """Seconds by activity, summed over threads, beside the wall time and the images done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.images = 0
+        self._started = time.perf_counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def spent(self, activity: str) -> Iterator[None]:
+        """Count the time inside the block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            taken = time.perf_counter() - start
+            with self._lock:
+                self.seconds[activity] = self.seconds.get(activity, 0.0) + taken
+
+    def summary(self) -> dict[str, Any]:
+        """``images``, ``wall`` seconds, ``images_per_second``, and seconds of each activity."""
+        wall = time.perf_counter() - self._started
+        rate = self.images / wall if wall > 0 else 0.0
+        return {
+            "images": self.images,
+            "wall": round(wall, 3),
+            "images_per_second": round(rate, 3),
+            **{k: round(v, 3) for k, v in sorted(self.seconds.items())},
+        }
+
+
+def record(out: Path, stage: str, clock: Clock) -> None:
+    """Add a stage's times to ``times.json`` of the workspace; one entry per run of a stage."""
+    if not clock.images:
+        return
+    file = out / TIMES
+    try:
+        runs = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        runs = []
+    atomic_write_json(file, [*runs, {"stage": stage, **clock.summary()}], indent=1)

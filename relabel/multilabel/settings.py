@@ -1,0 +1,141 @@
+"""Settings of `relabel imagenet-multilabel`, one dataclass per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from relabel.errors import ConfigError
+from relabel.settings import setting, with_preset
+
+# (words in the backbone's name, values). Published settings: CutLER for DINO ViT-B/8, the
+# multi-label paper for DINOv3/16. tau depends on the backbone: see `relabel imagenet-multilabel
+# --calibrate`.
+MASKCUT_PRESETS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("dinov3",), {"image_size": 896, "tau": 0.75, "max_masks": 4}),
+    (("dinov2",), {"image_size": 896, "tau": 0.5, "max_masks": 4}),
+    (("dino",), {"image_size": 480, "tau": 0.15, "max_masks": 3}),
+)
+
+
+@dataclass(frozen=True)
+class MaskCutSettings:
+    """Regions: patch features, cuts, refinement."""
+
+    backbone: str = setting(
+        "facebook/dinov3-vitl16-pretrain-lvd1689m",
+        "Frozen network whose patch features are cut and pooled: a transformers hub id, a local "
+        "folder or a torchvision model name.",
+    )
+    image_size: int = setting(448, "Side in pixels of the square that images are resized to.")
+    tau: float = setting(0.5, "Patches whose cosine similarity exceeds this are neighbours.")
+    max_masks: int = setting(4, "Most masks per image, N of the paper.")
+    kind: str = setting(
+        "auto",
+        "What is cut: the keys of an attention block, or features; auto takes keys of a ViT.",
+        choices=("auto", "keys", "features"),
+    )
+    layer: int = setting(-1, "Attention block of a ViT whose keys are cut, from the end if < 0.")
+    stride: int = setting(16, "Stride of the feature map that is cut, for convolutional networks.")
+    refine: str = setting(
+        "crf",
+        "How masks are brought to full resolution: not at all beyond upsampling, by a dense CRF, "
+        "or by a guided filter.",
+        choices=("none", "crf", "guided"),
+    )
+    refine_size: int = setting(
+        320, "Longest side in pixels at which masks are refined; 0: the image's own."
+    )
+    precision: str = setting(
+        "auto",
+        "Arithmetic of the forward pass; auto takes bf16 where the device has it.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    batch_size: int = setting(16, "Images per forward pass.")
+    shard_images: int = setting(1000, "Images per shard, the unit of resuming.")
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.tau < 1:
+            raise ConfigError(f"tau is {self.tau}", remedy="It is a cosine: use -1 to below 1.")
+        for name in ("image_size", "max_masks", "stride", "batch_size", "shard_images"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="Use 1 or more.")
+        if self.refine_size < 0:
+            raise ConfigError(f"refine_size is {self.refine_size}", remedy="Use 0 or more.")
+
+    def resolved(self) -> MaskCutSettings:
+        """The settings with the backbone's preset in place of defaults."""
+        name = self.backbone.lower()
+        for words, values in MASKCUT_PRESETS:
+            if all(word in name for word in words):
+                return with_preset(self, values)
+        return self
+
+
+@dataclass(frozen=True)
+class LabelMapSettings:
+    """Label maps: read from ReLabel's files, or made by a classifier's dense pass."""
+
+    classifier: str = setting(
+        "",
+        "Classifier whose dense pass makes the maps where no files are given: a hub id, a local "
+        "folder, a torchvision model name, or `probe`: a linear head on the backbone, trained on "
+        "the images' own labels.",
+    )
+    image_size: int = setting(
+        0,
+        "Side in pixels of the square the dense pass sees; 0: the one the classifier was trained "
+        "at, since many lose their accuracy at another.",
+    )
+    grid: int = setting(15, "Cells per side of the maps.")
+    top: int = setting(5, "Classes kept per cell.")
+    transpose: bool = setting(False, "Swap the two axes of the maps that are read from files.")
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """Which regions the labeler learns from."""
+
+    rule: str = setting(
+        "original",
+        "original: regions whose score for the image's own label exceeds the threshold, with that "
+        "label (the paper); top1: regions whose best class reaches it, with that class (the "
+        "public code).",
+        choices=("original", "top1"),
+    )
+    threshold: float = setting(0.75, "Least score of a region under the label maps.")
+
+
+@dataclass(frozen=True)
+class LabelerSettings:
+    """The region labeler: an MLP on pooled features."""
+
+    hidden: int = setting(1024, "Width of the hidden layer.")
+    dropout: float = setting(0.1, "Dropout after the hidden layer.")
+    lr: float = setting(1e-4, "Learning rate of AdamW.")
+    weight_decay: float = setting(0.01, "Weight decay.")
+    batch_size: int = setting(256, "Regions per step.")
+    epochs: float = setting(20.0, "Passes over the selected regions.")
+    steps: int = setting(0, "Training steps; 0 derives them from the epochs.")
+    validation: float = setting(
+        0.1, "Share of the images whose regions are held out to choose the epoch by."
+    )
+    seed: int = setting(0, "Seed of weights, order and the held-out part.")
+
+
+@dataclass(frozen=True)
+class AggregateSettings:
+    """How the labels of regions become labels of the image."""
+
+    mode: str = setting(
+        "soft",
+        "soft: the greatest probability over the regions, per class; hard: 1 where that reaches "
+        "the threshold.",
+        choices=("soft", "hard"),
+    )
+    threshold: float = setting(0.5, "Least probability of a label, in the hard mode.")
+    original: bool = setting(True, "Add the image's own label with probability 1.")
+    min_score: float = setting(0.01, "Probabilities below this are left out of the files.")
+    confusion: float = setting(
+        0.2, "Two classes are called mutually confused from this rate on, both ways."
+    )
