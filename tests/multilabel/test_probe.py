@@ -33,7 +33,7 @@ def test_the_solution_is_the_optimum() -> None:
         w = (probe.weight.double() * scale).requires_grad_(True)
         b = (probe.bias.double() + probe.weight.double() @ z.mean(0)).requires_grad_(True)
         loss = F.cross_entropy((z - z.mean(0)) / scale @ w.T + b, torch.from_numpy(y))
-        (loss + 0.05 * w.square().sum()).backward()
+        (loss + 0.05 * (w.square().sum() + b.square().sum())).backward()
         assert w.grad is not None
         assert b.grad is not None
         assert float(w.grad.abs().max()) < 1e-5
