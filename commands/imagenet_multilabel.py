@@ -229,7 +229,7 @@ def _calibrate(
     from dataclasses import asdict
 
     import numpy as np
-    from relabel.multilabel.calibrate import calibrate, calibration_table
+    from relabel.multilabel.calibrate import calibrate, calibration_rows
 
     from relabel.evaluation.tables import rich_table
     from relabel.multilabel.features import PatchFeatures
@@ -251,7 +251,7 @@ def _calibrate(
         return
     from rich.console import Console
 
-    Console().print(rich_table(calibration_table(found), "MaskCut by tau"))
+    Console().print(rich_table(calibration_rows(found), "MaskCut by tau"))
 
 
 def _fiftyone(plan: Plan, folder: Path) -> None:

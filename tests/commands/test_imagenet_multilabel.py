@@ -1,0 +1,241 @@
+"""``relabel imagenet-multilabel`` on a small world: squares of colours, one class per colour."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from relabel.cli import main
+from relabel.multilabel.label_maps import write_label_map
+from relabel.multilabel.store import iterate, read_regions, read_scores, shard_paths
+from relabel.multilabel.tsv import read_tsv
+from tests.multilabel.colours import COLOURS, tiny_resnet
+
+IMAGES, SIDE = 18, 96
+CLASSES = sorted(COLOURS)
+FLAGS = (
+    *("--classifier", "probe", "--image-size", "128", "--stride", "4", "--tau", "0.9"),
+    *("--max-masks", "3", "--refine", "none", "--shard-images", "5", "--filter-threshold", "0.3"),
+    *("--labeler-epochs", "60", "--labeler-lr", "0.003", "--labeler-hidden", "32"),
+    *("--device", "cpu", "--precision", "fp32", "--quiet"),
+)
+
+
+def scene(rng: np.random.Generator, own: int, other: int) -> np.ndarray:
+    """uint8 [96, 96, 3]: a large square of one colour and a small one of another on grey."""
+    pixels = np.full((SIDE, SIDE, 3), 120.0)
+    pixels[8:56, 8:56] = COLOURS[CLASSES[own]]
+    pixels[64:92, 64:92] = COLOURS[CLASSES[other]]
+    return np.clip(pixels + rng.normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``images/<colour>/<i>.png``, the labels of both squares, and a backbone."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    both = {}
+    for i in range(IMAGES):
+        own, other = i % 3, (i + 1 + i // 3 % 2) % 3
+        name = f"{CLASSES[own]}/{i:03d}.png"
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(rng, own, other)).save(root / "images" / name)
+        both[name] = [own, other]
+    (root / "both.json").write_text(json.dumps(both))
+    tiny_resnet(root / "backbone")
+    return root
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(["imagenet-multilabel", *[str(a) for a in args]])
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def arguments(world: Path, out: Path, *more: str) -> list[str]:
+    where = ["--images", str(world / "images"), "--backbone", str(world / "backbone")]
+    return [*where, "--out", str(out), *FLAGS, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace of one uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "labels"
+    with pytest.raises(SystemExit) as caught:
+        main(["imagenet-multilabel", *arguments(world, out)])
+    assert not caught.value.code
+    return out
+
+
+def test_the_second_colour_is_recovered(world: Path, whole: Path) -> None:
+    both = json.loads((world / "both.json").read_text())
+    labels = read_tsv(whole / "result" / "labels.tsv", 3)
+    scores = labels.dense(3)
+    present, absent = [], []
+    for name, gt, row in zip(labels.file_names, labels.gt, scores, strict=True):
+        own, other = both[name]
+        assert gt == own and row[own] == 1.0
+        present.append(row[other])
+        absent.append(row[3 - own - other])
+    # Chance gives both the same.
+    assert np.mean(present) > np.mean(absent) + 0.3
+    for file in ("labels.parquet", "confused.json", "report.html", "skipped.tsv"):
+        assert (whole / "result" / file).is_file()
+
+
+def test_regions_are_the_squares(whole: Path) -> None:
+    found = 0
+    for shard in iterate(shard_paths(whole / "1_regions" / "shards"), read_regions):
+        for image in range(len(shard)):
+            for mask in shard.masks(image):
+                assert mask.shape == (SIDE, SIDE)
+                large = np.zeros((SIDE, SIDE), bool)
+                large[8:56, 8:56] = True
+                found += bool((mask & large).sum() / (mask | large).sum() > 0.6)
+    assert found >= IMAGES * 2 // 3
+
+
+def test_a_second_run_does_nothing(
+    world: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+    code, out, _ = run(capsys, *arguments(world, whole), "--json")
+    assert code == 0 and json.loads(out)["done"] is True
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()} == files
+
+
+def test_parts_make_the_same_labels(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, *arguments(world, tmp_path / "o"), "--shard", "1/2", "--json")
+    assert code == 0 and json.loads(out)["waits_for"] == "regions"
+    # The second part finds all regions there and goes on until it needs the first one again.
+    for part, waits in (("2/2", "scores"), ("1/2", "labels"), ("2/2", None)):
+        code, out, _ = run(capsys, *arguments(world, tmp_path / "o"), "--shard", part, "--json")
+        assert code == 0 and json.loads(out)["waits_for"] == waits
+    for file in ("labels.tsv", "labels.parquet", "confused.json"):
+        one, other = (folder / "result" / file for folder in (whole, tmp_path / "o"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_killed_runs_end_with_the_same_bytes(world: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    command = [sys.executable, "-m", "relabel", "imagenet-multilabel", *arguments(world, out)]
+    signs = [
+        out / "1_regions" / "shards" / "shard-00001-of-00004.parquet",
+        out / "2_scores" / "probe" / "probe.json",
+        out / "3_labeler" / "stage.json",
+        out / "4_labels" / "shards" / "shard-00000-of-00004.parquet",
+    ]
+    for sign in signs:  # killed as soon as a stage has got this far
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        until = time.monotonic() + 240
+        while process.poll() is None and not sign.exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, error = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), error.decode()
+    subprocess.run(command, check=True, capture_output=True)
+    for file in ("labels.tsv", "labels.parquet", "confused.json"):
+        assert (out / "result" / file).read_bytes() == (whole / "result" / file).read_bytes()
+
+
+def test_unreadable_images_are_skipped_and_listed(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world / "images", tmp_path / "images")
+    (tmp_path / "images" / CLASSES[0] / "broken.png").write_bytes(b"no image")
+    more = [a for a in arguments(world, tmp_path / "o") if a != "--quiet"]
+    more[1] = str(tmp_path / "images")
+    code, _, error = run(capsys, *more)
+    assert code == 0 and "1 images could not be read" in error
+    result = tmp_path / "o" / "result"
+    name, reason = (result / "skipped.tsv").read_text().strip().split("\t")
+    assert name == f"{CLASSES[0]}/broken.png" and reason
+    assert len(read_tsv(result / "labels.tsv")) == IMAGES + 1
+
+
+def test_changed_settings_are_refused_until_overwrite(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o"
+    shutil.copytree(whole, out)
+    changed = ["--filter-threshold" if a == "--filter-threshold" else a for a in FLAGS]
+    changed[changed.index("--filter-threshold") + 1] = "0.35"
+    where = arguments(world, out)[: -len(FLAGS)]
+    code, _, error = run(capsys, *where, *changed)
+    assert code == 1 and "settings.threshold: 0.3 → 0.35" in error and "--overwrite" in error
+    regions = out / "1_regions" / "shards" / "shard-00000-of-00004.parquet"
+    before = regions.stat().st_mtime_ns
+    code, _, _ = run(capsys, *where, *changed, "--overwrite")
+    assert code == 0
+    assert regions.stat().st_mtime_ns == before  # regions do not depend on the filter
+
+
+def test_maps_from_files_in_either_axis_order(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A map that knows the left half from the right one scores regions by where they are."""
+    logits = torch.zeros(2, 15, 15)
+    logits[0, :, :8] = 9.0  # class 0 left
+    logits[0, :, 8:] = -9.0
+    ids = torch.stack([torch.zeros(15, 15), torch.ones(15, 15)])
+    for image in (world / "images").rglob("*.png"):
+        file = tmp_path / "maps" / image.relative_to(world / "images").with_suffix(".pt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_label_map(file, torch.stack([logits, ids]))
+    base = [a for a in arguments(world, Path("?")) if a not in ("--classifier", "probe")]
+    best = {}
+    for flag in ("--no-transpose-maps", "--transpose-maps"):
+        out = tmp_path / flag.strip("-")
+        shutil.copytree(whole / "1_regions", out / "1_regions")
+        base[base.index("--out") + 1] = str(out)
+        code, _, error = run(capsys, *base, "--maps", tmp_path / "maps", flag, "--filter-rule", "top1")
+        assert code == 0, error
+        found = []
+        for regions, scores in zip(
+            iterate(shard_paths(out / "1_regions" / "shards"), read_regions),
+            iterate(shard_paths(out / "2_scores" / "shards"), read_scores),
+            strict=True,
+        ):
+            for image in range(len(regions)):
+                for region, mask in zip(regions.regions(image), regions.masks(image), strict=True):
+                    rows, columns = np.nonzero(mask)
+                    # Regions below the diagonal are left of it once the axes are swapped.
+                    found.append((columns.mean() - rows.mean(), columns.mean(), scores, region))
+        left = [s.ids[r, 0] == 0 for _, x, s, r in found if x < SIDE * 0.4]
+        best[flag] = np.mean(left)
+    assert best["--no-transpose-maps"] > 0.9
+
+
+def test_plan_errors_and_help(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o"
+    code, _, error = run(capsys, *arguments(world, out), "--dry-run")
+    assert code == 0 and "5. result" in error and not out.exists()
+    cases = {
+        "--classifier": ["--images", world / "images", "--backbone", world / "backbone"],
+        "does not exist": ["--images", tmp_path / "nowhere", "--out", out],
+        "Check --maps": ["--images", world / "images", "--maps", tmp_path / "nowhere"],
+        "there is no part": ["--images", world / "images", "--shard", "5/4"],
+        "nowhere": ["--images", world / "images", "--backbone", "./nowhere"],
+    }
+    for text, wrong in cases.items():
+        code, _, error = run(capsys, *wrong, "--out", out, "--quiet")
+        assert code == 1 and text in error and len(error.strip().splitlines()) == 1, error
