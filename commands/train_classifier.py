@@ -143,6 +143,7 @@ def _train(
     """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
     from relabel.align.plan import backbone_identities
     from relabel.align.run import files_in
+    from relabel.detectors.backbones import resolve_backbone as resolve_network
     from relabel.multilabel.classifier import METRICS_FILE, train_classifier
     from relabel.workspace.stage import Stage
 
@@ -163,6 +164,7 @@ def _train(
         if val is not None and not metrics["validation"]:
             metrics["validation"] = [_measured(folder, val, runtime)]
         return metrics
+    resolve_network(settings.model)  # a misspelt name leaves no folder behind
     if rank == 0:
         stage.begin(overwrite=status == "changed")
     try:

@@ -261,14 +261,26 @@ def _new_model(
             "starts anew.",
             quiet=runtime.quiet,
         )
-    for module in model.modules():
-        # Some ports of TensorFlow networks (transformers' MobileNets) keep its decay of 0.997 as
-        # torch's momentum, which means the opposite: running statistics of the last batch alone.
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.momentum or 0) > 0.5:
-            module.momentum = 0.1
+    model.frozen_norm = s.batch_norm == "frozen" or (
+        s.batch_norm == "auto" and s.weights == "pretrained"
+    )
+    _mend_port(model)
     if bce and kept:
         _centre_logits(model, train, runtime, labels_per_image, bad)
     return model, kept
+
+
+def _mend_port(model: Classifier) -> None:
+    """Put right what transformers' MobileNets took over from TensorFlow as it stood there.
+
+    Its decay of running statistics, 0.997, is torch's momentum of 0.003 and not 0.997, which keeps
+    the last batch alone; its keep probability of 0.8 is a dropout of 0.2.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.momentum or 0) > 0.5:
+            module.momentum = 0.1  # torch's default: 0.003 would be too slow for a short training
+        elif isinstance(module, nn.Dropout) and module.p > 0.5:
+            module.p = 1 - module.p
 
 
 def _centre_logits(

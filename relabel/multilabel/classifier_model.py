@@ -68,10 +68,13 @@ class Classifier(nn.Module):
     """Pixels to logits, whatever library the network comes from.
 
     Input: pixels in [0, 1], RGB, [B, 3, S, S]. Output: logits [B, C].
+
+    With ``frozen_norm`` batch norms keep their statistics in training, too (in eval mode).
     """
 
     mean: Tensor
     std: Tensor
+    frozen_norm = False
 
     def __init__(self, net: nn.Module, spec: ClassifierSpec) -> None:
         super().__init__()
@@ -93,6 +96,14 @@ class Classifier(nn.Module):
             # GoogLeNet and Inception add auxiliary logits while they train.
             logits = logits[0] if isinstance(logits, tuple) else logits
         return logits[:, self.spec.first :]
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen_norm:
+            for module in self.net.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """[B, C] float32 probabilities of the logits."""

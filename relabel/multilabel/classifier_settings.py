@@ -42,7 +42,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "drop_path": 0.05,
         "test_crop": 1.0,
     },
-    "light": {"epochs": 4.0, "batch_size": 32, "lr": 5e-4, "crop_scale": (0.35, 1.0)},
+    "light": {
+        "epochs": 4.0,
+        "batch_size": 32,
+        "lr": 2e-3,
+        "backbone_lr_scale": 0.05,
+        "crop_scale": (0.35, 1.0),
+    },
 }
 
 
@@ -68,6 +74,13 @@ class ClassifierSettings(TrainSettings):
         False,
         "Start from the pretrained classification layer too, where its classes are the images' "
         "(a background class is dropped); else the layer is new.",
+    )
+    batch_norm: str = setting(
+        "auto",
+        "Statistics of batch norms in training: each batch's own, or frozen as pretrained; auto "
+        "freezes pretrained ones, which neither small batches nor weights that were folded or "
+        "quantised can renew.",
+        choices=("auto", "train", "frozen"),
     )
     loss: str = setting(
         "bce",

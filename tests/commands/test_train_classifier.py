@@ -13,6 +13,7 @@ from tests.multilabel.colours import COLOURS, tiny_resnet, two_colour_set
 
 QUICK = (
     *("--preset", "light", "--steps", "40", "--batch-size", "8", "--lr", "0.02"),
+    *("--backbone-lr-scale", "1", "--batch-norm", "train"),
     *("--image-size", "32", "--test-crop", "1", "--crop-scale", "0.6,1", "--precision", "fp32"),
     *("--device", "cpu", "--workers", "0", "--quiet"),
 )
@@ -111,11 +112,12 @@ def test_wrong_usage_and_errors_are_one_line(
     code, _, err = run(capsys, "train-classifier", "--images", tmp_path / "a", "--labels", "no.tsv")
     assert (code, err.count("\n")) == (1, 1)
     assert "no.tsv" in err
-    code, _, err = run(
-        capsys, "train-classifier", "--images", tmp_path / "a", "--model", "resnt50", *RUN
-    )
+    out = tmp_path / "out"
+    args = ("--images", tmp_path / "a", "--model", "resnt50", "--out", out, *RUN)
+    code, _, err = run(capsys, "train-classifier", *args)
     assert (code, err.count("\n")) == (1, 1)
     assert "resnt50" in err
+    assert not out.exists()
     code, _, err = run(capsys, "classify", "x", "--images", tmp_path / "a", "--out", "p.csv")
     assert code == 2 and ".parquet" in err
 
@@ -134,7 +136,7 @@ def test_transfer_to_real_photos_takes_its_first_steps(
     code, text, err = run(
         capsys,
         *("train-classifier", "--dataset", root, *where, "--model", weights),
-        *("--preset", "light", "--steps", "3", "--batch-size", "4", "--image-size", "96"),
+        *("--preset", "light", "--steps", "12", "--batch-size", "8", "--image-size", "96"),
         *("--out", tmp_path / "out", *RUN, "--json"),
     )
     assert code == 0, err
@@ -146,3 +148,11 @@ def test_transfer_to_real_photos_takes_its_first_steps(
     code, text, err = run(capsys, *args)
     assert code == 0, err
     assert json.loads(text)["images"] >= metrics["images"]
+    from relabel.evaluation.multilabel.evaluate import evaluate_multilabel
+
+    truth = root / "annotations" / "instances_val2017.json" if coco else root
+    # On the photos trained on. Classes ranked by their frequency alone: 0.35 on voc100, where the
+    # twelve steps reach 0.54; class-wise 0.08 and 0.42.
+    measured = evaluate_multilabel(truth, out).metrics
+    assert measured.example_mAP > 0.42
+    assert measured.class_mAP > 0.2

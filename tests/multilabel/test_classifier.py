@@ -47,6 +47,8 @@ def quick(model: Path | str, **values: Any) -> ClassifierSettings:
         "steps": 60,
         "batch_size": 8,
         "lr": 2e-2,
+        "backbone_lr_scale": 1.0,
+        "batch_norm": "train",
         "image_size": 32,
         "test_crop": 1.0,
         "crop_scale": (0.6, 1.0),
@@ -271,6 +273,22 @@ def test_presets_yield_to_what_is_given() -> None:
     assert set(PRESETS) == {"finetune", "resnet", "vit", "light"}
     with pytest.raises(ConfigError, match="crop_scale"):
         ClassifierSettings(crop_scale=(0.0, 1.0))
+
+
+def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path) -> None:
+    images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 8))
+    folder = tiny_resnet(tmp_path / "net")
+    moved = []
+    for kind in ("auto", "train"):
+        settings = quick(folder, steps=2, batch_norm=kind)
+        train_classifier(images, tmp_path / kind, settings, RUNTIME)
+        net = load_classifier(tmp_path / kind)
+        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        means = [m.running_mean for m in norms]
+        moved.append(max(float(m.abs().max()) for m in means if m is not None))
+        changed = max(float((m.weight - 1).detach().abs().max()) for m in norms)
+        assert changed > 0
+    assert moved[0] == 0 < moved[1]
 
 
 # --- training ---
