@@ -17,11 +17,15 @@ def test_without_ignore_regions_the_loss_is_that_of_transformers(
     from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
     trainable = new_trainable(rt_detr)
-    targets = [target([[10, 10, 40, 50], [60, 20, 90, 60]], [1, 3]), target([], [])]
+    targets = [
+        target([[10, 10, 40, 50], [60, 20, 90, 60]], [1, 3]),
+        target([], []),
+        target([[30, 8, 80, 30]], [2]),
+    ]
     ours = losses(trainable, targets)
     torch.manual_seed(7)
     labels = [{"class_labels": t.labels, "boxes": t.boxes} for t in truths_of(targets, (64, 96))]
-    found = trainable.model.net(pixels_of(), labels=labels)
+    found = trainable.model.net(pixels_of(len(targets)), labels=labels)
     _, theirs, _ = RTDetrForObjectDetectionLoss(
         found.intermediate_logits[:, -1],
         labels,
@@ -44,6 +48,41 @@ def test_without_ignore_regions_the_loss_is_that_of_transformers(
             ]
             assert parts
             assert float(ours[prefix].detach()) == pytest.approx(sum(parts), rel=1e-4), prefix
+
+
+def test_a_sure_query_wins_an_object_over_a_nearer_one() -> None:
+    from transformers import RTDetrV2Config
+
+    criterion = Criterion(RTDetrV2Config())
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.55, 0.55, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]])
+    truth = Truth(boxes[:1].clone(), torch.tensor([0]), torch.zeros(0, 4), None)
+    # Scores 0.5 and 0.9: focal costs of -0.17 and -2.80. Of L1 and GIoU the second pays 1.31 more,
+    # less than it gains, but more than the 0.09 of the costs for the class being there.
+    logits = torch.tensor([[0.0], [2.1972], [0.0]])[None, None]
+    pairs = criterion.match(logits, boxes[None, None], [truth])
+    assert pairs.query.tolist() == [1]
+    # A broken number is matched last.
+    broken = boxes.clone()
+    broken[1] = torch.nan
+    assert criterion.match(logits, broken[None, None], [truth]).query.tolist() == [0]
+
+
+def test_a_region_is_of_its_own_image() -> None:
+    from transformers import RTDetrV2Config
+
+    criterion = Criterion(RTDetrV2Config())
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]])[None, None].repeat(
+        2, 1, 1, 1
+    )
+    logits = torch.zeros(2, 1, 2, 2, requires_grad=True)
+    empty, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    everywhere = torch.tensor([[0.0, 0, 100, 100]])
+    truths = [Truth(empty, no_labels, empty, None), Truth(empty, no_labels, everywhere, None)]
+    pairs = criterion.match(logits, boxes, truths)
+    criterion.losses(logits, boxes, truths, pairs, (100, 100)).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0].abs().min() > 0
+    assert logits.grad[1].abs().max() == 0
 
 
 def test_a_query_inside_an_ignore_region_is_no_background() -> None:

@@ -98,6 +98,23 @@ def test_both_duplicate_and_background() -> None:
     assert quiet.confusion.counts.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
+def test_an_iou_of_exactly_the_threshold_is_a_good_box() -> None:
+    half = [0.0, 0, 10, 5]
+    a = evaluate_errors(truth((1, CAR, BOX)), [result(1, CAR, BOX, 0.9), result(1, CAR, half, 0.5)])
+    only(a, duplicate=1)
+    b = evaluate_errors(truth((1, CAR, BOX)), [result(1, BUS, half, 0.9)])
+    only(b, classification=1)
+
+
+def test_of_two_boxes_that_overlap_alike_the_first_is_meant() -> None:
+    world = truth((1, BUS, BOX), (1, 3, BOX))
+    world["categories"].append({"id": 3, "name": "van"})
+    a = evaluate_errors(world, [result(1, CAR, BOX, 0.9)])
+    only(a, classification=1, missed=1)
+    assert a.per_class["bus"]["dAP"]["classification"] == pytest.approx(1.0)
+    assert a.per_class["van"]["dAP"]["classification"] == 0.0
+
+
 def test_a_poor_box_of_the_right_class_comes_before_a_good_one_of_the_wrong_class() -> None:
     a = evaluate_errors(
         truth((1, CAR, BOX), (1, BUS, [0, 0, 10, 4.5])), [result(1, CAR, [0, 0, 10, 4], 0.9)]

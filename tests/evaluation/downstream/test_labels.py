@@ -211,6 +211,45 @@ def test_normalized_is_clipped_and_recovers_a_known_style() -> None:
     )
 
 
+def test_normalized_counts_real_boxes_of_images_of_every_size() -> None:
+    """The source's images are 100 x 50 and 400 x 400; a region of the target says nothing."""
+    goal = dataset(
+        "fine",
+        FINE,
+        [(0, "car", [0, 0, 20, 10]), (0, "car", [0, 0, 20, 10]), (1, "car", [0, 0, 90, 45])],
+        ignore=[False, False, True],
+    )
+    rows: list[Row] = [
+        (0, "vehicle", [10, 10, 10, 10]),
+        (0, "vehicle", [98, 10, 10, 10]),
+        (1, "vehicle", [100, 100, 40, 80]),
+    ]
+    source = dataset("old", OLD, rows)
+    images = replace(
+        source.images, width=np.array([100, 400], np.int32), height=np.array([50, 400], np.int32)
+    )
+    found = normalized(replace(source, images=images), goal, NAMES, 2)
+    # All are a tenth of the width and a fifth of the height, and become a fifth of both. The
+    # second's centre lies outside its image, and so does the whole of a narrower box there.
+    assert [r[2] for r in listed(found)] == [
+        pytest.approx([5, 10, 20, 10]),
+        pytest.approx([93, 10, 7, 10]),
+        pytest.approx([80, 100, 80, 80]),
+    ]
+    narrow = dataset("fine", FINE, [(0, "car", [0, 0, 2, 10])] * 2)
+    found = normalized(replace(source, images=images), narrow, NAMES, 2)
+    assert [r[2] for r in listed(found)] == [
+        pytest.approx([14, 10, 2, 10]),
+        pytest.approx([116, 100, 8, 80]),
+    ]
+
+
+def test_a_label_at_the_threshold_is_sure() -> None:
+    labels = pseudo([(0, [0, 0, 10, 10], [0.5, 0.0]), (0, [20, 0, 30, 10], [0.499, 0.0])])
+    found = pseudo_labelled(dataset("old", OLD, []), labels, 0.5, uncertain=0.5)
+    assert [r[3] for r in listed(found)] == [False, True]
+
+
 def test_pseudo() -> None:
     found = pseudo_labelled(SOURCE, FOUND, 0.5)
     sound(found)
@@ -294,6 +333,27 @@ def test_name_map_of_a_person() -> None:
         name_map_of(SOURCE, FOUND, {"vehicel": "car"}, settings)
     with pytest.raises(ConfigError, match=r"'fine' has no category 'cra'.*'car'"):
         name_map_of(SOURCE, FOUND, {"vehicle": "cra"}, settings)
+
+
+def test_a_name_map_needs_classes_with_boxes_only_and_prefers_a_name_to_an_alias() -> None:
+    settings = DownstreamSettings()
+    space = LabelSpace(
+        "old",
+        (Category(1, "vehicle", aliases=("auto",)), Category(2, "bus"), Category(3, "sign")),
+    )
+    rows: list[Row] = [(0, "vehicle", [0, 0, 10, 10]), (0, "sign", [60, 0, 30, 30])]
+    source = dataset("old", space, rows, ignore=[False, True])
+    # No box is a bus, and the only sign is a region.
+    assert name_map_of(source, FOUND, {"vehicle": "car"}, settings) == {"vehicle": "car"}
+    for given in ({"vehicle": "car", "auto": "bus"}, {"auto": "bus", "vehicle": "car"}):
+        assert name_map_of(source, FOUND, given, settings) == {"vehicle": "car"}
+
+
+def test_without_uncertain_labels_unmatched_boxes_are_background() -> None:
+    goal = dataset("fine", FINE, [])
+    plain = DownstreamSettings(uncertain=0.0)
+    found = label_source("overlap", SOURCE, goal, FOUND, NAMES, plain)
+    assert listed(found) == listed(overlapped(SOURCE, FOUND, 0.5, 0.5))
 
 
 def test_every_arm_by_name() -> None:

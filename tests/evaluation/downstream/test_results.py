@@ -107,6 +107,21 @@ def test_differences_are_paired_by_seed(comparison: Comparison) -> None:
     assert comparison.difference("lat", category="tram") is None
 
 
+def test_curves_go_by_step_and_classes_are_those_of_any_seed(folder: Path) -> None:
+    put(folder, "pseudo", 0, 0.1, car=0.2)
+    put(folder, "pseudo", 1, 0.3, car=0.4, van=0.5)
+    arm = gather(folder, ["pseudo"], [0, 1]).arms["pseudo"]
+    assert [(p["step"], p["AP"]) for p in arm.curves[1]] == [(100, 0.15), (200, 0.3)]
+    assert arm.per_class == {"car": (0.2, 0.4), "van": (None, 0.5)}
+
+
+def test_json_without_the_base_arm_or_with_more_about_it(folder: Path) -> None:
+    comparison = gather(folder, ["lat", "oracle"], [0, 1], about={"seeds": "other", "steps": 5})
+    content = comparison.to_dict()
+    assert "share_of_oracle_gain" not in content
+    assert (content["seeds"], content["steps"]) == ([0, 1], 5)
+
+
 def test_share_of_gain(comparison: Comparison) -> None:
     share = share_of_gain(comparison, "lat", "oracle")
     # Seeds 0 and 1 only: (4 + 3) / (5 + 5).
@@ -178,6 +193,7 @@ def test_percent() -> None:
         ("metrics.json", '{"AP": 0.2', "damaged"),
         ("metrics.json", '{"AP": 0.2, "AP50": 0.4, "per_class": {}}', "AP75"),
         ("metrics.json", '{"AP": 20, "AP50": 40, "AP75": 10, "per_class": {}}', "fraction"),
+        ("metrics.json", '{"AP": true, "AP50": 1, "AP75": 0, "per_class": {}}', "fraction"),
         ("metrics.json", "[]", "per_class"),
         ("curve.json", '[{"AP": 0.2}]', "points"),
     ],
