@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--tau", type=float, default=MaskCutSettings.tau)
+    parser.add_argument("--image-size", type=int, default=MaskCutSettings.image_size)
     parser.add_argument("--threshold", type=float, default=FilterSettings.threshold)
     parser.add_argument("--refine", default=MaskCutSettings.refine)
     parser.add_argument("--device", default="auto")
@@ -133,7 +134,9 @@ def arms(
 
 
 def settings_of(args: argparse.Namespace, seed: int) -> MultilabelSettings:
-    maskcut = MaskCutSettings(backbone=args.backbone, tau=args.tau, refine=args.refine)
+    maskcut = MaskCutSettings(
+        backbone=args.backbone, tau=args.tau, refine=args.refine, image_size=args.image_size
+    )
     return MultilabelSettings(
         maskcut=maskcut.resolved(),
         maps=LabelMapSettings(classifier="probe"),
@@ -197,8 +200,8 @@ def report(
         "",
         "```",
         f"python benchmarks/multilabel_recovery.py VOC_FOLDER --backbone NAME --out DIR "
-        f"--seeds {args.seeds} --tau {args.tau:g} --threshold {args.threshold:g} "
-        f"--refine {args.refine}",
+        f"--seeds {args.seeds} --tau {args.tau:g} --image-size {args.image_size} "
+        f"--threshold {args.threshold:g} --refine {args.refine}",
         "```",
         "",
         "| scores | example mAP | 1 class | 2 classes | 3 and more | class mAP | top-1 |",

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from relabel.errors import DataError
 from relabel.multilabel.settings import LabelerSettings
 from relabel.settings import Runtime, settings_dict
-from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
+from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed
 from relabel.training.settings import TrainSettings
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
@@ -156,9 +156,11 @@ def train_labeler(
 
     size = min(settings.batch_size, len(train))
     per_epoch = math.ceil(len(train) / size)
+    steps = settings.steps or max(
+        math.ceil(settings.epochs * len(train) / size), settings.min_steps
+    )
     plan = TrainSettings(
-        epochs=settings.epochs,
-        steps=settings.steps,
+        steps=steps,
         batch_size=size,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
@@ -193,7 +195,7 @@ def train_labeler(
         model,
         batch,
         losses,
-        steps=total_steps(plan, len(train)),
+        steps=steps,
         out=out,
         settings=plan,
         runtime=runtime,

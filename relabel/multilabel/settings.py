@@ -117,6 +117,9 @@ class LabelerSettings:
     batch_size: int = setting(256, "Regions per step.")
     epochs: float = setting(20.0, "Passes over the selected regions.")
     steps: int = setting(0, "Training steps; 0 derives them from the epochs.")
+    min_steps: int = setting(
+        200, "Fewest steps where the epochs decide: 20 passes over few regions are a handful."
+    )
     validation: float = setting(
         0.1, "Share of the images whose regions are held out to choose the epoch by."
     )
@@ -135,7 +138,7 @@ class AggregateSettings:
     )
     threshold: float = setting(0.5, "Least probability of a label, in the hard mode.")
     original: bool = setting(True, "Add the image's own label with probability 1.")
-    min_score: float = setting(0.01, "Probabilities below this are left out of the files.")
+    min_score: float = setting(0.001, "Probabilities below this are left out of the files.")
     confusion: float = setting(
         0.2, "Two classes are called mutually confused from this rate on, both ways."
     )

@@ -33,7 +33,7 @@ def _regions(
 
 
 def _settings(**more: Any) -> LabelerSettings:
-    values: dict[str, Any] = {"hidden": 64, "lr": 3e-3, "batch_size": 32, "epochs": 20.0}
+    values: dict[str, Any] = {"hidden": 64, "lr": 3e-3, "batch_size": 32, "epochs": 20.0, "min_steps": 0}
     return LabelerSettings(**{**values, **more})
 
 
@@ -169,3 +169,12 @@ def test_damaged_labelers_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden": 9}))
     with pytest.raises(DataError, match="not a readable labeler"):
         Labeler.load(tmp_path, CPU)
+
+
+def test_few_regions_get_the_fewest_steps_and_given_steps_win(tmp_path: Path) -> None:
+    x, y, images = _regions()
+    for i, (more, steps) in enumerate(
+        (({"min_steps": 90, "epochs": 2.0}, 90), ({"min_steps": 90, "steps": 7}, 7))
+    ):
+        metrics = train_labeler(x, y, images, 5, tmp_path / str(i), _settings(**more), RUNTIME)
+        assert metrics["steps"] == steps
