@@ -105,18 +105,24 @@ def _lanczos(matrix: _Matrix, dimensions: int) -> tuple[Tensor, Array]:
     limit = min(STEPS, dimensions)
     basis = torch.zeros(images, min(limit, 48) + 2, patches, dtype=torch.float64, device=device)
     basis[:, 0] = matrix.first
-    start = _start(patches).to(device) * (matrix.scale > 0)
-    basis[:, 1] = _unit(_orthogonal(start, basis[:, :1])[0])[0]
+    start = _unit(_start(patches).to(device) * (matrix.scale > 0))[0]
+    basis[:, 1] = _unit(_orthogonal(start, basis[:, :1]))[0]
     diagonal = torch.zeros(images, limit, dtype=torch.float64, device=device)
     beside = torch.zeros_like(diagonal)
     check = 8
     for step in range(1, limit + 1):
         if step + 2 > basis.shape[1]:
             basis = torch.cat([basis, torch.zeros_like(basis)], 1)
-        grown = matrix.times(basis[:, step])
-        rest, along = _orthogonal(grown, basis[:, : step + 1])
-        diagonal[:, step - 1] = along[:, step]
-        basis[:, step + 1], beside[:, step - 1] = _unit(rest)
+        last = basis[:, step]
+        grown = matrix.times(last)
+        diagonal[:, step - 1] = along = (grown * last).sum(1)
+        # In exact arithmetic only these two parts are there to be taken out. The parts along all
+        # the others are rounding, which would grow from step to step.
+        grown.addcmul_(last, along[:, None], value=-1)
+        if step > 1:
+            grown.addcmul_(basis[:, step - 1], beside[:, step - 2, None], value=-1)
+        grown = _orthogonal(grown, basis[:, : step + 1])
+        basis[:, step + 1], beside[:, step - 1] = _unit(grown)
         # Asking a GPU for it would wait for the GPU at every step.
         over = device.type == "cpu" and not beside.numpy()[:, step - 1].any()
         if step < check and step < limit and not over:
@@ -159,20 +165,12 @@ def _ritz(diagonal: Array, beside: Array) -> Array | None:
     return vectors[:, 1] if residual <= tolerance else None
 
 
-def _orthogonal(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """(x [B, P] without its parts along basis [B, k, P], those parts [B, k]); Gram-Schmidt, twice:
-    once leaves rounding errors that grow from step to step.
-    """
+def _orthogonal(x: Tensor, basis: Tensor) -> Tensor:
+    """x [B, P] without its parts along basis [B, k, P]."""
     if len(x) == 1:
-        x, basis = x[0], basis[0]
-        along = basis @ x
-        x = x - along @ basis
-        again = basis @ x
-        return (x - again @ basis)[None], (along + again)[None]
-    along = (basis @ x[..., None])[..., 0]
-    x = x - (along[:, None] @ basis)[:, 0]
-    again = (basis @ x[..., None])[..., 0]
-    return x - (again[:, None] @ basis)[:, 0], along + again
+        return (x[0] - (basis[0] @ x[0]) @ basis[0])[None]
+    along = basis @ x[..., None]
+    return x - (along.mT @ basis)[:, 0]
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
