@@ -118,6 +118,43 @@ def test_erased_boxes_leave_most_of_the_image() -> None:
     assert max(shares) < 0.6
 
 
+def test_the_student_learns_classes_of_the_teacher_on_the_strong_view(
+    world: World,
+    detector: SpecialistSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fitted: dict[str, Any] = {}
+
+    def fit(_model: nn.Module, batches: TeacherBatches, losses: Any, **more: Any) -> None:
+        fitted.update(batches=batches, losses=losses, **more)
+
+    monkeypatch.setattr(student_teacher, "fit", fit)
+    seen: list[Tensor] = []
+
+    def net(pixels: Tensor, _sizes: Any, _targets: Any) -> dict[str, Tensor]:
+        seen.append(pixels)
+        return {"loss_classifier": torch.tensor(1.0), "loss_box_reg": torch.tensor(2.0)}
+
+    def parts(settings: DownstreamSettings, step: int) -> dict[str, float]:
+        averaged = replace(detector, ema=0.9)
+        sources = {"loose": world.source}
+        train_student_teacher(world.target, sources, tmp_path, averaged, settings, RUNTIME)
+        return {k: float(v) for k, v in fitted["losses"](net, fitted["batches"](step)).items()}
+
+    mine = {"loss_classifier": 1.0, "loss_box_reg": 2.0}
+    weighted = replace(EAGER, unsupervised_weight=3.0)
+    assert parts(weighted, 3) == mine | {"teacher_loss_classifier": 3.0}
+    batch = fitted["batches"](3)
+    assert torch.equal(seen[0], batch.labelled[0])
+    assert torch.equal(seen[1], batch.strong)
+    with_boxes = parts(replace(weighted, teacher_boxes=True), 3)
+    assert with_boxes == mine | {"teacher_loss_classifier": 3.0, "teacher_loss_box_reg": 6.0}
+    assert parts(weighted, 1) == parts(weighted, 7) == mine
+    # The teacher is the average; another one would be measured in its place.
+    assert fitted["settings"].ema == 0.0
+
+
 def fake(model: nn.Module) -> Any:
     return SimpleNamespace(model=model)
 

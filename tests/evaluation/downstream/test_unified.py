@@ -16,6 +16,7 @@ from relabel.detectors.base import Detector, load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import validate
 from relabel.detectors.training import new_trainable
+from relabel.evaluation.downstream import unified
 from relabel.evaluation.downstream.settings import DownstreamSettings
 from relabel.evaluation.downstream.unified import (
     TargetPart,
@@ -62,9 +63,24 @@ def test_boxes_of_ignore_categories_stay_regions(world: World) -> None:
     source = world.source.with_boxes(replace(world.source.boxes, category=category), space)
     joint = joint_space([world.target, source])
     assert joint.num_classes == 3
+    assert flat_space(joint).class_names == ["0:tight/red", "0:tight/blue", "1:loose/thing"]
     moved = into_joint(source, joint, 1)
     assert moved.boxes.ignore.tolist() == [True] + [False] * (len(source.boxes) - 1)
     assert set(moved.boxes.category.tolist()) == {2}
+
+
+def test_a_source_without_images_has_no_classes(
+    world: World,
+    detector: SpecialistSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[TargetPart] = []
+    monkeypatch.setattr(unified, "train_detector", lambda part, *_, **__: trained.append(part))
+    sources = {"empty": world.source.subset([]), "loose": world.source}
+    train_unified(world.target, sources, tmp_path, detector, HALF, RUNTIME)
+    names = trained[0].whole.space.class_names
+    assert names == ["0:tight/red", "0:tight/blue", "1:loose/thing"]
 
 
 def test_images_name_the_classes_of_their_dataset_and_the_last_quarter_is_the_target_s(
