@@ -153,7 +153,9 @@ def label_regions(
             gt = images.labels[found.row]
             whole = aggregated(probs, found.offsets, gt, settings)
             ids, values = top(probs)
-            label_offsets, label_ids, label_probs = sparse(whole, settings.min_score)
+            label_offsets, label_ids, label_probs = sparse(
+                whole, settings.min_score, settings.max_labels
+            )
             shard = LabelShard(
                 run=run,
                 row=found.row,
@@ -182,8 +184,8 @@ def aggregated(
     return final(local, gt if settings.original else None)
 
 
-def sparse(whole: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(offsets [B + 1], classes, probabilities) of the entries from ``least`` on.
+def sparse(whole: np.ndarray, least: float, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(offsets [B + 1], classes, probabilities) of the ``most`` greatest entries from ``least`` on.
 
     Labels of an image come most probable first, equal ones by class.
     """
@@ -191,7 +193,9 @@ def sparse(whole: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.
     values = whole[rows, ids]
     order = np.lexsort((ids, -values, rows))
     counts = np.bincount(rows, minlength=len(whole))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = order[place < most]
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
     return offsets, ids[order].astype(np.int32), values[order].astype(np.float32)
 
 

@@ -139,6 +139,7 @@ class AggregateSettings:
     threshold: float = setting(0.5, "Least probability of a label, in the hard mode.")
     original: bool = setting(True, "Add the image's own label with probability 1.")
     min_score: float = setting(0.001, "Probabilities below this are left out of the files.")
+    max_labels: int = setting(20, "Most labels of an image in the files, the most probable ones.")
     confusion: float = setting(
         0.2, "Two classes are called mutually confused from this rate on, both ways."
     )
