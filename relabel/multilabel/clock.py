@@ -36,13 +36,20 @@ class Clock:
                 self.seconds[activity] = self.seconds.get(activity, 0.0) + taken
 
     def summary(self) -> dict[str, Any]:
-        """``images``, ``wall`` seconds, ``images_per_second``, and seconds of each activity."""
+        """``images``, ``wall`` seconds, ``images_per_second``, and seconds of each activity.
+
+        Where there is a backbone, also the share of the wall time outside its forward passes.
+        """
         wall = time.perf_counter() - self._started
         rate = self.images / wall if wall > 0 else 0.0
+        more = {}
+        if "backbone" in self.seconds and wall > 0:
+            more["outside_backbone"] = round(1 - self.seconds["backbone"] / wall, 3)
         return {
             "images": self.images,
             "wall": round(wall, 3),
             "images_per_second": round(rate, 3),
+            **more,
             **{k: round(v, 3) for k, v in sorted(self.seconds.items())},
         }
 

@@ -33,8 +33,8 @@ def _regions(
 
 
 def _settings(**more: Any) -> LabelerSettings:
-    values: dict[str, Any] = {"hidden": 64, "lr": 3e-3, "batch_size": 32, "epochs": 20.0, "min_steps": 0}
-    return LabelerSettings(**{**values, **more})
+    values: dict[str, Any] = {"hidden": 64, "lr": 3e-3, "batch_size": 32, "epochs": 20.0}
+    return LabelerSettings(**{**values, "min_steps": 0, **more})
 
 
 def test_it_learns_separable_regions(tmp_path: Path) -> None:
