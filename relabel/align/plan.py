@@ -16,7 +16,7 @@ from relabel.crosslabel.prompted import sam3_identity
 from relabel.detectors.sam3_settings import class_prompts
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import StageError
-from relabel.workspace.fingerprint import dataset_fingerprint, fingerprint, folder_fingerprint
+from relabel.workspace.fingerprint import dataset_fingerprint, fingerprint, source_identity
 from relabel.workspace.stage import Stage, Status
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def make_plan(
 def backbone_identities(*backbones: str) -> dict[str, str]:
     """What stands in fingerprints and manifests for backbones that are local folders."""
     return {
-        name: f"{Path(name).name}@{folder_fingerprint(name)[:12]}"
+        name: source_identity(name)
         for name in dict.fromkeys(backbones)
         if name and Path(name).is_dir()
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from relabel.crosslabel.settings import CrossLabelSettings
@@ -13,7 +12,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, did_you_mean
 from relabel.lat.settings import LatSettings
 from relabel.settings import setting, settings_dict
-from relabel.workspace.fingerprint import folder_fingerprint
+from relabel.workspace.fingerprint import source_identity
 
 FORMATS = ("coco", "fiftyone", "voc", "yolo")
 # How training is interrupted does not change what is learned.
@@ -112,6 +111,6 @@ def stage_settings(settings: Any, backbones: Mapping[str, str] | None = None) ->
     if "backbone" in values:
         values["backbone"] = (backbones or {}).get(values["backbone"], values["backbone"])
     model = values.get("rtdetr_model")
-    if model and Path(model).is_dir():
-        values["rtdetr_model"] = f"{Path(model).name}@{folder_fingerprint(model)[:12]}"
+    if model:
+        values["rtdetr_model"] = source_identity(model)
     return values

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from relabel.detectors.backbones import FeatureExtractor, resolve_backbone
 from relabel.errors import ConfigError
 from relabel.multilabel.settings import MaskCutSettings
 from relabel.training.loop import autocast
-from relabel.workspace.fingerprint import folder_fingerprint
+from relabel.workspace.fingerprint import source_identity
 
 _KEY_LAYERS = ("key", "k_proj", "k")
 _FUSED_LAYERS = ("qkv", "qkv_proj")
@@ -49,18 +48,6 @@ def square(image: np.ndarray, side: int) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
 
 
-def source_identity(backbone: str) -> str:
-    """What stands for the backbone's weights in fingerprints.
-
-    A local folder is its name and the fingerprint of its files, so that it may move; anything
-    else is its hub id or torchvision name.
-    """
-    folder = Path(backbone)
-    if not folder.is_dir():
-        return backbone
-    return f"{folder.resolve().name}@{folder_fingerprint(folder)[:12]}"
-
-
 class PatchFeatures:
     """A frozen backbone as a function from square images to patch features.
 
@@ -82,7 +69,7 @@ class PatchFeatures:
         dim_cut: dk.
         dim: d, of what is pooled.
         kind: ``keys`` or ``features``, what is cut.
-        source_identity: see `source_identity`.
+        source_identity: see `relabel.workspace.fingerprint.source_identity`.
     """
 
     def __init__(

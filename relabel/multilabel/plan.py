@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from relabel.multilabel.settings import (
     AggregateSettings,
@@ -14,7 +14,7 @@ from relabel.multilabel.settings import (
     MaskCutSettings,
 )
 from relabel.settings import settings_dict
-from relabel.workspace.fingerprint import folder_fingerprint
+from relabel.workspace.fingerprint import file_fingerprint, fingerprint, source_identity
 from relabel.workspace.stage import Stage, Status
 
 if TYPE_CHECKING:
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["regions", "scores", "labeler", "labels", "result"]
 PROBE = "probe"
-# How the work is cut up, without influence on what is computed.
-_HOW = ("batch_size",)
+# The stages whose files a stage reads.
+_READS: dict[Kind, tuple[Kind, ...]] = {
+    "regions": (),
+    "scores": ("regions",),
+    "labeler": ("regions", "scores"),
+    "labels": ("regions", "labeler"),
+    "result": ("regions", "labels"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,11 @@ class Plan:
     def to_run(self) -> list[Kind]:
         """The stages that are not done and whose output is still needed, in order."""
         found = self.status()
-        if found["result"] == "done":
-            return []
-        wanted: list[Kind] = ["result"]
-        for kind in ("labels", "labeler", "scores", "regions"):
-            if found[kind] != "done":
-                wanted.insert(0, kind)
-        return wanted
+        needed: set[Kind] = {"result"}
+        for kind in reversed(self.stages):
+            if kind in needed and found[kind] != "done":
+                needed.update(_READS[kind])
+        return [kind for kind in self.stages if kind in needed and found[kind] != "done"]
 
     def refuse_changes(self) -> None:
         """Raise StageError with the difference if a stage was begun with other settings."""
@@ -88,21 +92,26 @@ def make_plan(
     """
     size = settings.maskcut.shard_images
     content = images.fingerprint()
-    backbone = identity(settings.maskcut.backbone)
+    backbone = source_identity(settings.maskcut.backbone)
+    maskcut = settings_dict(settings.maskcut)
+    del maskcut["batch_size"]  # how the work is cut up, without influence on what is computed
     regions = Stage(
         "regions",
         out / "1_regions",
-        settings={**_values(settings.maskcut), "backbone": backbone},
+        settings={**maskcut, "backbone": backbone},
         inputs={"images": content},
     )
-    map_values = _values(settings.maps)
+    map_values = settings_dict(settings.maps)
     if maps is not None:
-        # Not the content of a million files: who puts other maps there starts with --overwrite.
-        map_values = {"maps": maps.resolve().name, "transpose": settings.maps.transpose}
+        map_values = {
+            "maps": maps.resolve().name,
+            "sample": _sample(images, maps),
+            "transpose": settings.maps.transpose,
+        }
     elif settings.maps.classifier == PROBE:
         map_values = {"classifier": PROBE, "seed": settings.labeler.seed}
     else:
-        map_values["classifier"] = identity(settings.maps.classifier)
+        map_values["classifier"] = source_identity(settings.maps.classifier)
         map_values.pop("transpose")
     scores = Stage(
         "scores",
@@ -113,10 +122,10 @@ def make_plan(
     labeler = Stage(
         "labeler",
         out / "3_labeler",
-        settings={**_values(settings.filter), **_values(settings.labeler)},
+        settings={**settings_dict(settings.filter), **settings_dict(settings.labeler)},
         inputs={"regions": regions.fingerprint, "scores": scores.fingerprint},
     )
-    aggregate = _values(settings.aggregate)
+    aggregate = settings_dict(settings.aggregate)
     confusion = aggregate.pop("confusion")
     labels = Stage(
         "labels",
@@ -140,13 +149,11 @@ def make_plan(
     return Plan(images, out, settings, maps, stages)
 
 
-def identity(name: str) -> str:
-    """What stands for a network in fingerprints: its name, and a local folder's content."""
-    folder = Path(name)
-    if name and folder.is_dir():
-        return f"{folder.resolve().name}@{folder_fingerprint(folder)[:12]}"
-    return name
+def _sample(images: ImageSet, maps: Path, count: int = 16) -> str:
+    """Fingerprint of the maps of a few images; reading all would be a million files."""
+    from relabel.multilabel.label_maps import LabelMapFolder
 
-
-def _values(settings: Any) -> dict[str, Any]:
-    return {k: v for k, v in settings_dict(settings).items() if k not in _HOW}
+    folder = LabelMapFolder(maps)
+    step = max(1, len(images) // count)
+    found = [folder.find(name) for name in images.file_names[::step][:count]]
+    return fingerprint([path and file_fingerprint(path) for path in found])[:12]

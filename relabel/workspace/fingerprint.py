@@ -58,6 +58,18 @@ def folder_fingerprint(path: str | Path) -> str:
     return fingerprint([[name, file_fingerprint(root / name)] for name in names])
 
 
+def source_identity(name: str) -> str:
+    """What stands for a network in fingerprints and manifests.
+
+    A local folder is its name and the fingerprint of its files, so that it may move; anything
+    else is its hub id or torchvision name.
+    """
+    folder = Path(name)
+    if not name or not folder.is_dir():
+        return name
+    return f"{folder.resolve().name}@{folder_fingerprint(folder)[:12]}"
+
+
 def dataset_fingerprint(dataset: DetectionDataset, *, boxes: bool = True) -> str:
     """SHA-256 (hex) of a dataset: its label space, columns, file names and image file sizes.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from relabel.errors import ConfigError
-from relabel.multilabel.features import PatchFeatures, _key_projection, source_identity, square
+from relabel.multilabel.features import PatchFeatures, _key_projection, square
 from relabel.multilabel.settings import MaskCutSettings
 
 CPU = torch.device("cpu")
@@ -213,15 +212,6 @@ def test_networks_of_several_stages_are_refused(tmp_path: Path) -> None:
     SwinModel(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"Use a plain ViT or a convolutional network"):
         _create(str(tmp_path), 64, kind="features")(torch.rand(1, 3, 64, 64))
-
-
-def test_identity_is_the_name_and_the_files(folders: dict[str, str], tmp_path: Path) -> None:
-    copy = tmp_path / Path(folders["vit"]).name
-    shutil.copytree(folders["vit"], copy)
-    assert source_identity(str(copy)) == source_identity(folders["vit"])
-    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    assert source_identity(str(copy)) != source_identity(folders["vit"])
-    assert source_identity("facebook/dinov2-base") == "facebook/dinov2-base"
 
 
 def test_square_is_lanczos_and_keeps_the_orientation() -> None:

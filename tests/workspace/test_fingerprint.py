@@ -16,6 +16,7 @@ from relabel.workspace.fingerprint import (
     file_fingerprint,
     fingerprint,
     folder_fingerprint,
+    source_identity,
 )
 
 
@@ -37,6 +38,19 @@ def test_files_and_folders(tmp_path: Path) -> None:
     assert folder_fingerprint(tmp_path) != before
     with pytest.raises(DataError, match="missing"):
         file_fingerprint(tmp_path / "missing")
+
+
+def test_a_network_is_its_name_and_its_files(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place / "net").mkdir(parents=True)
+        (tmp_path / place / "net" / "config.json").write_text("{}")
+    one, other = str(tmp_path / "here" / "net"), str(tmp_path / "there" / "net")
+    assert source_identity(one) == source_identity(other)
+    assert source_identity(one) == f"net@{folder_fingerprint(one)[:12]}"
+    (tmp_path / "there" / "net" / "config.json").write_text("{} ")
+    assert source_identity(one) != source_identity(other)
+    assert source_identity("facebook/dinov2-base") == "facebook/dinov2-base"
+    assert source_identity("") == ""
 
 
 def _dataset(root: Path) -> DetectionDataset:
