@@ -83,6 +83,7 @@ def read_image_bytes(location: str) -> bytes:
 def decode_rgb(data: bytes, *, name: str = "image") -> np.ndarray:
     """Decode an encoded image to uint8 [H, W, 3] RGB.
 
+    Of 16-bit grey values the upper eight bits count.
     The pixels come as stored: an EXIF orientation is not applied, since annotations refer to the
     stored grid in COCO and its descendants.
 
@@ -91,6 +92,9 @@ def decode_rgb(data: bytes, *, name: str = "image") -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode.startswith("I;16"):
+                # Pillow cuts 16-bit values off at 255, which leaves a white image.
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return np.array(image.convert("RGB"))  # a copy: torch warns of read-only arrays
     except _NOT_DECODABLE as error:
         # Pillow names the buffer by its address, which no user can use.

@@ -108,6 +108,10 @@ def test_decoding(tmp_path: Path):
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
     assert decode_rgb((tmp_path / "turned.jpg").read_bytes()).shape == (10, 20, 3)
+    deep = np.array([[0, 255, 256, 30000, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    grey = decode_rgb((tmp_path / "deep.png").read_bytes())
+    assert grey.tolist() == [[[v, v, v] for v in (0, 0, 1, 117, 255)]]
     for bad in (b"", b"no image", ONE[: len(ONE) // 2]):
         with pytest.raises(DataError, match=r"x\.jpg: image cannot be decoded"):
             decode_rgb(bad, name="x.jpg")
