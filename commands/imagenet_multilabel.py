@@ -96,7 +96,11 @@ _FIELDS = ("seed", "backbone", "classifier", "transpose")
     help="Only show masks per image and coverage over these thresholds, on some of the images.",
 )
 @click.option(
-    "--calibration-images", default=100, show_default=True, help="Images that --calibrate looks at."
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Images that --calibrate looks at.",
 )
 @click.option("--fiftyone", is_flag=True, help="Also write the result as a FiftyOne dataset.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
@@ -161,7 +165,7 @@ def cli(
     folder = plan.stages["result"].folder
     done = outcome.waits_for is None
     if done and fiftyone:
-        _fiftyone(plan, folder)
+        _fiftyone(plan, folder, runtime.quiet)
     if as_json:
         paths = {name: str(path) for name, path in plan.stages["result"].outputs.items()}
         click.echo(json.dumps({"out": out, "done": done, "waits_for": outcome.waits_for, **paths}))
@@ -229,9 +233,9 @@ def _calibrate(
     from dataclasses import asdict
 
     import numpy as np
-    from relabel.multilabel.calibrate import calibrate, calibration_rows
 
     from relabel.evaluation.tables import rich_table
+    from relabel.multilabel.calibrate import calibrate, calibration_rows
     from relabel.multilabel.features import PatchFeatures
     from relabel.multilabel.regions import cut_features
     from relabel.training.loop import resolve_device
@@ -254,7 +258,7 @@ def _calibrate(
     Console().print(rich_table(calibration_rows(found), "MaskCut by tau"))
 
 
-def _fiftyone(plan: Plan, folder: Path) -> None:
+def _fiftyone(plan: Plan, folder: Path, quiet: bool) -> None:
     from relabel.multilabel.export import paired
     from relabel.multilabel.fiftyone_export import write_fiftyone
     from relabel.multilabel.parts import shards_of
@@ -262,5 +266,6 @@ def _fiftyone(plan: Plan, folder: Path) -> None:
     size, count = plan.settings.maskcut.shard_images, len(plan.images)
     regions, labels = (shards_of(plan.stages[k], count, size).paths for k in ("regions", "labels"))
     out = folder.parent / "fiftyone"
-    write_fiftyone(out, plan.images, paired(regions, labels), name=f"{plan.out.name} multi-labels")
-    message(f"FiftyOne: relabel view {out}")
+    name = f"{plan.out.resolve().name} multi-labels"
+    write_fiftyone(out, plan.images, paired(regions, labels), name=name)
+    message(f"FiftyOne: relabel view {out}", quiet=quiet)

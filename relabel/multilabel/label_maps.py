@@ -73,7 +73,8 @@ def read_label_map(path: str | Path, transpose: bool = False, classes: int = 100
         raise DataError(
             "label map does not exist",
             file=path,
-            remedy="Check --maps, or leave it out and give a classifier that makes the maps.",
+            remedy="Check --maps, or go on without such images by --skip-bad; or give a "
+            "--classifier that makes the maps.",
         ) from error
     except Exception as error:
         # Short zip archives, broken pickles and forbidden objects each raise something else.
@@ -148,7 +149,7 @@ class LabelMapFolder:
         stem = f"{name.stem}.pt"
         options = [
             str(name.parent / stem),
-            f"{name.parent.name}/{stem}",
+            str(PurePosixPath(name.parent.name) / stem),
             f"{name.stem.split('_')[0]}/{stem}",
             stem,
         ]
@@ -157,6 +158,10 @@ class LabelMapFolder:
             if path.is_file():
                 return path
         return None
+
+    def any_of(self, file_names: Iterable[str]) -> bool:
+        """Whether any of these images has a map; ends at the first one."""
+        return any(self.find(name) is not None for name in file_names)
 
     def read(self, file_name: str, transpose: bool = False, classes: int = 1000) -> LabelMap:
         """The image's label map; see `read_label_map`.

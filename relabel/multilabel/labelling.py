@@ -63,6 +63,13 @@ def fit_labeler(
     """
     with clock.spent("gathering"):
         labels, image_ids, total = _targets(images, scores, filtering)
+        if not total:
+            raise DataError(
+                f"none of {len(images)} images has a region, so there is nothing to label",
+                file=images.root,
+                remedy="The regions' shards say which images could not be read; if all could, "
+                "try other values of --tau with --calibrate.",
+            )
         if not len(labels):
             raise DataError(
                 f"the filter selected none of {total} regions, so there is nothing to train the "

@@ -90,7 +90,8 @@ def select_columns(
         images: int [R], the row of each region's image.
         labels: int [R], that image's own class y, negative where it has none.
         own: float [R], s_P(y).
-        top_class, top_score: [R], the most probable class and its probability.
+        top_class, top_score: [R], the most probable class, negative where there is none, and its
+            probability.
 
     Returns:
         Unions in order of image and class.
@@ -100,7 +101,7 @@ def select_columns(
         chosen = np.flatnonzero((np.asarray(own) > threshold) & (np.asarray(labels) >= 0))
         classes = np.asarray(labels)[chosen]
     else:
-        chosen = np.flatnonzero(np.asarray(top_score) >= threshold)
+        chosen = np.flatnonzero((np.asarray(top_score) >= threshold) & (np.asarray(top_class) >= 0))
         classes = np.asarray(top_class)[chosen]
     rows = np.asarray(images)[chosen]
     order = np.lexsort((chosen, classes, rows))

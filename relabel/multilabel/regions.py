@@ -22,14 +22,14 @@ from torch import Tensor
 
 from relabel.datasets.imagenet import ImageSet, load_image
 from relabel.datasets.loading import ImageBatches, decoding_workers
-from relabel.errors import Problems
+from relabel.errors import DataError, Problems
 from relabel.multilabel.clock import Clock
 from relabel.multilabel.features import PatchFeatures, square
 from relabel.multilabel.label_maps import mask_weights
 from relabel.multilabel.maskcut import discover_batch
 from relabel.multilabel.refine import refine_batch
 from relabel.multilabel.settings import MaskCutSettings
-from relabel.multilabel.store import RegionBuilder, write_shard
+from relabel.multilabel.store import RegionBuilder, iterate, read_regions, write_shard
 from relabel.settings import Runtime
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
@@ -78,12 +78,14 @@ def find_regions(
 
     A shard's batches are the same whichever shards were there before, and so are its bytes.
     """
-    plan = {i: _batches(shards.items(i), settings.batch_size) for i in todo}
     done = len(images) - sum(len(shards.items(i)) for i in todo)
-    problems = Problems(skip_bad=True)
+    size = settings.batch_size
 
     def load(source: ImageSet, row: int) -> Any:
-        image = load_image(source, row)
+        try:
+            image = load_image(source, row)
+        except DataError as error:
+            return error.message
         return Loaded(square(image, settings.image_size), image)
 
     cores = decoding_workers()
@@ -93,28 +95,26 @@ def find_regions(
         ) as bar,
         ImageBatches(
             images,
-            batches=[batch for batches in plan.values() for batch in batches],
+            batches=(rows for i in todo for rows in _batches(shards.items(i), size)),
             workers=runtime.workers,
-            problems=problems,
-            keep_empty=True,
             load=load,
         ) as loader,
-        ThreadPoolExecutor(cores, "relabel-cut", initializer=_one_thread) as pool,
+        ThreadPoolExecutor(
+            cores, "relabel-cut", initializer=_start_thread, initargs=(extractor.device,)
+        ) as pool,
     ):
         stream = iter(loader)
-        for i, batches in plan.items():
+        for i in todo:
             builder = RegionBuilder(run, extractor.dim)
             waiting: deque[_Batch] = deque()
-            for rows in batches:
+            for _ in range(0, len(shards.items(i)), size):
                 with clock.spent("waiting for images"):
-                    read, loaded = next(stream)
-                waiting.append(
-                    _submit(pool, rows, read.tolist(), loaded, extractor, settings, clock)
-                )
+                    rows, loaded = next(stream)
+                waiting.append(_submit(pool, rows.tolist(), loaded, extractor, settings, clock))
                 while len(waiting) > _AHEAD:
-                    bar.update(_collect(images, builder, waiting.popleft(), problems, clock))
+                    bar.update(_collect(images, builder, waiting.popleft(), clock))
             while waiting:
-                bar.update(_collect(images, builder, waiting.popleft(), problems, clock))
+                bar.update(_collect(images, builder, waiting.popleft(), clock))
             with clock.spent("writing"):
                 write_shard(shards.shard_path(i), builder.build())
 
@@ -145,32 +145,40 @@ def cut_features(
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch under way: all its rows, those that could be read, and one or all their results."""
+    """A batch under way: its rows, why some could not be read, and the results of the others."""
 
     rows: Sequence[int]
-    read: Sequence[int]
-    results: Sequence[Future[Any]]
+    reasons: Mapping[int, str]
+    results: Sequence[Future[list[Found]]]
 
 
 def _submit(
     pool: ThreadPoolExecutor,
     rows: Sequence[int],
-    read: Sequence[int],
     loaded: Sequence[Any],
     extractor: PatchFeatures,
     settings: MaskCutSettings,
     clock: Clock,
 ) -> _Batch:
-    if not loaded:
-        return _Batch(rows, read, [])
+    """Run the backbone on a batch, and leave the rest to the threads.
+
+    ``loaded`` holds a `Loaded` for each row, or the reason why it could not be read.
+    """
+    reasons = {
+        row: one for row, one in zip(rows, loaded, strict=True) if not isinstance(one, Loaded)
+    }
+    read = [one for one in loaded if isinstance(one, Loaded)]
+    if not read:
+        return _Batch(rows, reasons, [])
     with clock.spent("backbone"):
-        pixels = torch.from_numpy(np.stack([one.square for one in loaded])).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.stack([one.square for one in read])).permute(0, 3, 1, 2)
         maps = extractor(pixels)
         if maps.cut.is_cuda:
-            torch.cuda.synchronize(maps.cut.device)
-    pictures = [one.image for one in loaded]
+            # Of this thread's stream only: the cuts of earlier batches go on in their own.
+            torch.cuda.current_stream(maps.cut.device).synchronize()
+    pictures = [one.image for one in read]
     # On a GPU the images of a batch are cut together, on the CPU one per thread.
-    size = len(loaded) if maps.cut.is_cuda else 1
+    size = len(read) if maps.cut.is_cuda else 1
     results = [
         pool.submit(
             regions_of,
@@ -180,24 +188,20 @@ def _submit(
             settings,
             clock,
         )
-        for at in range(0, len(loaded), size)
+        for at in range(0, len(read), size)
     ]
-    return _Batch(rows, read, results)
+    return _Batch(rows, reasons, results)
 
 
-def _collect(
-    images: ImageSet, builder: RegionBuilder, batch: _Batch, problems: Problems, clock: Clock
-) -> int:
+def _collect(images: ImageSet, builder: RegionBuilder, batch: _Batch, clock: Clock) -> int:
     with clock.spent("waiting for cuts"):
-        found = [one for future in batch.results for one in future.result()]
-    ready = dict(zip(batch.read, found, strict=True))
-    reasons = {problem.file: problem.message for problem in problems.errors}
+        found = iter([one for future in batch.results for one in future.result()])
     for row in batch.rows:
         name = images.file_names[row]
-        if row not in ready:
-            builder.skip(row, name, reasons.get(images.location(row), "cannot be read"))
+        if row in batch.reasons:
+            builder.skip(row, name, batch.reasons[row])
             continue
-        one = ready[row]
+        one = next(found)
         builder.add(
             row,
             name,
@@ -248,22 +252,28 @@ def _pooled(fine: np.ndarray, kept: np.ndarray, weights: Tensor, features: Tenso
     )
 
 
-def _one_thread() -> None:
-    """Threads that cut run beside one another; a BLAS with more threads than cores crawls."""
+def _start_thread(device: torch.device) -> None:
+    """Threads that cut run beside one another; a BLAS with more threads than cores crawls.
+
+    On a GPU each has a stream of its own, so that its cuts need not queue behind the backbone.
+    What it is given is complete by then, and it has copied its results to the CPU before it lets
+    go of it.
+    """
     torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
 
 
-def _batches(rows: range, size: int) -> list[list[int]]:
+def _batches(rows: range, size: int) -> Iterator[list[int]]:
     listed = list(rows)
-    return [listed[i : i + size] for i in range(0, len(listed), size)]
+    for i in range(0, len(listed), size):
+        yield listed[i : i + size]
 
 
 def skipped_images(paths: Sequence[Path]) -> list[tuple[str, str]]:
     """(file name, reason) of the images that could not be read, over all shards."""
-    from relabel.multilabel.store import iterate, read_regions
-
     found = []
     for shard in iterate(paths, lambda path: read_regions(path, features=False)):
-        for i in np.flatnonzero(~shard.readable):
-            found.append((shard.file_name[i], shard.reason[i]))
+        for i in np.flatnonzero(~shard.readable).tolist():
+            found.append((shard.file_name[i], " ".join(shard.reason[i].split())))
     return found

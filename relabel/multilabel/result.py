@@ -56,7 +56,7 @@ def write_result(
         images,
         regions.paths,
         labels.paths,
-        title=f"Multi-labels of {images.root.name}",
+        title=f"Multi-labels of {images.root.resolve().name}",
         confused=pairs,
         settings={kind: stage.settings for kind, stage in plan.stages.items()},
     )

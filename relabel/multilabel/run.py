@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import ConfigError, DataError
+from relabel.errors import BusyError, ConfigError, DataError
 from relabel.multilabel.clock import Clock, record
+from relabel.multilabel.label_maps import LabelMapFolder
 from relabel.multilabel.parts import Part, entered, finished, pending, shards_of
 from relabel.multilabel.plan import PROBE, Kind, Plan
 from relabel.multilabel.store import read_labels, read_regions, read_scores
@@ -45,23 +46,55 @@ def run_plan(
     todo = plan.to_run()
     if not overwrite:
         plan.refuse_changes()
-    if plan.maps is None and not plan.settings.maps.classifier and "scores" in todo:
+    if "scores" in todo:
+        _check_supervision(plan)
+    steps = _Steps(plan, runtime, part)
+    for number, kind in enumerate(todo, 1):
+        stage = plan.stages[kind]
+        clock = Clock()
+        try:
+            with entered(stage, overwrite=overwrite and stage.status() == "changed"):
+                pass
+            done = getattr(steps, kind)(clock)
+        except BusyError:
+            # What is not made of shards is done by one of the parts; the others come back later.
+            if part.count == 1:
+                raise
+            done = False
+        record(plan.out, kind, clock)
+        if not done:
+            return Outcome(tuple(todo[:number]), kind)
+    return Outcome(tuple(todo))
+
+
+def _check_supervision(plan: Plan) -> None:
+    """Raise before hours of regions what scores and labeler would raise after them."""
+    images, settings = plan.images, plan.settings
+    if plan.maps is None and not settings.maps.classifier:
         raise ConfigError(
             "there is nothing to make label maps from",
             remedy="Give --maps FOLDER with ReLabel's files, --classifier NAME, or --classifier "
             "probe, which learns from the images' own labels.",
         )
-    steps = _Steps(plan, runtime, part)
-    for kind in todo:
-        stage = plan.stages[kind]
-        with entered(stage, overwrite=overwrite and stage.status() == "changed"):
-            pass
-        clock = Clock()
-        done = getattr(steps, kind)(clock)
-        record(plan.out, kind, clock)
-        if not done:
-            return Outcome(tuple(todo[: todo.index(kind) + 1]), kind)
-    return Outcome(tuple(todo))
+    if images.num_classes == 0:
+        raise DataError(
+            "the images have no classes",
+            file=images.root,
+            remedy="Put them into class folders, or give --labels and --classes.",
+        )
+    probe = plan.maps is None and settings.maps.classifier == PROBE
+    if (probe or settings.filter.rule == "original") and not bool((images.labels >= 0).any()):
+        raise DataError(
+            "no image has a label, and there is nothing else to learn from",
+            file=images.root,
+            remedy="Give --labels; or, with --maps or a --classifier, use --filter-rule top1.",
+        )
+    if plan.maps is not None and not LabelMapFolder(plan.maps).any_of(images.file_names):
+        raise DataError(
+            f"has no label map of any image, such as {images.file_names[0]!r}",
+            file=plan.maps,
+            remedy="Check --maps: a map is <class folder>/<name of the image>.pt.",
+        )
 
 
 class _Steps:
@@ -110,20 +143,14 @@ class _Steps:
 
     def _score(self, shards: Shards, todo: list[int], clock: Clock) -> None:
         from relabel.multilabel import scores
-        from relabel.multilabel.label_maps import LabelMapFolder
         from relabel.training.loop import resolve_device
 
         plan, regions = self.plan, self.shards("regions")
         images, settings = plan.images, plan.settings.maps
         common = (images, regions, shards, todo, self.facts("scores"))
-        if images.num_classes == 0:
-            raise DataError(
-                "the images have no classes",
-                file=images.root,
-                remedy="Put them into class folders, or give --labels and --classes.",
-            )
         if plan.maps is not None:
             maps = LabelMapFolder(plan.maps)
+            scores.check_axes(images, regions, maps, settings, self.runtime)
             scores.score_with_maps(*common, maps, settings, self.runtime, clock)
         elif settings.classifier == PROBE:
             scores.score_with_probe(*common, self._probe(), self.runtime, clock)
@@ -140,7 +167,7 @@ class _Steps:
                 precision=plan.settings.maskcut.precision,
             )
             scores.score_with_classifier(
-                *common, maker, plan.settings.maskcut.batch_size, device, self.runtime, clock
+                *common, maker, plan.settings.maskcut.batch_size, self.runtime, clock
             )
 
     def _probe(self) -> Any:

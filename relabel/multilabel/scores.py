@@ -25,7 +25,13 @@ from relabel.errors import DataError, Problems
 from relabel.multilabel.clock import Clock
 from relabel.multilabel.dense import MapMaker
 from relabel.multilabel.features import square
-from relabel.multilabel.label_maps import LabelMapFolder, mask_weights, region_scores_batch
+from relabel.multilabel.label_maps import (
+    LabelMap,
+    LabelMapFolder,
+    axis_agreement,
+    mask_weights,
+    region_scores_batch,
+)
 from relabel.multilabel.probe import Probe, train_probe
 from relabel.multilabel.settings import LabelMapSettings
 from relabel.multilabel.store import (
@@ -36,11 +42,16 @@ from relabel.multilabel.store import (
     write_shard,
 )
 from relabel.settings import Runtime
-from relabel.workspace.progress import progress
+from relabel.workspace.progress import message, progress
 from relabel.workspace.stage import Shards
 
 KEPT = 20
 """Classes kept per region and per image."""
+
+PROBE_IMAGES = 50_000
+"""Most images the probe is trained on: it holds their features in memory, in double precision."""
+
+_AXES_SHARDS, _AXES_IMAGES = 8, 25
 
 
 def top(probs: np.ndarray, count: int = KEPT) -> tuple[np.ndarray, np.ndarray]:
@@ -86,16 +97,34 @@ def score_with_probe(
 def fit_probe(images: ImageSet, regions: Shards, seed: int) -> Probe:
     """The probe on all labelled images, from the features that stage 1 kept.
 
+    Of more than `PROBE_IMAGES` it sees as many of each class, drawn by chance.
+
     Raises:
-        DataError: no image has a label.
+        DataError: no image has a label, or none with a label could be read.
     """
+    wanted = probe_images(images.labels, seed)
     features, labels = [], []
     for shard in iterate(regions.paths, read_regions):
         assert shard.whole is not None
-        usable = shard.readable & (images.labels[shard.row] >= 0)
+        usable = shard.readable & wanted[shard.row]
         features.append(shard.whole[usable])
         labels.append(images.labels[shard.row][usable])
+    if bool(wanted.any()) and not any(map(len, labels)):
+        raise DataError("no image with a label could be read", file=images.root)
     return train_probe(np.concatenate(features), np.concatenate(labels), images.num_classes, seed)
+
+
+def probe_images(labels: np.ndarray, seed: int, most: int = PROBE_IMAGES) -> np.ndarray:
+    """bool [N]: the labelled images, or about ``most`` of them, alike for every class."""
+    wanted = labels >= 0
+    if int(wanted.sum()) <= most:
+        return wanted
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(wanted))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(starts, counts)
+    wanted[order[place >= max(1, most // len(counts))]] = False
+    return wanted
 
 
 def score_with_maps(
@@ -111,10 +140,14 @@ def score_with_maps(
 ) -> None:
     """Scores under label maps from files, read ahead in threads.
 
+    With ``runtime.skip_bad`` the regions of an image without a readable map have no scores.
+
     Raises:
         DataError: an image with regions has no map, or a map is damaged.
     """
     classes = images.num_classes
+    without = 0
+    example = ""
     done = len(images) - sum(len(shards.items(i)) for i in todo)
     workers = max(1, decoding_workers(runtime.workers))
     with (
@@ -126,11 +159,18 @@ def score_with_maps(
         for i in todo:
             found = read_regions(regions.shard_path(i), features=False)
 
-            def scores(at: int, found: RegionShard = found) -> np.ndarray:
+            bad: list[str] = []
+
+            def scores(at: int, found: RegionShard = found, bad: list[str] = bad) -> np.ndarray:
                 if not len(found.regions(at)):
                     return np.zeros((0, classes), np.float32)
-                name = found.file_name[at]
-                label_map = maps.read(name, settings.transpose, classes)
+                try:
+                    label_map = maps.read(found.file_name[at], settings.transpose, classes)
+                except DataError as error:
+                    if not runtime.skip_bad:
+                        raise
+                    bad.append(str(error))
+                    return np.full((len(found.regions(at)), classes), np.nan, np.float32)
                 weights = mask_weights(torch.from_numpy(found.masks(at)), label_map.grid)
                 rows = torch.zeros(len(weights), dtype=torch.long)
                 return region_scores_batch(
@@ -140,9 +180,51 @@ def score_with_maps(
             with clock.spent("reading maps and scoring"):
                 parts = list(pool.map(scores, range(len(found))))
             probs = np.concatenate([np.zeros((0, classes), np.float32), *parts])
+            without += len(bad)
+            example = example or min(bad, default="")
             _write(shards.shard_path(i), found, images, run, probs, None)
             clock.images += len(found)
             bar.update(len(found))
+    if without:
+        message(
+            f"{without} images have regions, but no readable label map: the labeler does not "
+            f"learn from them. The first: {example}",
+            quiet=runtime.quiet,
+        )
+
+
+def check_axes(
+    images: ImageSet,
+    regions: Shards,
+    maps: LabelMapFolder,
+    settings: LabelMapSettings,
+    runtime: Runtime,
+) -> None:
+    """Look at some images, and say so if their maps fit the regions better with swapped axes."""
+    found: list[tuple[LabelMap, Tensor, int]] = []
+    for i in np.unique(np.linspace(0, len(regions) - 1, _AXES_SHARDS).astype(int)).tolist():
+        shard = read_regions(regions.shard_path(i), features=False)
+        usable = (np.diff(shard.offsets) > 0) & (images.labels[shard.row] >= 0)
+        for at in np.flatnonzero(usable)[:_AXES_IMAGES].tolist():
+            try:
+                label_map = maps.read(shard.file_name[at], settings.transpose, images.num_classes)
+            except DataError:
+                continue  # told of when it is scored
+            whole = torch.from_numpy(shard.masks(at)).any(0, keepdim=True)
+            found.append((label_map, whole, int(images.labels[shard.row[at]])))
+    if not found:
+        return
+    agreement = axis_agreement(
+        [one for one, _, _ in found], [one for _, one, _ in found], [one for _, _, one in found]
+    )
+    if agreement.transpose:
+        option = "--no-transpose-maps" if settings.transpose else "--transpose-maps"
+        message(
+            f"the label maps of {agreement.images} images fit the regions better with their axes "
+            f"swapped (correlation {agreement.transposed:.2f}, now {agreement.plain:.2f}): "
+            f"consider {option}",
+            quiet=runtime.quiet,
+        )
 
 
 def score_with_classifier(
@@ -153,7 +235,6 @@ def score_with_classifier(
     run: Mapping[str, Any],
     maker: MapMaker,
     batch_size: int,
-    device: torch.device,
     runtime: Runtime,
     clock: Clock,
 ) -> None:
@@ -198,22 +279,22 @@ def score_with_classifier(
                     maps, logits = maker.maps_and_logits(x)
                     whole[here] = logits.float().softmax(1).cpu().numpy()
                 with clock.spent("scoring"):
-                    _score_batch(shard, here, maps, probs, device)
+                    _score_batch(shard, here, maps, probs)
             _write(shards.shard_path(i), shard, images, run, probs, whole)
             clock.images += len(shard)
             bar.update(len(shard))
 
 
-def _score_batch(
-    shard: RegionShard, here: Sequence[int], maps: Tensor, probs: np.ndarray, device: torch.device
-) -> None:
+def _score_batch(shard: RegionShard, here: Sequence[int], maps: Tensor, probs: np.ndarray) -> None:
     """Fill in the scores of the regions of a batch's images."""
+    if not maps.is_cuda:  # Apple's GPUs have no double precision
+        maps = maps.cpu()
     rows, weights, regions = [], [], []
     for k, position in enumerate(here):
         own = shard.regions(position)
         if not len(own):
             continue
-        masks = torch.from_numpy(shard.masks(position)).to(device)
+        masks = torch.from_numpy(shard.masks(position)).to(maps.device)
         weights.append(mask_weights(masks, maps.shape[-1]))
         rows += [k] * len(own)
         regions += list(own)
@@ -248,6 +329,8 @@ def _write(
     whole: np.ndarray | None,
 ) -> None:
     ids, values = top(probs)
+    unscored = np.isnan(values)
+    ids[unscored], values[unscored] = -1, 0
     more: dict[str, Any] = {}
     if whole is not None:
         more["global_ids"], more["global_probs"] = top(whole)

@@ -105,7 +105,8 @@ class ScoreShard:
         run: as in `RegionShard`.
         row: int32 [B].
         offsets: int64 [B + 1].
-        own: float32 [R], score of the image's own label; NaN where the image has none.
+        own: float32 [R], score of the image's own label; NaN where the image has none, or the
+            region has no scores.
         ids: int32 [R, k], classes of the greatest scores, greatest first; -1 fills up.
         probs: float32 [R, k], these scores.
         global_ids: int32 [B, g], classes of the whole image's softmax where a classifier made the

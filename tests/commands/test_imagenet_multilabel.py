@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,16 @@ import torch
 from PIL import Image
 
 from relabel.cli import main
+from relabel.datasets.imagenet import read_image_set
+from relabel.errors import BusyError
 from relabel.multilabel.label_maps import write_label_map
+from relabel.multilabel.parts import Part
+from relabel.multilabel.plan import MultilabelSettings, Plan, make_plan
+from relabel.multilabel.run import run_plan
+from relabel.multilabel.settings import LabelerSettings, LabelMapSettings, MaskCutSettings
 from relabel.multilabel.store import iterate, read_regions, read_scores, shard_paths
 from relabel.multilabel.tsv import read_tsv
+from relabel.settings import Runtime
 from tests.multilabel.colours import COLOURS, tiny_resnet
 
 IMAGES, SIDE = 18, 96
@@ -205,7 +213,9 @@ def test_maps_from_files_in_either_axis_order(
         out = tmp_path / flag.strip("-")
         shutil.copytree(whole / "1_regions", out / "1_regions")
         base[base.index("--out") + 1] = str(out)
-        code, _, error = run(capsys, *base, "--maps", tmp_path / "maps", flag, "--filter-rule", "top1")
+        code, _, error = run(
+            capsys, *base, "--maps", tmp_path / "maps", flag, "--filter-rule", "top1"
+        )
         assert code == 0, error
         found = []
         for regions, scores in zip(
@@ -239,3 +249,111 @@ def test_plan_errors_and_help(
     for text, wrong in cases.items():
         code, _, error = run(capsys, *wrong, "--out", out, "--quiet")
         assert code == 1 and text in error and len(error.strip().splitlines()) == 1, error
+
+
+def test_what_cannot_be_learned_is_said_before_regions_are_sought(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loose, empty = tmp_path / "loose images", tmp_path / "maps"
+    empty.mkdir()
+    loose.mkdir()
+    shutil.copy(next((world / "images").rglob("*.png")), loose / "ä b.png")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    net = ["--backbone", world / "backbone", "--out", tmp_path / "o", "--quiet"]
+    cases = {
+        "have no classes": ["--images", loose, "--classifier", "probe"],
+        "no image has a label": [
+            *("--images", loose, "--classifier", "probe"),
+            *("--classes", tmp_path / "classes.txt", "--filter-rule", "top1"),
+        ],
+        "has no label map of any image": ["--images", world / "images", "--maps", empty],
+    }
+    for text, wrong in cases.items():
+        code, out, error = run(capsys, *wrong, *net)
+        assert code == 1 and text in error and not out, error
+        assert not (tmp_path / "o" / "1_regions").exists()
+
+
+def test_images_without_a_map_are_left_out_on_request(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = torch.stack([torch.full((1, 15, 15), 9.0), torch.full((1, 15, 15), 0.0)])
+    names = sorted((world / "images" / CLASSES[0]).iterdir())
+    for image in names[1:]:
+        file = tmp_path / "maps" / CLASSES[0] / f"{image.stem}.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_label_map(file, maps)
+    shutil.copytree(whole / "1_regions", tmp_path / "o" / "1_regions")
+    base = [a for a in arguments(world, tmp_path / "o") if a not in ("--classifier", "probe")]
+    code, _, error = run(capsys, *base, "--maps", tmp_path / "maps")
+    assert code == 1 and "label map does not exist" in error and "--skip-bad" in error
+    base.remove("--quiet")
+    code, out, error = run(capsys, *base, "--maps", tmp_path / "maps", "--skip-bad", "--json")
+    assert code == 0 and json.loads(out)["done"] and "no readable label map" in error
+    shards = list(iterate(shard_paths(tmp_path / "o" / "2_scores" / "shards"), read_scores))
+    ids = np.concatenate([shard.ids[:, 0] for shard in shards])
+    assert set(ids.tolist()) == {-1, 0}
+    assert len(read_tsv(tmp_path / "o" / "result" / "labels.tsv")) == IMAGES
+
+
+def test_unreadable_images_only(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "1.png").write_bytes(b"no image")
+    more = arguments(world, tmp_path / "o")
+    more[1] = str(tmp_path / "images")
+    code, _, error = run(capsys, *more)
+    assert code == 1 and "no image with a label could be read" in error
+
+
+def test_what_changes_a_stage(world: Path, tmp_path: Path) -> None:
+    images = read_image_set(world / "images")
+
+    def plan(**settings: Any) -> Plan:
+        return make_plan(images, tmp_path, MultilabelSettings(**settings))
+
+    def changed(one: Plan, other: Plan) -> list[str]:
+        return [k for k in one.stages if one.stages[k].fingerprint != other.stages[k].fingerprint]
+
+    base = plan()
+    assert not changed(base, plan(maskcut=MaskCutSettings(batch_size=3)))
+    later = ["labeler", "labels", "result"]
+    assert changed(base, plan(labeler=LabelerSettings(batch_size=3))) == later
+    maps = tmp_path / "maps"
+    write_label_map(maps / Path(images.file_names[0]).with_suffix(".pt"), torch.zeros(2, 1, 3, 3))
+    one = make_plan(images, tmp_path, MultilabelSettings(), maps)
+    write_label_map(maps / Path(images.file_names[0]).with_suffix(".pt"), torch.ones(2, 1, 3, 3))
+    other = make_plan(images, tmp_path, MultilabelSettings(), maps)
+    assert changed(one, other) == ["scores", *later]
+
+
+def test_only_what_is_still_read_is_made_again(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(read_image_set(world / "images"), tmp_path, MultilabelSettings())
+    found: dict[str, str] = dict.fromkeys(plan.stages, "done")
+    monkeypatch.setattr(Plan, "status", lambda self: found)
+    for gone, wanted in (
+        ("scores", []),
+        ("labels", []),
+        ("result", ["labels", "result"]),
+        ("labeler", ["scores", "labeler", "labels", "result"]),
+    ):
+        found[gone] = "missing"
+        assert plan.to_run() == wanted
+
+
+def test_a_part_that_finds_another_at_work_comes_back_later(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = MultilabelSettings(maps=LabelMapSettings(classifier="probe"))
+    plan = make_plan(read_image_set(world / "images"), tmp_path, settings)
+
+    def busy(*_: Any, **__: Any) -> None:
+        raise BusyError("another process works on it")
+
+    monkeypatch.setattr("relabel.multilabel.run.entered", busy)
+    assert run_plan(plan, Runtime(), part=Part(0, 2)).waits_for == "regions"
+    with pytest.raises(BusyError):
+        run_plan(plan, Runtime())

@@ -217,6 +217,13 @@ def test_a_folder_finds_the_map_of_an_image(image: str, tmp_path: Path) -> None:
         folder.read("n01440764/n01440764_1.JPEG")
 
 
+def test_an_image_without_a_folder_is_found_in_the_root(tmp_path: Path) -> None:
+    write_label_map(tmp_path / "x.pt", _random())
+    folder = LabelMapFolder(tmp_path)
+    assert folder.find("x.JPEG") == tmp_path / "x.pt"
+    assert folder.any_of(["y.JPEG", "x.JPEG"]) and not folder.any_of(["y.JPEG"])
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         LabelMapFolder(tmp_path / "none")

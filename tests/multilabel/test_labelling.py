@@ -8,6 +8,7 @@ import pytest
 from relabel.errors import ConfigError
 from relabel.multilabel.labelling import aggregated, sparse
 from relabel.multilabel.parts import Part
+from relabel.multilabel.scores import probe_images
 from relabel.multilabel.settings import AggregateSettings, MaskCutSettings
 
 PROBS = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.0, 0.45, 0.55]], np.float32)
@@ -51,3 +52,12 @@ def test_presets_fill_in_defaults_only() -> None:
     assert (dino.image_size, dino.tau, dino.max_masks) == (480, 0.15, 3)
     large = MaskCutSettings(backbone="facebook/dinov3-vitl16", max_masks=2).resolved()
     assert (large.image_size, large.tau, large.max_masks) == (896, 0.75, 2)
+
+
+def test_the_probe_sees_a_share_of_each_class_of_many_images() -> None:
+    labels = np.repeat([-1, 0, 1, 2], [5, 40, 3, 40]).astype(np.int32)
+    assert probe_images(labels, 0, 100).tolist() == (labels >= 0).tolist()
+    some = probe_images(labels, 0, 30)
+    assert [int(some[labels == c].sum()) for c in (-1, 0, 1, 2)] == [0, 10, 3, 10]
+    assert np.array_equal(some, probe_images(labels, 0, 30))
+    assert not np.array_equal(some, probe_images(labels, 1, 30))
