@@ -158,8 +158,8 @@ def _neighbours(unit: np.ndarray[Any, Any], tau: float) -> np.ndarray[Any, Any]:
     """Which cosines exceed tau, as bool [P, P], symmetric; ``unit`` [P, d] in double precision."""
     patches, channels = unit.shape
     single = unit.astype(np.float32)
-    # Rounding errors of a sum grow like the square root of its length; this is some forty times
-    # what was seen on features of 320 and 1,280 channels.
+    # An estimate with room to spare: rounding errors, here of 2^-24 relative, grow like the square
+    # root of a sum's length, since their signs differ.
     margin = 8 * np.sqrt(channels + 8) * 2.0**-24
     above = np.empty((patches, patches), bool)
     for first in range(0, patches, _ROWS):

@@ -29,8 +29,8 @@ LEAST_AREA = 0.01
 # Entries that are equal but for the solver's rounding: of the largest magnitude, and at the mean.
 _SAME = 1e-6
 _AT_MEAN = 1e-7
-# Share of a GPU's free memory that the graphs of a batch may take.
-_GPU_SHARE = 0.3
+# Share of a GPU's free memory that the graphs of a batch may take; a few batches may be under way.
+_GPU_SHARE = 0.2
 
 
 def second_eigenvector(features: Tensor, tau: float, eps: float = EPS) -> Tensor:
@@ -124,6 +124,9 @@ def _images_at_once(features: Tensor) -> int:
     # The graph in double precision, as much again while it is made, and 50 vectors.
     bytes_per_image = 8 * patches * (2 * patches + 50)
     free = torch.cuda.mem_get_info(features.device)[0]
+    # What the allocator keeps from earlier batches is free for this one.
+    free += torch.cuda.memory_reserved(features.device)
+    free -= torch.cuda.memory_allocated(features.device)
     return max(1, int(_GPU_SHARE * free) // bytes_per_image)
 
 

@@ -172,7 +172,8 @@ def _finish(
     if size != masks.shape[1:]:
         # Disjoint masks stay so: no pixel can draw more than half of its weight from two.
         masks = (_upsample(torch.from_numpy(masks).to(device), size) > 0.5).cpu().numpy()
-    return Refined(masks, chosen)
+    some = masks.any((1, 2))  # a single pixel may not survive it
+    return Refined(masks[some], chosen[some])
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
