@@ -205,7 +205,7 @@ def check_axes(
     for i in np.unique(np.linspace(0, len(regions) - 1, _AXES_SHARDS).astype(int)).tolist():
         shard = read_regions(regions.shard_path(i), features=False)
         usable = (np.diff(shard.offsets) > 0) & (images.labels[shard.row] >= 0)
-        for at in np.flatnonzero(usable)[:_AXES_IMAGES].tolist():
+        for at in map(int, np.flatnonzero(usable)[:_AXES_IMAGES]):
             try:
                 label_map = maps.read(shard.file_name[at], settings.transpose, images.num_classes)
             except DataError:
