@@ -65,7 +65,8 @@ class MaskCutSettings:
 
     def resolved(self) -> MaskCutSettings:
         """The settings with the backbone's preset in place of defaults."""
-        name = self.backbone.lower()
+        # The folder a checkpoint lies in says nothing about what it is.
+        name = self.backbone.rstrip("/").rpartition("/")[2].lower()
         for words, values in MASKCUT_PRESETS:
             if all(word in name for word in words):
                 return with_preset(self, values)

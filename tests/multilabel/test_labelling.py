@@ -61,3 +61,5 @@ def test_the_probe_sees_a_share_of_each_class_of_many_images() -> None:
     assert [int(some[labels == c].sum()) for c in (-1, 0, 1, 2)] == [0, 10, 3, 10]
     assert np.array_equal(some, probe_images(labels, 0, 30))
     assert not np.array_equal(some, probe_images(labels, 1, 30))
+    elsewhere = MaskCutSettings(backbone="/data/dino/resnet50").resolved()
+    assert elsewhere.image_size == MaskCutSettings.image_size
