@@ -17,11 +17,17 @@ OFFSETS, GT = np.array([0, 2, 2, 3]), np.array([2, 1, -1])
 
 def test_soft_and_hard_labels_with_and_without_the_original() -> None:
     soft = aggregated(PROBS, OFFSETS, GT, AggregateSettings())
-    assert soft.tolist() == np.float32([[0.7, 0.6, 1.0], [0, 1, 0], [0, 0.45, 0.55]]).tolist()
+    assert (
+        soft.tolist()
+        == np.array([[0.7, 0.6, 1.0], [0, 1, 0], [0, 0.45, 0.55]], np.float32).tolist()
+    )
     hard = aggregated(PROBS, OFFSETS, GT, AggregateSettings(mode="hard", threshold=0.6))
     assert hard.tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
     alone = aggregated(PROBS, OFFSETS, GT, AggregateSettings(original=False))
-    assert alone.tolist() == np.float32([[0.7, 0.6, 0.3], [0, 0, 0], [0, 0.45, 0.55]]).tolist()
+    assert (
+        alone.tolist()
+        == np.array([[0.7, 0.6, 0.3], [0, 0, 0], [0, 0.45, 0.55]], np.float32).tolist()
+    )
 
 
 def test_the_greatest_entries_are_kept_in_order() -> None:
@@ -29,7 +35,7 @@ def test_the_greatest_entries_are_kept_in_order() -> None:
     offsets, ids, values = sparse(whole, 0.001, 3)
     assert offsets.tolist() == [0, 3, 3, 6]
     assert ids.tolist() == [1, 0, 2, 3, 2, 1]
-    assert values.tolist() == np.float32([0.9, 0.2, 0.2, 0.6, 0.5, 0.4]).tolist()
+    assert values.tolist() == np.array([0.9, 0.2, 0.2, 0.6, 0.5, 0.4], np.float32).tolist()
     offsets, ids, _ = sparse(whole, 0.35, 2)
     assert offsets.tolist() == [0, 1, 1, 3] and ids.tolist() == [1, 3, 2]
 
