@@ -10,6 +10,7 @@ import click
 
 from relabel.errors import ConfigError, Problems
 from relabel.multilabel.settings import (
+    PROBE,
     AggregateSettings,
     FilterSettings,
     LabelerSettings,
@@ -182,7 +183,7 @@ def _settings(catalogue: Catalogue, params: dict[str, Any]) -> MultilabelSetting
     given = params.get("backbone")
     backbone = None if given is None else resolve_backbone(given, Path.cwd())
     classifier = params.get("classifier")
-    if classifier is not None and classifier != "probe":
+    if classifier is not None and classifier != PROBE:
         classifier = resolve_backbone(
             classifier, Path.cwd(), what="classifier", option="--classifier"
         )

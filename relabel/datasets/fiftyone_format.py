@@ -285,9 +285,10 @@ def schema_field(
     }
 
 
-def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
+def detection_fields() -> list[dict[str, Any]]:
+    """The fields that every FiftyOne detection has."""
     f = schema_field
-    fields = [
+    return [
         f("id", "ObjectId", db_field="_id"),
         f("tags", "List", subfield="String"),
         f(
@@ -302,6 +303,13 @@ def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
         f("mask_path", "String"),
         f("confidence", "Float"),
         f("index", "Int"),
+    ]
+
+
+def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
+    f = schema_field
+    fields = [
+        *detection_fields(),
         f("annotation_id", "Int"),
         f("ignore", "Boolean"),
         f("iscrowd", "Int"),

@@ -17,6 +17,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from relabel.datasets.labelspace import did_you_mean
+from relabel.detectors.quiet import quiet_transformers
 from relabel.errors import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -291,27 +292,20 @@ def _patch_size(spec: BackboneSpec) -> int:
 
 def _transformers_network(spec: BackboneSpec, source: str | None) -> nn.Module:
     from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging
 
-    # The load report lists the classifier we leave out on purpose.
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        if source is not None:
-            return AutoModel.from_pretrained(source, dtype=torch.float32)
-        config = dict(spec.config or {})
-        config.pop("dtype", None)
-        built = AutoConfig.for_model(config.pop("model_type"), **config)
-        return AutoModel.from_config(built, dtype=torch.float32)
+        with quiet_transformers():
+            if source is not None:
+                return AutoModel.from_pretrained(source, dtype=torch.float32)
+            config = dict(spec.config or {})
+            config.pop("dtype", None)
+            built = AutoConfig.for_model(config.pop("model_type"), **config)
+            return AutoModel.from_config(built, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"backbone {spec.name!r} cannot be loaded: {str(error).splitlines()[0]}",
             remedy="Give an existing local folder, or a hub id that can be reached from here.",
         ) from error
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
 
 
 def _torchvision_network(name: str, pretrained: bool) -> nn.Module:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from relabel.detectors.backbones import (
     freeze_until,
     resolve_backbone,
 )
+from relabel.detectors.quiet import quiet_transformers
 from relabel.detectors.rt_detr_model import OwnBackbone, PretrainedBackbone, RTDetr
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError
@@ -134,7 +133,7 @@ def _load_whole(classes: int, s: SpecialistSettings) -> RTDetr:
     name, remedy = s.rtdetr_model, "Give a hub id such as PekingU/rtdetr_v2_r18vd or its folder."
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ConfigError("no config.json in the RT-DETR's folder", file=name, remedy=remedy)
-    with _quiet():
+    with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(name)
             if config.model_type != "rt_detr_v2":
@@ -239,18 +238,3 @@ def _kept(config: Any) -> Any:
     if isinstance(config, dict):
         return {k: _kept(v) for k, v in config.items() if k not in _NOT_KEPT}
     return config
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' report of the class heads that are left out on purpose."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()

@@ -19,6 +19,7 @@ import numpy as np
 from relabel.datasets.dataset import iou_matrix
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
+from relabel.detectors.quiet import quiet_transformers
 from relabel.detectors.sam3_settings import Sam3Settings, class_prompts
 from relabel.errors import ConfigError, DataError
 from relabel.settings import settings_dict, settings_from
@@ -64,37 +65,31 @@ class Sam3Detector:
         """
         import torch
         from transformers import Sam3Config, Sam3Model, Sam3Processor
-        from transformers.utils import logging
 
         from relabel.training.loop import resolve_device
 
         reason = why_unavailable(settings.model)
         if reason is not None:
             raise DataError(reason)
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # the weights' tracker is left out on purpose
-        logging.disable_progress_bar()
         try:
-            config = Sam3Config.from_pretrained(settings.model)
-            # The published checkpoint describes the video model, the detector inside it.
-            inner = getattr(config, "detector_config", None)
-            if inner is not None:
-                config = Sam3Config(**inner) if isinstance(inner, dict) else inner
-            if settings.image_size:
-                _resize(config, settings.image_size)
-            found: Any = Sam3Model.from_pretrained(
-                settings.model, config=config, dtype=torch.float32, output_loading_info=True
-            )
-            model, loaded = found
-            processor = Sam3Processor.from_pretrained(settings.model)
+            with quiet_transformers():  # the weights' tracker is left out on purpose
+                config = Sam3Config.from_pretrained(settings.model)
+                # The published checkpoint describes the video model, the detector inside it.
+                inner = getattr(config, "detector_config", None)
+                if inner is not None:
+                    config = Sam3Config(**inner) if isinstance(inner, dict) else inner
+                if settings.image_size:
+                    _resize(config, settings.image_size)
+                found: Any = Sam3Model.from_pretrained(
+                    settings.model, config=config, dtype=torch.float32, output_loading_info=True
+                )
+                model, loaded = found
+                processor = Sam3Processor.from_pretrained(settings.model)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(
                 f"SAM 3 {settings.model!r} cannot be loaded: {_first_line(error)}",
                 remedy=_remedy(settings.model),
             ) from error
-        finally:
-            logging.set_verbosity(verbosity)
-            logging.enable_progress_bar()
         if loaded["missing_keys"]:  # transformers would leave them at random values
             raise DataError(
                 f"SAM 3 {settings.model!r} lacks {len(loaded['missing_keys'])} weights, the first "

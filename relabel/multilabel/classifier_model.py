@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from relabel.detectors.backbones import resolve_backbone
+from relabel.detectors.quiet import quiet_transformers
 from relabel.errors import ConfigError, DataError
 from relabel.multilabel.classifier_head import find_head, key_of, match_head, replace_head
 from relabel.multilabel.classifier_networks import (
     DEFAULT_SIDE,
     RESAMPLE,
-    quiet_transformers,
     side_of,
     torchvision_classifier,
     torchvision_view,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 
+from relabel.detectors.quiet import quiet_transformers
 from relabel.errors import ConfigError
 from relabel.multilabel.classifier_head import find_head
 
@@ -48,21 +47,6 @@ def transformers_classifier(
         ) from error
     labels = [str(net.config.id2label[i]) for i in sorted(net.config.id2label)]
     return net, [] if fresh else labels
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without its reports and bars: a layer that starts anew is no news here."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
 
 
 def torchvision_classifier(

@@ -25,13 +25,11 @@ from relabel.multilabel.classifier_networks import (
 )
 from relabel.multilabel.label_maps import keep_top, to_grid
 from relabel.multilabel.pretrained import load_classifier, match_classes
-from relabel.multilabel.settings import LabelMapSettings
+from relabel.multilabel.settings import PROBE, LabelMapSettings
 from relabel.training.loop import autocast
 
 if TYPE_CHECKING:
     from relabel.multilabel.probe import Probe
-
-PROBE = "probe"
 
 
 class MapMaker(ABC):

@@ -20,6 +20,7 @@ import orjson
 from relabel.datasets.fiftyone_format import (
     CopyImages,
     dataset_document,
+    detection_fields,
     object_id,
     place_file,
     schema_field,
@@ -193,9 +194,9 @@ def _number(value: Any) -> float:
 
 def _schema() -> list[dict[str, Any]]:
     f = schema_field
-    label = [f("id", "ObjectId", db_field="_id"), f("tags", "List", subfield="String")]
     classification = [
-        *label,
+        f("id", "ObjectId", db_field="_id"),
+        f("tags", "List", subfield="String"),
         f("label", "String"),
         f("confidence", "Float"),
         f("logits", "Vector"),
@@ -212,23 +213,7 @@ def _schema() -> list[dict[str, Any]]:
         "List",
         document="fiftyone.core.labels.Detection",
         subfield="EmbeddedDocument",
-        fields=[
-            *label,
-            f(
-                "attributes",
-                "Dict",
-                document="fiftyone.core.labels.Attribute",
-                subfield="EmbeddedDocument",
-            ),
-            f("label", "String"),
-            f("bounding_box", "List", subfield="Float"),
-            f("mask", "Array"),
-            f("mask_path", "String"),
-            f("confidence", "Float"),
-            f("index", "Int"),
-            f("round", "Int"),
-            f("area", "Int"),
-        ],
+        fields=[*detection_fields(), f("round", "Int"), f("area", "Int")],
     )
 
     def field(name: str, kind: str, fields: list[dict[str, Any]]) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from relabel.errors import DataError
 from relabel.multilabel.aggregate import final, local_hard, local_soft
 from relabel.multilabel.clock import Clock
 from relabel.multilabel.labeler import Labeler, train_labeler
+from relabel.multilabel.parts import shard_progress
 from relabel.multilabel.region_filter import Selection, select_columns, union_features
 from relabel.multilabel.scores import top
 from relabel.multilabel.settings import AggregateSettings, FilterSettings, LabelerSettings
 from relabel.multilabel.store import LabelShard, ScoreShard, read_regions, read_scores, write_shard
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
-from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
 
 FEATURES = "features.npy"
@@ -148,10 +148,7 @@ def label_regions(
     clock: Clock,
 ) -> None:
     """Make the label shards ``todo``: the labeler on every region, then the labels per image."""
-    done = len(images) - sum(len(shards.items(i)) for i in todo)
-    with progress(
-        "Labelling images", len(images), unit="img", initial=done, quiet=runtime.quiet
-    ) as bar:
+    with shard_progress("Labelling images", shards, todo, runtime) as bar:
         for i in todo:
             found = read_regions(regions.shard_path(i))
             assert found.features is not None

@@ -8,14 +8,15 @@ shards there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from relabel.errors import BusyError, ConfigError, DataError
+from relabel.settings import Runtime
 from relabel.workspace.atomic import remove_leftovers
-from relabel.workspace.progress import message
+from relabel.workspace.progress import Progress, message, progress
 from relabel.workspace.stage import Shards, Stage
 
 SHARDS = "shards"
@@ -104,6 +105,15 @@ def pending(
                 message(f"{path}: damaged, is made again ({error.message})", quiet=quiet)
         found.append(i)
     return found
+
+
+def shard_progress(
+    title: str, shards: Shards, todo: Sequence[int], runtime: Runtime
+) -> AbstractContextManager[Progress]:
+    """A bar over all images, of which those of the shards not to do are done."""
+    left = sum(len(shards.items(i)) for i in todo)
+    initial = shards.total - left
+    return progress(title, shards.total, unit="img", initial=initial, quiet=runtime.quiet)
 
 
 def finished(stage: Stage, shards: Shards) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from relabel.multilabel.settings import (
+    PROBE,
     AggregateSettings,
     FilterSettings,
     LabelerSettings,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from relabel.datasets.imagenet import ImageSet
 
 Kind = Literal["regions", "scores", "labeler", "labels", "result"]
-PROBE = "probe"
 # The stages whose files a stage reads.
 _READS: dict[Kind, tuple[Kind, ...]] = {
     "regions": (),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from relabel.detectors.backbones import BackboneSpec, resolve_backbone
+from relabel.detectors.quiet import quiet_transformers
 from relabel.errors import ConfigError, RelabelError
 
 BACKGROUND = "background"
@@ -67,23 +68,17 @@ def match_classes(
 
 def _transformers_classifier(name: str) -> tuple[nn.Module, list[str]]:
     from transformers import AutoModelForImageClassification
-    from transformers.utils import logging
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        net, report = AutoModelForImageClassification.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet_transformers():
+            net, report = AutoModelForImageClassification.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"classifier {name!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}",
             remedy="Give a hub id or folder of an image classification checkpoint.",
         ) from error
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])[0]
         raise ConfigError(

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,10 @@ from relabel.multilabel.clock import Clock
 from relabel.multilabel.features import PatchFeatures, square
 from relabel.multilabel.label_maps import mask_weights
 from relabel.multilabel.maskcut import discover_batch
+from relabel.multilabel.parts import shard_progress
 from relabel.multilabel.refine import refine_batch
 from relabel.multilabel.settings import MaskCutSettings
-from relabel.multilabel.store import RegionBuilder, iterate, read_regions, write_shard
+from relabel.multilabel.store import RegionBuilder, write_shard
 from relabel.settings import Runtime
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
@@ -78,7 +78,6 @@ def find_regions(
 
     A shard's batches are the same whichever shards were there before, and so are its bytes.
     """
-    done = len(images) - sum(len(shards.items(i)) for i in todo)
     size = settings.batch_size
 
     def load(source: ImageSet, row: int) -> Any:
@@ -90,9 +89,7 @@ def find_regions(
 
     cores = decoding_workers()
     with (
-        progress(
-            "Finding regions", len(images), unit="img", initial=done, quiet=runtime.quiet
-        ) as bar,
+        shard_progress("Finding regions", shards, todo, runtime) as bar,
         ImageBatches(
             images,
             batches=(rows for i in todo for rows in _batches(shards.items(i), size)),
@@ -268,12 +265,3 @@ def _batches(rows: range, size: int) -> Iterator[list[int]]:
     listed = list(rows)
     for i in range(0, len(listed), size):
         yield listed[i : i + size]
-
-
-def skipped_images(paths: Sequence[Path]) -> list[tuple[str, str]]:
-    """(file name, reason) of the images that could not be read, over all shards."""
-    found = []
-    for shard in iterate(paths, lambda path: read_regions(path, features=False)):
-        for i in np.flatnonzero(~shard.readable).tolist():
-            found.append((shard.file_name[i], " ".join(shard.reason[i].split())))
-    return found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from relabel.multilabel.confusion import ConfusedPair, confused_pairs
 from relabel.multilabel.export import (
@@ -13,8 +16,7 @@ from relabel.multilabel.export import (
     write_labels_tsv,
 )
 from relabel.multilabel.labelling import confusion_columns
-from relabel.multilabel.regions import skipped_images
-from relabel.multilabel.store import iterate, read_labels
+from relabel.multilabel.store import LabelShard, RegionShard, iterate, read_labels
 from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.progress import message
 
@@ -40,10 +42,11 @@ def write_result(
 
     images = plan.images
     write_labels_tsv(out / TSV, labels.paths)
-    write_labels_parquet(out / PARQUET, images, paired(regions.paths, labels.paths))
+    skipped: list[tuple[str, str]] = []
+    shards = _noting_skipped(paired(regions.paths, labels.paths), skipped)
+    write_labels_parquet(out / PARQUET, images, shards)
     pairs = find_confused(plan, labels)
     write_confused(out / CONFUSED, pairs, images)
-    skipped = skipped_images(regions.paths)
     lines = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
     atomic_write_bytes(out / SKIPPED, lines.encode())
     if skipped:
@@ -61,6 +64,16 @@ def write_result(
         settings={kind: stage.settings for kind, stage in plan.stages.items()},
     )
     return {name: name for name in (TSV, PARQUET, CONFUSED, SKIPPED, REPORT)}
+
+
+def _noting_skipped(
+    shards: Iterable[tuple[RegionShard, LabelShard]], skipped: list[tuple[str, str]]
+) -> Iterator[tuple[RegionShard, LabelShard]]:
+    """The shards, while (file name, reason) of the images that could not be read are listed."""
+    for regions, labels in shards:
+        for i in np.flatnonzero(~regions.readable).tolist():
+            skipped.append((regions.file_name[i], " ".join(regions.reason[i].split())))
+        yield regions, labels
 
 
 def find_confused(plan: Plan, labels: Shards) -> list[ConfusedPair]:

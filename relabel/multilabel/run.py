@@ -10,7 +10,8 @@ from relabel.errors import BusyError, ConfigError, DataError
 from relabel.multilabel.clock import Clock, record
 from relabel.multilabel.label_maps import LabelMapFolder
 from relabel.multilabel.parts import Part, entered, finished, pending, shards_of
-from relabel.multilabel.plan import PROBE, Kind, Plan
+from relabel.multilabel.plan import Kind, Plan
+from relabel.multilabel.settings import PROBE
 from relabel.multilabel.store import read_labels, read_regions, read_scores
 from relabel.settings import Runtime
 from relabel.workspace.progress import message

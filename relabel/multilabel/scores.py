@@ -32,6 +32,7 @@ from relabel.multilabel.label_maps import (
     mask_weights,
     region_scores_batch,
 )
+from relabel.multilabel.parts import shard_progress
 from relabel.multilabel.probe import Probe, train_probe
 from relabel.multilabel.settings import LabelMapSettings
 from relabel.multilabel.store import (
@@ -42,7 +43,7 @@ from relabel.multilabel.store import (
     write_shard,
 )
 from relabel.settings import Runtime
-from relabel.workspace.progress import message, progress
+from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards
 
 KEPT = 20
@@ -79,10 +80,7 @@ def score_with_probe(
     clock: Clock,
 ) -> None:
     """Scores by the probe, from the pooled features of the regions."""
-    done = len(images) - sum(len(shards.items(i)) for i in todo)
-    with progress(
-        "Scoring regions", len(images), unit="img", initial=done, quiet=runtime.quiet
-    ) as bar:
+    with shard_progress("Scoring regions", shards, todo, runtime) as bar:
         for i in todo:
             found = read_regions(regions.shard_path(i))
             assert found.features is not None and found.whole is not None
@@ -148,12 +146,9 @@ def score_with_maps(
     classes = images.num_classes
     without = 0
     example = ""
-    done = len(images) - sum(len(shards.items(i)) for i in todo)
     workers = max(1, decoding_workers(runtime.workers))
     with (
-        progress(
-            "Scoring regions", len(images), unit="img", initial=done, quiet=runtime.quiet
-        ) as bar,
+        shard_progress("Scoring regions", shards, todo, runtime) as bar,
         ThreadPoolExecutor(workers, "relabel-maps") as pool,
     ):
         for i in todo:
@@ -239,15 +234,12 @@ def score_with_classifier(
     clock: Clock,
 ) -> None:
     """Scores under the maps of a classifier's dense pass over the images."""
-    done = len(images) - sum(len(shards.items(i)) for i in todo)
 
     def load(source: ImageSet, row: int) -> Any:
         return square(load_image(source, row), maker.image_size)
 
     with (
-        progress(
-            "Scoring regions", len(images), unit="img", initial=done, quiet=runtime.quiet
-        ) as bar,
+        shard_progress("Scoring regions", shards, todo, runtime) as bar,
         ImageBatches(
             images,
             batches=_all_batches(regions, todo, batch_size),

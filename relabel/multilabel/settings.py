@@ -8,6 +8,9 @@ from typing import Any
 from relabel.errors import ConfigError
 from relabel.settings import setting, with_preset
 
+PROBE = "probe"
+"""The classifier that is a linear head on the backbone, trained on the images' own labels."""
+
 # (words in the backbone's name, values). Published settings: CutLER for DINO ViT-B/8, the
 # multi-label paper for DINOv3/16. tau depends on the backbone: see `relabel imagenet-multilabel
 # --calibrate`.

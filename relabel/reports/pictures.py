@@ -96,12 +96,8 @@ def draw_boxes(
     if len(labels) != len(xyxy):
         raise ValueError(f"{len(xyxy)} boxes, but {len(labels)} labels")
     colors = class_palette(labels) if colors is None else colors
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    if width is not None and picture.width != width:
-        scale = min(2.0, width / picture.width)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-        xyxy = xyxy * scale
+    picture, scale = _scaled(image, width)
+    xyxy = xyxy * scale
     pen = ImageDraw.Draw(picture)
     line = max(2, round(picture.width / 320))
     area = np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1)
@@ -152,11 +148,7 @@ def draw_masks(
             f"{len(labels)} labels and an image of {image.shape[:2]} for masks of {masks.shape}"
         )
     colors = class_palette(labels) if colors is None else colors
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    if width is not None and picture.width != width:
-        scale = min(2.0, width / picture.width)
-        shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(shape, Image.Resampling.LANCZOS)
+    picture, _ = _scaled(image, width)
     line = max(1, round(picture.width / 240))
     pixels = np.asarray(picture, dtype=np.float32).copy()
     order: list[int] = np.argsort(-masks.sum((1, 2)), kind="stable").tolist()
@@ -178,6 +170,16 @@ def draw_masks(
         seen = (boxes[:, 2] > boxes[:, 0]).nonzero()[0]
         _write_tags(picture, boxes, labels, scores, colors, [i for i in order if i in seen], size)
     return picture
+
+
+def _scaled(image: np.ndarray, width: int | None) -> tuple[Image.Image, float]:
+    """The picture at a width, at most twice its own, and by what it was scaled."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if width is None or picture.width == width:
+        return picture, 1.0
+    scale = min(2.0, width / picture.width)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS), scale
 
 
 def _shrunk(mask: np.ndarray, pixels: int) -> np.ndarray:

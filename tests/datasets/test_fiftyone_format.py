@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +15,7 @@ from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_
 from relabel.datasets.fiftyone_format import field_name, write
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, DataError
+from tests.fiftyone_database import looked_at_by_fiftyone
 
 SPACE = LabelSpace.from_names("target", ["car", "bus"])
 COARSE = LabelSpace.from_names("source", ["vehicle"])
@@ -193,15 +191,7 @@ def test_field_names() -> None:
     assert field_name("_2x") == "field_2x"
 
 
-LOAD = """
-import json, sys
-import fiftyone as fo
-try:
-    fo.list_datasets()
-except Exception as error:
-    print("NO DATABASE", error); raise SystemExit(3)
-d = fo.Dataset.from_dir(dataset_dir=sys.argv[1], dataset_type=fo.types.FiftyOneDataset)
-s = d.first()
+LOOK = """
 box = s.transferred.detections[0]
 print(json.dumps({
     "n": len(d), "path": s.filepath, "width": s.metadata.width, "box": box.bounding_box,
@@ -216,27 +206,8 @@ print(json.dumps({
 
 @pytest.mark.fiftyone
 def test_fiftyone_loads_it(tmp_path: Path) -> None:
-    pytest.importorskip("fiftyone")
     write(make_dataset(tmp_path), tmp_path / "out", extra_fields={"source": make_source(tmp_path)})
-    env = {
-        **os.environ,
-        "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"),
-        "FIFTYONE_DO_NOT_TRACK": "1",
-    }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD, str(tmp_path / "out")],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("FiftyOne's database did not start within 300 seconds")
-    if done.returncode == 3:
-        pytest.skip(f"FiftyOne's database does not start: {done.stdout.strip()[-200:]}")
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = looked_at_by_fiftyone(tmp_path / "out", LOOK, database=tmp_path / "db")
     assert found == {
         "n": 2,
         "path": str(tmp_path / "a/one.png"),

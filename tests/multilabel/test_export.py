@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import subprocess
-import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +30,7 @@ from relabel.multilabel.store import read_labels, read_regions, write_shard
 from relabel.multilabel.summary import Summary
 from relabel.multilabel.tsv import read_tsv
 from relabel.reports.fiftyone_app import find_sources
+from tests.fiftyone_database import looked_at_by_fiftyone
 from tests.multilabel.results import Result, make_result
 
 
@@ -229,15 +227,7 @@ def test_fiftyone_options(result: Result, tmp_path: Path) -> None:
     assert stored.read_bytes() == (result.images.root / "ant/0.png").read_bytes()
 
 
-LOAD = """
-import json, sys
-import fiftyone as fo
-try:
-    fo.list_datasets()
-except Exception as error:
-    print("NO DATABASE", error); raise SystemExit(3)
-d = fo.Dataset.from_dir(dataset_dir=sys.argv[1], dataset_type=fo.types.FiftyOneDataset)
-s = d.first()
+LOOK = """
 top = s.regions.detections[1]
 print(json.dumps({
     "n": len(d), "original": s.original.label, "tags": s.tags,
@@ -253,27 +243,8 @@ print(json.dumps({
 
 @pytest.mark.fiftyone
 def test_fiftyone_loads_it(result: Result, tmp_path: Path) -> None:
-    pytest.importorskip("fiftyone")
     write(result, tmp_path / "out")
-    env = {
-        **os.environ,
-        "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"),
-        "FIFTYONE_DO_NOT_TRACK": "1",
-    }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD, str(tmp_path / "out")],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("FiftyOne's database did not start within 300 seconds")
-    if done.returncode == 3:
-        pytest.skip(f"FiftyOne's database does not start: {done.stdout.strip()[-200:]}")
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = looked_at_by_fiftyone(tmp_path / "out", LOOK, database=tmp_path / "db")
     assert found == {
         "n": 4,
         "original": "ant",
