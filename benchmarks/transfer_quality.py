@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from relabel.align.plan import labels_folder
 from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels, read_pseudo_labels
 from relabel.datasets.catalogue import load_catalogue
 from relabel.errors import Problems
@@ -39,7 +40,7 @@ def load_labels(run: Path, names: list[str]) -> dict[tuple[str, str], PseudoLabe
     labels = {}
     for by in names:
         for on in names:
-            folder = run / "2_crosslabels" / f"{by}_on_{on}"
+            folder = labels_folder(run, by, on)
             if not folder.is_dir():
                 continue
             parts = sorted(folder.glob("fold*"))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
 
 Kind = Literal["specialist", "fold", "crosslabel", "crossfit", "lat", "transfer", "result"]
+ENSEMBLE = "_ensemble"
 SHARED: tuple[Kind, ...] = ("specialist", "fold", "crosslabel", "crossfit")
 
 
@@ -173,6 +174,13 @@ def make_plan(
     return plan
 
 
+def labels_folder(work: Path, by: str, on: str) -> Path:
+    """Where ``by``'s pseudo-labels on ``on`` are: those of the ensemble, if it made any."""
+    folder = work / "2_crosslabels"
+    fused = folder / f"{by}{ENSEMBLE}_on_{on}"
+    return fused if fused.is_dir() else folder / f"{by}_on_{on}"
+
+
 def backbone_identities(*backbones: str) -> dict[str, str]:
     """What stands in fingerprints and manifests for backbones that are local folders."""
     return {
@@ -213,12 +221,14 @@ def _add_specialists(plan: Plan, name: str) -> None:
         name, folder / name, inputs["train"], plan.settings.specialist, plan.backbones
     )
     plan.steps.append(Step("specialist", stage, by=name))
+    lat = plan.settings.lat
     k = folds_of(plan.settings, plan.target, name)
+    cut = {"folds": k, "stretches": lat.crossfit_stretches, "gap": lat.crossfit_gap}
     for fold in range(k):
         stage = Stage(
             f"specialist {name} without fold {fold + 1} of {k}",
             folder / f"{name}_fold{fold}",
-            settings={**settings, "folds": k, "fold": fold, "fold_seed": plan.settings.lat.seed},
+            settings={**settings, **cut, "fold": fold},
             inputs=inputs,
         )
         plan.steps.append(Step("fold", stage, by=name, fold=fold))
@@ -232,9 +242,16 @@ def _add_cross_labels(plan: Plan, on: str, images: str) -> None:
         if by != on:
             needs = (plan.step("specialist", by=by),)
             inputs = {"specialist": needs[0].stage.fingerprint, "images": images}
+            title = f"{by}_on_{on}"
+            if k and plan.settings.crosslabel.ensemble:
+                folds = tuple(plan.step("fold", by=by, fold=fold) for fold in range(k))
+                needs = (*needs, *folds)
+                inputs |= {f"fold{s.fold}": s.stage.fingerprint for s in folds}
+                # Another target's plan, without these folds, may share the folder.
+                title = f"{by}{ENSEMBLE}_on_{on}"
             stage = Stage(
                 f"labels by {by} on {on}",
-                folder / f"{by}_on_{on}",
+                folder / title,
                 settings=settings,
                 inputs=inputs,
             )
@@ -288,6 +305,7 @@ def _add_transfer(plan: Plan, source: str) -> None:
         settings={
             **stage_settings(plan.settings.lat, plan.backbones),
             "uncertain": plan.settings.lat.uncertain,
+            **({"sure": plan.settings.lat.sure} if plan.settings.lat.sure else {}),
         },
         inputs={
             "LAT": lat.stage.fingerprint,

@@ -13,8 +13,9 @@ from relabel.align.inputs import read_training_set
 from relabel.align.plan import Plan, Step, folds_of, make_plan
 from relabel.align.settings import PipelineSettings
 from relabel.errors import ConfigError, DataError, Problems, StageError
-from relabel.lat.folds import folds
+from relabel.lat.folds import Fold, folds
 from relabel.settings import Runtime
+from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.lock import FolderLock
 from relabel.workspace.progress import message
 
@@ -84,7 +85,7 @@ def prepare(
     for name in names:
         k = folds_of(settings, target, name)
         if k:
-            folds(datasets[name], k, settings.lat.seed)  # too few images: say so before training
+            folds(datasets[name], k)  # too few images: say so before training
     return make_plan(target, sources, datasets, out, settings, shared=shared)
 
 
@@ -267,16 +268,10 @@ class _Job:
         return files_in(step.stage.folder)
 
     def _fold(self, step: Step) -> dict[str, str | Path]:
-        import numpy as np
-
         from relabel.detectors.specialist import train_specialist
 
-        dataset = self.plan.datasets[step.by]
-        held_out = self._folds(step.by)[step.fold]
-        rest = np.setdiff1d(np.arange(len(dataset)), held_out)
-        train_specialist(
-            dataset.subset(rest), step.stage.folder, self.plan.settings.specialist, self.runtime
-        )
+        rest = self.plan.datasets[step.by].subset(self._folds(step.by)[step.fold].rest)
+        train_specialist(rest, step.stage.folder, self.plan.settings.specialist, self.runtime)
         return files_in(step.stage.folder)
 
     def _cross_label(self, step: Step) -> dict[str, str | Path]:
@@ -284,12 +279,22 @@ class _Job:
             return self._prompted(step)
         from relabel.crosslabel.label import cross_label
 
+        detector, model = None, None
+        if len(step.needs) > 1:
+            from relabel.crosslabel.ensemble import EnsembleDetector
+            from relabel.detectors.base import load_detector
+
+            folders = [need.stage.folder for need in step.needs]
+            detector = EnsembleDetector([load_detector(f, self.runtime.device) for f in folders])
+            model = fingerprint([need.stage.fingerprint for need in step.needs])
         cross_label(
             step.needs[0].stage.folder,
             self.plan.datasets[step.on],
             step.stage.folder,
             self.plan.settings.crosslabel,
             self.runtime,
+            detector=detector,
+            model=model,
         )
         return files_in(step.stage.folder)
 
@@ -319,7 +324,7 @@ class _Job:
                 step.stage.folder / f"fold{fold.fold}",
                 self.plan.settings.crosslabel,
                 self.runtime,
-                image_rows=folds[fold.fold],
+                image_rows=folds[fold.fold].held_out,
             )
         return {f"fold{s.fold}": f"fold{s.fold}" for s in step.needs}
 
@@ -354,7 +359,12 @@ class _Job:
             self.runtime,
             with_uncertain=True,
         )
-        return dict(write_transferred(moved, step.stage.folder))
+        sure = None
+        if plan.settings.lat.sure > 0:
+            from relabel.lat.checkpoint import sure_scores
+
+            sure = sure_scores(plan.step("lat").stage.folder, plan.settings.lat.sure)
+        return dict(write_transferred(moved, step.stage.folder, sure=sure))
 
     def _result(self, step: Step) -> dict[str, str | Path]:
         from relabel.align.export import SourceResult, write_result
@@ -374,9 +384,14 @@ class _Job:
         ]
         return write_result(plan, results, step.stage.folder, quiet=self.runtime.quiet)
 
-    def _folds(self, name: str) -> list[Any]:
+    def _folds(self, name: str) -> list[Fold]:
         lat = self.plan.settings.lat
-        return folds(self.plan.datasets[name], lat.crossfit_folds, lat.seed)
+        return folds(
+            self.plan.datasets[name],
+            lat.crossfit_folds,
+            stretches=lat.crossfit_stretches,
+            gap=lat.crossfit_gap,
+        )
 
     def _label_keys(self) -> list[tuple[str, str]]:
         return [(s.by, s.on) for s in self.plan.steps if s.kind in ("crosslabel", "crossfit")]

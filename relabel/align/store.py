@@ -22,8 +22,13 @@ NAMES_FILE = "names.json"
 _COLUMNS = ("image", "xywh", "category", "score", "ignore", "id", "area")
 
 
-def write_transferred(dataset: DetectionDataset, folder: Path) -> dict[str, str]:
+def write_transferred(
+    dataset: DetectionDataset, folder: Path, *, sure: np.ndarray | None = None
+) -> dict[str, str]:
     """Write the boxes of a transferred dataset; returns the files by name.
+
+    Args:
+        sure: per class, the score below which a label is not sure enough to train on.
 
     Raises:
         ValueError: the boxes carry no provenance.
@@ -40,6 +45,7 @@ def write_transferred(dataset: DetectionDataset, folder: Path) -> dict[str, str]
         "dataset": origin.dataset,
         "origin": list(origin.origin),
         "source_category": list(origin.source_category),
+        "sure": [] if sure is None else np.round(sure, 6).tolist(),
     }
     atomic_write_json(folder / NAMES_FILE, names)
     return {"boxes": BOXES_FILE, "names": NAMES_FILE}
@@ -51,8 +57,8 @@ def read_transferred(
     """The transferred boxes on the images of ``source``, in the target's label space.
 
     Args:
-        uncertain: with the regions that are neither surely objects nor surely background, as
-            ignore regions.
+        uncertain: with the regions that are neither surely objects nor surely background, and
+            the labels that are not sure enough to train on, as ignore regions.
 
     Raises:
         DataError: the files are missing or damaged.
@@ -69,6 +75,7 @@ def read_transferred(
             columns.pop("source_iou"),
         )
         boxes = Boxes(**columns, provenance=provenance)
+        sure = np.array(names.get("sure", []))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"transferred boxes cannot be read: {error}",
@@ -80,4 +87,6 @@ def read_transferred(
         if not all(sure):
             boxes = boxes.take(np.flatnonzero(sure))
             boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
+    elif len(sure):
+        boxes = replace(boxes, ignore=boxes.ignore | (boxes.score < sure[boxes.category]))
     return replace(source, boxes=boxes, space=space)

@@ -31,6 +31,11 @@ class CrossLabelSettings:
         "that have one.",
         choices=("score", "score-quality"),
     )
+    ensemble: bool = setting(
+        True,
+        "Sources are labelled by the target's specialist and those of its cross-fitting together, "
+        "their detections fused.",
+    )
     max_per_image: int = setting(100, "Most pseudo-labels kept per image, best first.")
     score_storage: str = setting(
         "float16",

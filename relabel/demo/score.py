@@ -57,6 +57,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
     Raises:
         DataError: align's files are missing or damaged.
     """
+    from relabel.align.plan import labels_folder
     from relabel.crosslabel.pseudo import read_pseudo_labels
     from relabel.datasets.catalogue import load_catalogue
     from relabel.datasets.registry import read_dataset
@@ -67,7 +68,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
     outcomes = []
     for name in SOURCES:
         before = catalogue.get(name).read("train")
-        pseudo = read_pseudo_labels(run / "2_crosslabels" / f"{TARGET}_on_{name}")
+        pseudo = read_pseudo_labels(labels_folder(run, TARGET, name))
         after = read_dataset(run / "result" / name / "annotations.json", "coco", name=name)
         truth = read_dataset(world.truth(name), "coco", name=f"{name} truth")
         results: dict[str, Any] = {LAT: after, **all_floors(before, pseudo)}

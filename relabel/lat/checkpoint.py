@@ -16,6 +16,7 @@ from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.errors import DataError
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.model import ProposalBatch, TransferModel, predict_target
+from relabel.lat.select import Reliability
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_dict, settings_from
 
@@ -28,6 +29,8 @@ class TrainedTransfer:
         thresholds: score from which a prediction becomes a label, float64 [Ct], per target class.
         coverage: share of played source annotations that have a counterpart on the target's own
             images; 0 where thresholds are to be taken as they are.
+        reliability: per target class, how often predictions are right; None if no image of the
+            target was held back.
     """
 
     models: list[TransferModel]
@@ -37,6 +40,7 @@ class TrainedTransfer:
     settings: LatSettings
     thresholds: np.ndarray
     coverage: float = 0.0
+    reliability: list[Reliability] | None = None
 
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
@@ -77,6 +81,13 @@ class TrainedTransfer:
                         strict=True,
                     )
                 ),
+                "reliability": {
+                    name: {
+                        "scores": np.round(found.scores, 6).tolist(),
+                        "precision": np.round(found.precision, 4).tolist(),
+                    }
+                    for name, found in zip(space.class_names, self.reliability or (), strict=False)
+                },
             },
         )
 
@@ -115,6 +126,36 @@ class TrainedTransfer:
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
             ) from error
         return cls(models, features, joint, target, settings, thresholds, covered)
+
+
+def sure_scores(folder: Path, precision: float) -> np.ndarray:
+    """Score from which a label of a saved model is right so often, float64 [Ct].
+
+    Zeros where the model was trained without held-back images.
+
+    Raises:
+        DataError: the model's configuration is missing or damaged.
+    """
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        tables = config.get("reliability") or {}
+        return np.array(
+            [
+                Reliability(
+                    np.array(tables[name]["scores"]), np.array(tables[name]["precision"])
+                ).score_at(precision)
+                if tables
+                else 0.0
+                for name in config["thresholds"]
+            ]
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"not a transfer model: {error}",
+            file=file,
+            remedy="Train it again: `relabel align --overwrite`.",
+        ) from error
 
 
 def joint_space(spaces: Mapping[str, LabelSpace], target: str) -> JointLabelSpace:

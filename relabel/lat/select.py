@@ -102,6 +102,55 @@ def uncertain(
     return Labels(boxes[order], scores[order], classes[order], rows[order])
 
 
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often predictions of a class are right, by their score.
+
+    Attributes:
+        scores: float64 [k], rising; the lowest score of each step.
+        precision: float64 [k], rising; share of right predictions from there to the next step.
+    """
+
+    scores: np.ndarray
+    precision: np.ndarray
+
+    def score_at(self, precision: float) -> float:
+        """The least score from which predictions are right so often; above 1 if none are."""
+        reached = np.flatnonzero(self.precision >= precision)
+        return float(self.scores[reached[0]]) if len(reached) else 2.0
+
+
+def reliability(
+    found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]], classes: int
+) -> list[Reliability]:
+    """Reliability per class on images with known annotations, by isotonic regression.
+
+    A prediction is right if it has the class of an annotation that it overlaps by half and that
+    no surer one has taken. Classes with fewer than `FEW` annotations share that of all classes.
+
+    Args:
+        found: predictions per image.
+        truth: per image boxes xyxy [G, 4] and classes [G].
+    """
+    scores, labels, hits, total = _joined(found, truth, classes, (0.5,))
+    shared = _isotonic(scores, hits[0])
+    return [
+        _isotonic(scores[labels == c], hits[0][labels == c]) if total[c] >= FEW else shared
+        for c in range(classes)
+    ]
+
+
+def _isotonic(scores: np.ndarray, hits: np.ndarray) -> Reliability:
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(scores, kind="stable")
+    if not len(order):
+        return Reliability(np.zeros(0), np.zeros(0))
+    fit = isotonic_regression(hits[order].astype(np.float64))
+    starts = np.asarray(fit.blocks[:-1], dtype=np.int64)
+    return Reliability(scores[order][starts].astype(np.float64), np.asarray(fit.x)[starts])
+
+
 def calibrate(
     found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]], classes: int
 ) -> np.ndarray:
@@ -118,19 +167,7 @@ def calibrate(
     Returns:
         float64 [classes].
     """
-    scores, labels = [], []
-    hits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    total = np.zeros(classes)
-    for predictions, (boxes, wanted) in zip(found, truth, strict=True):
-        scores.append(predictions.scores)
-        labels.append(predictions.classes)
-        iou = iou_matrix(predictions.boxes, boxes)
-        iou[predictions.classes[:, None] != wanted[None, :]] = 0
-        for column, at in zip(hits, (0.5, 0.75), strict=True):
-            column.append(greedy_matches(iou, at))
-        total += np.bincount(wanted, minlength=classes)[:classes]
-    score, label = np.concatenate(scores), np.concatenate(labels)
-    hit = [np.concatenate(column) for column in hits]
+    score, label, hit, total = _joined(found, truth, classes, (0.5, 0.75))
     shared = _best_threshold(score, hit, int(total.sum()))
     thresholds = np.full(classes, shared)
     for c in np.flatnonzero(total >= FEW):
@@ -138,6 +175,28 @@ def calibrate(
         best = _best_threshold(score[of_class], [h[of_class] for h in hit], int(total[c]))
         thresholds[c] = np.clip(best, shared / SPAN, shared * SPAN)
     return thresholds
+
+
+def _joined(
+    found: list[Labels],
+    truth: list[tuple[np.ndarray, np.ndarray]],
+    classes: int,
+    ious: tuple[float, ...],
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray]:
+    """All predictions' scores and classes, whether they are right at each IoU; annotations."""
+    scores, labels = [], []
+    hits: list[list[np.ndarray]] = [[] for _ in ious]
+    total = np.zeros(classes)
+    for predictions, (boxes, wanted) in zip(found, truth, strict=True):
+        scores.append(predictions.scores)
+        labels.append(predictions.classes)
+        iou = iou_matrix(predictions.boxes, boxes)
+        iou[predictions.classes[:, None] != wanted[None, :]] = 0
+        for column, at in zip(hits, ious, strict=True):
+            column.append(greedy_matches(iou, at))
+        total += np.bincount(wanted, minlength=classes)[:classes]
+    joined = [np.concatenate(column) for column in hits]
+    return np.concatenate(scores), np.concatenate(labels), joined, total
 
 
 def coverage(kept: list[np.ndarray], wanted: list[np.ndarray]) -> float:

@@ -55,6 +55,14 @@ class LatSettings(TrainSettings):
         choices=("target", "all", "none"),
     )
     crossfit_folds: int = setting(3, "Folds of the cross-fitting.")
+    crossfit_stretches: int = setting(
+        3,
+        "Stretches of images, in file-name order, that a fold of the cross-fitting or of the "
+        "calibration holds out: a single one may hold out all there is of a class or a weather.",
+    )
+    crossfit_gap: int = setting(
+        5, "Images on either side of a held-out stretch that the fold does not learn from either."
+    )
     mask_self: bool = setting(False, "A proposal may not attend to its own scores.")
     score_dropout: float = setting(0.0, "Probability of hiding a proposal's scores in training.")
     stand_in: bool = setting(
@@ -129,6 +137,12 @@ class LatSettings(TrainSettings):
         "counterpart, are ignore regions where a detector is trained; 0 makes them background.",
     )
 
+    sure: float = setting(
+        0.0,
+        "Labels that are right less often than this, by their score and class on held-back images "
+        "of the target, are ignore regions where a detector is trained; 0 trains on all of them.",
+    )
+
     def resolved(self) -> LatSettings:
         """The settings with the preset in place of defaults."""
         return with_preset(self, PRESETS[self.preset])
@@ -137,16 +151,21 @@ class LatSettings(TrainSettings):
         """The settings that results depend on, JSON-ready.
 
         Fields that came later are in it only where they are in use, so that what was made before
-        them stays valid. ``uncertain`` is not in it: it acts on what a transfer writes alone.
+        them stays valid. ``uncertain`` and ``sure`` are not in it: they act on what a transfer
+        writes alone.
         """
         values = settings_dict(self)
-        values.pop("uncertain")
+        for name in ("uncertain", "sure"):
+            del values[name]
         later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clamp_at <= 1:
-            raise ConfigError(f"clamp_at is {self.clamp_at}", remedy="Use a value between 0 and 1.")
+        for name in ("clamp_at", "sure"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}", remedy="Use a value between 0 and 1."
+                )
         if self.preset not in PRESETS:
             raise ConfigError(
                 f"unknown LAT preset {self.preset!r}", remedy="Known: default, paper."

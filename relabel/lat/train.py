@@ -24,7 +24,7 @@ from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
 from relabel.lat.proposals import draw, image_truth
-from relabel.lat.select import Labels, calibrate, candidates, coverage, decide
+from relabel.lat.select import Labels, calibrate, candidates, coverage, decide, reliability
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
@@ -92,8 +92,8 @@ def train_lat(
     thresholds = np.full(joint.spaces[0].num_classes, max(settings.score_threshold, 0.5))
     models, found, truth, played = [], [], [], []
     held_back = calibration_folds(materials[0], settings)
-    for number, held in enumerate(held_back):
-        kept = [_restrict(materials[0], ~held), *materials[1:]]
+    for number, (held, learned) in enumerate(held_back):
+        kept = [_restrict(materials[0], learned), *materials[1:]]
         part = out / "parts" / str(number)
         title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
         model = _train_model(
@@ -110,9 +110,12 @@ def train_lat(
         thresholds[:] = settings.score_threshold
     elif found:
         thresholds = calibrate(found, truth, len(thresholds))
+    reliable = reliability(found, truth, len(thresholds)) if found else None
     kept = [decide(f, thresholds, settings) for f in found]
     covered = coverage([k.boxes for k in kept], played) if settings.match_coverage else 0.0
-    TrainedTransfer(models, features, joint, target, settings, thresholds, covered).save(out)
+    TrainedTransfer(models, features, joint, target, settings, thresholds, covered, reliable).save(
+        out
+    )
     logs = [
         json.loads((out / "parts" / str(i) / "training.json").read_text())
         for i in range(len(models))
@@ -178,15 +181,18 @@ def training_rows(dataset: DetectionDataset, settings: LatSettings) -> np.ndarra
     return np.unique(np.linspace(0, n - 1, settings.max_images).round().astype(np.int64))
 
 
-def calibration_folds(target: Material, settings: LatSettings) -> list[np.ndarray]:
-    """For each model to train, which of the target's images it is not to see; bool [I] each."""
+def calibration_folds(
+    target: Material, settings: LatSettings
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Which of the target's images each model is tried on and learns from; bool [I] each."""
     rows = target.bank.image_rows
     k = min(settings.calibration_folds, len(rows) // 2)
     if k < 2:
-        return [np.zeros(len(rows), dtype=bool)]
-    # Stretches, not single images: neighbouring frames would make held-back images known.
-    parts = folds(target.dataset.subset(rows), k)
-    return [np.isin(np.arange(len(rows)), part) for part in parts]
+        return [(np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool))]
+    images = target.dataset.subset(rows)
+    parts = folds(images, k, stretches=settings.crossfit_stretches, gap=settings.crossfit_gap)
+    every = np.arange(len(rows))
+    return [(np.isin(every, part.held_out), np.isin(every, part.rest)) for part in parts]
 
 
 class LatBatches:

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 
 from relabel.datasets.dataset import iou_matrix
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
-from relabel.errors import DataError
-from relabel.lat.folds import folds
 from relabel.lat.fusion import SemanticFeatureFusion, clamp_rows, pairwise_geometry
 from relabel.lat.model import (
     ProposalBatch,
@@ -219,14 +217,6 @@ def test_jitter_moves_each_side_by_its_share() -> None:
     moved = jitter_boxes(boxes, 0.1, np.random.default_rng(0)) - boxes
     assert np.abs(moved[:, [0, 2]]).max() <= 2.0 + 1e-4
     assert 3.5 < np.abs(moved[:, [1, 3]]).max() <= 4.0 + 1e-4
-
-
-def test_folds_are_stretches_that_cover_everything(tmp_path: Path) -> None:
-    data = make_world(tmp_path, images=7).target
-    parts = folds(data, 3)
-    assert [p.tolist() for p in parts] == [[0, 1, 2], [3, 4], [5, 6]]
-    with pytest.raises(DataError, match="7 images cannot make 8 folds"):
-        folds(data, 8)
 
 
 def _labels(scores: list[float], classes: list[int], boxes: list[list[float]]) -> Labels:

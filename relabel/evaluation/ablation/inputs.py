@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relabel.align.inputs import read_training_set
+from relabel.align.plan import labels_folder
 from relabel.errors import ConfigError, DataError, Problems, StageError, did_you_mean
 from relabel.settings import Runtime
 from relabel.workspace.fingerprint import dataset_fingerprint
@@ -32,6 +33,7 @@ class AlignRun:
         names: the target and the sources.
         shared: where its specialists and pseudo-labels are, ``folder`` if they are not shared.
         folds: folds of the target's cross-fitting.
+        stretches, gap: how they are cut, see `relabel.lat.folds.folds`.
         data: fingerprint of each dataset's training images and annotations.
         labels: fingerprint of each set of pseudo-labels, by folder name.
     """
@@ -40,6 +42,8 @@ class AlignRun:
     shared: Path
     names: tuple[str, ...]
     folds: int
+    stretches: int
+    gap: int
     data: Mapping[str, str]
     labels: Mapping[str, str]
 
@@ -64,7 +68,7 @@ class AlignRun:
         labels = {}
         for on in self.names:
             for by in self.names:
-                folder = _labels_folder(self.shared, by, on)
+                folder = labels_folder(self.shared, by, on)
                 if by != on:
                     labels[by, on] = read_pseudo_labels(folder)
                 elif on == self.target:
@@ -98,7 +102,7 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
     labels = {}
     for on in names:
         for by in names:
-            stage = _labels_folder(work, by, on)
+            stage = labels_folder(work, by, on)
             if by == on != target:
                 continue
             manifest = _manifest(stage)
@@ -116,12 +120,10 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
                     remedy=f"{_FINISH[:-1]}, or name the --shared folder it was given.",
                 )
             labels[stage.name] = manifest["fingerprint"]
-    folds = len(list(_labels_folder(work, target, target).glob("fold*")))
-    return AlignRun(folder, work, names, folds, data, labels)
-
-
-def _labels_folder(folder: Path, by: str, on: str) -> Path:
-    return folder / "2_crosslabels" / f"{by}_on_{on}"
+    folds = len(list(labels_folder(work, target, target).glob("fold*")))
+    cut = lat["settings"]
+    stretches, gap = cut["crossfit_stretches"], cut["crossfit_gap"]
+    return AlignRun(folder, work, names, folds, stretches, gap, data, labels)
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
@@ -171,8 +173,6 @@ def read_material(
     Raises:
         DataError: a dataset is missing, damaged, or not the one that the run was made with.
     """
-    import numpy as np
-
     from relabel.evaluation.ablation.simulate import measure, simulate
     from relabel.lat.folds import folds
 
@@ -189,9 +189,8 @@ def read_material(
             )
     labels = run.read_labels()
     target, whole = run.target, data[run.target]
-    held = folds(whole, run.folds)[-1]
-    rest = np.setdiff1d(np.arange(len(whole)), held)
-    truth, kept = whole.subset(held), whole.subset(rest)
+    last = folds(whole, run.folds, stretches=run.stretches, gap=run.gap)[-1]
+    truth, kept = whole.subset(last.held_out), whole.subset(last.rest)
     pseudo = labels[target, played].for_images(data[played].images.file_name)
     convention = measure(data[played], pseudo)
     training = dict(labels)
