@@ -1,0 +1,98 @@
+"""Several detectors of one label space as one: the specialists of cross-fitting label together.
+
+Shape legend: ``n`` boxes of an image over all members, ``C`` classes, ``T`` members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from relabel.datasets.dataset import iou_matrix
+from relabel.datasets.labelspace import LabelSpace
+from relabel.detectors.base import Detections, Detector
+from relabel.errors import ConfigError
+
+FUSE_IOU = 0.6
+# Boxes whose best class scores less are not worth fusing: as one of several members they would
+# end far below any confidence filter.
+LEAST_SCORE = 0.02
+
+
+class EnsembleDetector:
+    """The members' detections fused image by image; a `Detector`.
+
+    Raises:
+        ConfigError: no members, or members of different label spaces.
+    """
+
+    def __init__(self, members: Sequence[Detector]) -> None:
+        if not members or any(m.space != members[0].space for m in members):
+            raise ConfigError(
+                "the detectors of an ensemble do not speak one label space",
+                remedy="Train all of them on the same dataset.",
+            )
+        self.members = list(members)
+
+    @property
+    def space(self) -> LabelSpace:
+        return self.members[0].space
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        found = [member.predict(images) for member in self.members]
+        return [fuse(parts) for parts in zip(*found, strict=True)]
+
+
+def fuse(parts: Sequence[Detections], iou: float = FUSE_IOU) -> Detections:
+    """Weighted boxes fusion (Solovyev et al., arXiv 1910.13302) of whole score vectors.
+
+    From the highest score down, a box joins the first cluster whose leading box it overlaps by
+    ``iou``, that has no box of its member yet, and whose class it finds at least half as likely
+    as its own; else it leads a new cluster. A cluster's scores are the sum of its boxes' score
+    vectors over T, so that a member that found nothing counts as one that saw background; its
+    coordinates are the mean weighted by score. What overlaps a cluster of its own member by
+    ``iou`` under the same class is a duplicate and is dropped.
+
+    Args:
+        parts: what each of T members found in one image.
+
+    Returns:
+        One detection per cluster, highest score first; quality where all parts have one.
+    """
+    members = len(parts)
+    classes = parts[0].scores.shape[1]
+    boxes = np.concatenate([p.boxes for p in parts]).astype(np.float64)
+    scores = np.concatenate([p.scores for p in parts]).astype(np.float64)
+    member = np.repeat(np.arange(members), [len(p) for p in parts])
+    rated = [p.quality for p in parts if p.quality is not None]
+    quality = np.concatenate(rated) if len(rated) == members else None
+    top = scores.max(axis=1, initial=0.0)
+    order = np.argsort(-top, kind="stable")
+    order = order[top[order] >= LEAST_SCORE]
+    boxes, scores, member, top = boxes[order], scores[order], member[order], top[order]
+    overlap = iou_matrix(boxes.astype(np.float32), boxes.astype(np.float32))
+    leaders: list[int] = []
+    clusters: list[list[int]] = []
+    for i in range(len(boxes)):
+        for number in np.flatnonzero(overlap[i, leaders] >= iou) if leaders else ():
+            lead = scores[leaders[number]].argmax()
+            if scores[i, lead] < 0.5 * top[i]:
+                continue
+            if member[i] not in member[clusters[number]]:
+                clusters[number].append(i)
+            break
+        else:
+            leaders.append(i)
+            clusters.append([i])
+    fused = np.zeros((len(clusters), 4), np.float32)
+    vectors = np.zeros((len(clusters), classes), np.float32)
+    rating = np.zeros(len(clusters), np.float32)
+    for number, rows in enumerate(clusters):
+        weights = top[rows] / top[rows].sum()
+        fused[number] = weights @ boxes[rows]
+        vectors[number] = scores[rows].sum(axis=0) / members
+        if quality is not None:
+            rating[number] = weights @ quality[order[rows]]
+    ranked = np.argsort(-vectors.max(axis=1, initial=0.0), kind="stable")
+    return Detections(fused[ranked], vectors[ranked], None if quality is None else rating[ranked])
