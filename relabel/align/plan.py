@@ -142,8 +142,8 @@ def make_plan(
     Args:
         datasets: training images of the target and every source, by name.
         out: the workspace folder; it need not exist.
-        shared: the folder of specialists and cross-labels, which do not depend on which dataset
-            is the target; ``out`` by default.
+        shared: the folder of specialists and cross-labels, for the plans of several targets;
+            ``out`` by default. Only a target's folds and what they label are its own.
 
     Raises:
         StageError: a stage's manifest is damaged.

@@ -282,10 +282,9 @@ class _Job:
         detector, model = None, None
         if len(step.needs) > 1:
             from relabel.crosslabel.ensemble import EnsembleDetector
-            from relabel.detectors.base import load_detector
 
             folders = [need.stage.folder for need in step.needs]
-            detector = EnsembleDetector([load_detector(f, self.runtime.device) for f in folders])
+            detector = EnsembleDetector.load(folders, self.runtime.device)
             model = fingerprint([need.stage.fingerprint for need in step.needs])
         cross_label(
             step.needs[0].stage.folder,

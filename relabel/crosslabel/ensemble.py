@@ -6,12 +6,13 @@ Shape legend: ``n`` boxes of an image over all members, ``C`` classes, ``T`` mem
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from relabel.datasets.dataset import iou_matrix
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import Detections, Detector
+from relabel.detectors.base import Detections, Detector, load_detector
 from relabel.errors import ConfigError
 
 FUSE_IOU = 0.6
@@ -34,6 +35,15 @@ class EnsembleDetector:
                 remedy="Train all of them on the same dataset.",
             )
         self.members = list(members)
+
+    @classmethod
+    def load(cls, checkpoints: Sequence[Path], device: str = "auto") -> EnsembleDetector:
+        """The detectors of some checkpoint folders.
+
+        Raises:
+            DataError: a checkpoint is missing or damaged.
+        """
+        return cls([load_detector(folder, device) for folder in checkpoints])
 
     @property
     def space(self) -> LabelSpace:

@@ -54,6 +54,16 @@ def train_specialist(
     return out
 
 
+class EnsembleDetector:
+    def __init__(self, checkpoints: list[Path]) -> None:
+        self.checkpoints = checkpoints
+
+    @classmethod
+    def load(cls, checkpoints: list[Path], device: str) -> EnsembleDetector:
+        assert all((folder / "config.json").is_file() for folder in checkpoints)
+        return cls(checkpoints)
+
+
 def cross_label(
     checkpoint: Path,
     dataset: DetectionDataset,
@@ -62,9 +72,15 @@ def cross_label(
     runtime: Any,
     *,
     image_rows: np.ndarray | None = None,
+    detector: EnsembleDetector | None = None,
+    model: str | None = None,
 ) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
-    _called(f"label {dataset.name} by {config['name']}")
+    together = ""
+    if detector is not None:
+        assert model and detector.checkpoints[0] == checkpoint
+        together = f" and {len(detector.checkpoints) - 1} more"
+    _called(f"label {dataset.name} by {config['name']}{together}")
     out.mkdir(parents=True, exist_ok=True)
     rows = range(len(dataset)) if image_rows is None else image_rows.tolist()
     labels = {"space": config["space"], "by": config["name"], "on": dataset.name}
@@ -165,6 +181,7 @@ def transfer(
 FAKES = {
     "relabel.detectors.specialist": train_specialist,
     "relabel.crosslabel.label": cross_label,
+    "relabel.crosslabel.ensemble": EnsembleDetector,
     "relabel.lat.train": train_lat,
     "relabel.lat.transfer": transfer,
 }

@@ -110,8 +110,8 @@ def test_whole_run_and_its_files(world: World) -> None:
     assert sorted(calls[5:13]) == sorted(
         [f"label {on} by {by}" for on, by in (("fine", "coarse"), ("fine", "legacy"))]
         + ["label fine by fine"] * 2
-        + [f"label coarse by {by}" for by in ("fine", "legacy")]
-        + [f"label legacy by {by}" for by in ("fine", "coarse")]
+        + [f"label coarse by {by}" for by in ("fine and 2 more", "legacy")]
+        + [f"label legacy by {by}" for by in ("fine and 2 more", "coarse")]
     )
     assert calls[13:] == [
         "lat fine",

@@ -98,6 +98,10 @@ def test_transferred_boxes_come_back_exactly(dataset: DetectionDataset, tmp_path
     origin = found.boxes.provenance
     assert origin is not None and list(origin.origin) == ["source", "pseudo:target"]
     assert origin.source_id.tolist() == [3, -1] and list(origin.source_category) == ["car", ""]
+    write_transferred(dataset.with_boxes(boxes, space), tmp_path, sure=np.array([0.0, 0.5]))
+    sure = read_transferred(tmp_path, dataset, space).boxes
+    trained = read_transferred(tmp_path, dataset, space, uncertain=True).boxes
+    assert sure.ignore.tolist() == [False, True] and trained.ignore.tolist() == [True, True]
     (tmp_path / "boxes.npz").write_bytes(b"PK cut")
     with pytest.raises(DataError, match="cannot be read"):
         read_transferred(tmp_path, dataset, space)

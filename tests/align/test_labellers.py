@@ -125,6 +125,11 @@ def test_a_second_target_takes_the_specialists_and_labels_of_the_first(
         "train coarse 2",
         "label coarse by coarse",
         "label coarse by coarse",
+        # Every target's own ensemble labels its sources, and single specialists the target.
+        "label coarse by fine",
+        "label fine by coarse and 2 more",
+        "label legacy by coarse and 2 more",
+        "label legacy by fine",
         "label coarse by sam3 as coarse",
         "label fine by sam3 as coarse",
         "label legacy by sam3 as coarse",
@@ -164,7 +169,7 @@ def test_shared_stages_changed_under_a_plan_are_noticed(world: World) -> None:
         RUNTIME,
     )
     plan = prepare(catalogue, "fine", ["coarse"], Path("b"), settings(), RUNTIME, shared=Path("p"))
-    stage = Path("p") / "2_crosslabels" / "fine_on_coarse" / "stage.json"
+    stage = Path("p") / "2_crosslabels" / "fine_ensemble_on_coarse" / "stage.json"
     stage.write_text(stage.read_text().replace('"done"', '"running"'))
     with pytest.raises(StageError, match="'labels by fine on coarse' was changed by another"):
         execute(plan, catalogue, RUNTIME)

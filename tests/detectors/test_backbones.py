@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from relabel.detectors.backbones import FeatureExtractor, PyramidBackbone, resolve_backbone
+from relabel.detectors.backbones import (
+    FeatureExtractor,
+    PyramidBackbone,
+    fold_batch_norms,
+    pad_in_convolutions,
+    resolve_backbone,
+)
 from relabel.errors import ConfigError
 
 
@@ -124,3 +130,54 @@ def test_unknown_backbones_are_one_line_with_a_remedy(tmp_path: Path) -> None:
         resolve_backbone("resnet5")
     with pytest.raises(ConfigError, match=r"no config\.json"):
         resolve_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["mobilenet_v2", "resnet"])
+def test_shortcuts_of_frozen_networks_change_no_value(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    name = _checkpoint(kind, tmp_path)
+    net = _with_statistics(AutoModel.from_pretrained(name))
+    x = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        before = net(x).last_hidden_state
+        norms = sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+        names = list(net.state_dict())
+        padded, folded = pad_in_convolutions(net), fold_batch_norms(net)
+        after = net(x).last_hidden_state
+    assert folded == norms and (padded > 20) == (kind == "mobilenet_v2")
+    assert list(net.state_dict()) == names
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+
+
+def test_folded_convolutions_still_learn() -> None:
+    conv, norm = nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4)
+    net = _with_statistics(nn.Sequential(conv, norm))
+    x = torch.rand(1, 3, 8, 8)
+    net(x).square().sum().backward()
+    wanted = [p.grad.clone() for p in conv.parameters() if p.grad is not None]
+    net.zero_grad()
+    assert fold_batch_norms(net) == 1
+    net(x).square().sum().backward()
+    found = [p.grad for p in conv.parameters() if p.grad is not None]
+    assert len(found) == 2
+    for a, b in zip(wanted, found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_that_do_not_follow_a_convolution_are_left_alone() -> None:
+    shared = nn.Conv2d(3, 3, 1)
+    net = nn.Sequential(nn.BatchNorm2d(3), shared, nn.ReLU(), nn.BatchNorm2d(3), shared).eval()
+    assert fold_batch_norms(net) == 0
+
+
+def _with_statistics(net: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return net.eval()

@@ -31,6 +31,7 @@ from relabel.lat.select import (
     decide,
     greedy_matches,
     match_coverage,
+    reliability,
     uncertain,
 )
 from relabel.lat.settings import LatSettings
@@ -239,6 +240,24 @@ def test_calibration_finds_the_best_f1() -> None:
     assert thresholds[0] == pytest.approx(0.6)
     # No annotation of the second class: it takes the shared threshold.
     assert thresholds[1] == pytest.approx(0.6)
+
+
+def test_reliability_rises_with_the_score() -> None:
+    box = [0.0, 0, 10, 10]
+    scores = [0.9, 0.8, 0.6, 0.5, 0.3]
+    right = [True, False, True, True, False]
+    found = [_labels([s], [0], [box]) for s in scores]
+    truth = [
+        (np.array([box if ok else [50.0, 0, 60, 10]], np.float32), np.array([0])) for ok in right
+    ]
+    # Twice, so that the class has ten annotations of its own; the other class has none.
+    both = reliability(found * 2, truth * 2, classes=2)
+    for table in both:
+        assert np.allclose(table.scores, [0.3, 0.5, 0.9])
+        assert np.allclose(table.precision, [0, 2 / 3, 1])  # 0.5, 0.6 and 0.8 are pooled
+        assert [table.score_at(p) for p in (0.1, 0.6, 0.7)] == pytest.approx([0.5, 0.5, 0.9])
+    never = reliability(found[1:2], truth[1:2], classes=1)[0]
+    assert never.score_at(0.5) > 1
 
 
 def test_near_identical_boxes_keep_the_class_furthest_above_its_threshold() -> None:
