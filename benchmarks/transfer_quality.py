@@ -35,12 +35,12 @@ from relabel.settings import Runtime, settings_from
 COLUMNS = ("precision", "recall", "f1")
 
 
-def load_labels(run: Path, names: list[str]) -> dict[tuple[str, str], PseudoLabels]:
+def load_labels(run: Path, names: list[str], target: str) -> dict[tuple[str, str], PseudoLabels]:
     """All pseudo-labels of an align workspace by (specialist, dataset)."""
     labels = {}
     for by in names:
         for on in names:
-            folder = labels_folder(run, by, on)
+            folder = labels_folder(run, by, on, target)
             if not folder.is_dir():
                 continue
             parts = sorted(folder.glob("fold*"))
@@ -90,7 +90,7 @@ def main() -> None:
     catalogue = load_catalogue(options.config)
     names = [options.target, *options.sources.split(",")]
     data = {n: catalogue.get(n).read("train", problems=Problems()) for n in names}
-    labels = load_labels(options.run, names)
+    labels = load_labels(options.run, names, options.target)
     source, pseudo = data[options.source], labels[options.target, options.source]
     rows = []
     for threshold in (0.5, 0.3, 0.05):

@@ -174,11 +174,15 @@ def make_plan(
     return plan
 
 
-def labels_folder(work: Path, by: str, on: str) -> Path:
-    """Where ``by``'s pseudo-labels on ``on`` are: those of the ensemble, if it made any."""
+def labels_folder(work: Path, by: str, on: str, target: str) -> Path:
+    """Where ``by``'s pseudo-labels on ``on`` are: those of the ensemble, if it made any.
+
+    A shared folder may hold those of another target's ensemble, too; they are of no concern here
+    where there are labels by the single specialist.
+    """
     folder = work / "2_crosslabels"
-    fused = folder / f"{by}{ENSEMBLE}_on_{on}"
-    return fused if fused.is_dir() else folder / f"{by}_on_{on}"
+    fused, single = folder / f"{by}{ENSEMBLE}_on_{on}", folder / f"{by}_on_{on}"
+    return fused if fused.is_dir() and (by == target or not single.is_dir()) else single
 
 
 def backbone_identities(*backbones: str) -> dict[str, str]:

@@ -75,7 +75,7 @@ def read_transferred(
             columns.pop("source_iou"),
         )
         boxes = Boxes(**columns, provenance=provenance)
-        sure = np.array(names.get("sure", []))
+        least = np.array(names.get("sure", []))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"transferred boxes cannot be read: {error}",
@@ -87,6 +87,6 @@ def read_transferred(
         if not all(sure):
             boxes = boxes.take(np.flatnonzero(sure))
             boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
-    elif len(sure):
-        boxes = replace(boxes, ignore=boxes.ignore | (boxes.score < sure[boxes.category]))
+    elif len(least):
+        boxes = replace(boxes, ignore=boxes.ignore | (boxes.score < least[boxes.category]))
     return replace(source, boxes=boxes, space=space)

@@ -68,7 +68,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
     outcomes = []
     for name in SOURCES:
         before = catalogue.get(name).read("train")
-        pseudo = read_pseudo_labels(labels_folder(run, TARGET, name))
+        pseudo = read_pseudo_labels(labels_folder(run, TARGET, name, TARGET))
         after = read_dataset(run / "result" / name / "annotations.json", "coco", name=name)
         truth = read_dataset(world.truth(name), "coco", name=f"{name} truth")
         results: dict[str, Any] = {LAT: after, **all_floors(before, pseudo)}

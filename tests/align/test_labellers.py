@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from relabel.align.plan import labels_folder
 from relabel.align.run import execute, prepare
 from relabel.align.settings import AlignSettings, PipelineSettings, stage_settings
 from relabel.datasets.catalogue import load_catalogue
@@ -186,3 +187,13 @@ def test_two_processes_do_not_work_in_a_shared_folder_at_once(world: World) -> N
         process.kill()
         process.wait()
     world.run("--out", "b", *COARSE, "--shared", "pool")
+
+
+def test_another_targets_ensemble_is_not_taken_for_the_single_specialist(tmp_path: Path) -> None:
+    work = tmp_path / "2_crosslabels"
+    for name in ("fine_ensemble_on_coarse", "fine_on_coarse", "fine_ensemble_on_legacy"):
+        (work / name).mkdir(parents=True)
+    assert labels_folder(tmp_path, "fine", "coarse", "fine") == work / "fine_ensemble_on_coarse"
+    assert labels_folder(tmp_path, "fine", "coarse", "coarse") == work / "fine_on_coarse"
+    assert labels_folder(tmp_path, "fine", "legacy", "x") == work / "fine_ensemble_on_legacy"
+    assert labels_folder(tmp_path, "coarse", "fine", "fine") == work / "coarse_on_fine"

@@ -9,13 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from relabel.detectors.backbones import (
-    FeatureExtractor,
-    PyramidBackbone,
-    fold_batch_norms,
-    pad_in_convolutions,
-    resolve_backbone,
-)
+from relabel.detectors.backbones import FeatureExtractor, PyramidBackbone, resolve_backbone
+from relabel.detectors.folding import fold_batch_norms, pad_in_convolutions
 from relabel.errors import ConfigError
 
 

@@ -68,7 +68,7 @@ class AlignRun:
         labels = {}
         for on in self.names:
             for by in self.names:
-                folder = labels_folder(self.shared, by, on)
+                folder = labels_folder(self.shared, by, on, self.target)
                 if by != on:
                     labels[by, on] = read_pseudo_labels(folder)
                 elif on == self.target:
@@ -102,7 +102,7 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
     labels = {}
     for on in names:
         for by in names:
-            stage = labels_folder(work, by, on)
+            stage = labels_folder(work, by, on, target)
             if by == on != target:
                 continue
             manifest = _manifest(stage)
@@ -120,7 +120,7 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
                     remedy=f"{_FINISH[:-1]}, or name the --shared folder it was given.",
                 )
             labels[stage.name] = manifest["fingerprint"]
-    folds = len(list(labels_folder(work, target, target).glob("fold*")))
+    folds = len(list(labels_folder(work, target, target, target).glob("fold*")))
     cut = lat["settings"]
     stretches, gap = cut["crossfit_stretches"], cut["crossfit_gap"]
     return AlignRun(folder, work, names, folds, stretches, gap, data, labels)
