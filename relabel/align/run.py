@@ -279,15 +279,15 @@ class _Job:
             return self._prompted(step)
         from relabel.crosslabel.label import cross_label
 
+        folders = [need.stage.folder for need in step.needs]
         detector, model = None, None
-        if len(step.needs) > 1:
+        if len(folders) > 1:
             from relabel.crosslabel.ensemble import EnsembleDetector
 
-            folders = [need.stage.folder for need in step.needs]
             detector = EnsembleDetector.load(folders, self.runtime.device)
             model = fingerprint([need.stage.fingerprint for need in step.needs])
         cross_label(
-            step.needs[0].stage.folder,
+            folders[0],
             self.plan.datasets[step.on],
             step.stage.folder,
             self.plan.settings.crosslabel,

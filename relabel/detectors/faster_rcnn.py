@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -224,7 +224,8 @@ class FasterRCNN(nn.Module):
         features = self.backbone(pixels)
         device = pixels.device.type
         mixed = torch.is_autocast_enabled(device)
-        self.rpn.head.dtype = torch.get_autocast_dtype(device) if mixed else None
+        head = cast(MixedPrecisionRPNHead, self.rpn.head)
+        head.dtype = torch.get_autocast_dtype(device) if mixed else None
         with torch.autocast(device, enabled=False):
             # Boxes need more than bf16's 8 bits of mantissa.
             features = {k: v.float() for k, v in features.items()}

@@ -50,14 +50,16 @@ def pad_in_convolutions(net: nn.Module) -> int:
         The number of layers that were changed.
     """
     changed = 0
+    layer: Any
     for layer in net.modules():
         conv, config = getattr(layer, "convolution", None), getattr(layer, "config", None)
         if not isinstance(conv, nn.Conv2d) or not getattr(config, "tf_padding", False):
             continue
         spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         if conv.stride == (1, 1) and conv.padding == (0, 0) and not any(s % 2 for s in spans):
-            layer.config = copy.copy(config)
-            layer.config.tf_padding = False
+            own: Any = copy.copy(config)
+            own.tf_padding = False
+            layer.config = own
             conv.padding = (spans[0] // 2, spans[1] // 2)
             changed += 1
     return changed

@@ -13,7 +13,9 @@ from relabel.detectors.base import Detections
 from relabel.errors import ConfigError
 
 
-def found(*rows: tuple[list[float], list[float]], quality: list[float] | None = None) -> Detections:
+def found(
+    *rows: tuple[Sequence[float], Sequence[float]], quality: list[float] | None = None
+) -> Detections:
     boxes = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
     scores = np.array([s for _, s in rows], np.float32).reshape(-1, 2)
     return Detections(boxes, scores, None if quality is None else np.array(quality, np.float32))
