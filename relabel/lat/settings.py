@@ -166,6 +166,11 @@ class LatSettings(TrainSettings):
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}", remedy="Use a value between 0 and 1."
                 )
+        for name, least in (("crossfit_stretches", 1), ("crossfit_gap", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}", remedy=f"Use {least} or more."
+                )
         if self.preset not in PRESETS:
             raise ConfigError(
                 f"unknown LAT preset {self.preset!r}", remedy="Known: default, paper."

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
-from relabel.errors import DataError
+from relabel.errors import ConfigError, DataError
 from relabel.lat.folds import folds
+from relabel.lat.settings import LatSettings
 
 
 def video(frames: int, order: list[int] | None = None) -> DetectionDataset:
@@ -63,3 +64,10 @@ def test_every_image_is_held_out_once_and_never_learned_there(
         assert len(part.rest)
         distance = np.abs(part.rest[:, None] - part.held_out[None, :]).min()
         assert distance > min(gap, n // (k * stretches) // 4)
+
+
+def test_a_negative_gap_would_learn_from_what_is_held_out_and_is_refused() -> None:
+    with pytest.raises(ConfigError, match="crossfit_gap is -1"):
+        LatSettings(crossfit_gap=-1)
+    with pytest.raises(ConfigError, match="crossfit_stretches is 0"):
+        LatSettings(crossfit_stretches=0)
