@@ -27,6 +27,8 @@ class TrainedTransfer:
 
     Attributes:
         thresholds: score from which a prediction becomes a label, float64 [Ct], per target class.
+        overlaps: IoU above which two classes' boxes are one object, float64 [Ct, Ct], see
+            `relabel.lat.select.class_overlaps`.
         coverage: share of played source annotations that have a counterpart on the target's own
             images; 0 where thresholds are to be taken as they are.
         reliability: per target class, how often predictions are right; None if no image of the
@@ -39,6 +41,7 @@ class TrainedTransfer:
     target: str
     settings: LatSettings
     thresholds: np.ndarray
+    overlaps: np.ndarray
     coverage: float = 0.0
     reliability: list[Reliability] | None = None
 
@@ -81,6 +84,7 @@ class TrainedTransfer:
                         strict=True,
                     )
                 ),
+                "overlaps": self.overlaps.tolist(),
                 "reliability": {
                     name: {
                         "scores": np.round(found.scores, 6).tolist(),
@@ -120,12 +124,15 @@ class TrainedTransfer:
             target = config["target"]
             names = spaces[joint.position(target)].class_names
             thresholds = np.array([config["thresholds"][n] for n in names], dtype=np.float64)
+            overlaps = np.array(config["overlaps"], dtype=np.float64)
+            if overlaps.shape != (len(names), len(names)):
+                raise ValueError("overlaps do not fit the classes")
             covered = float(config["coverage"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
             ) from error
-        return cls(models, features, joint, target, settings, thresholds, covered)
+        return cls(models, features, joint, target, settings, thresholds, overlaps, covered)
 
 
 def sure_scores(folder: Path, precision: float) -> np.ndarray:

@@ -18,6 +18,7 @@ from relabel.lat.settings import LatSettings
 # Unit of box deltas, as in Fast R-CNN: a tenth of the box for centres, a fifth for log sizes.
 DELTA_SCALE = (0.1, 0.1, 0.2, 0.2)
 MAX_LOG_SIZE = 2.0
+CONSENSUS_IOU = 0.5
 
 
 @dataclass
@@ -62,8 +63,12 @@ class TransferModel(nn.Module):
             nn.ReLU(),
         )
         self.place = nn.Sequential(nn.Linear(6, d), nn.ReLU(), nn.Linear(d, d))
-        reads_own = settings.fusion == "none" or settings.own_scores
-        self.own_scores = nn.Linear(classes, d) if reads_own else None
+        read = classes * (2 if settings.consensus else 1)
+        self.own_scores = nn.Linear(read, d) if settings.own_scores else None
+        self.association = None
+        if settings.association:
+            self.association = nn.Linear(read, classes, bias=False)
+            nn.init.zeros_(self.association.weight)
         self.fusion = None
         if settings.fusion != "none":
             self.fusion = SemanticFeatureFusion(settings, classes, datasets)
@@ -95,14 +100,30 @@ class TransferModel(nn.Module):
             region = region * shown
         x = self.embed(region) + self.place(placement(batch.boxes, batch.size))
         fused = torch.zeros_like(x)
+        read = scores
+        if s.consensus:
+            near = overlapping_scores(batch.boxes, scores, batch.valid)
+            read = torch.cat([scores, near], dim=-1)
         if self.own_scores is not None:
-            fused = fused + self.own_scores(scores)
+            fused = fused + self.own_scores(read)
         if self.fusion is not None:
             geometry = pairwise_geometry(batch.boxes) if s.geometry else None
             fused = fused + self.fusion(x, scores, confidence, batch.valid, geometry)
         h = self.head(x + fused if s.residual or s.fusion == "none" else fused)
         deltas = self.regress(h).float().unflatten(-1, (-1, 4))
-        return self.classify(h).float(), deltas
+        logits = self.classify(h).float()
+        if self.association is not None:
+            known = self.association(read).float()
+            logits = logits + F.pad(known, (0, logits.shape[-1] - self.classes))
+        return logits, deltas
+
+    def associate(self, table: Tensor) -> None:
+        """Start class logits from a table [C, C] of `relabel.lat.association.association`."""
+        if self.association is None:
+            return
+        with torch.no_grad():
+            # The last C inputs: what is said of the place where consensus is on, else by the row.
+            self.association.weight[: self.classes, -self.classes :] = table.T
 
 
 class ChannelDropout(nn.Module):
@@ -121,6 +142,26 @@ class ChannelDropout(nn.Module):
             return x
         kept = torch.rand(*x.shape[:-1], x.shape[-1] // self.cells, 1, device=x.device) >= self.p
         return (x.unflatten(-1, (-1, self.cells)) * kept / (1 - self.p)).flatten(-2)
+
+
+def overlapping_scores(boxes: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
+    """What all label spaces say of the place of each proposal: the largest score per class.
+
+    Args:
+        boxes: xyxy [B, M, 4].
+        scores: over the joint space [B, M, C].
+        valid: bool [B, M], False on padding.
+
+    Returns:
+        [B, M, C]: per class the largest score of the proposals, itself among them, that overlap a
+        proposal by `CONSENSUS_IOU`.
+    """
+    near = (_iou(boxes, boxes) >= CONSENSUS_IOU) & valid[:, None, :]
+    index = near.nonzero()
+    b, i, j = index.unbind(1)
+    flat = scores.new_zeros(scores.shape[0] * scores.shape[1], scores.shape[2])
+    rows = (b * scores.shape[1] + i)[:, None].expand(-1, scores.shape[2])
+    return flat.scatter_reduce(0, rows, scores[b, j], "amax").view_as(scores)
 
 
 def placement(boxes: Tensor, size: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import batched_nms
 
 from relabel.datasets.dataset import iou_matrix
 from relabel.lat.settings import LatSettings
@@ -19,6 +19,8 @@ TOP = 300
 FEW = 10
 SPAN = 1.5
 COVERED_IOU = 0.5
+OVERLAPS = (0.5, 0.6, 0.7, 0.8)
+RARELY = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +59,56 @@ def candidates(scores: torch.Tensor, boxes: torch.Tensor, settings: LatSettings)
     )
 
 
-def decide(found: Labels, thresholds: np.ndarray, settings: LatSettings) -> Labels:
-    """Keep what reaches its class's threshold; of near-identical boxes, the surest class."""
+def decide(found: Labels, thresholds: np.ndarray, overlaps: np.ndarray) -> Labels:
+    """Keep what reaches its class's threshold; of boxes on one object, the surest class.
+
+    Args:
+        thresholds: least score per class [Ct].
+        overlaps: `class_overlaps`: boxes of two classes that overlap more are one object.
+    """
     kept = found.take(found.scores >= thresholds[found.classes])
-    if settings.cross_class_iou >= 1 or len(kept) < 2:
+    if len(kept) < 2:
         return kept
-    # How far a score is above its own threshold compares classes of different calibration.
-    margin = kept.scores - thresholds[kept.classes]
-    order = nms(
-        torch.from_numpy(kept.boxes), torch.from_numpy(margin).float(), settings.cross_class_iou
-    ).numpy()
-    return kept.take(np.sort(order))
+    # Boxes come in order of falling score.
+    clash = iou_matrix(kept.boxes, kept.boxes) > overlaps[kept.classes[:, None], kept.classes]
+    alone = np.zeros(len(kept), bool)
+    for i in range(len(kept)):
+        alone[i] = not (clash[i, :i] & alone[:i]).any()
+    return kept.take(np.flatnonzero(alone))
+
+
+def class_overlaps(
+    boxes: list[np.ndarray], classes: list[np.ndarray], count: int, limit: float
+) -> np.ndarray:
+    """The IoU above which boxes of two classes are one object, float64 [count, count].
+
+    A rider and a bicycle overlap and are two objects; a small and a medium truck in one place are
+    one. The target's own annotations tell which: the limit of a pair is the least of `OVERLAPS`
+    that at most one in `RARELY` of the rarer class's annotations exceeds with the other class.
+    Boxes of one class are left to the class-wise NMS before.
+
+    Args:
+        boxes, classes: annotations per image, xyxy [G, 4] and [G].
+        limit: the same limit for every pair instead; negative to learn it, 1 keeps all boxes.
+    """
+    table = np.full((count, count), float(limit))
+    if limit < 0:
+        total = np.zeros(count, np.int64)
+        over = np.zeros((len(OVERLAPS), count, count), np.int64)
+        for b, c in zip(boxes, classes, strict=True):
+            total += np.bincount(c, minlength=count)
+            i, j = np.triu_indices(len(b), 1)
+            iou = iou_matrix(b, b)[i, j]
+            for k, at in enumerate(OVERLAPS):
+                far = iou > at
+                np.add.at(over[k], (c[i[far]], c[j[far]]), 1)
+        over = over + over.transpose(0, 2, 1)
+        allowed = np.minimum(total[:, None], total[None, :]) / RARELY
+        first = (over <= allowed).argmax(axis=0)
+        first[~(over <= allowed).any(axis=0)] = len(OVERLAPS) - 1
+        table = np.asarray(OVERLAPS)[first]
+    np.fill_diagonal(table, 1.0)
+    return table
 
 
 def uncertain(
@@ -213,7 +254,7 @@ def match_coverage(
     wanted: list[np.ndarray],
     thresholds: np.ndarray,
     share: float,
-    settings: LatSettings,
+    overlaps: np.ndarray,
 ) -> np.ndarray:
     """Thresholds lowered by one factor until ``share`` of the wanted boxes are covered.
 
@@ -223,7 +264,7 @@ def match_coverage(
     """
     for factor in np.geomspace(1.0, 0.05, 31):
         lowered = thresholds * factor
-        kept = [decide(f, lowered, settings).boxes for f in found]
+        kept = [decide(f, lowered, overlaps).boxes for f in found]
         if coverage(kept, wanted) >= share:
             break
     return lowered

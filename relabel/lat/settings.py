@@ -9,7 +9,7 @@ from relabel.errors import ConfigError
 from relabel.settings import setting, settings_dict, with_preset
 from relabel.training.settings import TrainSettings
 
-_CAME_LATER = ("clamp_at", "decay", "own_scores")
+_CAME_LATER = ("clamp_at", "decay")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class LatSettings(TrainSettings):
     feature_channels: int = setting(64, "Channels per stride after PCA; 0 keeps all.")
     pool_size: int = setting(7, "Cells per side of a pooled region.")
 
+    target_share: float = setting(
+        0.5, "Share of the target's images in each batch; 0 draws from all images alike."
+    )
     max_images: int = setting(5000, "Most training images per dataset; 0 takes all.")
     min_score: float = setting(0.05, "Pseudo-labels below this confidence are no proposals.")
     max_per_space: int = setting(60, "Most pseudo-label proposals of one label space per image.")
@@ -95,9 +98,19 @@ class LatSettings(TrainSettings):
         choices=("class_aware", "plain", "none"),
     )
     own_scores: bool = setting(
-        False,
+        True,
         "A proposal also reads its own class scores directly, not through attention rows alone, "
-        "which the clamp bounds.",
+        "which the clamp bounds. Without it and without fusion no class reaches the heads.",
+    )
+    consensus: bool = setting(
+        True,
+        "Beside its own scores a proposal reads the largest score per class of all proposals that "
+        "overlap it by half: what every label space says of one place.",
+    )
+    association: bool = setting(
+        True,
+        "Class logits start from how often classes of other label spaces lie on the annotations "
+        "of each class (pointwise mutual information), and learn from there.",
     )
     clamp: bool = setting(True, "Clamp each attention row of the score branch at 1/sqrt(N).")
     clamp_at: float = setting(
@@ -129,7 +142,9 @@ class LatSettings(TrainSettings):
     )
     nms_iou: float = setting(0.6, "IoU of the final class-wise NMS.")
     cross_class_iou: float = setting(
-        0.8, "Boxes of different classes that overlap more are one object; 1 keeps all."
+        -1.0,
+        "Boxes of different classes that overlap more are one object; 1 keeps all, -1 learns it "
+        "for every two classes from the target's annotations.",
     )
     uncertain: float = setting(
         0.5,
@@ -161,7 +176,7 @@ class LatSettings(TrainSettings):
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     def __post_init__(self) -> None:
-        for name in ("clamp_at", "sure"):
+        for name in ("clamp_at", "sure", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}", remedy="Use a value between 0 and 1."
@@ -185,6 +200,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "backbone": "facebook/dinov2-base",
         "calibration_folds": 1,
         "score_threshold": 0.5,
+        "own_scores": False,
+        "consensus": False,
+        "association": False,
+        "target_share": 0.0,
+        "cross_class_iou": 0.8,
         "own_rows": "gt",
         "crossfit": "none",
         "stand_in": False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +17,24 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import load_rgb
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
-from relabel.detectors.specialist import rows_of_step
+from relabel.detectors.specialist import permuted, rows_of_step
 from relabel.errors import DataError
+from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
 from relabel.lat.checkpoint import TrainedTransfer, joint_space
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
 from relabel.lat.proposals import draw, image_truth
-from relabel.lat.select import Labels, calibrate, candidates, coverage, decide, reliability
+from relabel.lat.select import (
+    Labels,
+    calibrate,
+    candidates,
+    class_overlaps,
+    coverage,
+    decide,
+    reliability,
+)
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
@@ -111,11 +121,18 @@ def train_lat(
     elif found:
         thresholds = calibrate(found, truth, len(thresholds))
     reliable = reliability(found, truth, len(thresholds)) if found else None
-    kept = [decide(f, thresholds, settings) for f in found]
-    covered = coverage([k.boxes for k in kept], played) if settings.match_coverage else 0.0
-    TrainedTransfer(models, features, joint, target, settings, thresholds, covered, reliable).save(
-        out
+    annotated = [image_truth(datasets[target], int(row)) for row in chosen[target]]
+    overlaps = class_overlaps(
+        [boxes for boxes, _, _ in annotated],
+        [classes for _, classes, _ in annotated],
+        len(thresholds),
+        settings.cross_class_iou,
     )
+    kept = [decide(f, thresholds, overlaps) for f in found]
+    covered = coverage([k.boxes for k in kept], played) if settings.match_coverage else 0.0
+    TrainedTransfer(
+        models, features, joint, target, settings, thresholds, overlaps, covered, reliable
+    ).save(out)
     logs = [
         json.loads((out / "parts" / str(i) / "training.json").read_text())
         for i in range(len(models))
@@ -148,6 +165,8 @@ def _train_model(
         model.load_state_dict(load_file(str(weights)))
         return model.to(device).eval()
     part.mkdir(parents=True, exist_ok=True)
+    if settings.association:
+        model.associate(torch.from_numpy(association(cooccurrence(materials, joint), joint)))
     batches = LatBatches(materials, joint, settings)
 
     def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:
@@ -196,7 +215,11 @@ def calibration_folds(
 
 
 class LatBatches:
-    """Step number to (`ProposalBatch`, `Targets`). Depends on nothing but the step."""
+    """Step number to (`ProposalBatch`, `Targets`). Depends on nothing but the step.
+
+    ``target_share`` of each batch are the target's images, the first of ``materials``; they and
+    the others take turns in permutations of their own.
+    """
 
     def __init__(
         self, materials: list[Material], joint: JointLabelSpace, settings: LatSettings
@@ -205,15 +228,29 @@ class LatBatches:
         self.datasets = len(materials)
         self.joint, self.settings = joint, settings
         self._starts = np.cumsum([0] + [len(m.bank.image_rows) for m in self.materials])
+        self._target = len(materials[0].bank.image_rows)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def rows(self, step: int) -> np.ndarray:
+        """The images of a step, int64 [batch_size]: positions in all materials joined."""
+        s, rest = self.settings, len(self) - self._target
+        if s.target_share <= 0 or not self._target or not rest:
+            return rows_of_step(len(self), step, s.batch_size, s.seed)
+        # Fractions of an image add up over the steps.
+        before, after = (math.floor(s.target_share * s.batch_size * k) for k in (step, step + 1))
+        first = (before, after - before, s.seed)
+        second = (s.batch_size * step - before, s.batch_size - after + before, s.seed + 1)
+        return np.concatenate(
+            [permuted(self._target, *first), self._target + permuted(rest, *second)]
+        )
 
     def __call__(self, step: int) -> tuple[ProposalBatch, Targets]:
         s = self.settings
         rng = np.random.default_rng([s.seed, 3, step])
         items = []
-        for index in rows_of_step(len(self), step, s.batch_size, s.seed):
+        for index in self.rows(step):
             which = int(np.searchsorted(self._starts, index, side="right") - 1)
             material = self.materials[which]
             i = int(index - self._starts[which])

@@ -190,10 +190,10 @@ def _assemble(
     if trained.coverage > 0:
         real = [image_truth(source, row)[0] for row in range(len(source))]
         thresholds = match_coverage(
-            predictions, real, thresholds, trained.coverage, trained.settings
+            predictions, real, thresholds, trained.coverage, trained.overlaps
         )
     for row, candidates_here in enumerate(predictions):
-        kept = decide(candidates_here, thresholds, trained.settings)
+        kept = decide(candidates_here, thresholds, trained.overlaps)
         linked, iou = link_to_source(kept.boxes, found.source_row[kept.rows], source, row)
         image.append(np.full(len(kept), row))
         boxes.append(kept.boxes)

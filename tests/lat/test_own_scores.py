@@ -1,4 +1,4 @@
-"""`own_scores`: a proposal's class scores reach its logits without attention."""
+"""Class scores that reach the logits without attention: own, of one place, and as counted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from relabel.lat.model import ProposalBatch, TransferModel
+from relabel.lat.model import ProposalBatch, TransferModel, overlapping_scores
 from relabel.lat.settings import LatSettings
 
-SETTINGS = LatSettings(channels=8, heads=2, dropout=0.0, pool_size=1, hide_region=0.0)
+SETTINGS = LatSettings(
+    channels=8,
+    heads=2,
+    dropout=0.0,
+    pool_size=1,
+    hide_region=0.0,
+    consensus=False,
+    association=False,
+)
 
 
 def _batch(scores: torch.Tensor) -> ProposalBatch:
@@ -47,6 +55,52 @@ def test_own_scores_are_read_beside_the_attention(fusion: str) -> None:
     assert float(logits[True][1:].max()) < 1e-6
 
 
-def test_the_setting_leaves_older_fingerprints_alone() -> None:
-    assert "own_scores" not in LatSettings().result_dict()
-    assert LatSettings(own_scores=True).result_dict()["own_scores"] is True
+def test_without_fusion_and_own_scores_no_class_reaches_the_heads() -> None:
+    torch.manual_seed(0)
+    settings = replace(SETTINGS, fusion="none", own_scores=False)
+    model = TransferModel(settings, classes=3, datasets=2, region=4).eval()
+    scores = torch.rand(1, 3, 3)
+    assert torch.equal(model(_batch(scores))[0], model(_batch(scores * 0))[0])
+
+
+def test_consensus_is_the_largest_score_of_what_overlaps() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0.0, 0, 10, 8], [50.0, 0, 60, 10], [0.0, 0, 10, 10]]])
+    scores = torch.tensor([[[0.9, 0.0], [0.2, 0.7], [0.3, 0.1], [1.0, 1.0]]])
+    valid = torch.tensor([[True, True, True, False]])  # the last one is padding
+    near = overlapping_scores(boxes, scores, valid)[0, :3]
+    assert torch.allclose(near, torch.tensor([[0.9, 0.7], [0.9, 0.7], [0.3, 0.1]]))
+
+
+def test_consensus_lets_a_proposal_read_what_lies_on_it() -> None:
+    torch.manual_seed(0)
+    settings = replace(SETTINGS, fusion="none", consensus=True)
+    model = TransferModel(settings, classes=3, datasets=2, region=4).eval()
+    torch.nn.init.normal_(model.classify.weight)
+    scores = torch.full((1, 3, 3), 0.2)
+    batch = _batch(scores)
+    batch.boxes[0, 1] = batch.boxes[0, 0] + torch.tensor([0.0, 0.0, 1.0, 0.0])
+    before = model(batch)[0]
+    scores[0, 0, 2] = 0.9
+    moved = (model(batch)[0] - before).abs()[0].amax(dim=1)
+    assert float(moved[1].detach()) > 1e-3  # lies on the first one
+    assert float(moved[2].detach()) < 1e-6
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+@pytest.mark.parametrize("consensus", [True, False])
+def test_logits_start_from_the_table(consensus: bool, multi_label: bool) -> None:
+    torch.manual_seed(0)
+    settings = replace(
+        SETTINGS, consensus=consensus, association=True, multi_label=multi_label, own_scores=False
+    )
+    model = TransferModel(settings, classes=3, datasets=2, region=4).eval()
+    scores = torch.zeros(1, 3, 3)
+    scores[0, 1, 2] = 0.5
+    before = model(_batch(scores))[0]
+    table = torch.zeros(3, 3)
+    table[2, 0] = 4.0  # class 2, of another space, says class 0
+    model.associate(table)
+    moved = (model(_batch(scores))[0] - before)[0].detach()
+    wanted = torch.zeros_like(moved)
+    wanted[1, 0] = 2.0
+    assert torch.allclose(moved, wanted, atol=1e-6)

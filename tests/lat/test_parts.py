@@ -27,6 +27,7 @@ from relabel.lat.proposals import draw, image_proposals, jitter_boxes
 from relabel.lat.select import (
     Labels,
     calibrate,
+    class_overlaps,
     coverage,
     decide,
     greedy_matches,
@@ -260,13 +261,39 @@ def test_reliability_rises_with_the_score() -> None:
     assert never.score_at(0.5) > 1
 
 
-def test_near_identical_boxes_keep_the_class_furthest_above_its_threshold() -> None:
+def test_of_boxes_on_one_object_the_surest_class_is_kept() -> None:
     box, near = [0.0, 0, 100, 100], [0.0, 0, 100, 98]
     found = _labels([0.8, 0.7, 0.2], [0, 1, 1], [box, near, [200, 0, 220, 20]])
-    kept = decide(found, np.array([0.75, 0.3]), LatSettings(cross_class_iou=0.8))
-    assert kept.rows.tolist() == [1]
-    both = decide(found, np.array([0.75, 0.3]), LatSettings(cross_class_iou=1.0))
-    assert both.rows.tolist() == [0, 1]
+    thresholds = np.array([0.75, 0.3])
+    one = class_overlaps([], [], 2, 0.8)
+    assert decide(found, thresholds, one).rows.tolist() == [0]
+    assert decide(found, thresholds, class_overlaps([], [], 2, 1.0)).rows.tolist() == [0, 1]
+    # The surest box is below its threshold, and takes nothing with it.
+    assert decide(found, np.array([0.9, 0.3]), one).rows.tolist() == [1]
+
+
+def test_a_box_that_is_dropped_drops_no_other() -> None:
+    chain = [[0.0, 0, 100, 10], [30.0, 0, 130, 10], [60.0, 0, 160, 10]]
+    found = _labels([0.9, 0.8, 0.7], [0, 1, 2], chain)
+    kept = decide(found, np.zeros(3), class_overlaps([], [], 3, 0.5))
+    assert kept.rows.tolist() == [0, 2]
+
+
+def test_how_far_classes_overlap_is_learned_from_the_annotations() -> None:
+    """Riders (0) sit on bicycles (1) at IoU 0.62; trucks (2) stand alone."""
+    rider, bicycle = [0.0, 0, 10, 100], [0.0, 0, 10, 62]
+    boxes = [np.array([rider, bicycle, [200, 0, 260, 40]], np.float32)] * 20
+    classes = [np.array([0, 1, 2])] * 20
+    # One double annotation in two hundred trucks is a slip, not a custom.
+    boxes += [np.array([[0, 0, 50, 50], [0, 0, 50, 49]], np.float32)]
+    classes += [np.array([2, 0])]
+    boxes += [np.array([[400 + 50 * i, 0, 440 + 50 * i, 40] for i in range(200)], np.float32)] * 2
+    classes += [np.full(200, 2), np.full(200, 0)]
+    found = class_overlaps(boxes, classes, 3, -1)
+    assert found[0, 1] == found[1, 0] == 0.7
+    assert found[0, 2] == found[2, 1] == 0.5
+    assert np.diag(found).tolist() == [1, 1, 1]
+    assert class_overlaps(boxes, classes, 3, 0.6)[0].tolist() == [1.0, 0.6, 0.6]
 
 
 def test_matching_is_one_to_one_in_order_of_score() -> None:
@@ -324,14 +351,14 @@ def test_coverage_of_a_source_lowers_its_thresholds_no_further_than_needed() -> 
     boxes = [[0.0, 0, 10, 10], [50.0, 50, 60, 60], [80.0, 0, 90, 10], [0.0, 80, 10, 90]]
     found = [_labels([0.8, 0.4, 0.2, 0.05], [0, 0, 0, 0], boxes)]
     wanted = [np.array(boxes, np.float32)]
-    thresholds, settings = np.array([0.5]), LatSettings()
+    thresholds, overlaps = np.array([0.5]), class_overlaps([], [], 1, 1.0)
     assert coverage([found[0].boxes[:2]], wanted) == 0.5
     # One of four is covered as it is: nothing to lower.
-    assert match_coverage(found, wanted, thresholds, 0.25, settings)[0] == 0.5
-    lowered = match_coverage(found, wanted, thresholds, 0.75, settings)[0]
+    assert match_coverage(found, wanted, thresholds, 0.25, overlaps)[0] == 0.5
+    lowered = match_coverage(found, wanted, thresholds, 0.75, overlaps)[0]
     assert 0.17 < lowered <= 0.2
     # The last box scores above a twentieth of the threshold, and that is the limit.
-    assert match_coverage(found, wanted, thresholds, 1.0, settings)[0] >= 0.025
+    assert match_coverage(found, wanted, thresholds, 1.0, overlaps)[0] >= 0.025
 
 
 def test_uncertain_regions_are_what_is_neither_kept_nor_surely_background() -> None:

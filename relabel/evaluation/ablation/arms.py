@@ -58,6 +58,8 @@ class Arm:
 
 
 _SFF = {"fusion": "class_aware", "clamp": True, "clamp_at": 0.0, "renormalize": False}
+_DIRECT = {"own_scores": True, "consensus": True, "association": True, "geometry": True}
+_SFF_ALONE = {**dict.fromkeys(_DIRECT, False), "geometry": True}
 _ANNOTATIONS = {"own_rows": "gt", "stand_in": False, "drop_gt": 0.0}
 # Deletion and jitter act on annotated boxes, which are proposals with this setting only.
 _PPG = {"own_rows": "gt", "jitter": 0.05, "drop_gt": 0.3}
@@ -66,28 +68,35 @@ _PAPER = {k: v for k, v in PRESETS["paper"].items() if k not in _HOW_SCORED}
 
 ARMS: tuple[Arm, ...] = (
     Arm(DEFAULT, "default", "the settings of all arms"),
-    Arm("sff-none", "sff", "no attention", {"fusion": "none"}),
-    Arm("sff-plain", "sff", "plain attention, geometry", {"fusion": "plain", "geometry": True}),
-    Arm("sff-class-aware", "sff", "class-aware, geometry", {**_SFF, "geometry": True}),
+    # As published: classes reach the heads through the fusion alone.
+    Arm("sff-none", "sff", "no attention, regions alone", {**_SFF_ALONE, "fusion": "none"}),
+    Arm("sff-plain", "sff", "plain attention", {**_SFF_ALONE, "fusion": "plain"}),
+    Arm("sff-class-aware", "sff", "class-aware", {**_SFF_ALONE, **_SFF}),
+    # Beside what the default reads directly.
+    Arm("direct-none", "direct", "no attention, scores direct", {**_DIRECT, "fusion": "none"}),
+    Arm("direct-plain", "direct", "plain, scores direct", {**_DIRECT, "fusion": "plain"}),
+    Arm("direct-class-aware", "direct", "class-aware, scores direct", {**_DIRECT, **_SFF}),
     Arm(
-        "sff-plain-no-geometry",
-        "sff",
-        "plain attention",
-        {"fusion": "plain", "geometry": False},
-    ),
-    Arm("sff-class-aware-no-geometry", "sff", "class-aware", {**_SFF, "geometry": False}),
-    Arm(
-        "sff-plain-own-scores",
-        "sff",
-        "plain attention, geometry, own scores",
-        {"fusion": "plain", "geometry": True, "own_scores": True},
+        "own-only",
+        "direct",
+        "own scores alone direct",
+        {**_SFF, "own_scores": True, "consensus": False, "association": False},
     ),
     Arm(
-        "sff-class-aware-own-scores",
-        "sff",
-        "class-aware, geometry, own scores",
-        {**_SFF, "geometry": True, "own_scores": True},
+        "no-association",
+        "direct",
+        "own scores and consensus direct",
+        {**_SFF, "own_scores": True, "consensus": True, "association": False},
     ),
+    Arm(
+        "no-geometry",
+        "direct",
+        "no geometry in attention",
+        {**_DIRECT, **_SFF, "geometry": False},
+    ),
+    Arm("target-share-0", "share", "all images alike", {"target_share": 0.0}),
+    Arm("target-share-0.5", "share", "half of each batch the target's", {"target_share": 0.5}),
+    Arm("target-share-1", "share", "the target's images alone", {"target_share": 1.0}),
     Arm("clamp-printed", "clamp", "clamp at 1/sqrt(N)", _SFF),
     Arm("clamp-off", "clamp", "no clamp", {**_SFF, "clamp": False}),
     Arm("clamp-0.1", "clamp", "clamp at 0.1", {**_SFF, "clamp_at": 0.1}),

@@ -14,11 +14,21 @@ from relabel.lat.settings import LatSettings
 BASE = replace(LatSettings(), calibration_folds=1)
 # What an arm's name promises, spelled out once more.
 PROMISED: dict[str, dict[str, Any]] = {
-    "sff-none": {"fusion": "none"},
-    "sff-plain": {"fusion": "plain", "geometry": True},
-    "sff-class-aware": {"fusion": "class_aware", "geometry": True, "clamp": True},
-    "sff-plain-no-geometry": {"fusion": "plain", "geometry": False},
-    "sff-class-aware-no-geometry": {"fusion": "class_aware", "geometry": False},
+    "sff-none": {"fusion": "none", "own_scores": False, "association": False},
+    "sff-plain": {"fusion": "plain", "geometry": True, "own_scores": False, "association": False},
+    "sff-class-aware": {
+        "fusion": "class_aware",
+        "geometry": True,
+        "clamp": True,
+        "own_scores": False,
+        "consensus": False,
+        "association": False,
+    },
+    "direct-none": {"fusion": "none", "own_scores": True, "consensus": True, "association": True},
+    "direct-plain": {"fusion": "plain", "own_scores": True, "association": True},
+    "no-association": {"own_scores": True, "consensus": True, "association": False},
+    "no-geometry": {"fusion": "class_aware", "geometry": False, "association": True},
+    "target-share-0": {"target_share": 0.0},
     "clamp-off": {"clamp": False},
     "clamp-0.25": {"clamp": True, "clamp_at": 0.25, "fusion": "class_aware"},
     "clamp-renormalised": {"clamp": True, "renormalize": True},
@@ -58,8 +68,8 @@ def test_an_arm_changes_the_settings_it_names_and_no_other(arm: Arm) -> None:
         assert getattr(made, name) == value, name
     # An arm without a difference would be a copy of the default under another name.
     repeats_default = (
-        *(DEFAULT, "sff-class-aware", "clamp-printed", "leakage-a+e", "threshold-0.05"),
-        "layer-all",
+        *(DEFAULT, "direct-class-aware", "clamp-printed", "leakage-a+e", "threshold-0.05"),
+        *("target-share-0.5", "layer-all"),
     )
     assert bool(found) != (arm.name in repeats_default)
 
