@@ -91,7 +91,8 @@ def named(joint: JointLabelSpace) -> np.ndarray:
                 [
                     [sum(_rarity(w, mine) * _rarity(w, theirs) for w in m & t) for t in theirs]
                     for m in mine
-                ]
+                ],
+                dtype=np.float64,
             ).reshape(len(mine), len(theirs))
             total = shared.sum(axis=1, keepdims=True)
             share = np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)

@@ -57,6 +57,11 @@ def test_names_speak_where_nothing_was_counted_and_yield_to_counts() -> None:
     assert np.allclose(table[7], 0)
 
 
+def test_names_without_a_common_word_are_fine() -> None:
+    spaces = (LabelSpace.from_names("new", ["car"]), LabelSpace.from_names("old", ["vehicle"]))
+    assert not named(JointLabelSpace(spaces)).any()
+
+
 def test_a_word_that_every_class_has_says_nothing() -> None:
     spaces = (
         LabelSpace.from_names("new", ["car", "vehicle"]),

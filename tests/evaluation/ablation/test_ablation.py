@@ -126,7 +126,7 @@ def test_the_table_and_what_is_never_redone(bench: Bench) -> None:
     content = json.loads(done.out)
     assert content == json.loads((bench.out / "ablation.json").read_text())
     arms = content["arms"]
-    assert set(arms) >= {"default", "sff-none", "layer-8", "threshold-0.05", "sff-class-aware"}
+    assert set(arms) >= {"default", "sff-none", "layer-8", "threshold-0.05", "direct-class-aware"}
     assert arms["threshold-0.05"]["same_as"] == "default"
     assert arms["threshold-0.05"]["values"] == arms["default"]["values"]
     assert arms["layer-8"]["changes"] == {"feature_strides": [8]}
