@@ -14,6 +14,7 @@ from torch import Tensor
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.errors import DataError
+from relabel.lat.boxes import BoxError
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.model import ProposalBatch, TransferModel, predict_target
 from relabel.lat.select import Reliability
@@ -31,6 +32,8 @@ class TrainedTransfer:
             `relabel.lat.select.class_overlaps`.
         coverage: share of played source annotations that have a counterpart on the target's own
             images; 0 where thresholds are to be taken as they are.
+        box_error: how transferred boxes deviate from the target's annotations; None if no image
+            of the target was held back.
         reliability: per target class, how often predictions are right; None if no image of the
             target was held back.
     """
@@ -43,6 +46,7 @@ class TrainedTransfer:
     thresholds: np.ndarray
     overlaps: np.ndarray
     coverage: float = 0.0
+    box_error: BoxError | None = None
     reliability: list[Reliability] | None = None
 
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
@@ -85,6 +89,11 @@ class TrainedTransfer:
                     )
                 ),
                 "overlaps": self.overlaps.tolist(),
+                "box_error": self.box_error
+                and {
+                    "bias": np.round(self.box_error.bias, 6).tolist(),
+                    "spread": np.round(self.box_error.spread, 6).tolist(),
+                },
                 "reliability": {
                     name: {
                         "scores": np.round(found.scores, 6).tolist(),
@@ -128,11 +137,15 @@ class TrainedTransfer:
             if overlaps.shape != (len(names), len(names)):
                 raise ValueError("overlaps do not fit the classes")
             covered = float(config["coverage"])
+            error = config["box_error"] and BoxError(
+                np.array(config["box_error"]["bias"], dtype=np.float64),
+                np.array(config["box_error"]["spread"], dtype=np.float64),
+            )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
             ) from error
-        return cls(models, features, joint, target, settings, thresholds, overlaps, covered)
+        return cls(models, features, joint, target, settings, thresholds, overlaps, covered, error)
 
 
 def sure_scores(folder: Path, precision: float) -> np.ndarray:

@@ -146,6 +146,11 @@ class LatSettings(TrainSettings):
         "Boxes of different classes that overlap more are one object; 1 keeps all, -1 learns it "
         "for every two classes from the target's annotations.",
     )
+    annotated_boxes: bool = setting(
+        True,
+        "A label on a source annotation takes its box, moved into the target's style, to the "
+        "degree that it is more precise than the predicted box; see `relabel.lat.boxes`.",
+    )
     uncertain: float = setting(
         0.5,
         "What reaches this share of its class's threshold, and source annotations without a "
@@ -166,11 +171,11 @@ class LatSettings(TrainSettings):
         """The settings that results depend on, JSON-ready.
 
         Fields that came later are in it only where they are in use, so that what was made before
-        them stays valid. ``uncertain`` and ``sure`` are not in it: they act on what a transfer
-        writes alone.
+        them stays valid. ``annotated_boxes``, ``uncertain`` and ``sure`` are not in it: they act
+        on what a transfer writes alone.
         """
         values = settings_dict(self)
-        for name in ("uncertain", "sure"):
+        for name in ("annotated_boxes", "uncertain", "sure"):
             del values[name]
         later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
@@ -204,6 +209,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "consensus": False,
         "association": False,
         "target_share": 0.0,
+        "annotated_boxes": False,
         "cross_class_iou": 0.8,
         "own_rows": "gt",
         "crossfit": "none",

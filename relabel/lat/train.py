@@ -21,6 +21,7 @@ from relabel.detectors.specialist import permuted, rows_of_step
 from relabel.errors import DataError
 from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
+from relabel.lat.boxes import box_error
 from relabel.lat.checkpoint import TrainedTransfer, joint_space
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
@@ -130,8 +131,9 @@ def train_lat(
     )
     kept = [decide(f, thresholds, overlaps) for f in found]
     covered = coverage([k.boxes for k in kept], played) if settings.match_coverage else 0.0
+    error = box_error(kept, truth)
     TrainedTransfer(
-        models, features, joint, target, settings, thresholds, overlaps, covered, reliable
+        models, features, joint, target, settings, thresholds, overlaps, covered, error, reliable
     ).save(out)
     logs = [
         json.loads((out / "parts" / str(i) / "training.json").read_text())

@@ -22,8 +22,9 @@ from relabel.datasets.dataset import (
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.loading import ImageBatches
 from relabel.errors import DataError
+from relabel.lat.boxes import BoxError, restyle
 from relabel.lat.checkpoint import TrainedTransfer
-from relabel.lat.model import ProposalBatch
+from relabel.lat.model import ProposalBatch, paired_iou
 from relabel.lat.proposals import Proposals, image_proposals, image_truth
 from relabel.lat.select import Labels, candidates, decide, match_coverage, uncertain
 from relabel.lat.settings import LatSettings
@@ -80,6 +81,7 @@ def transfer(
         DataError: a damaged model, or an image that cannot be read (unless ``skip_bad``).
     """
     device = resolve_device(runtime.device)
+    settings = settings.resolved()
     trained = TrainedTransfer.load(model, device)
     # Thresholds and NMS of the settings in force may differ from those at training.
     out.mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,8 @@ def transfer(
         *(np.concatenate([getattr(s, f) for s in shards]) for f in _Shard.__dataclass_fields__)
     )
     _write_scored(out / SCORED, merged, source, space)
-    return _assemble(merged, source, space, trained, settings.uncertain if with_uncertain else 0.0)
+    share = settings.uncertain if with_uncertain else 0.0
+    return _assemble(merged, source, space, trained, share, settings.annotated_boxes)
 
 
 def _transfer_rows(
@@ -173,6 +176,7 @@ def _assemble(
     space: LabelSpace,
     trained: TrainedTransfer,
     share: float,
+    annotated_boxes: bool,
 ) -> DetectionDataset:
     """Decide per image, add provenance, carry ignore regions over."""
     ends = np.searchsorted(found.image, np.arange(len(source) + 1))
@@ -225,6 +229,8 @@ def _assemble(
             origin.extend([UNCERTAIN] * len(doubtful))
     columns = [np.concatenate(c) for c in (image, boxes, classes, scores, ignore)]
     rows, iou = np.concatenate(source_row), np.concatenate(overlap)
+    if annotated_boxes and trained.box_error is not None:
+        columns[1], iou = _restyled(columns, rows, iou, source, trained.box_error)
     kept_regions = np.flatnonzero(source.boxes.ignore)
     if len(kept_regions):
         usual = usual_target(rows, columns[2], source)
@@ -256,6 +262,35 @@ def _assemble(
     # Numbered after sorting by image, so that ids rise through the file.
     made = replace(made, id=np.arange(1, len(made) + 1, dtype=np.int64))
     return source.with_boxes(made, space)
+
+
+def _restyled(
+    columns: list[np.ndarray],
+    rows: np.ndarray,
+    iou: np.ndarray,
+    source: DetectionDataset,
+    error: BoxError,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [k, 4] and their IoU with the annotation, after `restyle`; doubtful ones stay."""
+    image, boxes, classes, scores, ignore = columns
+    at = np.flatnonzero(~ignore & (rows >= 0))
+    moved = restyle(
+        boxes[at],
+        classes[at],
+        scores[at],
+        rows[at],
+        source.boxes.xyxy,
+        source.boxes.category,
+        error,
+    )
+    limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[image[at]]
+    boxes, iou = boxes.astype(np.float64), iou.copy()
+    boxes[at] = np.clip(moved, 0, limit)
+    iou[at] = paired_iou(
+        torch.from_numpy(boxes[at]),
+        torch.from_numpy(source.boxes.xyxy[rows[at]].astype(np.float64)),
+    ).numpy()
+    return boxes, iou
 
 
 def link_to_source(

@@ -1,0 +1,123 @@
+"""Boxes of labels that lie on a source annotation: how much of the annotation's own box to keep.
+
+An annotator's box has another style than the target's, but a steady one; a transferred box has the
+target's style, but the error of a network. Both errors are measured without any truth of the
+source, and the boxes are averaged accordingly.
+
+Shape legend: ``k`` boxes, xyxy in pixels; deltas are (dx / w, dy / h, log of w, log of h) [k, 4].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from relabel.datasets.dataset import iou_matrix
+from relabel.lat.select import Labels, greedy_matches
+
+SAME_IOU = 0.5
+# Pairs of a source and a target class from which their style is measured.
+LEAST = 20
+MIN_SIDE = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class BoxError:
+    """How transferred boxes deviate from annotations of the target, as deltas; float64 [4] each.
+
+    Attributes:
+        bias: median.
+        spread: robust standard deviation (median absolute deviation times 1.4826).
+    """
+
+    bias: np.ndarray
+    spread: np.ndarray
+
+
+def box_error(found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]]) -> BoxError | None:
+    """Error of labels on images with known annotations; None with fewer than `LEAST` matches.
+
+    Args:
+        found: labels per image, in order of falling score.
+        truth: per image boxes xyxy [G, 4] and classes [G].
+    """
+    parts = []
+    for labels, (boxes, classes) in zip(found, truth, strict=True):
+        iou = iou_matrix(labels.boxes, boxes)
+        iou[labels.classes[:, None] != classes[None, :]] = 0
+        hit = np.flatnonzero(greedy_matches(iou, SAME_IOU))
+        free = np.ones(len(boxes), dtype=bool)
+        for i in hit.tolist():
+            j = int(np.where(free, iou[i], 0).argmax())
+            free[j] = False
+            parts.append(deltas(labels.boxes[i : i + 1], boxes[j : j + 1]))
+    if len(parts) < LEAST:
+        return None
+    every = np.concatenate(parts)
+    return BoxError(np.median(every, axis=0), _spread(every))
+
+
+def restyle(
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    scores: np.ndarray,
+    rows: np.ndarray,
+    source_boxes: np.ndarray,
+    source_classes: np.ndarray,
+    error: BoxError,
+) -> np.ndarray:
+    """Labels' boxes averaged with those of the annotations they lie on.
+
+    For every source and target class that meet at least `LEAST` times, the median delta from
+    annotation to label is their difference in style, and the spread around it comes from both
+    boxes: ``var = var(annotation) + var(label)``. The label's part is known from images of the
+    target, so the annotation, in the target's style, gets the weight
+    ``var(label) / var``, at most one, that makes the mean of two measurements most precise.
+    Of several labels of one class on one annotation only the surest is moved.
+
+    Args:
+        boxes, classes, scores: labels, xyxy [k, 4], [k], [k].
+        rows: box row of the annotation each label lies on, int64 [k], -1 where there is none.
+        source_boxes, source_classes: annotations by box row, xyxy [n, 4] and [n].
+
+    Returns:
+        float64 [k, 4].
+    """
+    out = boxes.astype(np.float64)
+    at = np.flatnonzero(rows >= 0)
+    at = at[np.argsort(-scores[at], kind="stable")]
+    _, first = np.unique(np.stack([rows[at], classes[at]]), axis=1, return_index=True)
+    at = at[np.sort(first)]
+    pairs = np.stack([source_classes[rows[at]], classes[at]], axis=1)
+    for pair in np.unique(pairs, axis=0):
+        here = at[(pairs == pair).all(axis=1)]
+        if len(here) < LEAST:
+            continue
+        annotated = source_boxes[rows[here]].astype(np.float64)
+        moved = deltas(annotated, boxes[here].astype(np.float64))
+        spread = np.maximum(_spread(moved), 1e-6)
+        weight = np.minimum((error.spread / spread) ** 2, 1.0)
+        style = np.median(moved, axis=0) + error.bias
+        out[here] = apply(annotated, moved + weight * (style - moved))
+    return out
+
+
+def deltas(boxes: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """Deltas from boxes to goals, both xyxy [k, 4]."""
+    size = np.maximum(boxes[:, 2:] - boxes[:, :2], MIN_SIDE)
+    goal = np.maximum(goals[:, 2:] - goals[:, :2], MIN_SIDE)
+    shift = (goals[:, :2] + goals[:, 2:] - boxes[:, :2] - boxes[:, 2:]) / 2 / size
+    return np.concatenate([shift, np.log(goal / size)], axis=1)
+
+
+def apply(boxes: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Boxes xyxy [k, 4] moved by deltas; inverse of `deltas`."""
+    size = np.maximum(boxes[:, 2:] - boxes[:, :2], MIN_SIDE)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + by[:, :2] * size
+    half = size * np.exp(by[:, 2:]) / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    return 1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
