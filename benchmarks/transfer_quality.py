@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/transfer_quality"))
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
-    catalogue = load_catalogue(options.config)
+    catalogue = load_catalogue(config=options.config)
     names = [options.target, *options.sources.split(",")]
     data = {n: catalogue.get(n).read("train", problems=Problems()) for n in names}
     labels = load_labels(options.run, names, options.target)
