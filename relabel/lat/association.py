@@ -81,7 +81,7 @@ def named(joint: JointLabelSpace) -> np.ndarray:
     space: of `vehicle.car` and `vehicle.bus.rigid` it is `bus` that points to `bus`. Rows without
     any, and a space's own classes, are zero.
     """
-    words = [[_words(name) for name in space.names] for space in joint.spaces]
+    words = [[_words(name) for name in space.class_names] for space in joint.spaces]
     found = np.zeros((joint.num_classes, joint.num_classes))
     for a, mine in enumerate(words):
         for b, theirs in enumerate(words):

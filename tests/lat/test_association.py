@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
+from relabel.datasets.labelspace import Category, JointLabelSpace, LabelSpace
 from relabel.lat.association import association, cooccurrence, named
 from relabel.lat.bank import ProposalBank
 from relabel.lat.proposals import image_proposals
@@ -60,6 +60,12 @@ def test_names_speak_where_nothing_was_counted_and_yield_to_counts() -> None:
 def test_names_without_a_common_word_are_fine() -> None:
     spaces = (LabelSpace.from_names("new", ["car"]), LabelSpace.from_names("old", ["vehicle"]))
     assert not named(JointLabelSpace(spaces)).any()
+
+
+def test_ignore_categories_are_no_classes() -> None:
+    new = LabelSpace("new", (Category(1, "car"), Category(2, "car group", ignore=True)))
+    joint = JointLabelSpace((new, LabelSpace.from_names("old", ["van", "big car"])))
+    assert named(joint).tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
 
 
 def test_a_word_that_every_class_has_says_nothing() -> None:
