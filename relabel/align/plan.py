@@ -308,7 +308,7 @@ def _add_transfer(plan: Plan, source: str) -> None:
         plan.out / "4_transferred" / source,
         settings={
             **stage_settings(plan.settings.lat, plan.backbones),
-            "annotated_boxes": plan.settings.lat.resolved().annotated_boxes,
+            "annotated_boxes": plan.settings.lat.annotated_boxes,
             "uncertain": plan.settings.lat.uncertain,
             **({"sure": plan.settings.lat.sure} if plan.settings.lat.sure else {}),
         },

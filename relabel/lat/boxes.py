@@ -9,17 +9,19 @@ Shape legend: ``k`` boxes, xyxy in pixels; deltas are (dx / w, dy / h, log of w,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 
 from relabel.datasets.dataset import iou_matrix
-from relabel.lat.select import Labels, greedy_matches
+from relabel.lat.model import DELTA_SCALE, decode_deltas, encode_deltas
+from relabel.lat.select import Labels, greedy_pairs
 
 SAME_IOU = 0.5
 # Pairs of a source and a target class from which their style is measured.
 LEAST = 20
-MIN_SIDE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,13 @@ class BoxError:
     bias: np.ndarray
     spread: np.ndarray
 
+    def to_dict(self) -> dict[str, list[float]]:
+        return {f.name: np.round(getattr(self, f.name), 6).tolist() for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Sequence[float]]) -> BoxError:
+        return cls(*(np.array(values[f.name], dtype=np.float64) for f in fields(cls)))
+
 
 def box_error(found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]]) -> BoxError | None:
     """Error of labels on images with known annotations; None with fewer than `LEAST` matches.
@@ -46,15 +55,14 @@ def box_error(found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]]) -
     for labels, (boxes, classes) in zip(found, truth, strict=True):
         iou = iou_matrix(labels.boxes, boxes)
         iou[labels.classes[:, None] != classes[None, :]] = 0
-        hit = np.flatnonzero(greedy_matches(iou, SAME_IOU))
-        free = np.ones(len(boxes), dtype=bool)
-        for i in hit.tolist():
-            j = int(np.where(free, iou[i], 0).argmax())
-            free[j] = False
-            parts.append(deltas(labels.boxes[i : i + 1], boxes[j : j + 1]))
-    if len(parts) < LEAST:
+        pairs = greedy_pairs(iou, SAME_IOU)
+        hit = pairs >= 0
+        parts.append(
+            deltas(labels.boxes[hit].astype(np.float64), boxes[pairs[hit]].astype(np.float64))
+        )
+    every = np.concatenate(parts) if parts else np.zeros((0, 4))
+    if len(every) < LEAST:
         return None
-    every = np.concatenate(parts)
     return BoxError(np.median(every, axis=0), _spread(every))
 
 
@@ -104,19 +112,15 @@ def restyle(
 
 
 def deltas(boxes: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """Deltas from boxes to goals, both xyxy [k, 4]."""
-    size = np.maximum(boxes[:, 2:] - boxes[:, :2], MIN_SIDE)
-    goal = np.maximum(goals[:, 2:] - goals[:, :2], MIN_SIDE)
-    shift = (goals[:, :2] + goals[:, 2:] - boxes[:, :2] - boxes[:, 2:]) / 2 / size
-    return np.concatenate([shift, np.log(goal / size)], axis=1)
+    """Deltas from boxes to goals, both xyxy [k, 4]; `encode_deltas` without its units."""
+    found = encode_deltas(torch.from_numpy(boxes), torch.from_numpy(goals))
+    return (found * found.new_tensor(DELTA_SCALE)).numpy()
 
 
 def apply(boxes: np.ndarray, by: np.ndarray) -> np.ndarray:
     """Boxes xyxy [k, 4] moved by deltas; inverse of `deltas`."""
-    size = np.maximum(boxes[:, 2:] - boxes[:, :2], MIN_SIDE)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + by[:, :2] * size
-    half = size * np.exp(by[:, 2:]) / 2
-    return np.concatenate([centre - half, centre + half], axis=1)
+    moves = torch.from_numpy(by)
+    return decode_deltas(torch.from_numpy(boxes), moves / moves.new_tensor(DELTA_SCALE)).numpy()
 
 
 def _spread(values: np.ndarray) -> np.ndarray:

@@ -89,11 +89,7 @@ class TrainedTransfer:
                     )
                 ),
                 "overlaps": self.overlaps.tolist(),
-                "box_error": self.box_error
-                and {
-                    "bias": np.round(self.box_error.bias, 6).tolist(),
-                    "spread": np.round(self.box_error.spread, 6).tolist(),
-                },
+                "box_error": self.box_error and self.box_error.to_dict(),
                 "reliability": {
                     name: {
                         "scores": np.round(found.scores, 6).tolist(),
@@ -137,15 +133,12 @@ class TrainedTransfer:
             if overlaps.shape != (len(names), len(names)):
                 raise ValueError("overlaps do not fit the classes")
             covered = float(config["coverage"])
-            error = config["box_error"] and BoxError(
-                np.array(config["box_error"]["bias"], dtype=np.float64),
-                np.array(config["box_error"]["spread"], dtype=np.float64),
-            )
+            boxes = config["box_error"] and BoxError.from_dict(config["box_error"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
             ) from error
-        return cls(models, features, joint, target, settings, thresholds, overlaps, covered, error)
+        return cls(models, features, joint, target, settings, thresholds, overlaps, covered, boxes)
 
 
 def sure_scores(folder: Path, precision: float) -> np.ndarray:

@@ -119,8 +119,7 @@ class TransferModel(nn.Module):
 
     def associate(self, table: Tensor) -> None:
         """Start class logits from a table [C, C] of `relabel.lat.association.association`."""
-        if self.association is None:
-            return
+        assert self.association is not None, "settings.association is off"
         with torch.no_grad():
             # The last C inputs: what is said of the place where consensus is on, else by the row.
             self.association.weight[: self.classes, -self.classes :] = table.T

@@ -272,14 +272,19 @@ def match_coverage(
 
 def greedy_matches(iou: np.ndarray, at: float) -> np.ndarray:
     """bool [k]: which predictions, taken in order, get an unmatched annotation; iou [k, G]."""
+    return greedy_pairs(iou, at) >= 0
+
+
+def greedy_pairs(iou: np.ndarray, at: float) -> np.ndarray:
+    """int64 [k]: the unmatched annotation that each prediction, in order, gets; -1 for none."""
     free = np.ones(iou.shape[1], dtype=bool)
-    matched = np.zeros(len(iou), dtype=bool)
+    pairs = np.full(len(iou), -1, np.int64)
     for i in range(len(iou)):
         row = np.where(free, iou[i], 0)
         if row.size and row.max() >= at:
-            free[int(row.argmax())] = False
-            matched[i] = True
-    return matched
+            pairs[i] = row.argmax()
+            free[pairs[i]] = False
+    return pairs
 
 
 def _best_threshold(score: np.ndarray, hits: list[np.ndarray], total: int) -> float:

@@ -103,12 +103,13 @@ def train_lat(
     thresholds = np.full(joint.spaces[0].num_classes, max(settings.score_threshold, 0.5))
     models, found, truth, played = [], [], [], []
     held_back = calibration_folds(materials[0], settings)
+    counts = cooccurrence(materials[1:], joint) if settings.association else None
     for number, (held, learned) in enumerate(held_back):
         kept = [_restrict(materials[0], learned), *materials[1:]]
         part = out / "parts" / str(number)
         title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
         model = _train_model(
-            kept, joint, features.width, settings, runtime, device, part, number, title
+            kept, joint, features.width, counts, settings, runtime, device, part, number, title
         )
         models.append(model)
         if held.any():
@@ -150,6 +151,7 @@ def _train_model(
     materials: list[Material],
     joint: JointLabelSpace,
     width: int,
+    counts: np.ndarray | None,
     settings: LatSettings,
     runtime: Runtime,
     device: torch.device,
@@ -157,7 +159,11 @@ def _train_model(
     number: int,
     title: str,
 ) -> TransferModel:
-    """One of the models; its finished weights in ``part`` are reused."""
+    """One of the models; its finished weights in ``part`` are reused.
+
+    Args:
+        counts: `cooccurrence` of all materials but the target's, which differ from model to model.
+    """
     from safetensors.torch import load_file, save_file
 
     weights = part / "model.safetensors"
@@ -167,8 +173,9 @@ def _train_model(
         model.load_state_dict(load_file(str(weights)))
         return model.to(device).eval()
     part.mkdir(parents=True, exist_ok=True)
-    if settings.association:
-        model.associate(torch.from_numpy(association(cooccurrence(materials, joint), joint)))
+    if counts is not None:
+        table = association(cooccurrence(materials[:1], joint) + counts, joint)
+        model.associate(torch.from_numpy(table))
     batches = LatBatches(materials, joint, settings)
 
     def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:
