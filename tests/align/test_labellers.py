@@ -77,6 +77,18 @@ def test_a_workspace_gets_a_labeller_without_redoing_the_rest(world: World, mode
     assert world.calls() == []  # the one without is as it was
 
 
+def test_whose_boxes_labels_have_is_a_matter_of_the_transfer_alone(world: World) -> None:
+    world.run()
+    world.calls()
+    changed = world.run("--no-lat-annotated-boxes", status=1).stderr
+    assert "transfer coarse" in changed and "settings.annotated_boxes: true → false" in changed
+    world.run("--no-lat-annotated-boxes", "--overwrite")
+    assert [call.split(" with")[0] for call in world.calls()] == [
+        "transfer coarse",
+        "transfer legacy",
+    ]
+
+
 def test_nothing_of_labellers_stands_in_a_plan_without_them(world: World) -> None:
     world.run()
     out = world.folder / "runs" / "fine"

@@ -140,3 +140,15 @@ def test_without_a_share_all_images_are_drawn_alike(target: int, other: int, sha
 
 def test_the_targets_images_alone() -> None:
     assert _drawn(target=4, other=9, share=1.0, batch=2, steps=6).max() < 4
+
+
+def test_batches_are_made_of_those_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = LatSettings(min_score=0.0, target_share=0.5, batch_size=8)
+    materials, joint = _materials(make_world(tmp_path, images=24), settings)
+    batches = LatBatches(materials, joint, settings)
+    monkeypatch.setattr("relabel.lat.train.collate", lambda items, joint: items)
+    for step in range(6):
+        items = cast(list, batches(step))
+        drawn = [material.position * 24 + image for material, image, *_ in items]
+        assert drawn == batches.rows(step).tolist()
+        assert sum(material.position == 0 for material, *_ in items) == 4

@@ -296,6 +296,14 @@ def test_how_far_classes_overlap_is_learned_from_the_annotations() -> None:
     assert class_overlaps(boxes, classes, 3, 0.6)[0].tolist() == [1.0, 0.6, 0.6]
 
 
+def test_the_rarer_of_two_classes_says_how_often_they_overlap() -> None:
+    """Three riders on three of a thousand bicycles: rare for bicycles, always so for riders."""
+    pair = np.array([[0.0, 0, 10, 100], [0.0, 0, 10, 62]], np.float32)
+    alone = np.array([[200.0, 0, 260, 40]], np.float32)
+    boxes, classes = [pair] * 3 + [alone] * 1000, [np.array([0, 1])] * 3 + [np.array([1])] * 1000
+    assert class_overlaps(boxes, classes, 2, -1)[0, 1] == 0.7
+
+
 def test_matching_is_one_to_one_in_order_of_score() -> None:
     iou = np.array([[0.8, 0.6], [0.9, 0.0], [0.0, 0.7]])
     assert greedy_matches(iou, 0.5).tolist() == [True, False, True]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from relabel.datasets.dataset import DetectionDataset, iou_matrix
+from relabel.lat.boxes import deltas
+from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.settings import LatSettings
 from relabel.lat.train import train_lat
 from relabel.lat.transfer import transfer
@@ -83,6 +87,69 @@ def test_transfer_beats_source_boxes_and_pseudo_labels(
     assert set(np.asarray(provenance.source_category, dtype=object)[linked]) == {"thing"}
     assert bool(np.all(np.isfinite(provenance.source_iou[linked])))
     assert bool(np.all(np.isnan(provenance.source_iou[~linked])))
+
+
+@pytest.mark.slow
+def test_labels_take_the_annotations_boxes_in_the_targets_style(
+    world: World, settings: LatSettings, trained: Path, tmp_path: Path
+) -> None:
+    labels = {"tight": world.labels["tight", "loose"]}
+    found = {
+        taken: transfer(
+            trained,
+            world.source,
+            labels,
+            tmp_path / str(taken),
+            replace(settings, annotated_boxes=taken),
+            RUNTIME,
+        )
+        for taken in (False, True)
+    }
+    assert np.array_equal(found[False].boxes.category, found[True].boxes.category)
+    predicted, _, _ = quality(found[False], world.truth)
+    precise, _, _ = quality(found[True], world.truth)
+    assert precise > predicted + 0.01
+    provenance = found[True].boxes.provenance
+    assert provenance is not None
+    linked = np.flatnonzero(provenance.source_id > 0)
+    at = np.searchsorted(world.source.boxes.id, provenance.source_id[linked])
+    annotated, made = world.source.boxes.xyxy[at], found[True].boxes.xyxy[linked]
+    overlap = [iou_matrix(a[None], b[None])[0, 0] for a, b in zip(annotated, made, strict=True)]
+    assert provenance.source_iou[linked] == pytest.approx(overlap, abs=1e-3)
+    # The source's style is steady: all annotations of a class move alike, but at the edges.
+    moves = deltas(annotated, made)[found[True].boxes.category[linked] == 0]
+    assert float(np.abs(moves - np.median(moves, axis=0)).mean()) < 1e-3
+
+
+@pytest.mark.slow
+def test_blocks_that_never_overlap_are_one_object_each(trained: Path) -> None:
+    overlaps = json.loads((trained / "config.json").read_text())["overlaps"]
+    assert overlaps == [[1.0, 0.5], [0.5, 1.0]]
+
+
+@pytest.mark.slow
+def test_class_logits_start_from_the_counts(
+    world: World, settings: LatSettings, tmp_path: Path
+) -> None:
+    datasets = {"tight": world.target, "loose": world.source}
+    # One step of next to no size: the weights are those that training started from.
+    once = replace(settings, steps=1, lr=1e-9, calibration_folds=1, association=True)
+    out = train_lat(datasets, world.labels, "tight", tmp_path / "on", once, RUNTIME)
+    layer = TrainedTransfer.load(out, torch.device("cpu")).models[0].association
+    assert layer is not None
+    weight = layer.weight.detach()
+    classes = 3  # red and blue of the target, thing of the source
+    assert (
+        float(weight[:, :classes].abs().max()) < 1e-6
+    )  # a row's own scores, beside those of its place
+    place = weight[:, classes:]
+    # Out-of-fold labels are right five times in six; `thing` says nothing about the colour.
+    assert float(place[0, 0]) > 0.3 and float(place[1, 1]) > 0.3
+    assert float(place[0, 1]) < -0.3 and float(place[1, 0]) < -0.3
+    assert float(place[:2, 2].abs().max()) < 0.3
+    off = replace(once, association=False)
+    out = train_lat(datasets, world.labels, "tight", tmp_path / "off", off, RUNTIME)
+    assert TrainedTransfer.load(out, torch.device("cpu")).models[0].association is None
 
 
 @pytest.mark.slow
