@@ -310,6 +310,7 @@ def _add_transfer(plan: Plan, source: str) -> None:
             **stage_settings(plan.settings.lat, plan.backbones),
             "annotated_boxes": plan.settings.lat.annotated_boxes,
             "uncertain": plan.settings.lat.uncertain,
+            "label_sets": plan.settings.lat.label_sets,
             **({"sure": plan.settings.lat.sure} if plan.settings.lat.sure else {}),
         },
         inputs={

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from relabel.datasets.alternatives import alternatives_field, possible_classes
 from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
@@ -39,6 +40,11 @@ def write_transferred(
         raise ValueError("transferred boxes need provenance")
     columns = {name: getattr(boxes, name) for name in _COLUMNS}
     columns |= {"source_id": origin.source_id, "source_iou": origin.source_iou}
+    possible = possible_classes(dataset, slice(0, len(boxes)))
+    if possible is not None:
+        own = np.eye(possible.shape[1] + 1, dtype=bool)[:, :-1]
+        of_class = np.minimum(boxes.category, possible.shape[1])
+        columns["alternatives"] = possible & ~own[of_class]
     with atomic_path(folder / BOXES_FILE) as temp:
         np.savez(temp, **columns)
     names = {
@@ -74,9 +80,11 @@ def read_transferred(
             names["source_category"],
             columns.pop("source_iou"),
         )
-        boxes = Boxes(**columns, provenance=provenance)
+        others = columns.pop("alternatives", None)
+        extra = None if others is None else alternatives_field(others, space)
+        boxes = Boxes(**columns, extra=extra, provenance=provenance)
         least = np.array(names.get("sure", []))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(
             f"transferred boxes cannot be read: {error}",
             file=folder,

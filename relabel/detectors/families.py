@@ -25,7 +25,8 @@ class Trainable(Protocol):
     width) without padding; a target has ``boxes`` [n, 4] xyxy in pixels of the batch, ``labels``
     [n] from 1, ``ignored`` [m, 4], and where a model serves several label spaces ``classes``
     bool [C + 1]: the background (0) and the classes that the image's dataset knows. The others
-    get neither loss nor gradient.
+    get neither loss nor gradient. Where boxes may be of one of several classes, ``possible`` bool
+    [n, C + 1] has them: the loss asks for any of them.
 
     In evaluation mode ``model(pixels, sizes)`` returns a dict per image with ``boxes`` [n, 4] xyxy
     in pixels of the batch and ``scores`` [n, C].

@@ -80,25 +80,44 @@ class MixedPrecisionRPNHead(RPNHead):
 
 
 class MaskablePredictor(FastRCNNPredictor):
-    """torchvision's box head, which can leave classes out of the softmax of some RoIs.
+    """torchvision's box head, which can leave out or join classes in the softmax of some RoIs.
 
     Attributes:
         known: bool [RoIs, C + 1], the classes that each RoI's image knows; None: all of them.
+        possible: int64 [RoIs] and bool [RoIs, C + 1], the class of each RoI and those it may be
+            of as well. Their probabilities are summed in place of that class's, so that the
+            cross entropy becomes the negative log of the sum; None: no RoI has others.
     """
 
     known: Tensor | None = None
+    possible: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, deltas = super().forward(x)
         if self.known is not None:
             logits = logits.masked_fill(~self.known, UNKNOWN_LOGIT)
+        if self.possible is not None:
+            logits = joined(logits.float(), *self.possible)
         return logits, deltas
+
+
+def joined(logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
+    """Logits [R, C] whose softmax at ``labels`` [R] is that of all ``possible`` [R, C] classes.
+
+    Rows with one possible class, or none, stay as they are.
+    """
+    several = (possible.sum(dim=1) > 1)[:, None]
+    together = logits.masked_fill(~possible, UNKNOWN_LOGIT).logsumexp(dim=1, keepdim=True)
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    spread = logits.masked_fill(possible & several, UNKNOWN_LOGIT)
+    return torch.where(own & several, together, spread)
 
 
 class ScoreVectorRoIHeads(RoIHeads):
     """torchvision's RoI heads, aware of ignore regions, that keep whole score vectors.
 
-    Where targets name the ``classes`` their image knows, the others take no part in the loss.
+    Where targets name the ``classes`` their image knows, the others take no part in the loss;
+    where they name classes ``possible`` for a box, the loss asks for any of them.
     """
 
     _ignored: list[Tensor]
@@ -111,7 +130,7 @@ class ScoreVectorRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: Any = None,
     ) -> Any:
-        self.box_predictor.known = None
+        self.box_predictor.known = self.box_predictor.possible = None
         return super().forward(features, proposals, image_shapes, targets)
 
     def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
@@ -122,6 +141,15 @@ class ScoreVectorRoIHeads(RoIHeads):
                 t["classes"].expand(len(p), -1) for t, p in zip(targets, sampled[0], strict=True)
             ]
             self.box_predictor.known = torch.cat(known)
+        if any("possible" in t for t in targets):
+            _, matched, labels, _ = sampled
+            rows = []
+            for target, at, label in zip(targets, matched, labels, strict=True):
+                only = F.one_hot(label, self.box_predictor.cls_score.out_features).bool()
+                if "possible" in target and len(target["possible"]):
+                    only = torch.where((label > 0)[:, None], target["possible"][at], only)
+                rows.append(only)
+            self.box_predictor.possible = torch.cat(labels), torch.cat(rows)
         return sampled
 
     def assign_targets_to_proposals(
@@ -220,6 +248,7 @@ class FasterRCNN(nn.Module):
             sizes: (height, width) of each image without its padding.
             targets: per image ``boxes`` [n, 4] xyxy, ``labels`` [n] from 1, ``ignored`` [m, 4]
                 and, in all images or in none, ``classes`` bool [C + 1], the classes it knows.
+                Images may have ``possible`` bool [n, C + 1], the classes each box may be of.
         """
         features = self.backbone(pixels)
         device = pixels.device.type

@@ -32,15 +32,21 @@ class Truth:
         labels: int64 [n], from 0.
         ignored: [m, 4], xyxy in pixels.
         known: bool [C], the classes that the image's dataset knows; None for all.
+        possible: bool [n, C], the classes each box may be of; None where it is its label alone.
     """
 
     boxes: Tensor
     labels: Tensor
     ignored: Tensor
     known: Tensor | None
+    possible: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def classes(self, count: int) -> Tensor:
+        """The classes each box may be of, bool [n, count]."""
+        return F.one_hot(self.labels, count).bool() if self.possible is None else self.possible
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +68,7 @@ def truths_of(targets: Sequence[dict[str, Tensor]], size: tuple[int, int]) -> li
 
     Args:
         targets: ``boxes`` [n, 4] xyxy pixels, ``labels`` [n] from 1, ``ignored`` [m, 4], and
-            optionally ``classes`` bool [C + 1], background first.
+            optionally ``classes`` bool [C + 1] and ``possible`` bool [n, C + 1], background first.
         size: height and width of the padded batch.
     """
     found = []
@@ -75,7 +81,8 @@ def truths_of(targets: Sequence[dict[str, Tensor]], size: tuple[int, int]) -> li
         if known is not None:
             keep &= known[labels]
         boxes = box_convert(boxes[keep], "xyxy", "cxcywh")
-        found.append(Truth(boxes, labels[keep], target["ignored"].float(), known))
+        possible = target["possible"][keep, 1:] if "possible" in target else None
+        found.append(Truth(boxes, labels[keep], target["ignored"].float(), known, possible))
     return found
 
 
@@ -124,12 +131,14 @@ class Criterion:
         total = max(1, sum(len(t) for t in truths)) * repeats
         image, level, query = pairs.image, pairs.set, pairs.query
         wanted = torch.cat([t.boxes for t in truths])[pairs.box]
-        label = torch.cat([t.labels for t in truths])[pairs.box]
+        possible = torch.cat([t.classes(logits.shape[-1]) for t in truths])[pairs.box]
         mine = boxes[image, level, query]
         mine_xyxy = box_convert(mine, "cxcywh", "xyxy")
         wanted_xyxy = box_convert(wanted, "cxcywh", "xyxy")
 
         with torch.no_grad():
+            # Of several possible classes the one that the query believes in most.
+            label = logits[image, level, query].masked_fill(~possible, -torch.inf).argmax(dim=1)
             target, quality = torch.zeros_like(logits), torch.zeros_like(logits)
             target[image, level, query, label] = 1
             quality[image, level, query, label] = _paired_iou(mine_xyxy, wanted_xyxy)
@@ -137,6 +146,10 @@ class Criterion:
             counted = self._counted(boxes, truths, size)
             counted[image, level, query] = True
             weight = (focal + quality) * counted[..., None]
+            # The others are neither asked for nor denied.
+            spared = possible.clone()
+            spared[torch.arange(len(label), device=label.device), label] = False
+            weight[image, level, query] *= ~spared
         vfl = F.binary_cross_entropy_with_logits(logits, quality, weight, reduction="none")
 
         # A product instead of index_add, whose order of summation is random on a GPU.
@@ -157,7 +170,11 @@ class Criterion:
         for i, truth in enumerate(truths):
             if len(truth):
                 flat = boxes[i].flatten(0, 1)
-                p = logits[i].sigmoid().flatten(0, 1)[:, truth.labels]
+                p = logits[i].sigmoid().flatten(0, 1)
+                if truth.possible is None:
+                    p = p[:, truth.labels]
+                else:
+                    p = torch.stack([p[:, of].amax(dim=1) for of in truth.possible], dim=1)
                 a, g = self.match_alpha, self.match_gamma
                 negative = (1 - a) * p.pow(g) * -(1 - p + 1e-8).log()
                 positive = a * (1 - p).pow(g) * -(p + 1e-8).log()

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from relabel.datasets.alternatives import possible_classes
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import load_rgb
 from relabel.detectors.base import Detections, Detector
@@ -118,6 +120,9 @@ class TrainingBatches:
         labels = torch.from_numpy(self.dataset.boxes.category[keep].astype(np.int64) + 1)
         flags = torch.from_numpy(ignored.copy())
         target = {"boxes": boxes[~flags], "labels": labels[~flags], "ignored": boxes[flags]}
+        possible = possible_classes(self.dataset, keep)
+        if possible is not None:
+            target["possible"] = F.pad(torch.from_numpy(possible), (1, 0))[~flags]
         return x, target
 
 

@@ -17,9 +17,8 @@ import torch
 
 from relabel.datasets.dataset import iou_matrix
 from relabel.lat.model import DELTA_SCALE, decode_deltas, encode_deltas
-from relabel.lat.select import Labels, greedy_pairs
+from relabel.lat.select import SAME_IOU, Labels, greedy_pairs
 
-SAME_IOU = 0.5
 # Pairs of a source and a target class from which their style is measured.
 LEAST = 20
 

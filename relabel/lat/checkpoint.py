@@ -18,6 +18,7 @@ from relabel.lat.boxes import BoxError
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.model import ProposalBatch, TransferModel, predict_target
 from relabel.lat.select import Reliability
+from relabel.lat.sets import LabelSets
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_dict, settings_from
 
@@ -36,6 +37,7 @@ class TrainedTransfer:
             of the target was held back.
         reliability: per target class, how often predictions are right; None if no image of the
             target was held back.
+        sets: what is known of objects whose class is in doubt; None likewise.
     """
 
     models: list[TransferModel]
@@ -48,6 +50,7 @@ class TrainedTransfer:
     coverage: float = 0.0
     box_error: BoxError | None = None
     reliability: list[Reliability] | None = None
+    sets: LabelSets | None = None
 
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
@@ -90,6 +93,7 @@ class TrainedTransfer:
                 ),
                 "overlaps": self.overlaps.tolist(),
                 "box_error": self.box_error and self.box_error.to_dict(),
+                "label_sets": self.sets and self.sets.to_dict(space.class_names),
                 "reliability": {
                     name: {
                         "scores": np.round(found.scores, 6).tolist(),
@@ -134,11 +138,23 @@ class TrainedTransfer:
                 raise ValueError("overlaps do not fit the classes")
             covered = float(config["coverage"])
             boxes = config["box_error"] and BoxError.from_dict(config["box_error"])
+            sets = config["label_sets"] and LabelSets.from_dict(config["label_sets"], names)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
             ) from error
-        return cls(models, features, joint, target, settings, thresholds, overlaps, covered, boxes)
+        return cls(
+            models,
+            features,
+            joint,
+            target,
+            settings,
+            thresholds,
+            overlaps,
+            covered,
+            boxes,
+            sets=sets,
+        )
 
 
 def sure_scores(folder: Path, precision: float) -> np.ndarray:

@@ -157,6 +157,12 @@ class LatSettings(TrainSettings):
         "counterpart, are ignore regions where a detector is trained; 0 makes them background.",
     )
 
+    label_sets: float = setting(
+        0.9,
+        "Where a detector is trained, an object may be of all classes among which this share of "
+        "held-back objects of each class finds its own; 0 takes the best class alone and leaves "
+        "out objects without one that reaches its threshold.",
+    )
     sure: float = setting(
         0.0,
         "Labels that are right less often than this, by their score and class on held-back images "
@@ -171,17 +177,17 @@ class LatSettings(TrainSettings):
         """The settings that results depend on, JSON-ready.
 
         Fields that came later are in it only where they are in use, so that what was made before
-        them stays valid. ``annotated_boxes``, ``uncertain`` and ``sure`` are not in it: they act
-        on what a transfer writes alone.
+        them stays valid. ``annotated_boxes``, ``uncertain``, ``label_sets`` and ``sure`` are not in
+        it: they act on what a transfer writes alone.
         """
         values = settings_dict(self)
-        for name in ("annotated_boxes", "uncertain", "sure"):
+        for name in ("annotated_boxes", "uncertain", "label_sets", "sure"):
             del values[name]
         later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     def __post_init__(self) -> None:
-        for name in ("clamp_at", "sure", "target_share"):
+        for name in ("clamp_at", "label_sets", "sure", "target_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}", remedy="Use a value between 0 and 1."
@@ -210,6 +216,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "association": False,
         "target_share": 0.0,
         "annotated_boxes": False,
+        "label_sets": 0.0,
         "cross_class_iou": 0.8,
         "own_rows": "gt",
         "crossfit": "none",

@@ -36,6 +36,7 @@ from relabel.lat.select import (
     decide,
     reliability,
 )
+from relabel.lat.sets import label_sets
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
@@ -123,6 +124,7 @@ def train_lat(
     elif found:
         thresholds = calibrate(found, truth, len(thresholds))
     reliable = reliability(found, truth, len(thresholds)) if found else None
+    sets = label_sets(found, truth, len(thresholds)) if found else None
     annotated = [image_truth(datasets[target], int(row)) for row in chosen[target]]
     overlaps = class_overlaps(
         [boxes for boxes, _, _ in annotated],
@@ -134,7 +136,17 @@ def train_lat(
     covered = coverage([k.boxes for k in kept], played) if settings.match_coverage else 0.0
     error = box_error(kept, truth)
     TrainedTransfer(
-        models, features, joint, target, settings, thresholds, overlaps, covered, error, reliable
+        models,
+        features,
+        joint,
+        target,
+        settings,
+        thresholds,
+        overlaps,
+        covered,
+        error,
+        reliable,
+        sets,
     ).save(out)
     logs = [
         json.loads((out / "parts" / str(i) / "training.json").read_text())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.datasets.alternatives import alternatives_field
 from relabel.datasets.dataset import (
     UNCERTAIN,
     DetectionDataset,
@@ -27,6 +28,7 @@ from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.model import ProposalBatch, paired_iou
 from relabel.lat.proposals import Proposals, image_proposals, image_truth
 from relabel.lat.select import Labels, candidates, decide, match_coverage, uncertain
+from relabel.lat.sets import alternatives, evidence
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
@@ -71,7 +73,8 @@ def transfer(
         model: folder that `train_lat` wrote.
         labels: pseudo-labels on ``source`` by the name of the space they speak.
         with_uncertain: add what is neither surely an object nor surely background as ignore
-            regions of origin `UNCERTAIN`; see ``settings.uncertain``.
+            regions of origin `UNCERTAIN`, or, where there is surely an object of doubtful class,
+            as labels of that origin; see ``settings.uncertain`` and ``settings.label_sets``.
 
     Returns:
         The source's images with target-space boxes, scores and provenance. Ignore regions of the
@@ -105,8 +108,9 @@ def transfer(
         *(np.concatenate([getattr(s, f) for s in shards]) for f in _Shard.__dataclass_fields__)
     )
     _write_scored(out / SCORED, merged, source, space)
-    share = settings.uncertain if with_uncertain else 0.0
-    return _assemble(merged, source, space, trained, share, settings.annotated_boxes)
+    if not with_uncertain:
+        settings = replace(settings, uncertain=0.0)
+    return _assemble(merged, source, space, trained, settings)
 
 
 def _transfer_rows(
@@ -175,8 +179,7 @@ def _assemble(
     source: DetectionDataset,
     space: LabelSpace,
     trained: TrainedTransfer,
-    share: float,
-    annotated_boxes: bool,
+    settings: LatSettings,
 ) -> DetectionDataset:
     """Decide per image, add provenance, carry ignore regions over."""
     ends = np.searchsorted(found.image, np.arange(len(source) + 1))
@@ -184,6 +187,7 @@ def _assemble(
     origin: list[str] = []
     source_row: list[np.ndarray] = []
     overlap: list[np.ndarray] = []
+    others: list[np.ndarray] = []
     predictions = []
     for row in range(len(source)):
         index = np.arange(ends[row], ends[row + 1])
@@ -196,6 +200,13 @@ def _assemble(
         thresholds = match_coverage(
             predictions, real, thresholds, trained.coverage, trained.overlaps
         )
+    sets = trained.sets if settings.label_sets > 0 else None
+    if sets is not None:
+        least = sets.least(settings.label_sets)
+        # What lowers scores on unlike images lowers evidence as well.
+        object_score = sets.object_score * float(
+            thresholds.sum() / max(trained.thresholds.sum(), 1e-9)
+        )
     for row, candidates_here in enumerate(predictions):
         kept = decide(candidates_here, thresholds, trained.overlaps)
         linked, iou = link_to_source(kept.boxes, found.source_row[kept.rows], source, row)
@@ -204,6 +215,9 @@ def _assemble(
         classes.append(kept.classes)
         scores.append(kept.scores)
         ignore.append(np.zeros(len(kept), bool))
+        rest = candidates_here.take(~np.isin(candidates_here.rows, kept.rows))
+        nothing = np.zeros((len(kept), space.num_classes), bool)
+        others.append(nothing if sets is None else alternatives(kept, rest, least))
         source_row.append(linked)
         overlap.append(iou)
         names = [s.name for s in trained.joint.spaces]
@@ -213,9 +227,15 @@ def _assemble(
                 found.source_row[kept.rows].tolist(), found.space[kept.rows].tolist(), strict=True
             )
         )
-        if share > 0:
+        if settings.uncertain > 0:
             annotated = image_truth(source, row)[0]
-            doubtful = uncertain(candidates_here, kept, annotated, thresholds, share)
+            doubtful = uncertain(candidates_here, kept, annotated, thresholds, settings.uncertain)
+            present = np.zeros(len(doubtful), bool)
+            possible = np.zeros((len(doubtful), space.num_classes), bool)
+            if sets is not None:
+                total = evidence(doubtful.boxes, rest, space.num_classes).sum(axis=1)
+                present = total >= object_score
+                possible[present] = alternatives(doubtful.take(present), rest, least)
             linked, iou = link_to_source(
                 doubtful.boxes, np.full(len(doubtful), -1, np.int64), source, row
             )
@@ -223,13 +243,15 @@ def _assemble(
             boxes.append(doubtful.boxes)
             classes.append(doubtful.classes)
             scores.append(doubtful.scores)
-            ignore.append(np.ones(len(doubtful), bool))
+            ignore.append(~present)
+            others.append(possible)
             source_row.append(linked)
             overlap.append(iou)
             origin.extend([UNCERTAIN] * len(doubtful))
     columns = [np.concatenate(c) for c in (image, boxes, classes, scores, ignore)]
+    other_classes = np.concatenate(others)
     rows, iou = np.concatenate(source_row), np.concatenate(overlap)
-    if annotated_boxes and trained.box_error is not None:
+    if settings.annotated_boxes and trained.box_error is not None:
         columns[1], iou = _restyled(columns, rows, iou, source, trained.box_error)
     kept_regions = np.flatnonzero(source.boxes.ignore)
     if len(kept_regions):
@@ -244,6 +266,8 @@ def _assemble(
         columns = [np.concatenate([a, b]) for a, b in zip(columns, regions, strict=True)]
         rows = np.concatenate([rows, kept_regions])
         iou = np.concatenate([iou, np.ones(len(kept_regions))])
+        nothing = np.zeros((len(kept_regions), space.num_classes), bool)
+        other_classes = np.concatenate([other_classes, nothing])
         origin += ["source"] * len(kept_regions)
     linked = rows >= 0
     ids = np.where(linked, source.boxes.id[rows] if len(source.boxes) else -1, -1)
@@ -257,6 +281,7 @@ def _assemble(
         columns[2],
         score=np.round(columns[3].astype(np.float64), 6),
         ignore=columns[4],
+        extra=alternatives_field(other_classes, space),
         provenance=provenance,
     )
     # Numbered after sorting by image, so that ids rise through the file.

@@ -1,0 +1,59 @@
+"""Boxes whose class is known only to be one of several.
+
+A relabelled box may be surely a truck and yet a small or a medium one. The other classes it may be
+of stand beside its category, as names in the annotation's field ``alternatives``; a detector's
+training then asks for one of them (learning from partial labels: Cour et al., JMLR 2011).
+
+Shape legend: ``n`` boxes, ``C`` classes of the label space.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.labelspace import LabelSpace
+
+FIELD = "alternatives"
+_MARK = f'"{FIELD}"'.encode()
+
+
+def alternatives_field(others: np.ndarray, space: LabelSpace) -> list[bytes | None] | None:
+    """The extra fields of boxes that may be of ``others`` [n, C] beside their category.
+
+    None where no box has any.
+    """
+    if not others.any():
+        return None
+    names = space.names
+    fields: list[bytes | None] = [None] * len(others)
+    for row in np.flatnonzero(others.any(axis=1)).tolist():
+        fields[row] = msgspec.json.encode({FIELD: [names[c] for c in np.flatnonzero(others[row])]})
+    return fields
+
+
+def possible_classes(dataset: DetectionDataset, rows: slice) -> np.ndarray | None:
+    """Which classes each box may be of, bool [n, C]; None where every box is of its category.
+
+    Names that the label space does not have, and classes to ignore, are passed over.
+    """
+    extra = dataset.boxes.extra
+    if extra is None:
+        return None
+    found = None
+    for i, row in enumerate(range(rows.start, rows.stop)):
+        fields = extra[row]
+        if not fields or _MARK not in fields:
+            continue
+        names = msgspec.json.decode(fields).get(FIELD)
+        if not isinstance(names, list):
+            continue
+        if found is None:
+            found = np.zeros((rows.stop - rows.start, dataset.space.num_classes), bool)
+            real = dataset.boxes.category[rows]
+            of_class = np.flatnonzero(real < dataset.space.num_classes)
+            found[of_class, real[of_class]] = True
+        known = [dataset.space.get(name) for name in names if isinstance(name, str)]
+        found[i, [c for c in known if c is not None and c < dataset.space.num_classes]] = True
+    return found

@@ -1,0 +1,83 @@
+"""Boxes that may be of several classes: as a column of names, through files and in training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from relabel.align.store import read_transferred, write_transferred
+from relabel.datasets import coco, coco_write
+from relabel.datasets.alternatives import alternatives_field, possible_classes
+from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.errors import Problems
+
+SPACE = LabelSpace(
+    "target",
+    (
+        Category(3, "car"),
+        Category(5, "van"),
+        Category(9, "truck"),
+        Category(11, "any", ignore=True),
+    ),
+)
+
+
+def _dataset(tmp_path: Path, others: np.ndarray) -> DetectionDataset:
+    n = len(others)
+    boxes = make_boxes(
+        [1, 0, 0, 1][:n],
+        np.tile([1.0, 2, 10, 10], (n, 1)),
+        [0, 1, 3, 2][:n],
+        extra=alternatives_field(others, SPACE),
+        provenance=Provenance(
+            "source", ["source"] * n, np.arange(n), ["x"] * n, np.ones(n, np.float32)
+        ),
+    )
+    images = Images(
+        np.array([1, 2]), ["a.png", "b.png"], np.full(2, 50, np.int32), np.full(2, 40, np.int32)
+    )
+    return DetectionDataset("source", SPACE, images, boxes, tmp_path)
+
+
+# Rows in the order given; by image they are 1, 2, 0, 3.
+OTHERS = np.array([[0, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0]], bool)
+
+
+def test_alternatives_follow_their_boxes_and_survive_files(tmp_path: Path) -> None:
+    made = _dataset(tmp_path, OTHERS)
+    first, second = possible_classes(made, made.rows(0)), possible_classes(made, made.rows(1))
+    assert first is None
+    assert second is not None and second.tolist() == [[True, True, True], [True, False, True]]
+    every = possible_classes(made, slice(0, 4))
+    # A box of a category to ignore is of no class.
+    assert every is not None and every[1].tolist() == [False] * 3
+
+    file = coco_write.write(made, tmp_path / "made.json")[0]
+    read = coco.read(file, name="source", split=None, problems=Problems(), space=SPACE)
+    again = possible_classes(read, read.rows(1))
+    assert again is not None and again.tolist() == second.tolist()
+
+    write_transferred(made, tmp_path)
+    for uncertain in (False, True):
+        stored = read_transferred(tmp_path, made, SPACE, uncertain=uncertain)
+        assert stored.boxes.extra == made.boxes.extra
+
+
+def test_no_alternatives_cost_nothing(tmp_path: Path) -> None:
+    plain = _dataset(tmp_path, np.zeros((4, 3), bool))
+    assert plain.boxes.extra is None
+    assert possible_classes(plain, slice(0, 4)) is None
+    write_transferred(plain, tmp_path)
+    assert read_transferred(tmp_path, plain, SPACE).boxes.extra is None
+
+
+def test_unknown_names_and_classes_to_ignore_are_passed_over(tmp_path: Path) -> None:
+    plain = _dataset(tmp_path, np.zeros((4, 3), bool))
+    fields = [b'{"alternatives":["bike","any",7,"van"]}', b'{"alternatives":"van"}', None, b"{}"]
+    odd = plain.with_boxes(replace(plain.boxes, extra=fields))
+    found = possible_classes(odd, slice(0, 4))
+    assert found is not None
+    assert found.tolist()[0] == [False, True, False] and found.tolist()[2] == [True, False, False]

@@ -1,0 +1,92 @@
+"""Label sets: what is surely an object and may be of several classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from relabel.lat.select import Labels
+from relabel.lat.sets import LEAST_RATIO, LabelSets, alternatives, evidence, label_sets, leaders
+
+HERE, THERE = [0.0, 0, 10, 10], [50.0, 0, 60, 10]
+
+
+def _labels(rows: list[tuple[list[float], float, int]]) -> Labels:
+    rows = sorted(rows, key=lambda row: -row[1])
+    boxes, scores, classes = zip(*rows, strict=True) if rows else ([], [], [])
+    return Labels(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        np.array(classes, np.int64),
+        np.arange(len(rows)),
+    )
+
+
+def test_evidence_is_the_best_score_of_each_class_on_the_spot() -> None:
+    near = [0.0, 0, 10, 9]
+    found = _labels([(HERE, 0.6, 0), (near, 0.3, 1), (near, 0.2, 0), (THERE, 0.9, 2)])
+    table = evidence(np.array([HERE, THERE]), found, 3)
+    assert table == pytest.approx(np.array([[0.6, 0.3, 0], [0, 0, 0.9]]))
+    assert evidence(np.array([HERE]), _labels([]), 2).tolist() == [[0, 0]]
+    assert found.boxes[leaders(found)].tolist() == [THERE, HERE]
+
+
+def _held_back(images: int) -> tuple[list[Labels], list[tuple[np.ndarray, np.ndarray]]]:
+    """Classes 0 and 1 are told apart badly, 2 well; false alarms score a little."""
+    rng = np.random.default_rng(0)
+    found, truth = [], []
+    for i in range(images):
+        c = i % 3
+        if c == 2:
+            scores = [0.0, 0.01, 0.9]
+        else:
+            other = rng.uniform(0.2, 0.4)
+            scores = [0.5, other, 0.0] if rng.random() < 0.8 else [other, 0.5, 0.0]
+            scores = scores if c == 0 else [scores[1], scores[0], 0.0]
+        rows = [(HERE, s, k) for k, s in enumerate(scores) if s > 0]
+        rows += [(THERE, float(rng.uniform(0.05, 0.25)), 0)]
+        found.append(_labels(rows))
+        truth.append((np.array([HERE]), np.array([c])))
+    return found, truth
+
+
+def test_sets_cover_each_class_of_held_back_objects() -> None:
+    found, truth = _held_back(300)
+    sets = label_sets(found, truth, 3)
+    # Objects have evidence of 0.7 and more in sum, false alarms less than a quarter.
+    assert 0.25 < sets.object_score <= 0.75
+    least = sets.least(0.9)
+    # One in five of the first two classes is behind the other by 0.4 to 0.8.
+    assert 0.4 <= least[0] <= 0.8 and 0.4 <= least[1] <= 0.8 and least[2] == 1.0
+    assert sets.least(0.7)[:2].tolist() == [1.0, 1.0]
+    covered = [
+        alternatives(first, labels, least)[0, c] or int(first.classes[0]) == c
+        for labels, (_, (c,)) in zip(found, truth, strict=True)
+        for first in [labels.take(leaders(labels)[:1])]
+    ]
+    assert np.mean(covered) >= 0.9
+
+    saved = LabelSets.from_dict(sets.to_dict(["a", "b", "c"]), ["a", "b", "c"])
+    assert saved.least(0.9) == pytest.approx(least, abs=1e-3)
+    assert saved.object_score == pytest.approx(sets.object_score, abs=1e-5)
+
+
+def test_rare_classes_share_and_nothing_found_allows_no_alternative() -> None:
+    found, truth = _held_back(300)
+    truth = [(boxes, np.where(classes == 1, 3, classes)) for boxes, classes in truth[:9]]
+    rare = label_sets(found[:9], truth, 4)
+    assert all(not len(r) for r in rare.ratios) and len(rare.shared)
+    assert len(set(rare.least(0.5).tolist())) == 1
+    nothing = label_sets([_labels([])], [(np.array([HERE]), np.array([0]))], 2)
+    assert nothing.least(0.9).tolist() == [1.0, 1.0]
+
+
+def test_alternatives_are_other_classes_near_enough_to_the_best() -> None:
+    label = _labels([(HERE, 0.5, 0)])
+    rest = _labels([(HERE, 0.3, 1), (HERE, 0.1, 2), (THERE, 0.9, 3)])
+    at = np.array([0.5, 0.5, 0.5, 0.5])
+    assert alternatives(label, rest, at).tolist() == [[False, True, False, False]]
+    assert alternatives(label, rest, np.full(4, LEAST_RATIO)).tolist() == [
+        [False, True, True, False]
+    ]
+    assert alternatives(_labels([]), rest, at).shape == (0, 4)
