@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -174,6 +175,33 @@ def _predict(
     return candidates(scores[0], boxes[0], trained.settings)
 
 
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """Labels of consecutive images in the making; columns of equal length ``n``.
+
+    Attributes:
+        others: bool [n, Ct], classes that a label may be of as well.
+        rows: box row of the source annotation each label lies on, -1 where there is none.
+        iou: with that annotation, NaN where there is none.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    ignore: np.ndarray
+    others: np.ndarray
+    rows: np.ndarray
+    iou: np.ndarray
+    origin: list[str]
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Made]) -> _Made:
+        names = [name for name in cls.__dataclass_fields__ if name != "origin"]
+        columns = {n: np.concatenate([getattr(part, n) for part in parts]) for n in names}
+        return cls(**columns, origin=[o for part in parts for o in part.origin])
+
+
 def _assemble(
     found: _Shard,
     source: DetectionDataset,
@@ -181,13 +209,8 @@ def _assemble(
     trained: TrainedTransfer,
     settings: LatSettings,
 ) -> DetectionDataset:
-    """Decide per image, add provenance, carry ignore regions over."""
+    """Decide per image, carry ignore regions over, add provenance."""
     ends = np.searchsorted(found.image, np.arange(len(source) + 1))
-    image, boxes, classes, scores, ignore = [], [], [], [], []
-    origin: list[str] = []
-    source_row: list[np.ndarray] = []
-    overlap: list[np.ndarray] = []
-    others: list[np.ndarray] = []
     predictions = []
     for row in range(len(source)):
         index = np.arange(ends[row], ends[row + 1])
@@ -200,122 +223,144 @@ def _assemble(
         thresholds = match_coverage(
             predictions, real, thresholds, trained.coverage, trained.overlaps
         )
-    sets = trained.sets if settings.label_sets > 0 else None
-    if sets is not None:
-        least = sets.least(settings.label_sets)
+    least = None
+    object_score = math.inf
+    if trained.sets is not None and settings.label_sets > 0:
+        least = trained.sets.least(settings.label_sets)
         # What lowers scores on unlike images lowers evidence as well.
-        object_score = sets.object_score * float(
-            thresholds.sum() / max(trained.thresholds.sum(), 1e-9)
-        )
-    for row, candidates_here in enumerate(predictions):
-        kept = decide(candidates_here, thresholds, trained.overlaps)
-        linked, iou = link_to_source(kept.boxes, found.source_row[kept.rows], source, row)
-        image.append(np.full(len(kept), row))
-        boxes.append(kept.boxes)
-        classes.append(kept.classes)
-        scores.append(kept.scores)
-        ignore.append(np.zeros(len(kept), bool))
-        rest = candidates_here.take(~np.isin(candidates_here.rows, kept.rows))
-        nothing = np.zeros((len(kept), space.num_classes), bool)
-        others.append(nothing if sets is None else alternatives(kept, rest, least))
-        source_row.append(linked)
-        overlap.append(iou)
-        names = [s.name for s in trained.joint.spaces]
-        origin.extend(
-            "source" if r >= 0 else f"pseudo:{names[s]}"
-            for r, s in zip(
-                found.source_row[kept.rows].tolist(), found.space[kept.rows].tolist(), strict=True
-            )
-        )
+        factor = thresholds.sum() / max(float(trained.thresholds.sum()), 1e-9)
+        object_score = trained.sets.object_score * float(factor)
+    parts = []
+    for row, here in enumerate(predictions):
+        kept = decide(here, thresholds, trained.overlaps)
+        rest = here.take(~np.isin(here.rows, kept.rows))
+        parts.append(_sure(row, kept, rest, least, found, source, trained))
         if settings.uncertain > 0:
             annotated = image_truth(source, row)[0]
-            doubtful = uncertain(candidates_here, kept, annotated, thresholds, settings.uncertain)
-            present = np.zeros(len(doubtful), bool)
-            possible = np.zeros((len(doubtful), space.num_classes), bool)
-            if sets is not None:
-                total = evidence(doubtful.boxes, rest, space.num_classes).sum(axis=1)
-                present = total >= object_score
-                possible[present] = alternatives(doubtful.take(present), rest, least)
-            linked, iou = link_to_source(
-                doubtful.boxes, np.full(len(doubtful), -1, np.int64), source, row
-            )
-            image.append(np.full(len(doubtful), row))
-            boxes.append(doubtful.boxes)
-            classes.append(doubtful.classes)
-            scores.append(doubtful.scores)
-            ignore.append(~present)
-            others.append(possible)
-            source_row.append(linked)
-            overlap.append(iou)
-            origin.extend([UNCERTAIN] * len(doubtful))
-    columns = [np.concatenate(c) for c in (image, boxes, classes, scores, ignore)]
-    other_classes = np.concatenate(others)
-    rows, iou = np.concatenate(source_row), np.concatenate(overlap)
+            doubtful = uncertain(here, kept, annotated, thresholds, settings.uncertain)
+            total = evidence(doubtful.boxes, rest, space.num_classes).sum(axis=1)
+            present = total >= object_score
+            parts.append(_doubtful(row, doubtful, rest, least, present, source, space.num_classes))
+    made = _Made.joined(parts)
     if settings.annotated_boxes and trained.box_error is not None:
-        columns[1], iou = _restyled(columns, rows, iou, source, trained.box_error)
-    kept_regions = np.flatnonzero(source.boxes.ignore)
-    if len(kept_regions):
-        usual = usual_target(rows, columns[2], source)
-        regions = (
-            source.boxes.image[kept_regions],
-            source.boxes.xyxy[kept_regions],
-            usual[source.boxes.category[kept_regions]],
-            np.full(len(kept_regions), np.nan),
-            np.ones(len(kept_regions), bool),
-        )
-        columns = [np.concatenate([a, b]) for a, b in zip(columns, regions, strict=True)]
-        rows = np.concatenate([rows, kept_regions])
-        iou = np.concatenate([iou, np.ones(len(kept_regions))])
-        nothing = np.zeros((len(kept_regions), space.num_classes), bool)
-        other_classes = np.concatenate([other_classes, nothing])
-        origin += ["source"] * len(kept_regions)
-    linked = rows >= 0
-    ids = np.where(linked, source.boxes.id[rows] if len(source.boxes) else -1, -1)
+        made = _restyled(made, source, trained.box_error)
+    made = _Made.joined([made, _regions(source, made)])
+    linked = made.rows >= 0
+    ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
     names = source.space.names
-    categories = [names[source.boxes.category[r]] if r >= 0 else "" for r in rows.tolist()]
-    provenance = Provenance(source.name, origin, ids, categories, iou.astype(np.float32))
-    xywh = np.round(xyxy_to_xywh(columns[1].astype(np.float64)), 3)
-    made = make_boxes(
-        columns[0],
-        xywh,
-        columns[2],
-        score=np.round(columns[3].astype(np.float64), 6),
-        ignore=columns[4],
-        extra=alternatives_field(other_classes, space),
-        provenance=provenance,
+    categories = [names[source.boxes.category[r]] if r >= 0 else "" for r in made.rows.tolist()]
+    boxes = make_boxes(
+        made.image,
+        np.round(xyxy_to_xywh(made.boxes.astype(np.float64)), 3),
+        made.classes,
+        score=np.round(made.scores.astype(np.float64), 6),
+        ignore=made.ignore,
+        extra=alternatives_field(made.others, space),
+        provenance=Provenance(
+            source.name, made.origin, ids, categories, made.iou.astype(np.float32)
+        ),
     )
     # Numbered after sorting by image, so that ids rise through the file.
-    made = replace(made, id=np.arange(1, len(made) + 1, dtype=np.int64))
-    return source.with_boxes(made, space)
+    boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
+    return source.with_boxes(boxes, space)
 
 
-def _restyled(
-    columns: list[np.ndarray],
-    rows: np.ndarray,
-    iou: np.ndarray,
+def _sure(
+    row: int,
+    kept: Labels,
+    rest: Labels,
+    least: np.ndarray | None,
+    found: _Shard,
     source: DetectionDataset,
-    error: BoxError,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [k, 4] and their IoU with the annotation, after `restyle`; doubtful ones stay."""
-    image, boxes, classes, scores, ignore = columns
-    at = np.flatnonzero(~ignore & (rows >= 0))
+    trained: TrainedTransfer,
+) -> _Made:
+    """The labels of one image: what reaches the threshold of its class."""
+    linked, iou = link_to_source(kept.boxes, found.source_row[kept.rows], source, row)
+    names = [space.name for space in trained.joint.spaces]
+    own, by = found.source_row[kept.rows].tolist(), found.space[kept.rows].tolist()
+    return _Made(
+        np.full(len(kept), row),
+        kept.boxes,
+        kept.classes,
+        kept.scores,
+        np.zeros(len(kept), bool),
+        _others(kept, rest, least, len(trained.thresholds)),
+        linked,
+        iou,
+        ["source" if r >= 0 else f"pseudo:{names[s]}" for r, s in zip(own, by, strict=True)],
+    )
+
+
+def _doubtful(
+    row: int,
+    doubtful: Labels,
+    rest: Labels,
+    least: np.ndarray | None,
+    present: np.ndarray,
+    source: DetectionDataset,
+    classes: int,
+) -> _Made:
+    """The rest of one image, for training: objects of one of several classes, or ignore regions.
+
+    Args:
+        present: bool [k], which of them are surely objects.
+    """
+    linked, iou = link_to_source(doubtful.boxes, np.full(len(doubtful), -1, np.int64), source, row)
+    return _Made(
+        np.full(len(doubtful), row),
+        doubtful.boxes,
+        doubtful.classes,
+        doubtful.scores,
+        ~present,
+        _others(doubtful, rest, least, classes) & present[:, None],
+        linked,
+        iou,
+        [UNCERTAIN] * len(doubtful),
+    )
+
+
+def _others(labels: Labels, rest: Labels, least: np.ndarray | None, classes: int) -> np.ndarray:
+    if least is None:
+        return np.zeros((len(labels), classes), bool)
+    return alternatives(labels, rest, least)
+
+
+def _regions(source: DetectionDataset, made: _Made) -> _Made:
+    """The source's ignore regions, under the class that their own mostly became."""
+    at = np.flatnonzero(source.boxes.ignore)
+    usual = usual_target(made.rows, made.classes, source)
+    return _Made(
+        source.boxes.image[at],
+        source.boxes.xyxy[at],
+        usual[source.boxes.category[at]],
+        np.full(len(at), np.nan),
+        np.ones(len(at), bool),
+        np.zeros((len(at), made.others.shape[1]), bool),
+        at,
+        np.ones(len(at)),
+        ["source"] * len(at),
+    )
+
+
+def _restyled(made: _Made, source: DetectionDataset, error: BoxError) -> _Made:
+    """The labels after `restyle`, with their boxes' IoU with the annotations; regions stay."""
+    at = np.flatnonzero(~made.ignore & (made.rows >= 0))
+    rows = made.rows[at]
     moved = restyle(
-        boxes[at],
-        classes[at],
-        scores[at],
-        rows[at],
+        made.boxes[at],
+        made.classes[at],
+        made.scores[at],
+        rows,
         source.boxes.xyxy,
         source.boxes.category,
         error,
     )
-    limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[image[at]]
-    boxes, iou = boxes.astype(np.float64), iou.copy()
+    limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[made.image[at]]
+    boxes, iou = made.boxes.astype(np.float64), made.iou.copy()
     boxes[at] = np.clip(moved, 0, limit)
-    iou[at] = paired_iou(
-        torch.from_numpy(boxes[at]),
-        torch.from_numpy(source.boxes.xyxy[rows[at]].astype(np.float64)),
-    ).numpy()
-    return boxes, iou
+    annotated = source.boxes.xyxy[rows].astype(np.float64)
+    iou[at] = paired_iou(torch.from_numpy(boxes[at]), torch.from_numpy(annotated)).numpy()
+    return replace(made, boxes=boxes, iou=iou)
 
 
 def link_to_source(
