@@ -77,12 +77,21 @@ def test_a_workspace_gets_a_labeller_without_redoing_the_rest(world: World, mode
     assert world.calls() == []  # the one without is as it was
 
 
-def test_whose_boxes_labels_have_is_a_matter_of_the_transfer_alone(world: World) -> None:
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        (("--no-lat-annotated-boxes",), "annotated_boxes: true → false"),
+        (("--lat-label-sets", "0"), "label_sets: 0.9 → 0.0"),
+    ],
+)
+def test_boxes_and_class_sets_of_labels_are_a_matter_of_the_transfer_alone(
+    world: World, options: tuple[str, ...], change: str
+) -> None:
     world.run()
     world.calls()
-    changed = world.run("--no-lat-annotated-boxes", status=1).stderr
-    assert "transfer coarse" in changed and "settings.annotated_boxes: true → false" in changed
-    world.run("--no-lat-annotated-boxes", "--overwrite")
+    changed = world.run(*options, status=1).stderr
+    assert "transfer coarse" in changed and f"settings.{change}" in changed
+    world.run(*options, "--overwrite")
     assert [call.split(" with")[0] for call in world.calls()] == [
         "transfer coarse",
         "transfer legacy",

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
-from relabel.lat.select import Labels
+from relabel.datasets.alternatives import possible_classes
+from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Images, make_boxes
+from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
+from relabel.lat.checkpoint import TrainedTransfer
+from relabel.lat.select import Labels, class_overlaps
 from relabel.lat.sets import LEAST_RATIO, LabelSets, alternatives, evidence, label_sets, leaders
+from relabel.lat.settings import LatSettings
+from relabel.lat.transfer import _assemble, _Shard
 
 HERE, THERE = [0.0, 0, 10, 10], [50.0, 0, 60, 10]
 
@@ -90,3 +99,81 @@ def test_alternatives_are_other_classes_near_enough_to_the_best() -> None:
         [False, True, True, False]
     ]
     assert alternatives(_labels([]), rest, at).shape == (0, 4)
+
+
+TARGET = LabelSpace.from_names("target", ["van", "truck"])
+SOURCE = LabelSpace.from_names("source", ["thing"])
+
+
+def _written(tmp_path: Path, coverage: float = 0.0, **settings: float) -> DetectionDataset:
+    """Three places of one image: surely a van or a truck, probably either, perhaps a van."""
+    third = [0.0, 50, 10, 60]
+    rows = [(HERE, 0.6, 0), (HERE, 0.5, 1), (THERE, 0.4, 1), (THERE, 0.3, 0)]
+    rows += [(third, 0.3, 0), (third, 0.2, 1)]
+    images = Images(np.array([1]), ["a.png"], np.full(1, 99, np.int32), np.full(1, 99, np.int32))
+    boxes = make_boxes([0], [[50.0, 0, 10, 10]], [0])
+    source = DetectionDataset("source", SOURCE, images, boxes, tmp_path)
+    count = len(rows)
+    shard = _Shard(
+        np.zeros(count, np.int64),
+        np.array([r[0] for r in rows], np.float32),
+        np.array([r[1] for r in rows], np.float32),
+        np.array([r[2] for r in rows]),
+        np.zeros(count, np.int64),
+        np.full(count, -1),
+    )
+    trained = TrainedTransfer(
+        [],
+        cast(Any, None),
+        JointLabelSpace((TARGET, SOURCE)),
+        "target",
+        LatSettings(),
+        np.full(2, 0.55),
+        class_overlaps([], [], 2, 0.5),
+        coverage,
+        sets=LabelSets(0.65, [np.full(101, 0.5)] * 2, np.full(101, 0.5)),
+    )
+    return _assemble(shard, source, TARGET, trained, LatSettings(**cast(Any, settings)))
+
+
+def _rows(made: DetectionDataset) -> list[tuple[int, bool, list[int], bool]]:
+    """Class, ignore region, possible classes and whether it is uncertain, for every box."""
+    possible = possible_classes(made, made.rows(0))
+    assert made.boxes.provenance is not None
+    return [
+        (
+            int(made.boxes.category[i]),
+            bool(made.boxes.ignore[i]),
+            [] if possible is None else np.flatnonzero(possible[i]).tolist(),
+            made.boxes.provenance.origin[i] == UNCERTAIN,
+        )
+        for i in range(len(made.boxes))
+    ]
+
+
+def test_a_transfer_trains_on_objects_of_doubtful_class_and_exports_sure_ones(
+    tmp_path: Path,
+) -> None:
+    assert _rows(_written(tmp_path)) == [
+        (0, False, [0, 1], False),
+        (1, False, [0, 1], True),
+        (0, True, [0], True),
+    ]
+    # Without sets each place has one class or none.
+    assert _rows(_written(tmp_path, label_sets=0)) == [
+        (0, False, [], False),
+        (1, True, [], True),
+        (0, True, [], True),
+    ]
+    # What is exported.
+    assert _rows(_written(tmp_path, uncertain=0)) == [(0, False, [0, 1], False)]
+
+
+def test_thresholds_that_fall_take_the_least_evidence_along(tmp_path: Path) -> None:
+    # Until the annotation's place, the second, is covered: by 0.4 in place of 0.55. The third has
+    # 0.5 in all, which is less than 0.65 and more than as much less.
+    assert _rows(_written(tmp_path, coverage=1.0)) == [
+        (0, False, [0, 1], False),
+        (1, False, [0, 1], False),
+        (0, False, [0, 1], True),
+    ]
