@@ -1,0 +1,105 @@
+"""Which labels teach a detector more? Measured on held-back thirds of the target's training images.
+
+    python benchmarks/held_back.py benchmarks/protocols/tollroad.toml --target fine --size small \\
+        --labels sets=DIR/fine/faster-rcnn/standard/labels/lat --labels one=DIR2/... --out DIR3
+
+Settings are chosen on this, not on test images. Each folder of ``--labels`` holds a COCO file per
+source in the target's label space, such as a downstream comparison keeps of every arm. A detector
+with the settings of the protocol learns from them and from the target's other images; those next
+to a held-back stretch of video are left out.
+
+The target's specialist and LAT behind the labels have seen the held-back images, though not their
+detector. That is the same for all labels compared here, so that they can be compared with each
+other, but not with the target alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
+    detector_settings,
+)
+
+from relabel.align.inputs import read_training_set
+from relabel.datasets import coco
+from relabel.datasets.catalogue import load_catalogue
+from relabel.errors import Problems, RelabelError
+from relabel.evaluation.downstream.protocol import with_size
+from relabel.evaluation.downstream.results import METRICS
+from relabel.evaluation.downstream.settings import DownstreamSettings
+from relabel.evaluation.downstream.train import train_arm
+from relabel.lat.folds import folds
+from relabel.settings import Runtime, settings_from
+
+FOLDS, STRETCHES, GAP = 3, 3, 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("protocol", type=Path)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--size")
+    parser.add_argument("--labels", action="append", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--folds", default="0,1,2", help="which of the three, with commas")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    try:
+        measure(args)
+    except RelabelError as error:
+        print(f"held_back: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    catalogue = load_catalogue(config=args.protocol)
+    if args.size:
+        catalogue = with_size(catalogue, args.size)
+    runtime = Runtime(device=args.device)
+    table = catalogue.table("downstream")
+    table.pop("seeds", None)
+    settings = settings_from(DownstreamSettings, table, where="[downstream]")
+    detector = detector_settings(catalogue, {}, "faster-rcnn")
+    whole = read_training_set(catalogue.get(args.target), args.out, runtime, Problems())
+    parts = folds(whole, FOLDS, stretches=STRETCHES, gap=GAP)
+    rows = {}
+    for given in args.labels:
+        name, folder = given.split("=", 1)
+        sources = {
+            file.stem: coco.read(
+                file, name=file.stem, split=None, problems=Problems(), space=whole.space
+            )
+            for file in sorted(Path(folder).glob("*.json"))
+        }
+        for fold in map(int, args.folds.split(",")):
+            out = args.out / name / f"fold{fold}"
+            if not (out / METRICS).exists():
+                train_arm(
+                    "labels",
+                    whole.subset(parts[fold].rest),
+                    sources,
+                    whole.subset(parts[fold].held_out),
+                    out,
+                    detector,
+                    settings,
+                    runtime,
+                    f"Training on {name}, fold {fold} held back",
+                )
+            found = json.loads((out / METRICS).read_text(encoding="utf-8"))
+            rows[name, fold] = [100 * found[k] for k in ("AP", "AP50", "AP75")]
+    print("| labels | fold | AP | AP50 | AP75 |\n|---|---:|---:|---:|---:|")
+    for (name, fold), values in rows.items():
+        print(f"| {name} | {fold} | " + " | ".join(f"{v:.1f}" for v in values) + " |")
+    for name in dict.fromkeys(name for name, _ in rows):
+        mean = np.mean([v for (n, _), v in rows.items() if n == name], axis=0)
+        print(f"| {name} | mean | " + " | ".join(f"{v:.1f}" for v in mean) + " |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
