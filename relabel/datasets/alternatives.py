@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.dataset import Boxes, DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 
 FIELD = "alternatives"
@@ -33,27 +33,32 @@ def alternatives_field(others: np.ndarray, space: LabelSpace) -> list[bytes | No
     return fields
 
 
+def alternatives_of(boxes: Boxes, row: int) -> list[str]:
+    """The names of the other classes that one box may be of."""
+    fields = None if boxes.extra is None else boxes.extra[row]
+    if not fields or _MARK not in fields:
+        return []
+    names = msgspec.json.decode(fields).get(FIELD)
+    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+
+
 def possible_classes(dataset: DetectionDataset, rows: slice) -> np.ndarray | None:
     """Which classes each box may be of, bool [n, C]; None where every box is of its category.
 
     Names that the label space does not have, and classes to ignore, are passed over.
     """
-    extra = dataset.boxes.extra
-    if extra is None:
+    if dataset.boxes.extra is None:
         return None
     found = None
     for i, row in enumerate(range(rows.start, rows.stop)):
-        fields = extra[row]
-        if not fields or _MARK not in fields:
-            continue
-        names = msgspec.json.decode(fields).get(FIELD)
-        if not isinstance(names, list):
+        names = alternatives_of(dataset.boxes, row)
+        if not names:
             continue
         if found is None:
             found = np.zeros((rows.stop - rows.start, dataset.space.num_classes), bool)
             real = dataset.boxes.category[rows]
             of_class = np.flatnonzero(real < dataset.space.num_classes)
             found[of_class, real[of_class]] = True
-        known = [dataset.space.get(name) for name in names if isinstance(name, str)]
+        known = [dataset.space.get(name) for name in names]
         found[i, [c for c in known if c is not None and c < dataset.space.num_classes]] = True
     return found

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
+from relabel.datasets.alternatives import alternatives_of
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.images import image_location, read_image_bytes
 from relabel.errors import ConfigError, DataError
@@ -192,6 +193,7 @@ def _detections(
                 document["source_category"] = origin.source_category[k] or None
                 document["source_id"] = source_id if source_id >= 0 else None
                 document["source_iou"] = _number(origin.source_iou[k])
+                document["alternatives"] = alternatives_of(boxes, k)
             found.append(document)
         return found
 
@@ -321,6 +323,7 @@ def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
             f("source_category", "String"),
             f("source_id", "Int"),
             f("source_iou", "Float"),
+            f("alternatives", "List", subfield="String"),
         ]
     detections = f(
         "detections",

@@ -36,6 +36,7 @@ def make_dataset(root: Path) -> DetectionDataset:
         id=[11, 12, 13],
         score=[0.75, np.nan, 0.1],
         ignore=[False, False, True],
+        extra=[b'{"alternatives":["bus"]}', None, None],
         provenance=Provenance(
             "waymo",
             ["source", "pseudo:cityscapes", "source"],
@@ -82,6 +83,7 @@ def test_documents_hold_relative_boxes_and_provenance(tmp_path: Path) -> None:
     assert first["source_id"] == 501
     assert first["source_iou"] == 0.8
     assert first["annotation_id"] == 11
+    assert [d["alternatives"] for d in (first, second, third)] == [["bus"], [], []]
     assert (second["origin"], second["confidence"]) == ("pseudo:cityscapes", None)
     assert second["source_id"] is second["source_category"] is second["source_iou"] is None
     assert [d["ignore"] for d in (first, second, third)] == [False, False, True]
@@ -196,6 +198,8 @@ box = s.transferred.detections[0]
 print(json.dumps({
     "n": len(d), "path": s.filepath, "width": s.metadata.width, "box": box.bounding_box,
     "label": box.label, "origin": box.origin, "iou": box.source_iou, "tags": s.tags,
+    "doubt": [d.filepath for d in d.match_labels(
+        filter=fo.ViewField("alternatives").contains("bus"), fields="transferred")],
     "labels": d.count_values("transferred.detections.label"),
     "high": d.filter_labels("transferred", fo.ViewField("confidence") > 0.5).count(
         "transferred.detections"),
@@ -217,6 +221,7 @@ def test_fiftyone_loads_it(tmp_path: Path) -> None:
         "origin": "source",
         "iou": 0.8,
         "tags": ["train", "waymo"],
+        "doubt": [str(tmp_path / "a/one.png")],
         "labels": {"car": 1, "bus": 2},
         "high": 1,
         "source": 2,
