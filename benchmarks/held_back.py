@@ -26,15 +26,18 @@ from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMiss
 )
 
 from relabel.align.inputs import read_training_set
+from relabel.align.run import files_in
 from relabel.datasets import coco
 from relabel.datasets.catalogue import load_catalogue
-from relabel.errors import Problems, RelabelError
+from relabel.errors import ConfigError, Problems, RelabelError
 from relabel.evaluation.downstream.protocol import with_size
 from relabel.evaluation.downstream.results import METRICS
 from relabel.evaluation.downstream.settings import DownstreamSettings
 from relabel.evaluation.downstream.train import train_arm
 from relabel.lat.folds import folds
-from relabel.settings import Runtime, settings_from
+from relabel.settings import Runtime, settings_dict, settings_from
+from relabel.workspace.fingerprint import dataset_fingerprint
+from relabel.workspace.stage import Stage
 
 FOLDS, STRETCHES, GAP = 3, 3, 5
 
@@ -48,6 +51,7 @@ def main() -> int:
     parser.add_argument("--folds", default="0,1,2", help="which of the three, with commas")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--overwrite", action="store_true", help="redo what other labels made")
     args = parser.parse_args()
     try:
         measure(args)
@@ -70,16 +74,33 @@ def measure(args: argparse.Namespace) -> None:
     parts = folds(whole, FOLDS, stretches=STRETCHES, gap=GAP)
     rows = {}
     for given in args.labels:
-        name, folder = given.split("=", 1)
+        name, _, folder = given.partition("=")
+        files = sorted(Path(folder).glob("*.json")) if folder else []
+        if not name or not files:
+            raise ConfigError(
+                f"--labels {given}: no COCO files there", remedy="Use NAME=FOLDER of *.json files."
+            )
         sources = {
             file.stem: coco.read(
                 file, name=file.stem, split=None, problems=Problems(), space=whole.space
             )
-            for file in sorted(Path(folder).glob("*.json"))
+            for file in files
         }
+        inputs = {n: dataset_fingerprint(d) for n, d in {"target": whole, **sources}.items()}
         for fold in map(int, args.folds.split(",")):
             out = args.out / name / f"fold{fold}"
-            if not (out / METRICS).exists():
+            stage = Stage(
+                f"{name}, fold {fold}",
+                out,
+                settings={
+                    **settings_dict(detector),
+                    **settings.result_dict("labels"),
+                    "fold": [fold, FOLDS, STRETCHES, GAP],
+                },
+                inputs=inputs,
+            )
+            if stage.status() != "done":
+                stage.begin(overwrite=args.overwrite)
                 train_arm(
                     "labels",
                     whole.subset(parts[fold].rest),
@@ -91,6 +112,8 @@ def measure(args: argparse.Namespace) -> None:
                     runtime,
                     f"Training on {name}, fold {fold} held back",
                 )
+                stage.finish(files_in(out))
+                stage.release()
             found = json.loads((out / METRICS).read_text(encoding="utf-8"))
             rows[name, fold] = [100 * found[k] for k in ("AP", "AP50", "AP75")]
     print("| labels | fold | AP | AP50 | AP75 |\n|---|---:|---:|---:|---:|")

@@ -42,9 +42,8 @@ def write_transferred(
     columns |= {"source_id": origin.source_id, "source_iou": origin.source_iou}
     possible = possible_classes(dataset, slice(0, len(boxes)))
     if possible is not None:
-        own = np.eye(possible.shape[1] + 1, dtype=bool)[:, :-1]
-        of_class = np.minimum(boxes.category, possible.shape[1])
-        columns["alternatives"] = possible & ~own[of_class]
+        row, of = np.nonzero(possible)
+        columns["alternatives"] = np.stack([row, of], axis=1)[of != boxes.category[row]]
     with atomic_path(folder / BOXES_FILE) as temp:
         np.savez(temp, **columns)
     names = {
@@ -63,8 +62,9 @@ def read_transferred(
     """The transferred boxes on the images of ``source``, in the target's label space.
 
     Args:
-        uncertain: with the regions that are neither surely objects nor surely background, and
-            the labels that are not sure enough to train on, as ignore regions.
+        uncertain: for training: with the objects of doubtful class, with the regions that are
+            neither surely objects nor surely background, and with the labels that are not sure
+            enough to train on as ignore regions.
 
     Raises:
         DataError: the files are missing or damaged.
@@ -81,8 +81,11 @@ def read_transferred(
             columns.pop("source_iou"),
         )
         others = columns.pop("alternatives", None)
-        extra = None if others is None else alternatives_field(others, space)
-        boxes = Boxes(**columns, extra=extra, provenance=provenance)
+        boxes = Boxes(**columns, provenance=provenance)
+        if others is not None:
+            table = np.zeros((len(boxes), space.num_classes), bool)
+            table[others[:, 0], others[:, 1]] = True
+            boxes = replace(boxes, extra=alternatives_field(table, space))
         least = np.array(names.get("sure", []))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(

@@ -1,13 +1,16 @@
 """Boxes whose class is known only to be one of several.
 
 A relabelled box may be surely a truck and yet a small or a medium one. The other classes it may be
-of stand beside its category, as names in the annotation's field ``alternatives``; a detector's
-training then asks for one of them (learning from partial labels: Cour et al., JMLR 2011).
+of stand beside its category, as names in the annotation's field `FIELD`; a detector's training then
+asks for one of them (learning from partial labels: Cour et al., JMLR 2011).
 
 Shape legend: ``n`` boxes, ``C`` classes of the label space.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -15,7 +18,7 @@ import numpy as np
 from relabel.datasets.dataset import Boxes, DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 
-FIELD = "alternatives"
+FIELD = "relabel_alternatives"
 _MARK = f'"{FIELD}"'.encode()
 
 
@@ -50,15 +53,34 @@ def possible_classes(dataset: DetectionDataset, rows: slice) -> np.ndarray | Non
     if dataset.boxes.extra is None:
         return None
     found = None
+    places: dict[str, int] = {}
     for i, row in enumerate(range(rows.start, rows.stop)):
         names = alternatives_of(dataset.boxes, row)
         if not names:
             continue
         if found is None:
-            found = np.zeros((rows.stop - rows.start, dataset.space.num_classes), bool)
+            places = {name: c for c, name in enumerate(dataset.space.class_names)}
+            found = np.zeros((rows.stop - rows.start, len(places)), bool)
             real = dataset.boxes.category[rows]
-            of_class = np.flatnonzero(real < dataset.space.num_classes)
+            of_class = np.flatnonzero(real < len(places))
             found[of_class, real[of_class]] = True
-        known = [dataset.space.get(name) for name in names]
-        found[i, [c for c in known if c is not None and c < dataset.space.num_classes]] = True
+        found[i, [places[name] for name in names if name in places]] = True
     return found
+
+
+def renamed(boxes: Boxes, names: Mapping[str, str]) -> Boxes:
+    """The boxes with alternatives by other names, in a label space that has other names.
+
+    Alternatives without a new name are dropped.
+    """
+    if boxes.extra is None:
+        return boxes
+    extra: list[bytes | None] = list(boxes.extra)
+    for row, fields in enumerate(extra):
+        if fields and _MARK in fields:
+            values = msgspec.json.decode(fields, type=dict[str, msgspec.Raw])
+            new = [names[n] for n in alternatives_of(boxes, row) if n in names]
+            del values[FIELD]
+            rest = {**values, FIELD: new} if new else values
+            extra[row] = msgspec.json.encode(rest) if rest else None
+    return replace(boxes, extra=extra)

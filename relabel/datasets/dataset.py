@@ -61,8 +61,9 @@ class Provenance:
 
     Attributes:
         dataset: name of the source dataset.
-        origin: n strings: ``source``, ``pseudo:<dataset>``, ``sam3``, or `UNCERTAIN` for an
-            ignore region that is neither surely an object nor surely background.
+        origin: n strings: ``source``, ``pseudo:<dataset>``, ``sam3``, or `UNCERTAIN` for
+            what only training sees: ignore regions that are neither surely objects nor surely
+            background, and labels of doubtful class.
         source_id: int64 [n], annotation id in the source, -1 where there is none.
         source_category: n strings, the category there, or "" where there is none.
         source_iou: float32 [n], IoU with the source box, NaN where there is none.

@@ -117,7 +117,8 @@ class ScoreVectorRoIHeads(RoIHeads):
     """torchvision's RoI heads, aware of ignore regions, that keep whole score vectors.
 
     Where targets name the ``classes`` their image knows, the others take no part in the loss;
-    where they name classes ``possible`` for a box, the loss asks for any of them.
+    where they name classes ``possible`` for a box, the loss asks for any of them. Box offsets are
+    learned for the label alone, as each class has its own.
     """
 
     _ignored: list[Tensor]

@@ -174,7 +174,7 @@ class Criterion:
                 if truth.possible is None:
                     p = p[:, truth.labels]
                 else:
-                    p = torch.stack([p[:, of].amax(dim=1) for of in truth.possible], dim=1)
+                    p = p[:, None].masked_fill(~truth.possible, 0).amax(dim=2)
                 a, g = self.match_alpha, self.match_gamma
                 negative = (1 - a) * p.pow(g) * -(1 - p + 1e-8).log()
                 positive = a * (1 - p).pow(g) * -(p + 1e-8).log()

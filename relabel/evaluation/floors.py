@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from relabel.datasets.alternatives import renamed
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes, xyxy_to_xywh
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
@@ -258,7 +259,8 @@ def _relabelled(
     category: np.ndarray,
     score: np.ndarray,
 ) -> DetectionDataset:
-    boxes = source.boxes.take(rows)
+    # Alternatives are classes of the source's label space.
+    boxes = renamed(source.boxes.take(rows), {})
     names = source.space.names
     n = len(rows)
     boxes = replace(

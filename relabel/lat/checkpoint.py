@@ -115,7 +115,7 @@ class TrainedTransfer:
         from safetensors.torch import load_file
 
         config_file, weights_file = folder / CONFIG, folder / WEIGHTS
-        remedy = "Train it again: `relabel align --overwrite`."
+        remedy = "Delete the folder and run the same command again, which trains it anew."
         try:
             config = json.loads(config_file.read_text(encoding="utf-8"))
             spaces = tuple(LabelSpace.from_dict(s, file=config_file) for s in config["spaces"])

@@ -115,7 +115,7 @@ def class_overlaps(
 def uncertain(
     found: Labels, kept: Labels, source: np.ndarray, thresholds: np.ndarray, share: float
 ) -> Labels:
-    """What is neither an object nor surely background, for a detector's training to leave out.
+    """What is neither surely an object of its class nor surely background.
 
     Predictions that reach ``share`` of their class's threshold, and source annotations (xyxy
     [G, 4]) whose best prediction does not reach its threshold, unless a kept box or a better one

@@ -1,8 +1,8 @@
-"""Label sets: objects that are surely there and of one of several classes.
+"""Label sets: objects of one of several classes.
 
-A threshold on the best class drops what is surely a truck but maybe a small, maybe a medium one,
-and where it keeps one, the best class may be wrong. Both are measured on images of the target
-whose annotations were hidden: from which evidence over all classes on there is an object at all,
+A threshold on the best class drops what is a truck but maybe a small, maybe a medium one, and
+where it keeps one, the best class may be wrong. Both are measured on images of the target whose
+annotations were hidden: from which evidence over all classes on boxes are objects (the best F1),
 and how far behind the best class the true one is.
 
 Shape legend: ``k`` predictions of an image, ``o`` objects, ``Ct`` target classes, ``G``
@@ -31,7 +31,8 @@ class LabelSets:
     """What held-back images tell of objects whose class is in doubt.
 
     Attributes:
-        object_score: evidence, summed over classes, from which there is an object.
+        object_score: evidence, summed over classes, from which boxes are taken for objects: that
+            with the best F1 over all of an image's boxes, of whatever class.
         ratios: per target class, quantiles (from the least up) of the evidence for the true class
             over that for the best class; empty for classes with fewer than `FEW` found objects.
         shared: the same over all classes.
@@ -44,8 +45,10 @@ class LabelSets:
     def least(self, coverage: float) -> np.ndarray:
         """The ratio from which a class belongs to an object's set, float64 [Ct].
 
-        Class-conditional split conformal prediction (Vovk, 2012): of the held-back objects of
-        each class, at least ``coverage`` have their class in their set.
+        As in class-conditional split conformal prediction (Vovk, 2012), ``coverage`` of the
+        held-back objects of each class that were found have their class in their set; less where
+        that would take ratios under `LEAST_RATIO`, which no set reaches down to. Classes with few
+        objects share the ratios of all.
         """
         tables = [r if len(r) else self.shared for r in self.ratios]
         return np.array(

@@ -154,19 +154,21 @@ class LatSettings(TrainSettings):
     uncertain: float = setting(
         0.5,
         "What reaches this share of its class's threshold, and source annotations without a "
-        "counterpart, are ignore regions where a detector is trained; 0 makes them background.",
+        "counterpart, are ignore regions where a detector is trained, or objects (label_sets); 0 "
+        "makes them background.",
     )
 
     label_sets: float = setting(
         0.9,
-        "Where a detector is trained, an object may be of all classes among which this share of "
-        "held-back objects of each class finds its own; 0 takes the best class alone and leaves "
-        "out objects without one that reaches its threshold.",
+        "Where a detector is trained, a label may be of all classes among which about this share "
+        "of held-back objects of each class finds its own, and what is uncertain becomes a label "
+        "if its evidence over all classes suffices; 0 takes the best class alone.",
     )
     sure: float = setting(
         0.0,
         "Labels that are right less often than this, by their score and class on held-back images "
-        "of the target, are ignore regions where a detector is trained; 0 trains on all of them.",
+        "of the target, are ignore regions where a detector is trained, those of doubtful class "
+        "(label_sets) included; 0 trains on all of them.",
     )
 
     def resolved(self) -> LatSettings:

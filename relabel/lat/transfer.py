@@ -238,8 +238,10 @@ def _assemble(
         if settings.uncertain > 0:
             annotated = image_truth(source, row)[0]
             doubtful = uncertain(here, kept, annotated, thresholds, settings.uncertain)
-            total = evidence(doubtful.boxes, rest, space.num_classes).sum(axis=1)
-            present = total >= object_score
+            present = np.zeros(len(doubtful), bool)
+            if least is not None:
+                total = evidence(doubtful.boxes, rest, space.num_classes).sum(axis=1)
+                present = total >= object_score
             parts.append(_doubtful(row, doubtful, rest, least, present, source, space.num_classes))
     made = _Made.joined(parts)
     if settings.annotated_boxes and trained.box_error is not None:
@@ -354,6 +356,7 @@ def _restyled(made: _Made, source: DetectionDataset, error: BoxError) -> _Made:
         source.boxes.xyxy,
         source.boxes.category,
         error,
+        np.array([made.origin[i] != UNCERTAIN for i in at.tolist()], bool),
     )
     limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[made.image[at]]
     boxes, iou = made.boxes.astype(np.float64), made.iou.copy()

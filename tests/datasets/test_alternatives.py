@@ -9,10 +9,11 @@ import numpy as np
 
 from relabel.align.store import read_transferred, write_transferred
 from relabel.datasets import coco, coco_write
-from relabel.datasets.alternatives import alternatives_field, possible_classes
+from relabel.datasets.alternatives import alternatives_field, possible_classes, renamed
 from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import Problems
+from relabel.evaluation.floors import untouched_with_map
 
 SPACE = LabelSpace(
     "target",
@@ -76,8 +77,32 @@ def test_no_alternatives_cost_nothing(tmp_path: Path) -> None:
 
 def test_unknown_names_and_classes_to_ignore_are_passed_over(tmp_path: Path) -> None:
     plain = _dataset(tmp_path, np.zeros((4, 3), bool))
-    fields = [b'{"alternatives":["bike","any",7,"van"]}', b'{"alternatives":"van"}', None, b"{}"]
+    fields = [
+        b'{"relabel_alternatives":["bike","any",7,"van"]}',
+        b'{"relabel_alternatives":"van"}',
+        None,
+        b'{"alternatives":["truck"]}',
+    ]
     odd = plain.with_boxes(replace(plain.boxes, extra=fields))
     found = possible_classes(odd, slice(0, 4))
     assert found is not None
     assert found.tolist()[0] == [False, True, False] and found.tolist()[2] == [True, False, False]
+    # Another tool's field of a like name is none of ours.
+    assert found.tolist()[3] == [False, False, True]
+
+
+def test_alternatives_get_new_names_or_none_with_a_new_space(tmp_path: Path) -> None:
+    made = _dataset(tmp_path, OTHERS)
+    fields = [None, b'{"a":[1],"relabel_alternatives":["car","van"]}', b'{"a":2}', None]
+    boxes = replace(made.boxes, extra=fields)
+    assert renamed(boxes, {"van": "0:t/van"}).extra == [
+        None,
+        b'{"a":[1],"relabel_alternatives":["0:t/van"]}',
+        b'{"a":2}',
+        None,
+    ]
+    assert renamed(boxes, {}).extra == [None, b'{"a":[1]}', b'{"a":2}', None]
+    assert renamed(replace(boxes, extra=None), {}).extra is None
+    names = {"car": "car", "van": "van", "truck": "truck", "any": None}
+    elsewhere = untouched_with_map(made, LabelSpace.from_names("t", ["truck", "car", "van"]), names)
+    assert possible_classes(elsewhere, slice(0, len(elsewhere.boxes))) is None

@@ -36,7 +36,7 @@ def make_dataset(root: Path) -> DetectionDataset:
         id=[11, 12, 13],
         score=[0.75, np.nan, 0.1],
         ignore=[False, False, True],
-        extra=[b'{"alternatives":["bus"]}', None, None],
+        extra=[b'{"relabel_alternatives":["bus"]}', None, None],
         provenance=Provenance(
             "waymo",
             ["source", "pseudo:cityscapes", "source"],

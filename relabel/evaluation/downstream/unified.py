@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from relabel.datasets.alternatives import renamed
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import Category, JointLabelSpace, LabelSpace
 from relabel.detectors.base import Detector
@@ -106,7 +107,10 @@ def into_joint(dataset: DetectionDataset, joint: JointLabelSpace, place: int) ->
     ignore = boxes.ignore | dataset.space.ignore_mask[boxes.category]
     start = joint.slice(place).start
     category = np.where(ignore, start, boxes.category + start).astype(np.int32)
-    return dataset.with_boxes(replace(boxes, category=category, ignore=ignore), flat_space(joint))
+    flat = flat_space(joint)
+    names = dict(zip(dataset.space.class_names, flat.class_names[joint.slice(place)], strict=True))
+    boxes = renamed(replace(boxes, category=category, ignore=ignore), names)
+    return dataset.with_boxes(boxes, flat)
 
 
 class UnifiedBatches:

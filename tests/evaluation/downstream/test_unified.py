@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from relabel.datasets.alternatives import alternatives_field, possible_classes
 from relabel.datasets.images import load_rgb
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.detectors.base import Detector, load_detector
@@ -67,6 +68,18 @@ def test_boxes_of_ignore_categories_stay_regions(world: World) -> None:
     moved = into_joint(source, joint, 1)
     assert moved.boxes.ignore.tolist() == [True] + [False] * (len(source.boxes) - 1)
     assert set(moved.boxes.category.tolist()) == {2}
+
+
+def test_alternatives_speak_the_joint_space(world: World) -> None:
+    target = world.target
+    others = np.zeros((len(target.boxes), 2), bool)
+    others[0, 1 - target.boxes.category[0]] = True
+    boxes = replace(target.boxes, extra=alternatives_field(others, target.space))
+    joint = joint_space([world.source, target])
+    moved = into_joint(target.with_boxes(boxes), joint, 1)
+    possible = possible_classes(moved, slice(0, 2))
+    assert possible is not None and possible[0].tolist() == [False, True, True]
+    assert possible[1].sum() == 1 and not possible[1, 0]
 
 
 def test_a_source_without_images_has_no_classes(
