@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from relabel.datasets.alternatives import alternatives_field
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.faster_rcnn import joined
 from relabel.detectors.rt_detr_loss import Criterion, Truth
+from relabel.detectors.specialist import TrainingBatches
 from relabel.detectors.training import new_trainable
 from tests.detectors.tiny import FAMILIES, tiny_detector
+from tests.lat.world import make_world
 
 
 def test_the_loss_asks_for_any_of_the_possible_classes() -> None:
@@ -78,3 +82,22 @@ def test_rt_detr_asks_for_the_class_it_believes_in_and_denies_none_that_is_possi
     mine = logits.grad[0, 0, 0].tolist()
     assert mine[0] == 0 and mine[1] < 0 and mine[2] > 0
     assert (logits.grad[0, 0, 1] > 0).all()
+
+
+def test_batches_carry_the_possible_classes_of_what_is_no_region(tmp_path: Path) -> None:
+    data = make_world(tmp_path / "world", images=6).target
+    rows = data.rows(2)
+    assert rows.stop - rows.start >= 2
+    others = np.zeros((len(data.boxes), 2), bool)
+    others[rows] = True
+    others[np.arange(len(others)), data.boxes.category] = False
+    ignore = np.zeros(len(data.boxes), bool)
+    ignore[rows.start] = True
+    boxes = replace(data.boxes, ignore=ignore, extra=alternatives_field(others, data.space))
+    settings = tiny_detector(tmp_path, batch_size=6)
+    _, _, targets = TrainingBatches(data.with_boxes(boxes), settings, 32)(0)
+    (with_some,) = [t for t in targets if "possible" in t]
+    assert len(with_some["ignored"]) == 1
+    assert len(with_some["possible"]) == len(with_some["labels"]) == rows.stop - rows.start - 1
+    # Background first.
+    assert with_some["possible"].tolist() == [[False, True, True]] * len(with_some["labels"])

@@ -11,6 +11,7 @@ import pytest
 from relabel.datasets.alternatives import possible_classes
 from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
+from relabel.lat.boxes import BoxError
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.select import Labels, class_overlaps
 from relabel.lat.sets import LEAST_RATIO, LabelSets, alternatives, evidence, label_sets, leaders
@@ -177,3 +178,50 @@ def test_thresholds_that_fall_take_the_least_evidence_along(tmp_path: Path) -> N
         (1, False, [0, 1], False),
         (0, False, [0, 1], True),
     ]
+
+
+def test_what_only_training_sees_does_not_move_exported_boxes(tmp_path: Path) -> None:
+    """Forty annotations, 25 with a sure label that is wider, 15 with a doubtful one as they are."""
+    corner = np.array([[20.0 * i, 20.0 * j] for i in range(8) for j in range(5)])
+    annotated = np.concatenate([corner, np.full((40, 2), 10.0)], axis=1)
+    images = Images(np.array([1]), ["a.png"], np.full(1, 199, np.int32), np.full(1, 199, np.int32))
+    boxes = make_boxes(np.zeros(40), annotated, np.zeros(40))
+    source = DetectionDataset("source", SOURCE, images, boxes, tmp_path)
+    xyxy = boxes.xyxy
+    wider = xyxy[:25] + np.random.default_rng(0).uniform([0, 0, 2, 0], [0, 0, 4, 0.1], (25, 4))
+    found = np.concatenate([wider, xyxy[25:], xyxy[25:]]).astype(np.float32)
+    count = len(found)
+    shard = _Shard(
+        np.zeros(count, np.int64),
+        found,
+        np.repeat([0.6, 0.4, 0.3], [25, 15, 15]).astype(np.float32),
+        np.repeat([0, 0, 1], [25, 15, 15]),
+        np.zeros(count, np.int64),
+        np.full(count, -1),
+    )
+    trained = TrainedTransfer(
+        [],
+        cast(Any, None),
+        JointLabelSpace((TARGET, SOURCE)),
+        "target",
+        LatSettings(),
+        np.full(2, 0.55),
+        class_overlaps([], [], 2, 0.5),
+        box_error=BoxError(np.zeros(4), np.full(4, 0.01)),
+        sets=LabelSets(0.65, [np.full(101, 0.5)] * 2, np.full(101, 0.5)),
+    )
+    made = {
+        share: _assemble(shard, source, TARGET, trained, LatSettings(label_sets=share))
+        for share in (0.0, 0.9)
+    }
+    sure = {}
+    for share, of in made.items():
+        assert of.boxes.provenance is not None
+        is_sure = np.array([o != UNCERTAIN for o in of.boxes.provenance.origin])
+        assert is_sure.sum() == 25 and len(of.boxes) == 40
+        assert of.boxes.ignore[~is_sure].all() == (share == 0)
+        sure[share] = of.boxes.xywh[is_sure]
+    assert np.array_equal(sure[0.0], sure[0.9])
+    # The doubtful ones are in the style of the others: wider than annotated.
+    doubtful = made[0.9].boxes.xywh[25:]
+    assert (doubtful[:, 2] > 12).all() and np.allclose(doubtful[:, 3], 10, atol=0.1)

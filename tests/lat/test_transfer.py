@@ -129,6 +129,15 @@ def test_blocks_that_never_overlap_are_one_object_each(trained: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_trained_model_knows_how_sure_its_classes_are(trained: Path) -> None:
+    sets = TrainedTransfer.load(trained, torch.device("cpu")).sets
+    assert sets is not None and 0 < sets.object_score < 2
+    assert [len(r) > 0 for r in sets.ratios] == [True, True]
+    # Red and blue are told apart in most blocks.
+    assert (sets.least(0.5) == 1).all()
+
+
+@pytest.mark.slow
 def test_class_logits_start_from_the_counts(
     world: World, settings: LatSettings, tmp_path: Path
 ) -> None:
