@@ -72,6 +72,9 @@ def measure(args: argparse.Namespace) -> None:
     detector = detector_settings(catalogue, {}, "faster-rcnn")
     whole = read_training_set(catalogue.get(args.target), args.out, runtime, Problems())
     parts = folds(whole, FOLDS, stretches=STRETCHES, gap=GAP)
+    numbers = args.folds.split(",")
+    if not set(numbers) <= set(map(str, range(FOLDS))):
+        raise ConfigError(f"--folds {args.folds}", remedy=f"Use numbers from 0 to {FOLDS - 1}.")
     rows = {}
     for given in args.labels:
         name, _, folder = given.partition("=")
@@ -87,7 +90,7 @@ def measure(args: argparse.Namespace) -> None:
             for file in files
         }
         inputs = {n: dataset_fingerprint(d) for n, d in {"target": whole, **sources}.items()}
-        for fold in map(int, args.folds.split(",")):
+        for fold in map(int, numbers):
             out = args.out / name / f"fold{fold}"
             stage = Stage(
                 f"{name}, fold {fold}",
@@ -101,19 +104,21 @@ def measure(args: argparse.Namespace) -> None:
             )
             if stage.status() != "done":
                 stage.begin(overwrite=args.overwrite)
-                train_arm(
-                    "labels",
-                    whole.subset(parts[fold].rest),
-                    sources,
-                    whole.subset(parts[fold].held_out),
-                    out,
-                    detector,
-                    settings,
-                    runtime,
-                    f"Training on {name}, fold {fold} held back",
-                )
-                stage.finish(files_in(out))
-                stage.release()
+                try:
+                    train_arm(
+                        "labels",
+                        whole.subset(parts[fold].rest),
+                        sources,
+                        whole.subset(parts[fold].held_out),
+                        out,
+                        detector,
+                        settings,
+                        runtime,
+                        f"Training on {name}, fold {fold} held back",
+                    )
+                    stage.finish(files_in(out))
+                finally:
+                    stage.release()
             found = json.loads((out / METRICS).read_text(encoding="utf-8"))
             rows[name, fold] = [100 * found[k] for k in ("AP", "AP50", "AP75")]
     print("| labels | fold | AP | AP50 | AP75 |\n|---|---:|---:|---:|---:|")

@@ -124,14 +124,14 @@ def label_sets(
     )
 
 
-def alternatives(labels: Labels, rest: Labels, least: np.ndarray) -> np.ndarray:
+def alternatives(labels: Labels, table: np.ndarray, least: np.ndarray) -> np.ndarray:
     """The other classes that labels may be of, bool [k, Ct].
 
     Args:
-        rest: the image's other predictions, none of which is a label itself.
+        table: `evidence` of the image's other predictions, none of which is a label itself.
         least: see `LabelSets.least`.
     """
-    table = evidence(labels.boxes, rest, len(least))
+    table = table.copy()
     own = np.arange(len(labels)), labels.classes
     table[own] = np.maximum(table[own], labels.scores)
     other = (table > 0) & (table >= least * table.max(axis=1, initial=0, keepdims=True))

@@ -74,7 +74,7 @@ def transfer(
         model: folder that `train_lat` wrote.
         labels: pseudo-labels on ``source`` by the name of the space they speak.
         with_uncertain: add what is neither surely an object nor surely background as ignore
-            regions of origin `UNCERTAIN`, or, where there is surely an object of doubtful class,
+            regions of origin `UNCERTAIN`, or, where there is an object of doubtful class,
             as labels of that origin; see ``settings.uncertain`` and ``settings.label_sets``.
 
     Returns:
@@ -234,15 +234,19 @@ def _assemble(
     for row, here in enumerate(predictions):
         kept = decide(here, thresholds, trained.overlaps)
         rest = here.take(~np.isin(here.rows, kept.rows))
-        parts.append(_sure(row, kept, rest, least, found, source, trained))
+        others = _no_others(kept, space)
+        if least is not None:
+            others = alternatives(kept, evidence(kept.boxes, rest, len(least)), least)
+        parts.append(_sure(row, kept, others, found, source, trained))
         if settings.uncertain > 0:
             annotated = image_truth(source, row)[0]
             doubtful = uncertain(here, kept, annotated, thresholds, settings.uncertain)
-            present = np.zeros(len(doubtful), bool)
+            others, present = _no_others(doubtful, space), np.zeros(len(doubtful), bool)
             if least is not None:
-                total = evidence(doubtful.boxes, rest, space.num_classes).sum(axis=1)
-                present = total >= object_score
-            parts.append(_doubtful(row, doubtful, rest, least, present, source, space.num_classes))
+                table = evidence(doubtful.boxes, rest, len(least))
+                present = table.sum(axis=1) >= object_score
+                others = alternatives(doubtful, table, least) & present[:, None]
+            parts.append(_doubtful(row, doubtful, others, present, source))
     made = _Made.joined(parts)
     if settings.annotated_boxes and trained.box_error is not None:
         made = _restyled(made, source, trained.box_error)
@@ -270,8 +274,7 @@ def _assemble(
 def _sure(
     row: int,
     kept: Labels,
-    rest: Labels,
-    least: np.ndarray | None,
+    others: np.ndarray,
     found: _Shard,
     source: DetectionDataset,
     trained: TrainedTransfer,
@@ -286,7 +289,7 @@ def _sure(
         kept.classes,
         kept.scores,
         np.zeros(len(kept), bool),
-        _others(kept, rest, least, len(trained.thresholds)),
+        others,
         linked,
         iou,
         ["source" if r >= 0 else f"pseudo:{names[s]}" for r, s in zip(own, by, strict=True)],
@@ -296,16 +299,14 @@ def _sure(
 def _doubtful(
     row: int,
     doubtful: Labels,
-    rest: Labels,
-    least: np.ndarray | None,
+    others: np.ndarray,
     present: np.ndarray,
     source: DetectionDataset,
-    classes: int,
 ) -> _Made:
     """The rest of one image, for training: objects of one of several classes, or ignore regions.
 
     Args:
-        present: bool [k], which of them are surely objects.
+        present: bool [k], which of them are taken for objects.
     """
     linked, iou = link_to_source(doubtful.boxes, np.full(len(doubtful), -1, np.int64), source, row)
     return _Made(
@@ -314,17 +315,15 @@ def _doubtful(
         doubtful.classes,
         doubtful.scores,
         ~present,
-        _others(doubtful, rest, least, classes) & present[:, None],
+        others,
         linked,
         iou,
         [UNCERTAIN] * len(doubtful),
     )
 
 
-def _others(labels: Labels, rest: Labels, least: np.ndarray | None, classes: int) -> np.ndarray:
-    if least is None:
-        return np.zeros((len(labels), classes), bool)
-    return alternatives(labels, rest, least)
+def _no_others(labels: Labels, space: LabelSpace) -> np.ndarray:
+    return np.zeros((len(labels), space.num_classes), bool)
 
 
 def _regions(source: DetectionDataset, made: _Made) -> _Made:

@@ -70,7 +70,8 @@ def test_sets_cover_each_class_of_held_back_objects() -> None:
     assert 0.4 <= least[0] <= 0.8 and 0.4 <= least[1] <= 0.8 and least[2] == 1.0
     assert sets.least(0.7)[:2].tolist() == [1.0, 1.0]
     covered = [
-        alternatives(first, labels, least)[0, c] or int(first.classes[0]) == c
+        alternatives(first, evidence(first.boxes, labels, 3), least)[0, c]
+        or int(first.classes[0]) == c
         for labels, (_, (c,)) in zip(found, truth, strict=True)
         for first in [labels.take(leaders(labels)[:1])]
     ]
@@ -95,35 +96,40 @@ def test_alternatives_are_other_classes_near_enough_to_the_best() -> None:
     label = _labels([(HERE, 0.5, 0)])
     rest = _labels([(HERE, 0.3, 1), (HERE, 0.1, 2), (THERE, 0.9, 3)])
     at = np.array([0.5, 0.5, 0.5, 0.5])
-    assert alternatives(label, rest, at).tolist() == [[False, True, False, False]]
-    assert alternatives(label, rest, np.full(4, LEAST_RATIO)).tolist() == [
+    table = evidence(label.boxes, rest, 4)
+    assert alternatives(label, table, at).tolist() == [[False, True, False, False]]
+    assert alternatives(label, table, np.full(4, LEAST_RATIO)).tolist() == [
         [False, True, True, False]
     ]
-    assert alternatives(_labels([]), rest, at).shape == (0, 4)
+    assert alternatives(_labels([]), table[:0], at).shape == (0, 4)
 
 
 TARGET = LabelSpace.from_names("target", ["van", "truck"])
 SOURCE = LabelSpace.from_names("source", ["thing"])
 
 
-def _written(tmp_path: Path, coverage: float = 0.0, **settings: float) -> DetectionDataset:
-    """Three places of one image: surely a van or a truck, probably either, perhaps a van."""
-    third = [0.0, 50, 10, 60]
-    rows = [(HERE, 0.6, 0), (HERE, 0.5, 1), (THERE, 0.4, 1), (THERE, 0.3, 0)]
-    rows += [(third, 0.3, 0), (third, 0.2, 1)]
-    images = Images(np.array([1]), ["a.png"], np.full(1, 99, np.int32), np.full(1, 99, np.int32))
-    boxes = make_boxes([0], [[50.0, 0, 10, 10]], [0])
-    source = DetectionDataset("source", SOURCE, images, boxes, tmp_path)
-    count = len(rows)
+def _transferred(
+    root: Path,
+    annotated: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray, np.ndarray],
+    settings: dict[str, float],
+    **trained: Any,
+) -> DetectionDataset:
+    """Predictions (boxes, scores, classes) on one image with annotations xywh, as written."""
+    images = Images(np.array([1]), ["a.png"], np.full(1, 199, np.int32), np.full(1, 199, np.int32))
+    boxes = make_boxes(np.zeros(len(annotated)), annotated, np.zeros(len(annotated)))
+    source = DetectionDataset("source", SOURCE, images, boxes, root)
+    predicted, scores, classes = found
+    count = len(scores)
     shard = _Shard(
         np.zeros(count, np.int64),
-        np.array([r[0] for r in rows], np.float32),
-        np.array([r[1] for r in rows], np.float32),
-        np.array([r[2] for r in rows]),
+        predicted.astype(np.float32),
+        scores.astype(np.float32),
+        classes,
         np.zeros(count, np.int64),
         np.full(count, -1),
     )
-    trained = TrainedTransfer(
+    model = TrainedTransfer(
         [],
         cast(Any, None),
         JointLabelSpace((TARGET, SOURCE)),
@@ -131,10 +137,20 @@ def _written(tmp_path: Path, coverage: float = 0.0, **settings: float) -> Detect
         LatSettings(),
         np.full(2, 0.55),
         class_overlaps([], [], 2, 0.5),
-        coverage,
         sets=LabelSets(0.65, [np.full(101, 0.5)] * 2, np.full(101, 0.5)),
+        **trained,
     )
-    return _assemble(shard, source, TARGET, trained, LatSettings(**cast(Any, settings)))
+    return _assemble(shard, source, TARGET, model, LatSettings(**cast(Any, settings)))
+
+
+def _written(tmp_path: Path, coverage: float = 0.0, **settings: float) -> DetectionDataset:
+    """Three places of one image: surely a van or a truck, probably either, perhaps a van."""
+    third = [0.0, 50, 10, 60]
+    rows = [(HERE, 0.6, 0), (HERE, 0.5, 1), (THERE, 0.4, 1), (THERE, 0.3, 0)]
+    rows += [(third, 0.3, 0), (third, 0.2, 1)]
+    boxes, scores, classes = (np.array(column) for column in zip(*rows, strict=True))
+    there = np.array([[50.0, 0, 10, 10]])
+    return _transferred(tmp_path, there, (boxes, scores, classes), settings, coverage=coverage)
 
 
 def _rows(made: DetectionDataset) -> list[tuple[int, bool, list[int], bool]]:
@@ -184,34 +200,16 @@ def test_what_only_training_sees_does_not_move_exported_boxes(tmp_path: Path) ->
     """Forty annotations, 25 with a sure label that is wider, 15 with a doubtful one as they are."""
     corner = np.array([[20.0 * i, 20.0 * j] for i in range(8) for j in range(5)])
     annotated = np.concatenate([corner, np.full((40, 2), 10.0)], axis=1)
-    images = Images(np.array([1]), ["a.png"], np.full(1, 199, np.int32), np.full(1, 199, np.int32))
-    boxes = make_boxes(np.zeros(40), annotated, np.zeros(40))
-    source = DetectionDataset("source", SOURCE, images, boxes, tmp_path)
-    xyxy = boxes.xyxy
+    xyxy = np.concatenate([corner, corner + 10], axis=1)
     wider = xyxy[:25] + np.random.default_rng(0).uniform([0, 0, 2, 0], [0, 0, 4, 0.1], (25, 4))
-    found = np.concatenate([wider, xyxy[25:], xyxy[25:]]).astype(np.float32)
-    count = len(found)
-    shard = _Shard(
-        np.zeros(count, np.int64),
-        found,
-        np.repeat([0.6, 0.4, 0.3], [25, 15, 15]).astype(np.float32),
+    found = (
+        np.concatenate([wider, xyxy[25:], xyxy[25:]]),
+        np.repeat([0.6, 0.4, 0.3], [25, 15, 15]),
         np.repeat([0, 0, 1], [25, 15, 15]),
-        np.zeros(count, np.int64),
-        np.full(count, -1),
     )
-    trained = TrainedTransfer(
-        [],
-        cast(Any, None),
-        JointLabelSpace((TARGET, SOURCE)),
-        "target",
-        LatSettings(),
-        np.full(2, 0.55),
-        class_overlaps([], [], 2, 0.5),
-        box_error=BoxError(np.zeros(4), np.full(4, 0.01)),
-        sets=LabelSets(0.65, [np.full(101, 0.5)] * 2, np.full(101, 0.5)),
-    )
+    error = BoxError(np.zeros(4), np.full(4, 0.01))
     made = {
-        share: _assemble(shard, source, TARGET, trained, LatSettings(label_sets=share))
+        share: _transferred(tmp_path, annotated, found, {"label_sets": share}, box_error=error)
         for share in (0.0, 0.9)
     }
     sure = {}
