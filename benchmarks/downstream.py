@@ -23,19 +23,19 @@ from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMiss
     detector_settings,
 )
 
-from relabel.datasets.catalogue import load_catalogue
+from relabel.catalogue.catalogue import load_catalogue
 from relabel.errors import RelabelError
-from relabel.evaluation.downstream.arms import resolve_arms
-from relabel.evaluation.downstream.protocol import ProtocolRun, read_protocol, with_size
-from relabel.evaluation.downstream.run import Request, compare
-from relabel.evaluation.downstream.settings import DownstreamSettings
 from relabel.settings import Runtime, settings_from
+from relabel.studies.downstream.arms import resolve_arms
+from relabel.studies.downstream.protocol import ProtocolRun, read_protocol, with_size
+from relabel.studies.downstream.run import Request, compare
+from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
-    from relabel.evaluation.downstream.results import Comparison
+    from relabel.catalogue.catalogue import Catalogue
+    from relabel.studies.downstream.results import Comparison
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def helpers(jobs: int) -> list[subprocess.Popen[bytes]]:
 
 def compare_all(args: argparse.Namespace) -> None:
     """Every comparison of the protocol, one after the other."""
-    from relabel.evaluation.downstream.report import markdown_report, write_outputs
+    from relabel.studies.downstream.report import markdown_report, write_outputs
 
     catalogue = load_catalogue(config=args.protocol)
     if args.size:
@@ -152,8 +152,8 @@ def command_line(args: argparse.Namespace) -> str:
 def show(comparison: Comparison) -> None:
     from rich.console import Console
 
-    from relabel.evaluation.downstream.report import shown_tables
     from relabel.evaluation.tables import rich_table
+    from relabel.studies.downstream.report import shown_tables
 
     console = Console()
     for title, table in shown_tables(comparison):

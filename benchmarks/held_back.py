@@ -27,16 +27,16 @@ from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMiss
 
 from relabel.align.inputs import read_training_set
 from relabel.align.run import files_in
-from relabel.datasets import coco
-from relabel.datasets.catalogue import load_catalogue
+from relabel.catalogue.catalogue import load_catalogue
+from relabel.datasets.fingerprint import dataset_fingerprint
+from relabel.datasets.formats.coco import read as coco
 from relabel.errors import ConfigError, Problems, RelabelError
-from relabel.evaluation.downstream.protocol import with_size
-from relabel.evaluation.downstream.results import METRICS
-from relabel.evaluation.downstream.settings import DownstreamSettings
-from relabel.evaluation.downstream.train import train_arm
 from relabel.lat.folds import folds
 from relabel.settings import Runtime, settings_dict, settings_from
-from relabel.workspace.fingerprint import dataset_fingerprint
+from relabel.studies.downstream.protocol import with_size
+from relabel.studies.downstream.results import METRICS
+from relabel.studies.downstream.settings import DownstreamSettings
+from relabel.studies.downstream.train import train_arm
 from relabel.workspace.stage import Stage
 
 FOLDS, STRETCHES, GAP = 3, 3, 5

@@ -32,11 +32,11 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from relabel.doctor.hardware import describe_hardware
 from relabel.evaluation.tables import markdown
-from relabel.multilabel.eigen import second_vectors
-from relabel.multilabel.graph import patch_graph
-from relabel.multilabel.maskcut import EPS, discover, second_eigenvector
-from relabel.reports.hardware import describe_hardware
+from relabel.multilabel.regions.eigen import second_vectors
+from relabel.multilabel.regions.graph import patch_graph
+from relabel.multilabel.regions.maskcut import EPS, discover, second_eigenvector
 
 Array = np.ndarray[Any, Any]
 Answer = TypeVar("Answer")

@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.imagenet import ImageSet
-from relabel.datasets.registry import read_dataset
+from relabel.datasets.formats.registry import read_dataset
+from relabel.datasets.multilabels import read_tsv
+from relabel.datasets.pixels.image_folder import ImageSet
+from relabel.doctor.hardware import describe_hardware
 from relabel.errors import RelabelError
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, score_matrix
-from relabel.multilabel.parts import shards_of
 from relabel.multilabel.plan import MultilabelSettings, Plan, make_plan
-from relabel.multilabel.probe import train_probe
 from relabel.multilabel.run import run_plan
+from relabel.multilabel.scores.probe import train_probe
 from relabel.multilabel.settings import (
     FilterSettings,
     LabelerSettings,
@@ -35,10 +36,9 @@ from relabel.multilabel.settings import (
     MaskCutSettings,
 )
 from relabel.multilabel.store import iterate, read_labels, read_regions
-from relabel.multilabel.tsv import read_tsv
-from relabel.reports.hardware import describe_hardware
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_bytes
+from relabel.workspace.parts import shards_of
 
 SINGLE, GLOBAL, HELD_OUT, BOTH, MULTI, REGIONS = (
     "single labels",

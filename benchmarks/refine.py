@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from relabel.multilabel.crf import CrfSettings, mean_field
-from relabel.multilabel.lattice import PermutohedralLattice
-from relabel.multilabel.refine import METHODS, refine
+from relabel.multilabel.regions.crf import CrfSettings, mean_field
+from relabel.multilabel.regions.lattice import PermutohedralLattice
+from relabel.multilabel.regions.refine import METHODS, refine
 
 GRID = 28
 FULL = 320

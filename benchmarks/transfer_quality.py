@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from relabel.align.plan import labels_folder
-from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels, read_pseudo_labels
-from relabel.datasets.catalogue import load_catalogue
+from relabel.catalogue.catalogue import load_catalogue
+from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
+from relabel.crosslabel.shards import read_pseudo_labels
 from relabel.errors import Problems
 from relabel.evaluation.floors import all_floors
 from relabel.evaluation.transfer import evaluate_transfer

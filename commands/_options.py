@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 
 from relabel.cli import State, set_config, set_debug
-from relabel.detectors.sam3_settings import Sam3Settings
+from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.errors import ConfigError, Problems
 from relabel.settings import Runtime, inner_type, settings_from
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
+    from relabel.catalogue.catalogue import Catalogue
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -163,7 +163,7 @@ def seed_of(params: Mapping[str, Any], table: Mapping[str, Any] | None = None) -
 
 def catalogue_of(params: Mapping[str, Any]) -> Catalogue:
     """The catalogue of relabel.toml, with --config and --data."""
-    from relabel.datasets.catalogue import load_catalogue
+    from relabel.catalogue.catalogue import load_catalogue
 
     state = click.get_current_context().find_root().ensure_object(State)
     return load_catalogue(config=state.config, overrides=params.get("data") or ())

@@ -29,8 +29,8 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
-    from relabel.evaluation.ablation.run import AblationPlan
+    from relabel.catalogue.catalogue import Catalogue
+    from relabel.studies.ablation.run import AblationPlan
 
 
 @click.command("ablation", cls=GroupedCommand)
@@ -97,10 +97,10 @@ def cli(
     classes have the threshold 0.4. Finished arms are never redone: the same command resumes, and
     the table shows all that is finished in the folder.
     """
-    from relabel.evaluation.ablation import results
-    from relabel.evaluation.ablation.arms import select_arms
-    from relabel.evaluation.ablation.inputs import check_played, read_align_run
-    from relabel.evaluation.ablation.run import AblationPlan, execute
+    from relabel.studies.ablation import results
+    from relabel.studies.ablation.arms import select_arms
+    from relabel.studies.ablation.inputs import check_played, read_align_run
+    from relabel.studies.ablation.run import AblationPlan, execute
 
     catalogue = catalogue_of(params)
     runtime = runtime_of(params, catalogue.table("runtime"))
@@ -143,7 +143,7 @@ def cli(
 
 def _base(catalogue: Catalogue, params: dict[str, Any], epochs: float | None) -> LatSettings:
     """Settings of all arms: options, over the ablation's own, over relabel.toml, over defaults."""
-    from relabel.evaluation.ablation.run import COMMON
+    from relabel.studies.ablation.run import COMMON
 
     if params.get("lat_backbone") is not None:
         params = {**params, "lat_backbone": resolve_backbone(params["lat_backbone"], Path.cwd())}

@@ -12,7 +12,7 @@ import click
 
 from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.detectors.sam3_settings import Sam3Settings
+from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
@@ -38,7 +38,7 @@ from ._options import (
 if TYPE_CHECKING:
     from relabel.align.plan import Plan
     from relabel.align.run import AlignResult
-    from relabel.datasets.catalogue import Catalogue
+    from relabel.catalogue.catalogue import Catalogue
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")

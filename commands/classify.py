@@ -112,11 +112,11 @@ def cli(
         raise ConfigError("is there already", file=out, remedy="Add --overwrite to replace it.")
     from dataclasses import replace
 
-    from relabel.multilabel import classifier_inputs as inputs
-    from relabel.multilabel.classifier import predict
-    from relabel.multilabel.classifier_data import BadImages
-    from relabel.multilabel.classifier_model import load_classifier
-    from relabel.multilabel.classifier_predictions import write_predictions
+    from relabel.classifiers import inputs
+    from relabel.classifiers.data import BadImages
+    from relabel.classifiers.model import load_classifier
+    from relabel.classifiers.predictions import write_predictions
+    from relabel.classifiers.train import predict
     from relabel.training.loop import resolve_device
     from relabel.training.memory import keep_freed_memory
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.detectors.sam3_settings import Sam3Settings
+from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.workspace.progress import message
 
@@ -26,7 +26,7 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
+    from relabel.catalogue.catalogue import Catalogue
     from relabel.datasets.labelspace import LabelSpace
 
 SAM3 = "sam3"
@@ -72,13 +72,10 @@ def cli(
     from relabel.align.inputs import read_training_set
     from relabel.align.settings import stage_settings
     from relabel.crosslabel.prompted import cross_label_sam3, sam3_identity
-    from relabel.crosslabel.pseudo import read_pseudo_labels
-    from relabel.detectors.sam3_settings import class_prompts
-    from relabel.workspace.fingerprint import (
-        dataset_fingerprint,
-        fingerprint,
-        folder_fingerprint,
-    )
+    from relabel.crosslabel.shards import read_pseudo_labels
+    from relabel.datasets.fingerprint import dataset_fingerprint
+    from relabel.detectors.sam3.settings import class_prompts
+    from relabel.workspace.fingerprint import fingerprint, folder_fingerprint
     from relabel.workspace.stage import Stage
 
     catalogue = catalogue_of(params)

@@ -16,7 +16,7 @@ from relabel.workspace.progress import message
 from ._options import catalogue_of, config_options, tell_problems
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
+    from relabel.catalogue.catalogue import Catalogue
     from relabel.datasets.dataset import DetectionDataset
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,8 +55,8 @@ def cli() -> None:
 @config_options
 def list_datasets(as_json: bool, **params: Any) -> None:
     """List the formats, the built-in label spaces, and the datasets of relabel.toml."""
+    from relabel.datasets.formats.registry import FORMATS
     from relabel.datasets.labelspace import LabelSpace
-    from relabel.datasets.registry import FORMATS
 
     catalogue = catalogue_of(params)
     found = {
@@ -231,8 +231,8 @@ def convert(
     A COCO file states in info.relabel.root where its images are, relative to itself.
     """
     from relabel.datasets.convert import convert as write
+    from relabel.datasets.formats.registry import format_info
     from relabel.datasets.namemap import NameMap
-    from relabel.datasets.registry import format_info
 
     # Refused before a large dataset is read.
     format_info(to)

@@ -28,7 +28,7 @@ def cli(as_json: bool, no_database: bool, timeout: float) -> None:
 
     Each thing missing comes with its remedy. Exit status 1 if relabel cannot run without it.
     """
-    from relabel.reports.environment import inspect
+    from relabel.doctor.environment import inspect
 
     if not as_json:
         click.echo("Trying torch and FiftyOne's database, which can take a minute ...", err=True)

@@ -187,8 +187,8 @@ def transfer(
 def _score_floors(
     truth: Path, source: Path, folder: Path, map_file: Path | None, threshold: float
 ) -> list[TransferMetrics]:
-    from relabel.crosslabel.pseudo import read_pseudo_labels
-    from relabel.datasets.registry import read_dataset
+    from relabel.crosslabel.shards import read_pseudo_labels
+    from relabel.datasets.formats.registry import read_dataset
     from relabel.evaluation.floors import all_floors, read_name_map
     from relabel.evaluation.transfer import compare_transfer
 

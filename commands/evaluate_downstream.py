@@ -11,8 +11,8 @@ import click
 
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, Problems
-from relabel.evaluation.downstream.arms import ARMS, resolve_arms
-from relabel.evaluation.downstream.settings import DownstreamSettings
+from relabel.studies.downstream.arms import ARMS, resolve_arms
+from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.workspace.progress import message
 
 from ._options import (
@@ -32,7 +32,7 @@ from ._options import (
 from .align import pipeline_options, pipeline_settings
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
+    from relabel.catalogue.catalogue import Catalogue
 
 _TABLE = "downstream"
 
@@ -114,9 +114,9 @@ def downstream(
     target images only in the last quarter. What align makes is made once and shared. Finished
     trainings are never redone, and several processes may run the same command on one folder.
     """
-    from relabel.evaluation.downstream.extra import parse_extra
-    from relabel.evaluation.downstream.report import shown_tables, write_outputs
-    from relabel.evaluation.downstream.run import Request, compare
+    from relabel.studies.downstream.extra import parse_extra
+    from relabel.studies.downstream.report import shown_tables, write_outputs
+    from relabel.studies.downstream.run import Request, compare
 
     started = time.monotonic()
     catalogue = catalogue_of(params)

@@ -33,7 +33,7 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
+    from relabel.catalogue.catalogue import Catalogue
     from relabel.multilabel.plan import MultilabelSettings, Plan
     from relabel.settings import Runtime
 
@@ -134,10 +134,10 @@ def cli(
     show the image's own label and then labels all of them. Stages that are done are never redone:
     the same command goes on after an interruption.
     """
-    from relabel.datasets.imagenet import read_image_set
-    from relabel.multilabel.parts import Part
+    from relabel.datasets.pixels.image_folder import read_image_set
     from relabel.multilabel.plan import make_plan
     from relabel.multilabel.run import run_plan
+    from relabel.workspace.parts import Part
 
     catalogue = catalogue_of(params)
     runtime = runtime_of(params, catalogue.table("runtime"))
@@ -236,9 +236,9 @@ def _calibrate(
     import numpy as np
 
     from relabel.evaluation.tables import rich_table
-    from relabel.multilabel.calibrate import calibrate, calibration_rows
-    from relabel.multilabel.features import PatchFeatures
-    from relabel.multilabel.regions import cut_features
+    from relabel.multilabel.regions.calibrate import calibrate, calibration_rows
+    from relabel.multilabel.regions.features import PatchFeatures
+    from relabel.multilabel.regions.stage import cut_features
     from relabel.training.loop import resolve_device
 
     try:
@@ -260,9 +260,9 @@ def _calibrate(
 
 
 def _fiftyone(plan: Plan, folder: Path, quiet: bool) -> None:
-    from relabel.multilabel.export import paired
-    from relabel.multilabel.fiftyone_export import write_fiftyone
-    from relabel.multilabel.parts import shards_of
+    from relabel.multilabel.result.export import paired
+    from relabel.multilabel.result.fiftyone_export import write_fiftyone
+    from relabel.workspace.parts import shards_of
 
     size, count = plan.settings.maskcut.shard_images, len(plan.images)
     regions, labels = (shards_of(plan.stages[k], count, size).paths for k in ("regions", "labels"))

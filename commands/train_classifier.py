@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from relabel.classifiers.settings import PRESETS, ClassifierSettings, process_rank
 from relabel.errors import ConfigError, Problems
-from relabel.multilabel.classifier_settings import PRESETS, ClassifierSettings, process_rank
 from relabel.workspace.progress import message
 
 from ._options import (
@@ -26,8 +26,8 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from relabel.datasets.catalogue import Catalogue
-    from relabel.multilabel.classifier_data import LabelledImages
+    from relabel.catalogue.catalogue import Catalogue
+    from relabel.classifiers.data import LabelledImages
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _PATH = click.Path(path_type=Path)
@@ -143,8 +143,8 @@ def _train(
     """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
     from relabel.align.plan import backbone_identities
     from relabel.align.run import files_in
-    from relabel.detectors.backbones import resolve_backbone as resolve_network
-    from relabel.multilabel.classifier import METRICS_FILE, train_classifier
+    from relabel.backbones.extractor import resolve_backbone as resolve_network
+    from relabel.classifiers.train import METRICS_FILE, train_classifier
     from relabel.workspace.stage import Stage
 
     rank, world = process_rank()
@@ -182,8 +182,8 @@ def _train(
 
 
 def _measured(folder: Path, val: LabelledImages, runtime: Any) -> dict[str, float]:
-    from relabel.multilabel.classifier import measure_classifier
-    from relabel.multilabel.classifier_model import load_classifier
+    from relabel.classifiers.model import load_classifier
+    from relabel.classifiers.train import measure_classifier
     from relabel.training.loop import resolve_device
 
     model = load_classifier(folder).to(resolve_device(runtime.device))
@@ -211,7 +211,7 @@ def _inputs(
     validate_split: str | None,
 ) -> tuple[LabelledImages, LabelledImages | None]:
     """Training images, and those to validate on."""
-    from relabel.multilabel import classifier_inputs as inputs
+    from relabel.classifiers import inputs
 
     if images is not None:
         train = inputs.read_images(images, labels, classes, problems)

@@ -58,7 +58,7 @@ def cli(
     from relabel.align.inputs import read_training_set
     from relabel.align.plan import backbone_identities, specialist_stage
     from relabel.align.run import files_in
-    from relabel.workspace.fingerprint import dataset_fingerprint
+    from relabel.datasets.fingerprint import dataset_fingerprint
 
     catalogue = catalogue_of(params)
     runtime = runtime_of(params, catalogue.table("runtime"))
@@ -88,11 +88,12 @@ def cli(
         message("Trained already.", quiet=runtime.quiet)
     else:
         from relabel.detectors.specialist import train_specialist
+        from relabel.evaluation.detector import validator
 
         val = entry.read("val", problems=problems) if entry.has("val") else None
         stage.begin(overwrite=status == "changed")
         try:
-            train_specialist(train, folder, settings, runtime, val=val)
+            train_specialist(train, folder, settings, runtime, validate=validator(val, runtime))
             stage.finish(files_in(folder))
         finally:
             stage.release()

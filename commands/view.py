@@ -51,7 +51,7 @@ def cli(
     labels as separate fields; showing it again loads only what has changed. The command ends when
     the App is closed, or with Ctrl-C.
     """
-    from relabel.reports import fiftyone_app
+    from relabel import viewer as fiftyone_app
 
     sources = fiftyone_app.find_sources(result)
     if not load_only:

@@ -28,13 +28,14 @@ from relabel.align.plan import Plan
 from relabel.align.settings import stage_settings
 from relabel.crosslabel.prompted import sam3_identity
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
-from relabel.datasets.coco_write import encode
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.images import image_location, read_image_bytes
-from relabel.datasets.registry import write_dataset
+from relabel.datasets.fingerprint import image_sizes
+from relabel.datasets.formats.coco.write import encode
+from relabel.datasets.formats.registry import write_dataset
+from relabel.datasets.pixels.location import image_location, read_image_bytes
 from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes, atomic_write_json
-from relabel.workspace.fingerprint import file_fingerprint, image_sizes
+from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import progress
 
 MANIFEST_SCHEMA = 1

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relabel.datasets.fingerprint import dataset_fingerprint, image_sizes
 from relabel.errors import ConfigError, DataError, Problem, Problems
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
-from relabel.workspace.fingerprint import dataset_fingerprint, image_sizes
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from relabel.datasets.catalogue import DatasetEntry
+    from relabel.catalogue.catalogue import DatasetEntry
     from relabel.datasets.dataset import DetectionDataset
 
 UNREADABLE_FILE = "unreadable.json"
@@ -91,8 +91,8 @@ def _readable(
 
 def _decode_all(dataset: DetectionDataset, runtime: Runtime) -> dict[str, str]:
     """What is wrong with each image that cannot be decoded, by file name."""
-    from relabel.datasets.images import load_rgb
-    from relabel.datasets.loading import ImageBatches
+    from relabel.datasets.pixels.batches import ImageBatches
+    from relabel.datasets.pixels.location import load_rgb
     from relabel.workspace.progress import progress
 
     bad: dict[str, str] = {}

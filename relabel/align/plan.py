@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.crosslabel.prompted import sam3_identity
-from relabel.detectors.sam3_settings import class_prompts
+from relabel.datasets.fingerprint import dataset_fingerprint
+from relabel.detectors.sam3.settings import class_prompts
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import StageError
-from relabel.workspace.fingerprint import dataset_fingerprint, fingerprint, source_identity
+from relabel.workspace.fingerprint import fingerprint, source_identity
 from relabel.workspace.stage import Stage, Status
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from relabel.workspace.lock import FolderLock
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
+    from relabel.catalogue.catalogue import Catalogue
     from relabel.crosslabel.pseudo import PseudoLabels
-    from relabel.datasets.catalogue import Catalogue
 
 LOG_FILE = "align.log"
 
@@ -161,7 +161,7 @@ def execute(
 def _require_labellers(plan: Plan, steps: Sequence[Step]) -> None:
     """Say before hours of training that a labeller's weights are missing."""
     if any(step.by in plan.labellers for step in steps):
-        from relabel.detectors.sam3 import why_unavailable
+        from relabel.detectors.sam3.detector import why_unavailable
 
         reason = why_unavailable(plan.settings.sam3.model)
         if reason is not None:
@@ -255,6 +255,7 @@ class _Job:
 
     def _specialist(self, step: Step) -> dict[str, str | Path]:
         from relabel.detectors.specialist import train_specialist
+        from relabel.evaluation.detector import validator
 
         entry = self.catalogue.get(step.by)
         val = entry.read("val") if entry.has("val") else None
@@ -263,7 +264,7 @@ class _Job:
             step.stage.folder,
             self.plan.settings.specialist,
             self.runtime,
-            val=val,
+            validate=validator(val, self.runtime),
         )
         return files_in(step.stage.folder)
 
@@ -407,7 +408,8 @@ class _Job:
 
 def stage_labels(plan: Plan, by: str, on: str) -> PseudoLabels:
     """The pseudo-labels a finished stage left: held-out ones of all folds where both are one."""
-    from relabel.crosslabel.pseudo import merge_pseudo_labels, read_pseudo_labels
+    from relabel.crosslabel.pseudo import merge_pseudo_labels
+    from relabel.crosslabel.shards import read_pseudo_labels
 
     if by == on:
         step = plan.step("crossfit", by=by, on=on)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.detectors.sam3_settings import LABELLERS, Sam3Settings
+from relabel.detectors.sam3.settings import LABELLERS, Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, did_you_mean
 from relabel.lat.settings import LatSettings

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from relabel.datasets.dataset import iou_matrix
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import Detections, Detector, load_detector
+from relabel.detectors.base import Detections, Detector
+from relabel.detectors.load import load_detector
 from relabel.errors import ConfigError
+from relabel.geometry import iou_matrix
 
 FUSE_IOU = 0.6
 # Boxes whose best class scores less are not worth fusing: as one of several members they would

@@ -19,9 +19,10 @@ from relabel.crosslabel.nms import select
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.crosslabel.shards import Run, Shard, read_shard, write_shard
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.images import image_location
-from relabel.datasets.loading import ImageBatches
-from relabel.detectors.base import Detections, Detector, load_detector
+from relabel.datasets.pixels.batches import ImageBatches
+from relabel.datasets.pixels.location import image_location
+from relabel.detectors.base import Detections, Detector
+from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
 from relabel.workspace.atomic import remove_leftovers

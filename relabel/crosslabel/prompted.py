@@ -12,7 +12,7 @@ from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detector
-from relabel.detectors.sam3_settings import Sam3Settings, class_prompts
+from relabel.detectors.sam3.settings import Sam3Settings, class_prompts
 from relabel.errors import Problems
 from relabel.settings import Runtime
 from relabel.workspace.fingerprint import fingerprint, folder_fingerprint
@@ -47,7 +47,7 @@ def cross_label_sam3(
     """
     sam3 = sam3 or Sam3Settings()
     if detector is None:
-        from relabel.detectors.sam3 import Sam3Detector
+        from relabel.detectors.sam3.detector import Sam3Detector
 
         detector = Sam3Detector.load(space, sam3, runtime.device)
     identity = fingerprint({"settings": sam3_identity(sam3), "prompts": class_prompts(space)})

@@ -5,22 +5,16 @@ Shape legend: ``I`` images of the dataset, ``n`` boxes, ``C`` classes of the spe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from relabel.crosslabel.filters import Filter, class_wise_thresholds, fixed_threshold
-from relabel.datasets.dataset import (
-    DetectionDataset,
-    Provenance,
-    make_boxes,
-    xyxy_to_xywh,
-)
+from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
+from relabel.geometry import xyxy_to_xywh
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,17 +104,6 @@ class PseudoLabels:
             image=np.repeat(np.arange(len(old), dtype=np.int32), counts),
             covered=np.array([i >= 0 and self.coverage[i] for i in old.tolist()], dtype=bool),
         )
-
-
-def read_pseudo_labels(path: Path) -> PseudoLabels:
-    """Read the shards of a folder that `relabel.crosslabel.label.cross_label` wrote.
-
-    Raises:
-        DataError: the folder has no shards, or one is missing, damaged or of another run.
-    """
-    from relabel.crosslabel.shards import read_shards
-
-    return read_shards(Path(path))
 
 
 def merge_pseudo_labels(parts: Sequence[PseudoLabels]) -> PseudoLabels:
@@ -228,3 +211,32 @@ def pseudo_to_dataset(
         ),
     )
     return dataset.with_boxes(boxes, labels.space)
+
+
+Filter = Callable[[PseudoLabels], np.ndarray]
+"""From n pseudo-labels to bool [n], True for those to keep."""
+
+
+def fixed_threshold(min_score: float) -> Filter:
+    """Keep boxes whose best class scores at least ``min_score``."""
+    return lambda labels: labels.score >= np.float32(min_score)
+
+
+def class_wise_thresholds(thresholds: Mapping[str, float], default: float | None = None) -> Filter:
+    """Keep boxes whose best class reaches that class's own threshold.
+
+    Args:
+        thresholds: minimum score by class name (or alias).
+        default: for classes not named; None leaves their boxes out.
+
+    Raises:
+        ConfigError: on use, a name that the label space does not have.
+    """
+
+    def keep(labels: PseudoLabels) -> np.ndarray:
+        limits = np.full(len(labels.space), np.inf if default is None else default, np.float32)
+        for name, limit in thresholds.items():
+            limits[labels.space.index(name)] = limit
+        return labels.score >= limits[labels.category]
+
+    return keep

@@ -158,7 +158,7 @@ def read_shard(path: Path) -> tuple[Shard, PseudoLabels]:
 
 
 def read_shards(folder: Path) -> PseudoLabels:
-    """All shards of a folder as one; see `relabel.crosslabel.pseudo.read_pseudo_labels`."""
+    """All shards of a folder as one; see `relabel.crosslabel.shards.read_pseudo_labels`."""
     found = {path: match for path in folder.glob("*.parquet") if (match := _NAME.match(path.name))}
     if not found:
         raise DataError("holds no shards of pseudo-labels", file=folder, remedy=_AGAIN)
@@ -224,3 +224,14 @@ def _numpy(table: Any, name: str, dtype: Any) -> np.ndarray:
 
 
 _SIDES = ("x1", "y1", "x2", "y2")
+
+
+def read_pseudo_labels(path: Path) -> PseudoLabels:
+    """Read the shards of a folder that `relabel.crosslabel.label.cross_label` wrote.
+
+    Raises:
+        DataError: the folder has no shards, or one is missing, damaged or of another run.
+    """
+    from relabel.crosslabel.shards import read_shards
+
+    return read_shards(Path(path))

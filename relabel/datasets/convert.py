@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.image_files import is_packed
-from relabel.datasets.images import image_location
+from relabel.datasets.formats.registry import format_info, write_dataset
 from relabel.datasets.namemap import NameMap
-from relabel.datasets.registry import CopyImages, format_info, write_dataset
+from relabel.datasets.pixels.location import image_location
+from relabel.datasets.pixels.placing import CopyImages, is_packed
 from relabel.errors import Problems
 
 Placement = Literal["auto", "none", "link", "copy"]

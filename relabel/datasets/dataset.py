@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
+from relabel.geometry import xywh_to_xyxy
 
 UNCERTAIN = "uncertain"
 
@@ -29,7 +30,8 @@ class Images:
         file_name: I strings, relative to the dataset's root with forward slashes; unique.
         width, height: int32 [I], pixels.
         location: where the pixels are, if not in the file ``root / file_name``: I strings in the
-            notation of `relabel.datasets.images` (inside a zip, a TFRecord, a Parquet file).
+            notation of `relabel.datasets.pixels.location` (inside a zip, a TFRecord, a Parquet
+            file).
         extra: format-specific fields per image that must survive a round trip (JSON-encoded
             objects), or None.
     """
@@ -238,30 +240,3 @@ def _take(values: Any, rows: np.ndarray) -> Any:
     if values is None or hasattr(values, "take"):
         return None if values is None else values.take(rows)
     return [values[i] for i in rows.tolist()]
-
-
-def xywh_to_xyxy(xywh: np.ndarray) -> np.ndarray:
-    """[..., 4] corner + size to two corners."""
-    out = np.array(xywh, copy=True)
-    out[..., 2:] += out[..., :2]
-    return out
-
-
-def xyxy_to_xywh(xyxy: np.ndarray) -> np.ndarray:
-    """[..., 4] two corners to corner + size."""
-    out = np.array(xyxy, copy=True)
-    out[..., 2:] -= out[..., :2]
-    return out
-
-
-def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pairwise intersection over union of xyxy boxes: [m, 4] x [n, 4] -> [m, n]."""
-    a = np.asarray(a, dtype=np.float64).reshape(-1, 4)
-    b = np.asarray(b, dtype=np.float64).reshape(-1, 4)
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inter = np.prod(np.clip(high - low, 0, None), axis=2)
-    area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)
-    area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)
-    union = area_a[:, None] + area_b[None, :] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.image_files import is_packed
-from relabel.datasets.images import image_location, image_size, read_image_bytes
+from relabel.datasets.pixels.location import image_location, image_size, read_image_bytes
+from relabel.datasets.pixels.placing import is_packed
 from relabel.errors import Problem, Problems, RelabelError
 from relabel.workspace.progress import progress
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.images import load_rgb
+from relabel.datasets.pixels.location import load_rgb
 from relabel.demo.world import mask_box
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.fingerprint import fingerprint

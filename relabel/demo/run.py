@@ -51,7 +51,7 @@ def prepare_demo(
     """
     world = write_world(out, images=images, val_images=val_images, seed=seed, quiet=quiet)
     config = write_config(out, seed=seed, effort=effort)
-    from relabel.datasets.catalogue import load_catalogue
+    from relabel.catalogue.catalogue import load_catalogue
     from relabel.workspace.fingerprint import file_fingerprint
 
     target = load_catalogue(config=config).get(TARGET).read("train")

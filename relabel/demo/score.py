@@ -58,9 +58,9 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
         DataError: align's files are missing or damaged.
     """
     from relabel.align.plan import labels_folder
-    from relabel.crosslabel.pseudo import read_pseudo_labels
-    from relabel.datasets.catalogue import load_catalogue
-    from relabel.datasets.registry import read_dataset
+    from relabel.catalogue.catalogue import load_catalogue
+    from relabel.crosslabel.shards import read_pseudo_labels
+    from relabel.datasets.formats.registry import read_dataset
     from relabel.evaluation.floors import all_floors
     from relabel.evaluation.transfer import compare_transfer
 
@@ -79,7 +79,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
 
 def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome]) -> list[Path]:
     """Write scores.json, report.html and a contact sheet per source; returns their paths."""
-    from relabel.datasets.catalogue import load_catalogue
+    from relabel.catalogue.catalogue import load_catalogue
     from relabel.reports.html import SourceReport, write_report
 
     catalogue = load_catalogue(config=config)
@@ -106,7 +106,7 @@ def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome])
 
 def sheet(outcome: SourceOutcome) -> Image:
     """A contact sheet: source boxes, transferred boxes and truth of some images, side by side."""
-    from relabel.datasets.images import load_rgb
+    from relabel.datasets.pixels.location import load_rgb
     from relabel.reports.pictures import class_palette, contact_sheet, draw_boxes
 
     layers = {

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -50,43 +49,3 @@ class Detector(Protocol):
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detect in B images, each uint8 [H, W, 3] RGB; sizes may differ."""
         ...
-
-
-def load_detector(checkpoint: Path, device: str = "auto") -> Detector:
-    """Load a trained detector from its checkpoint folder.
-
-    The folder's ``config.json`` names the detector type.
-
-    Raises:
-        DataError: not a checkpoint folder, or damaged.
-    """
-    import json
-
-    from relabel.errors import DataError
-
-    config = Path(checkpoint) / "config.json"
-    if not config.is_file():
-        raise DataError(
-            "no config.json: not a detector checkpoint",
-            file=checkpoint,
-            remedy="Train one with `relabel train-specialist`.",
-        )
-    try:
-        kind: Any = json.loads(config.read_text(encoding="utf-8")).get("detector")
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"config.json is not valid: {error}", file=config) from error
-    if kind == "faster_rcnn":
-        from relabel.detectors.faster_rcnn import FasterRCNNDetector
-
-        return FasterRCNNDetector.load(Path(checkpoint), device=device)
-    if kind == "rt_detr":
-        from relabel.detectors.rt_detr import RTDetrDetector
-
-        return RTDetrDetector.load(Path(checkpoint), device=device)
-    if kind == "sam3":
-        from relabel.detectors.sam3 import Sam3Detector
-
-        return Sam3Detector.from_folder(Path(checkpoint), device=device)
-    raise DataError(
-        f"unknown detector type {kind!r}", file=config, remedy="Known: faster_rcnn, rt_detr, sam3."
-    )

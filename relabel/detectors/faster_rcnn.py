@@ -24,16 +24,18 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 
-from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.backbones import (
+from relabel.backbones.extractor import (
     BackboneSpec,
     FeatureExtractor,
     PyramidBackbone,
     resolve_backbone,
 )
+from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.detectors.checkpoint import DetectorCheckpoint
 from relabel.detectors.settings import SpecialistSettings
+from relabel.geometry import inside_ignored
+from relabel.training.pixels import stack_images
 
 CHECKPOINT = DetectorCheckpoint(
     kind="faster_rcnn",
@@ -41,7 +43,6 @@ CHECKPOINT = DetectorCheckpoint(
     title="a Faster R-CNN",
     retrain="Train the specialist again (relabel train-specialist --overwrite).",
 )
-IGNORE_OVERLAP = 0.5
 MIN_SCORE = 0.01
 DUPLICATE_IOU = 0.9
 TOP_DETECTIONS = 300
@@ -185,17 +186,6 @@ class ScoreVectorRoIHeads(RoIHeads):
             for column, value in zip(out, (box, score, label), strict=True):
                 column.append(value[rows])
         return out
-
-
-def inside_ignored(boxes: Tensor, ignored: Tensor) -> Tensor:
-    """bool [n]: at least half of the box lies inside one ignore region."""
-    if len(ignored) == 0 or len(boxes) == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    low = torch.maximum(boxes[:, None, :2], ignored[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], ignored[None, :, 2:])
-    inter = (high - low).clamp(min=0).prod(dim=2)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
-    return (inter / area[:, None]).amax(dim=1) >= IGNORE_OVERLAP
 
 
 class FasterRCNN(nn.Module):
@@ -380,50 +370,3 @@ class FasterRCNNDetector:
 
         model, space, settings = CHECKPOINT.load(folder, network)
         return cls(model, space, settings, resolve_device(device))
-
-
-def resized(height: int, width: int, short: float, longest: float) -> tuple[int, int]:
-    """Size with the short side at ``short``, unless the long side would exceed ``longest``."""
-    scale = min(short / min(height, width), longest / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def resized_pixels(image: np.ndarray, short: float, longest: float) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, h, w] in [0, 1], of the size `resized` gives.
-
-    Resized as bytes, which is several times faster than as floats and rounds to 1/255.
-    """
-    size = resized(image.shape[0], image.shape[1], short, longest)
-    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    if size != image.shape[:2]:
-        x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
-    return (x[0].float() / 255).contiguous()
-
-
-def stack_images(
-    images: Sequence[np.ndarray], short: float, longest: float, divisor: int
-) -> tuple[Tensor, list[tuple[int, int]], list[tuple[float, float]]]:
-    """Resize and pad images into one batch.
-
-    Returns:
-        pixels float32 [B, 3, H, W] in [0, 1]; (height, width) of each without padding; scale
-        factors (y, x) from the stored image to the batch.
-    """
-    tensors, sizes, scales = [], [], []
-    for image in images:
-        x = resized_pixels(image, short, longest)
-        size = (int(x.shape[1]), int(x.shape[2]))
-        tensors.append(x)
-        sizes.append(size)
-        scales.append((size[0] / image.shape[0], size[1] / image.shape[1]))
-    return pad_batch(tensors, divisor), sizes, scales
-
-
-def pad_batch(tensors: Sequence[Tensor], divisor: int) -> Tensor:
-    """[3, h, w] tensors to one [B, 3, H, W], zero-padded to multiples of ``divisor``."""
-    height = -(-max(t.shape[1] for t in tensors) // divisor) * divisor
-    width = -(-max(t.shape[2] for t in tensors) // divisor) * divisor
-    batch = tensors[0].new_zeros(len(tensors), 3, height, width)
-    for row, t in zip(batch, tensors, strict=True):
-        row[:, : t.shape[1], : t.shape[2]] = t
-    return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +13,19 @@ from torch import Tensor
 
 from relabel.datasets.alternatives import possible_classes
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.images import load_rgb
-from relabel.detectors.base import Detections, Detector
-from relabel.detectors.faster_rcnn import pad_batch, resized_pixels
+from relabel.datasets.pixels.location import load_rgb
+from relabel.detectors.base import Detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import Batch, new_trainable, train_detector
 from relabel.errors import DataError
 from relabel.settings import Runtime
 from relabel.training.loop import total_steps
+from relabel.training.order import rows_of_step
+from relabel.training.pixels import pad_batch, resized_pixels
 from relabel.workspace.atomic import atomic_write_json
 
 if TYPE_CHECKING:
-    from relabel.evaluation.detections import DetectionMetrics
+    pass
 
 
 def train_specialist(
@@ -32,14 +34,15 @@ def train_specialist(
     settings: SpecialistSettings,
     runtime: Runtime,
     *,
-    val: DetectionDataset | None = None,
+    validate: Callable[[Detector], dict[str, float]] | None = None,
 ) -> Path:
     """Train a detector on a dataset, resuming from the checkpoint in ``out`` if it has one.
 
     Args:
         train: the training images; images without objects count as background.
         out: receives ``model.safetensors``, ``config.json``, ``training.json``, ``metrics.json``.
-        val: images to measure AP on, at ``eval_every`` and at the end.
+        validate: named results of a detector, asked for at ``eval_every`` and at the end; see
+            `relabel.evaluation.detector.validator`.
 
     Returns:
         The checkpoint folder, for `load_detector`.
@@ -57,10 +60,6 @@ def train_specialist(
     out.mkdir(parents=True, exist_ok=True)
     trainable = new_trainable(train.space, settings)
 
-    def evaluate(detector: Detector, _step: int) -> dict[str, float]:
-        assert val is not None
-        return validate(detector, val, runtime)
-
     result = train_detector(
         trainable,
         TrainingBatches(train, settings, trainable.divisor),
@@ -69,7 +68,7 @@ def train_specialist(
         settings,
         runtime,
         description=f"Training the {train.name} specialist",
-        evaluate=evaluate if val is not None and len(val) else None,
+        evaluate=None if validate is None else lambda detector, _step: validate(detector),
     )
     atomic_write_json(out / "metrics.json", {"validation": result.history})
     return out
@@ -126,22 +125,6 @@ class TrainingBatches:
         return x, target
 
 
-def rows_of_step(images: int, step: int, batch_size: int, seed: int) -> np.ndarray:
-    """The image rows of a step, int64 [batch_size]: every epoch is a fresh permutation."""
-    return permuted(images, step * batch_size, batch_size, seed)
-
-
-def permuted(images: int, start: int, count: int, seed: int) -> np.ndarray:
-    """``count`` rows from position ``start`` of permutations one after the other, int64."""
-    positions = np.arange(start, start + count)
-    rows = np.empty(count, dtype=np.int64)
-    for epoch in np.unique(positions // images):
-        order = np.random.default_rng([seed, 0, int(epoch)]).permutation(images)
-        here = positions // images == epoch
-        rows[here] = order[positions[here] % images]
-    return rows
-
-
 def draw_scale(settings: SpecialistSettings, rng: np.random.Generator) -> float:
     """The relative size of a step's images, log-uniform in ``scale_jitter``."""
     low, high = min(settings.scale_jitter), max(settings.scale_jitter)
@@ -158,25 +141,3 @@ def jitter_color(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
     x = (x - mean) * float(contrast) + mean
     grey = x.mean(dim=0, keepdim=True)
     return ((x - grey) * float(saturation) + grey).clamp_(0, 1)
-
-
-def validate(
-    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
-) -> dict[str, float]:
-    """COCO metrics of a detector on a dataset of its label space (AP, AP50, AP75: fractions)."""
-    metrics = measure(detector, val, runtime, batch_size).to_dict()
-    return {k: float(metrics[k]) for k in ("AP", "AP50", "AP75") if metrics[k] is not None}
-
-
-def measure(
-    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
-) -> DetectionMetrics:
-    """All COCO metrics of a detector on a dataset of its label space."""
-    from relabel.datasets.loading import ImageBatches
-    from relabel.evaluation.detections import evaluate_dataset
-
-    found: list[Detections] = []
-    with ImageBatches(val, batch_size=batch_size, workers=runtime.workers) as batches:
-        for _rows, images in batches:
-            found.extend(detector.predict(images))
-    return evaluate_dataset(val, found)

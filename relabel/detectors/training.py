@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detector
-from relabel.detectors.families import Trainable, build_trainable
+from relabel.detectors.load import Trainable, build_trainable
 from relabel.detectors.settings import SpecialistSettings
 from relabel.settings import Runtime
 from relabel.training.loop import FitResult, drop_checkpoint, fit, resolve_device, step_seed

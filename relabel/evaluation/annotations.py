@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset, xywh_to_xyxy
+from relabel.datasets.dataset import DetectionDataset
+from relabel.geometry import xywh_to_xyxy
 
 ANY_CLASS = -1
 

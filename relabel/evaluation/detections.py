@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset, xyxy_to_xywh
+from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.base import Detections
 from relabel.errors import DataError
 from relabel.evaluation.annotations import ANY_CLASS, Annotations
 from relabel.evaluation.joining import join_by_id
-from relabel.evaluation.matching import suppress
 from relabel.evaluation.predictions import (
     Source,
     read_annotations,
     read_predictions,
 )
+from relabel.geometry import suppress, xyxy_to_xywh
 
 MAX_DETECTIONS = (1, 10, 100)
 _RECALLS = np.linspace(0.0, 1.0, 101)

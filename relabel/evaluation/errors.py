@@ -34,9 +34,9 @@ import numpy as np
 
 from relabel.evaluation.annotations import ANY_CLASS, Annotations
 from relabel.evaluation.detections import MAX_DETECTIONS, precision_at_recalls, read_scored
-from relabel.evaluation.matching import Pairs, greedy_match, overlapping
 from relabel.evaluation.predictions import Source
 from relabel.evaluation.transfer import Transition
+from relabel.geometry import Pairs, greedy_match, overlapping
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 ERROR_TYPES = ("classification", "localization", "both", "duplicate", "background", "missed")

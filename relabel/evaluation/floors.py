@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from relabel.datasets.alternatives import renamed
-from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes, xyxy_to_xywh
+from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
-from relabel.evaluation.matching import Pairs, overlapping, suppress
+from relabel.geometry import Pairs, overlapping, suppress, xyxy_to_xywh
 
 if TYPE_CHECKING:
     from relabel.crosslabel.pseudo import PseudoLabels

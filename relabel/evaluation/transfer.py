@@ -18,11 +18,11 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.evaluation.annotations import ANY_CLASS, Annotations
 from relabel.evaluation.detections import average_precision
 from relabel.evaluation.joining import join_by_name
-from relabel.evaluation.matching import Pairs, greedy_match, overlapping
 from relabel.evaluation.predictions import (
     read_annotations,
     read_predictions,
 )
+from relabel.geometry import Pairs, greedy_match, overlapping
 
 THRESHOLDS = (0.5, 0.75)
 _IGNORE_IOA = 0.5

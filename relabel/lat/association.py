@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from relabel.datasets.dataset import iou_matrix
 from relabel.datasets.labelspace import JointLabelSpace
+from relabel.geometry import iou_matrix
 from relabel.lat.proposals import image_truth
 
 if TYPE_CHECKING:
-    from relabel.lat.train import Material
+    from relabel.lat.bank import Material
 
 SAME_IOU = 0.5
 # As many objects of average company are added to each class's own.

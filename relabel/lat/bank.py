@@ -19,7 +19,7 @@ import numpy as np
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
-from relabel.datasets.loading import ImageBatches
+from relabel.datasets.pixels.batches import ImageBatches
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.settings import LatSettings
@@ -128,3 +128,12 @@ def _fits(file: Path, shape: tuple[int, int]) -> bool:
         return np.load(file, mmap_mode="r").shape == shape
     except (OSError, ValueError):
         return False
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What the model learns from: one dataset with its proposal bank."""
+
+    dataset: DetectionDataset
+    position: int
+    bank: ProposalBank

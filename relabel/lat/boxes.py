@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from relabel.datasets.dataset import iou_matrix
+from relabel.geometry import iou_matrix
 from relabel.lat.model import DELTA_SCALE, decode_deltas, encode_deltas
 from relabel.lat.select import SAME_IOU, Labels, greedy_pairs
 

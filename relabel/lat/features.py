@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from relabel.detectors.backbones import BackboneSpec, FeatureExtractor, resolve_backbone
-from relabel.detectors.base import load_detector
-from relabel.detectors.faster_rcnn import stack_images
+from relabel.backbones.extractor import BackboneSpec, FeatureExtractor, resolve_backbone
+from relabel.detectors.load import load_detector
 from relabel.errors import ConfigError, DataError
 from relabel.lat.settings import LatSettings
 from relabel.training.loop import autocast
 from relabel.training.memory import keep_freed_memory
+from relabel.training.pixels import stack_images
 from relabel.workspace.fingerprint import fingerprint
 
 SPECIALIST = "specialist"

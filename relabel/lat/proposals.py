@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.dataset import DetectionDataset, iou_matrix
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
+from relabel.geometry import iou_matrix
 from relabel.lat.settings import LatSettings
 
 MIN_SIDE = 1.0

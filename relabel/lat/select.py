@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchvision.ops import batched_nms
 
-from relabel.datasets.dataset import iou_matrix
+from relabel.geometry import iou_matrix
 from relabel.lat.settings import LatSettings
 
 FLOOR = 0.01

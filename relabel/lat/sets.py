@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from relabel.datasets.dataset import iou_matrix
+from relabel.geometry import iou_matrix
 from relabel.lat.select import FEW, SAME_IOU, Labels, calibrate, greedy_pairs
 
 # A class with less of the best one's evidence is never an alternative.

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.images import load_rgb
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
-from relabel.detectors.specialist import permuted, rows_of_step
+from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
 from relabel.lat.association import association, cooccurrence
-from relabel.lat.bank import ProposalBank, build_bank, drop_banks
+from relabel.lat.bank import Material, ProposalBank, build_bank, drop_banks
 from relabel.lat.boxes import box_error
 from relabel.lat.checkpoint import TrainedTransfer, joint_space
 from relabel.lat.features import FrozenFeatures
@@ -40,18 +38,10 @@ from relabel.lat.sets import label_sets
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
+from relabel.training.order import permuted, rows_of_step
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 PCA_IMAGES = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What the model learns from: one dataset with its proposal bank."""
-
-    dataset: DetectionDataset
-    position: int
-    bank: ProposalBank
 
 
 def train_lat(

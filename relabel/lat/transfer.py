@@ -13,17 +13,11 @@ import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.alternatives import alternatives_field
-from relabel.datasets.dataset import (
-    UNCERTAIN,
-    DetectionDataset,
-    Provenance,
-    iou_matrix,
-    make_boxes,
-    xyxy_to_xywh,
-)
+from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.loading import ImageBatches
+from relabel.datasets.pixels.batches import ImageBatches
 from relabel.errors import DataError
+from relabel.geometry import iou_matrix, xyxy_to_xywh
 from relabel.lat.boxes import BoxError, restyle
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.model import ProposalBatch, paired_iou

@@ -19,7 +19,7 @@ from relabel.workspace.fingerprint import file_fingerprint, fingerprint, source_
 from relabel.workspace.stage import Stage, Status
 
 if TYPE_CHECKING:
-    from relabel.datasets.imagenet import ImageSet
+    from relabel.datasets.pixels.image_folder import ImageSet
 
 Kind = Literal["regions", "scores", "labeler", "labels", "result"]
 # The stages whose files a stage reads.
@@ -151,7 +151,7 @@ def make_plan(
 
 def _sample(images: ImageSet, maps: Path, count: int = 16) -> str:
     """Fingerprint of the maps of a few images; reading all would be a million files."""
-    from relabel.multilabel.label_maps import LabelMapFolder
+    from relabel.multilabel.scores.label_maps import LabelMapFolder
 
     folder = LabelMapFolder(maps)
     step = max(1, len(images) // count)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from relabel.errors import BusyError, ConfigError, DataError
-from relabel.multilabel.clock import Clock, record
-from relabel.multilabel.label_maps import LabelMapFolder
-from relabel.multilabel.parts import Part, entered, finished, pending, shards_of
 from relabel.multilabel.plan import Kind, Plan
+from relabel.multilabel.scores.label_maps import LabelMapFolder
 from relabel.multilabel.settings import PROBE
 from relabel.multilabel.store import read_labels, read_regions, read_scores
 from relabel.settings import Runtime
+from relabel.workspace.clock import Clock, record
+from relabel.workspace.parts import Part, entered, finished, pending, shards_of
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards
 
@@ -114,8 +114,8 @@ class _Steps:
         return {"stage": stage.fingerprint, "settings": stage.settings}
 
     def regions(self, clock: Clock) -> bool:
-        from relabel.multilabel.features import PatchFeatures
-        from relabel.multilabel.regions import find_regions
+        from relabel.multilabel.regions.features import PatchFeatures
+        from relabel.multilabel.regions.stage import find_regions
         from relabel.training.loop import resolve_device
 
         shards = self.shards("regions")
@@ -143,7 +143,7 @@ class _Steps:
         return finished(self.plan.stages["scores"], shards)
 
     def _score(self, shards: Shards, todo: list[int], clock: Clock) -> None:
-        from relabel.multilabel import scores
+        from relabel.multilabel.scores import stage as scores
         from relabel.training.loop import resolve_device
 
         plan, regions = self.plan, self.shards("regions")
@@ -156,7 +156,7 @@ class _Steps:
         elif settings.classifier == PROBE:
             scores.score_with_probe(*common, self._probe(), self.runtime, clock)
         else:
-            from relabel.multilabel.dense import DenseClassifier
+            from relabel.multilabel.scores.dense import DenseClassifier
 
             device = resolve_device(self.runtime.device)
             maker = DenseClassifier.create(
@@ -173,8 +173,8 @@ class _Steps:
 
     def _probe(self) -> Any:
         """Trained once; other processes find it there."""
-        from relabel.multilabel.probe import Probe
-        from relabel.multilabel.scores import fit_probe
+        from relabel.multilabel.scores.probe import Probe
+        from relabel.multilabel.scores.stage import fit_probe
 
         folder = self.plan.stages["scores"].folder / PROBE
         with entered(self.plan.stages["scores"]):
@@ -185,7 +185,7 @@ class _Steps:
         return Probe.load(folder)
 
     def labeler(self, clock: Clock) -> bool:
-        from relabel.multilabel.labelling import fit_labeler
+        from relabel.multilabel.labels.stage import fit_labeler
 
         plan, stage = self.plan, self.plan.stages["labeler"]
         stage.begin()
@@ -212,8 +212,8 @@ class _Steps:
         return True
 
     def labels(self, clock: Clock) -> bool:
-        from relabel.multilabel.labeler import Labeler
-        from relabel.multilabel.labelling import label_regions
+        from relabel.multilabel.labels.labeler import Labeler
+        from relabel.multilabel.labels.stage import label_regions
         from relabel.training.loop import resolve_device
 
         plan, shards = self.plan, self.shards("labels")
@@ -234,7 +234,7 @@ class _Steps:
         return finished(plan.stages["labels"], shards)
 
     def result(self, clock: Clock) -> bool:
-        from relabel.multilabel.result import write_result
+        from relabel.multilabel.result.stage import write_result
 
         plan, stage = self.plan, self.plan.stages["result"]
         stage.begin()

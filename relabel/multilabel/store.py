@@ -20,8 +20,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from relabel.errors import DataError
-from relabel.multilabel.columns import AGAIN, Column, read_columns, write_columns
-from relabel.multilabel.rle import RleColumn, decode_mask, encode_masks
+from relabel.workspace.columns import AGAIN, Column, read_columns, write_columns
+from relabel.workspace.rle import RleColumn, decode_mask, encode_masks
 from relabel.workspace.stage import Shards
 
 Array = np.ndarray

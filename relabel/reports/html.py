@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.images import load_rgb
+from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
 from relabel.reports import charts, statistics
 from relabel.reports.pictures import Color, class_palette, draw_boxes

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset, xywh_to_xyxy
+from relabel.datasets.dataset import DetectionDataset
+from relabel.geometry import xywh_to_xyxy
 
 NEW = "no source box (new)"
 DROPPED = "dropped"

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relabel.errors import DataError
-
-if TYPE_CHECKING:
-    from relabel.datasets.dataset import DetectionDataset
 
 
 def fingerprint(obj: Any) -> str:
@@ -68,78 +64,6 @@ def source_identity(name: str) -> str:
     if not name or not folder.is_dir():
         return name
     return f"{folder.resolve().name}@{folder_fingerprint(folder)[:12]}"
-
-
-def dataset_fingerprint(dataset: DetectionDataset, *, boxes: bool = True) -> str:
-    """SHA-256 (hex) of a dataset: its label space, columns, file names and image file sizes.
-
-    Sizes stand for the pixels: reading every image would take minutes, and modification times
-    change whenever a dataset is copied. The root's own place on the disk does not count. A set of
-    one million boxes takes well under a second, and images a few microseconds each.
-
-    Args:
-        boxes: False takes the images only, for what does not depend on the annotations.
-    """
-    import numpy as np
-
-    digest = hashlib.sha256()
-
-    def column(name: str, values: Any) -> None:
-        array = np.ascontiguousarray(values)
-        digest.update(f"{name}:{array.dtype.str}:{array.shape}:".encode())
-        digest.update(array.data if array.size else b"")
-
-    def strings(name: str, values: Sequence[str | bytes | None]) -> None:
-        digest.update(f"{name}:{len(values)}:".encode())
-        digest.update("\0".join(v if isinstance(v, str) else repr(v) for v in values).encode())
-
-    images = dataset.images
-    for name in ("id", "width", "height"):
-        column(name, getattr(images, name))
-    strings("file_name", images.file_name)
-    if images.location is not None:
-        prefix = f"{dataset.root}/"
-        strings("location", [(text or "").replace(prefix, "") for text in images.location])
-    column("size", np.array(image_sizes(dataset), dtype=np.int64))
-    if not boxes:
-        return digest.hexdigest()
-    digest.update(fingerprint([dataset.name, dataset.space.to_dict()]).encode())
-    rows = dataset.boxes
-    for name in ("image", "xywh", "category", "score", "ignore", "id", "area"):
-        column(f"box {name}", getattr(rows, name))
-    if rows.extra is not None:
-        strings("extra", rows.extra)
-    if rows.provenance is not None:
-        strings("origin", rows.provenance.origin)
-        strings("source category", rows.provenance.source_category)
-        column("source id", rows.provenance.source_id)
-        column("source iou", rows.provenance.source_iou)
-    return digest.hexdigest()
-
-
-def image_sizes(dataset: DetectionDataset) -> list[int]:
-    """Bytes of each image's file, or of the archive or record file it lies in; -1 if absent."""
-    root = str(dataset.root)
-    archives: dict[str, int] = {}
-    sizes = []
-    for row, name in enumerate(dataset.images.file_name):
-        location = dataset.images.location[row] if dataset.images.location is not None else None
-        scheme, _, rest = (location or "").partition(":")
-        if scheme in ("zip", "bytes", "parquet"):
-            parts = rest.rsplit("!", 1 if scheme == "zip" else 2)
-            if parts[0] not in archives:
-                archives[parts[0]] = _size(parts[0])
-            sizes.append(archives[parts[0]])
-        else:
-            sizes.append(_size(location or f"{root}/{name}"))
-    return sizes
-
-
-def _size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return -1
 
 
 def _plain(value: Any) -> Any:

@@ -41,7 +41,7 @@ def train_specialist(
     settings: Any,
     runtime: Any,
     *,
-    val: DetectionDataset | None = None,
+    validate: Any = None,
 ) -> Path:
     _called(f"train {train.name} {len(train)}")
     for step in range(3):
@@ -192,10 +192,10 @@ def install(
 ) -> None:
     """Put the fakes where align imports the real ones."""
     import relabel.crosslabel.prompted as prompted
-    import relabel.crosslabel.pseudo as pseudo
+    import relabel.crosslabel.shards as shards
 
     set_attribute(prompted, "cross_label_sam3", cross_label_sam3)
-    set_attribute(pseudo, "read_pseudo_labels", read_pseudo_labels)
+    set_attribute(shards, "read_pseudo_labels", read_pseudo_labels)
     for module, function in FAKES.items():
         fake = ModuleType(module)
         setattr(fake, function.__name__, function)

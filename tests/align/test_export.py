@@ -10,10 +10,10 @@ import pytest
 
 from relabel.align.export import place_images, with_images_in
 from relabel.align.store import read_transferred, write_transferred
-from relabel.datasets.catalogue import DatasetEntry
+from relabel.catalogue.catalogue import DatasetEntry
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
-from relabel.datasets.images import load_rgb
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
 
 

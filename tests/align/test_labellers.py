@@ -11,7 +11,7 @@ import pytest
 from relabel.align.plan import labels_folder
 from relabel.align.run import execute, prepare
 from relabel.align.settings import AlignSettings, PipelineSettings, stage_settings
-from relabel.datasets.catalogue import load_catalogue
+from relabel.catalogue.catalogue import load_catalogue
 from relabel.errors import ConfigError, StageError
 from relabel.settings import Runtime
 from tests.align.test_align import World

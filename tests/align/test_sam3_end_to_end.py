@@ -10,9 +10,9 @@ import pytest
 
 from relabel.align.run import execute, prepare, stage_labels
 from relabel.align.settings import AlignSettings, PipelineSettings
+from relabel.catalogue.catalogue import load_catalogue
 from relabel.cli import main
-from relabel.datasets.catalogue import load_catalogue
-from relabel.detectors.sam3_settings import Sam3Settings
+from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.evaluation.floors import filtered_pseudo_labels
 from relabel.settings import Runtime
 from tests.detectors.tiny_sam3 import tiny_sam3

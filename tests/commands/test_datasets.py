@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(coco_set, tmp_path):
     code = (
         "import resource, sys\n"
         "from relabel.cli import main\n"
-        "import relabel.datasets.coco_write\n"
+        "import relabel.datasets.formats.coco.write\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "main(sys.argv[1:])"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relabel.cli import main
-from relabel.reports import environment
+from relabel.doctor import environment
 
 WORKING = {"loads": True, "cuda": [{"name": "GPU X", "memory": 24_000_000_000}], "mps": False}
 
@@ -144,7 +144,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
     code = (
         "import sys, relabel.commands.doctor, relabel.commands.view; "
-        "import relabel.reports.environment; "
+        "import relabel.doctor.environment; "
         "print([m for m in ('torch', 'fiftyone', 'numpy', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -96,7 +96,7 @@ def test_transfer_table_and_floors(
 ) -> None:
     import numpy as np
 
-    from relabel.crosslabel import pseudo
+    from relabel.crosslabel import pseudo, shards
     from relabel.datasets.labelspace import LabelSpace
 
     labels = pseudo.PseudoLabels(
@@ -108,7 +108,7 @@ def test_transfer_table_and_floors(
         boxes=np.array([[0, 0, 50, 45]], np.float32),
         scores=np.array([[0.2, 0.8]], np.float32),
     )
-    monkeypatch.setattr(pseudo, "read_pseudo_labels", lambda path: labels)
+    monkeypatch.setattr(shards, "read_pseudo_labels", lambda path: labels)
     source = json.loads(files["source"].read_text())
     for image in source["images"]:
         image.update(width=64, height=64)

@@ -124,7 +124,7 @@ def test_labels_of_real_photos_against_their_boxes(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The largest object alone is right, but one of several: the buckets must show it."""
-    from relabel.datasets.registry import read_dataset
+    from relabel.datasets.formats.registry import read_dataset
 
     folder = shared / "data" / "voc100"
     dataset = read_dataset(folder, "voc")

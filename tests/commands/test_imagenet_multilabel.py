@@ -18,17 +18,17 @@ import torch
 from PIL import Image
 
 from relabel.cli import main
-from relabel.datasets.imagenet import read_image_set
+from relabel.datasets.multilabels import read_tsv
+from relabel.datasets.pixels.image_folder import read_image_set
 from relabel.errors import BusyError
-from relabel.multilabel.label_maps import write_label_map
-from relabel.multilabel.parts import Part
 from relabel.multilabel.plan import MultilabelSettings, Plan, make_plan
 from relabel.multilabel.run import run_plan
+from relabel.multilabel.scores.label_maps import write_label_map
 from relabel.multilabel.settings import LabelerSettings, LabelMapSettings, MaskCutSettings
 from relabel.multilabel.store import iterate, read_regions, read_scores, shard_paths
-from relabel.multilabel.tsv import read_tsv
 from relabel.settings import Runtime
-from tests.multilabel.colours import COLOURS, tiny_resnet
+from relabel.workspace.parts import Part
+from tests.classifiers.colours import COLOURS, tiny_resnet
 
 IMAGES, SIDE = 18, 96
 CLASSES = sorted(COLOURS)

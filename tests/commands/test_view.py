@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from relabel.cli import main
-from relabel.datasets import fiftyone_format
 from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.formats import fiftyone as fiftyone_format
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
-from relabel.reports.fiftyone_app import find_sources
+from relabel.viewer import find_sources
 
 
 def write_source(folder: Path, name: str) -> None:

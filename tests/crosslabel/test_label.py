@@ -18,11 +18,12 @@ from PIL import Image
 
 from relabel.crosslabel.label import cross_label, cross_label_all
 from relabel.crosslabel.nms import select
-from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels, read_pseudo_labels
+from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
 from relabel.crosslabel.settings import CrossLabelSettings
+from relabel.crosslabel.shards import read_pseudo_labels
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.images import load_rgb
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.pixels.location import load_rgb
 from relabel.detectors.base import Detections
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime

@@ -13,9 +13,9 @@ from torchvision.ops import nms as torchvision_nms
 
 from relabel.crosslabel.nms import class_wise_nms, select
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.datasets.dataset import iou_matrix
 from relabel.detectors.base import Detections
 from relabel.errors import ConfigError, DataError
+from relabel.geometry import iou_matrix
 
 
 def reference(boxes: np.ndarray, scores: np.ndarray, iou: float, rank: np.ndarray) -> list[int]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from relabel.catalogue.catalogue import DatasetEntry
 from relabel.cli import main
 from relabel.crosslabel.prompted import cross_label_sam3
-from relabel.crosslabel.pseudo import read_pseudo_labels
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.datasets.catalogue import DatasetEntry
+from relabel.crosslabel.shards import read_pseudo_labels
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.sam3 import Sam3Detector
-from relabel.detectors.sam3_settings import Sam3Settings
+from relabel.detectors.sam3.detector import Sam3Detector
+from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.settings import Runtime
 
 from ..detectors.tiny_sam3 import tiny_sam3

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from relabel.crosslabel.filters import class_wise_thresholds, fixed_threshold
 from relabel.crosslabel.pseudo import (
     PseudoLabels,
+    class_wise_thresholds,
+    fixed_threshold,
     merge_pseudo_labels,
     pseudo_to_dataset,
-    read_pseudo_labels,
 )
-from relabel.crosslabel.shards import Run, Shard, write_shard
+from relabel.crosslabel.shards import Run, Shard, read_pseudo_labels, write_shard
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from relabel.align.store import read_transferred, write_transferred
-from relabel.datasets import coco, coco_write
 from relabel.datasets.alternatives import alternatives_field, possible_classes, renamed
 from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.formats.coco import read as coco
+from relabel.datasets.formats.coco import write as coco_write
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import Problems
 from relabel.evaluation.floors import untouched_with_map

@@ -9,9 +9,9 @@ from PIL import Image
 from benchmarks import convert_coco
 from relabel.datasets.convert import convert
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import NameMap
-from relabel.datasets.registry import read_dataset
 from relabel.errors import ConfigError, DataError, Problems
 
 

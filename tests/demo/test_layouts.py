@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relabel.datasets.images import load_rgb
-from relabel.datasets.registry import read_dataset
+from relabel.datasets.formats.registry import read_dataset
+from relabel.datasets.pixels.location import load_rgb
 from relabel.demo import write_nuimages, write_waymo
 from relabel.demo.build import World, write_world
 from relabel.demo.render import render

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from relabel.align.settings import PipelineSettings
+from relabel.catalogue.catalogue import load_catalogue
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.catalogue import load_catalogue
+from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.registry import read_dataset
 from relabel.demo import run as demo
 from relabel.demo.backbone import BackboneSettings, train_backbone
 from relabel.demo.build import SOURCES, World, write_world
@@ -54,7 +54,7 @@ def told_by_the_truth(world: World, monkeypatch: pytest.MonkeyPatch):
     """An align that copies the truth, and a backbone that costs nothing."""
     monkeypatch.setattr(demo, "train_backbone", lambda *args, **kwargs: world.root)
     monkeypatch.setattr(
-        "relabel.crosslabel.pseudo.read_pseudo_labels",
+        "relabel.crosslabel.shards.read_pseudo_labels",
         lambda path: pseudo_of(world, Path(path).name.removeprefix("cityscapes_on_")),
     )
     calls: list[tuple[Path, Path]] = []
@@ -149,7 +149,7 @@ def test_backbone_learns_what_is_where_and_is_reused(tmp_path: Path):
     assert net.config.model_type == "resnet"
 
     def features(row: int):
-        from relabel.datasets.images import load_rgb
+        from relabel.datasets.pixels.location import load_rgb
 
         x = torch.from_numpy(load_rgb(train, row).astype(np.float32) / 255).permute(2, 0, 1)
         with torch.no_grad():

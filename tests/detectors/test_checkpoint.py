@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import load_detector
+from relabel.detectors.load import load_detector
 from relabel.detectors.training import new_trainable
 from relabel.errors import DataError
 from relabel.settings import settings_dict

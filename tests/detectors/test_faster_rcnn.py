@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from relabel.datasets.dataset import iou_matrix
-from relabel.datasets.images import load_rgb
-from relabel.detectors.base import load_detector
-from relabel.detectors.faster_rcnn import inside_ignored, resized, stack_images
+from relabel.datasets.pixels.location import load_rgb
+from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import TrainingBatches, train_specialist
 from relabel.errors import DataError
+from relabel.evaluation.detector import validator
+from relabel.geometry import inside_ignored, iou_matrix
+from relabel.training.pixels import resized, stack_images
 from tests.detectors.tiny import RUNTIME, assert_resumes, tiny_detector
 from tests.lat.world import make_world
 
@@ -32,7 +33,9 @@ def test_a_specialist_finds_and_names_blocks_it_has_not_seen(
 ) -> None:
     train = make_world(tmp_path / "train", images=40).target
     fresh = make_world(tmp_path / "fresh", images=10, seed=1).target
-    folder = train_specialist(train, tmp_path / "out", settings, RUNTIME, val=fresh)
+    folder = train_specialist(
+        train, tmp_path / "out", settings, RUNTIME, validate=validator(fresh, RUNTIME)
+    )
     history = json.loads((folder / "metrics.json").read_text())["validation"]
     assert history[-1]["step"] == 150
     assert history[-1]["AP50"] > 0.5

@@ -12,7 +12,7 @@ import torch
 from relabel.datasets.alternatives import alternatives_field
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.faster_rcnn import joined
-from relabel.detectors.rt_detr_loss import Criterion, Truth
+from relabel.detectors.rt_detr.loss import Criterion, Truth
 from relabel.detectors.specialist import TrainingBatches
 from relabel.detectors.training import new_trainable
 from tests.detectors.tiny import FAMILIES, tiny_detector

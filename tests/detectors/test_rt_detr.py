@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from relabel.cli import main
-from relabel.datasets.images import load_rgb
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import load_detector
+from relabel.datasets.pixels.location import load_rgb
+from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import TrainingBatches, train_specialist
+from relabel.evaluation.detector import validator
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.settings import LatSettings
 from tests.detectors.tiny import RUNTIME, assert_resumes
@@ -30,7 +31,9 @@ from tests.lat.world import make_world
 def test_it_finds_blocks_it_has_not_seen(rt_detr: SpecialistSettings, tmp_path: Path) -> None:
     train = make_world(tmp_path / "train", images=40).target
     fresh = make_world(tmp_path / "fresh", images=10, seed=1).target
-    folder = train_specialist(train, tmp_path / "out", rt_detr, RUNTIME, val=fresh)
+    folder = train_specialist(
+        train, tmp_path / "out", rt_detr, RUNTIME, validate=validator(fresh, RUNTIME)
+    )
     history = json.loads((folder / "metrics.json").read_text())["validation"]
     # Measured 0.8 to 0.9; random boxes and names give under 0.05.
     assert history[-1]["AP50"] > 0.5

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from relabel.align.settings import PipelineSettings, stage_settings
-from relabel.detectors.base import load_detector
+from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, DataError
 from relabel.lat.features import FrozenFeatures

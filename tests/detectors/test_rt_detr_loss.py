@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from relabel.detectors.rt_detr_loss import Criterion, Truth, truths_of
+from relabel.detectors.rt_detr.loss import Criterion, Truth, truths_of
 from relabel.detectors.settings import SpecialistSettings
 from tests.detectors.tiny_rt_detr import learn, losses, new_trainable, pixels_of, target
 

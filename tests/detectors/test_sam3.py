@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from relabel.datasets.labelspace import Category, LabelSpace
-from relabel.detectors.base import load_detector
-from relabel.detectors.sam3 import Sam3Detector, merge_prompts, why_unavailable
-from relabel.detectors.sam3_settings import Sam3Settings, class_prompts
+from relabel.detectors.load import load_detector
+from relabel.detectors.sam3.detector import Sam3Detector, merge_prompts, why_unavailable
+from relabel.detectors.sam3.settings import Sam3Settings, class_prompts
 from relabel.errors import ConfigError, DataError
 
 from .tiny_sam3 import QUERIES, tiny_sam3

@@ -9,7 +9,7 @@ import torch
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
-from relabel.detectors.rt_detr import RTDetrTrainable
+from relabel.detectors.rt_detr.detector import RTDetrTrainable
 from relabel.detectors.settings import SpecialistSettings
 
 SPACE = LabelSpace.from_names("three", ["a", "b", "c"])

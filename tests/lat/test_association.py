@@ -11,10 +11,10 @@ import pytest
 
 from relabel.datasets.labelspace import Category, JointLabelSpace, LabelSpace
 from relabel.lat.association import association, cooccurrence, named
-from relabel.lat.bank import ProposalBank
+from relabel.lat.bank import Material, ProposalBank
 from relabel.lat.proposals import image_proposals
 from relabel.lat.settings import LatSettings
-from relabel.lat.train import LatBatches, Material
+from relabel.lat.train import LatBatches
 from tests.lat.world import World, make_world
 
 NEW, OLD = ["car", "bus", "truck"], ["car", "coach"]

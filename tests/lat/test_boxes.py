@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relabel.datasets.dataset import iou_matrix
+from relabel.geometry import iou_matrix
 from relabel.lat.boxes import LEAST, BoxError, apply, box_error, deltas, restyle
 from relabel.lat.select import Labels
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relabel.datasets.dataset import iou_matrix
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
+from relabel.geometry import iou_matrix
 from relabel.lat.fusion import SemanticFeatureFusion, clamp_rows, pairwise_geometry
 from relabel.lat.model import (
     ProposalBatch,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from relabel.datasets.dataset import DetectionDataset, iou_matrix
+from relabel.datasets.dataset import DetectionDataset
+from relabel.geometry import iou_matrix
 from relabel.lat.boxes import deltas
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.settings import LatSettings

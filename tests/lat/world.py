@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes, xyxy_to_xywh
+from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import LabelSpace
+from relabel.geometry import xyxy_to_xywh
 
 SIZE = 96
 COLORS = {"red": (200, 40, 40), "blue": (40, 60, 200)}

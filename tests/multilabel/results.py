@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from relabel.datasets.imagenet import ImageSet, read_image_set
+from relabel.datasets.pixels.image_folder import ImageSet, read_image_set
 from relabel.multilabel.store import LabelShard, RegionBuilder, write_shard
 
 NAMES = ["ant", "bee", "cow", "dog"]

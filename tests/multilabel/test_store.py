@@ -15,7 +15,6 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
 from relabel.errors import DataError
-from relabel.multilabel.rle import RleColumn, decode_mask, encode_masks
 from relabel.multilabel.store import (
     LabelShard,
     RegionBuilder,
@@ -28,6 +27,7 @@ from relabel.multilabel.store import (
     shard_paths,
     write_shard,
 )
+from relabel.workspace.rle import RleColumn, decode_mask, encode_masks
 
 RUN = {"backbone": "tiny", "tau": 0.5, "layers": [1, 2]}
 MASKS = st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9)).flatmap(

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relabel.detectors.specialist import rows_of_step
 from relabel.errors import RelabelError
 from relabel.settings import Runtime, settings_dict
 from relabel.training.ema import EMA
 from relabel.training.loop import build_optimizer, fit, lr_factor, step_seed, total_steps
+from relabel.training.order import rows_of_step
 from relabel.training.prefetch import prefetch
 from relabel.training.settings import TrainSettings
 

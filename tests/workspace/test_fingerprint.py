@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
 from relabel.workspace.fingerprint import (
-    dataset_fingerprint,
     file_fingerprint,
     fingerprint,
     folder_fingerprint,

@@ -76,7 +76,7 @@ def read_predictions(path: str | Path) -> Predictions:
 
 
 def _tsv(path: Path) -> Predictions:
-    from relabel.multilabel.tsv import read_tsv
+    from relabel.datasets.multilabels import read_tsv
 
     table = read_tsv(path)
     names = list(table.file_names)

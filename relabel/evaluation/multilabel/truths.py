@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from relabel.datasets.coco_decode import collector_off, read_bytes
+from relabel.datasets.formats.coco.decode import collector_off, read_bytes
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.multilabel.classlists import ClassLists
@@ -208,7 +208,7 @@ class _Coco(msgspec.Struct, gc=False):
 
 def _coco(path: Path) -> Truths:
     """Boxes do not matter here, so files are read without the dataset reader's checks of them."""
-    from relabel.datasets.coco_layout import find_annotations
+    from relabel.datasets.formats.coco.layout import find_annotations
 
     file = find_annotations(path, split=None, annotations=None)
     content = _decode(file, _Coco)
@@ -256,7 +256,7 @@ def _coco(path: Path) -> Truths:
 
 def _voc(path: Path) -> Truths:
     """A folder, an image set ``ImageSets/Main/{split}.txt``, or a single XML file."""
-    from relabel.datasets.registry import read_dataset
+    from relabel.datasets.formats.registry import read_dataset
 
     folder, split, stem = path, None, None
     if path.is_file() and path.suffix.lower() == ".txt":
@@ -292,7 +292,7 @@ def _from_boxes(
 
 
 def _tsv(path: Path, threshold: float) -> Truths:
-    from relabel.multilabel.tsv import read_tsv
+    from relabel.datasets.multilabels import read_tsv
 
     table = read_tsv(path)
     rows = np.repeat(np.arange(len(table.file_names)), np.diff(table.offsets))

@@ -1,0 +1,5 @@
+"""Backbones: frozen and trainable networks that several rooms use.
+
+In: a hub id, a local folder or a torchvision name. Out: feature maps, folded batch norms,
+classification heads and published classifiers.
+"""

@@ -1,0 +1,115 @@
+"""Image classifiers of transformers and torchvision as they are published."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from relabel.backbones.heads import find_head
+from relabel.backbones.quiet import quiet_transformers
+from relabel.errors import ConfigError
+
+DEFAULT_SIDE = 224
+RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+"""Pillow's numbers of resampling filters, which image processors are configured with."""
+
+
+def transformers_classifier(
+    name: str, pretrained: bool, image_size: int, drop_path: float
+) -> tuple[Any, list[str]]:
+    """The network as published, and the labels of its classification layer (none if it is new)."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(name)
+            if drop_path > 0 and hasattr(config, "drop_path_rate"):
+                config.drop_path_rate = drop_path
+            if not config.num_labels:
+                config.num_labels = 2
+            if pretrained:
+                net, info = AutoModelForImageClassification.from_pretrained(
+                    name, config=config, dtype=torch.float32, output_loading_info=True
+                )
+                head = find_head(net)[0]
+                fresh = any(str(key).startswith(f"{head}.") for key in info["missing_keys"])
+            else:
+                if image_size and isinstance(getattr(config, "image_size", None), int):
+                    config.image_size = image_size
+                net = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+                fresh = True
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"classifier {name!r} cannot be loaded: {str(error).splitlines()[0]}",
+            remedy="Give a local folder or hub id of an image classifier, or a torchvision model.",
+        ) from error
+    labels = [str(net.config.id2label[i]) for i in sorted(net.config.id2label)]
+    return net, [] if fresh else labels
+
+
+def torchvision_classifier(
+    name: str, pretrained: bool, image_size: int, drop_path: float
+) -> tuple[Any, list[str]]:
+    import torchvision
+
+    more = {}
+    if name.startswith("vit_") and image_size and not pretrained:
+        more["image_size"] = image_size
+    weights: Any = torchvision.models.get_model_weights(name)
+    weights = weights.DEFAULT if pretrained else None
+    try:
+        net = torchvision.models.get_model(name, weights=weights, **more)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
+            remedy="Give --model a local transformers folder, or use --weights random.",
+        ) from error
+    depths = [m for m in net.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
+    deepest = max((m.p for m in depths), default=0.0)
+    for module in depths if drop_path > 0 and deepest > 0 else ():
+        module.p *= drop_path / deepest
+    labels = [] if weights is None else [str(c) for c in weights.meta.get("categories", ())]
+    return net, labels
+
+
+class View(NamedTuple):
+    """How a published network was tested: side, centre crop's share, resampling."""
+
+    side: int = DEFAULT_SIDE
+    crop: float = 0.875
+    interpolation: str = "bicubic"
+
+
+def transformers_view(name: str, side: int) -> View:
+    from transformers import AutoImageProcessor
+
+    try:
+        with quiet_transformers():
+            row = AutoImageProcessor.from_pretrained(name).to_dict()
+    except (OSError, ValueError, ImportError):
+        return View(side or DEFAULT_SIDE)
+    size = row.get("size") or {}
+    crop = (row.get("crop_size") or {}).get("height") if row.get("do_center_crop") else None
+    short = size.get("shortest_edge") or size.get("height")
+    side = int(crop or short or side or DEFAULT_SIDE)
+    names = {number: word for word, number in RESAMPLE.items()}
+    interpolation = names.get(int(row.get("resample") or 3), "bicubic")
+    return View(side, side / max(side, int(short or side)), interpolation)
+
+
+def torchvision_view(name: str) -> View:
+    import torchvision
+
+    weights: Any = torchvision.models.get_model_weights(name)
+    view = weights.DEFAULT.transforms()
+    side, short = view.crop_size[0], view.resize_size[0]
+    return View(side, side / max(side, short), view.interpolation.value)
+
+
+def side_of(size: Any) -> int:
+    """The side of a config's image size, given as a number or as (height, width)."""
+    if isinstance(size, list | tuple):
+        size = size[0]
+    return int(size or 0)

@@ -1,0 +1,133 @@
+"""Files of a classifier's predictions, for `relabel evaluate multilabel`.
+
+Shape legend: ``N`` images, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relabel.errors import ConfigError
+from relabel.workspace.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from relabel.classifiers.data import LabelledImages
+    from relabel.classifiers.model import ClassifierSpec
+
+Scores = Iterator[tuple[np.ndarray, np.ndarray]]
+FORMATS = (".parquet", ".tsv")
+_TSV_LEAST = 0.00005  # what four decimals show as 0
+
+
+def write_predictions(
+    out: Path,
+    images: LabelledImages,
+    spec: ClassifierSpec,
+    scores: Scores,
+    *,
+    top: int = 0,
+    min_score: float = 0.0,
+) -> int:
+    """Write the scores of `predict` as they come; returns the number of images.
+
+    - ``.parquet``: columns ``file_name`` (string) and, of every class, ``scores`` (list of
+      float32). With ``top`` or ``min_score`` instead of ``scores`` the columns ``ids`` (list of
+      int32) and ``probs`` (list of float32), greatest first. The metadata has ``class_names`` and
+      ``class_keys`` as JSON lists.
+    - ``.tsv``: the released format, four decimals; probabilities that these show as 0 are left
+      out. The column of the original label has the images' own, -1 where there is none.
+
+    Args:
+        top: classes kept per image; 0 keeps all.
+        min_score: least probability that is kept.
+
+    Raises:
+        ConfigError: another suffix.
+    """
+    if out.suffix not in FORMATS:
+        raise ConfigError(f"--out {out} is neither {' nor '.join(FORMATS)}")
+    if out.suffix == ".tsv":
+        return _write_tsv(out, images, scores, top, max(min_score, _TSV_LEAST))
+    return _write_parquet(out, images, spec, scores, top, min_score)
+
+
+def kept_entries(
+    values: np.ndarray, top: int, min_score: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(counts int64 [N], ids int32, probs float32) of scores [N, C], greatest first per image.
+
+    Equal scores are ordered by class id.
+    """
+    order = np.argsort(-values, axis=1, kind="stable")
+    if top > 0:
+        order = order[:, :top]
+    ranked = np.take_along_axis(values, order, axis=1)
+    keep = ranked >= min_score
+    return keep.sum(axis=1), order[keep].astype(np.int32), ranked[keep].astype(np.float32)
+
+
+def _write_parquet(
+    out: Path,
+    images: LabelledImages,
+    spec: ClassifierSpec,
+    scores: Scores,
+    top: int,
+    min_score: float,
+) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sparse = top > 0 or min_score > 0
+    columns: list[Any] = [pa.field("file_name", pa.string())]
+    if sparse:
+        columns.append(pa.field("ids", pa.list_(pa.int32())))
+        columns.append(pa.field("probs", pa.list_(pa.float32())))
+    else:
+        columns.append(pa.field("scores", pa.list_(pa.float32())))
+    schema = pa.schema(
+        columns,
+        metadata={
+            "class_names": json.dumps(spec.classes, ensure_ascii=False),
+            "class_keys": json.dumps(spec.keys, ensure_ascii=False),
+        },
+    )
+    done = 0
+    with atomic_path(out) as temp, pq.ParquetWriter(temp, schema, compression="zstd") as writer:
+        for rows, values in scores:
+            names = pa.array([images.file_names[i] for i in rows.tolist()], pa.string())
+            arrays: list[Any] = [names]
+            if sparse:
+                counts, ids, probs = kept_entries(values, top, min_score)
+                offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+                arrays += [
+                    pa.ListArray.from_arrays(offsets, pa.array(ids, pa.int32())),
+                    pa.ListArray.from_arrays(offsets, pa.array(probs, pa.float32())),
+                ]
+            else:
+                offsets = pa.array(np.arange(len(rows) + 1) * values.shape[1], pa.int32())
+                flat = pa.array(values.astype(np.float32).reshape(-1), pa.float32())
+                arrays.append(pa.ListArray.from_arrays(offsets, flat))
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            done += len(rows)
+    return done
+
+
+def _write_tsv(
+    out: Path, images: LabelledImages, scores: Scores, top: int, min_score: float
+) -> int:
+    from relabel.datasets.multilabels import tsv_writer
+
+    done = 0
+    with tsv_writer(out) as file:
+        for rows, values in scores:
+            counts, ids, probs = kept_entries(values, top, min_score)
+            names = [images.file_names[i] for i in rows.tolist()]
+            offsets = np.concatenate([[0], np.cumsum(counts)])
+            file.write(names, images.gt[rows], offsets, ids, probs.clip(0, 1))
+            done += len(rows)
+    return done

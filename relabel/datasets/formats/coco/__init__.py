@@ -1,0 +1,1 @@
+"""COCO JSON, LVIS included: reading, column building, decoding, layout and writing."""

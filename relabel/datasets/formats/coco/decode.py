@@ -1,0 +1,319 @@
+"""COCO JSON to columns, with every field of the file kept.
+
+The file is decoded into typed msgspec structs, block by block, so that a block's records are
+turned into columns while they are in the processor's cache and never are in memory all at once.
+Only where that fails is the file taken apart record by record, to say which one is bad and to go
+on without it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from relabel.datasets.formats.coco.columns import (
+    ANNOTATION_FIELDS,
+    IMAGE_FIELDS,
+    INTEGER_FIELDS,
+    OPTIONAL_FIELDS,
+    AnnotationBlocks,
+    CocoFile,
+    image_columns,
+    record_type,
+)
+from relabel.errors import DataError, Problems
+
+_LISTS = ("images", "annotations", "categories")
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)` - at `\$\[", re.DOTALL)
+_USABLE_NAME = re.compile(r'[^\\"\x00-\x1f]*')
+_MOST_FURTHER_FIELDS = 256
+_BLOCK_BYTES = 2 << 20
+# Where one record may end and the next begin; inside a record it may also be part of a list.
+_BOUNDARY = re.compile(rb"\}\s*(,)\s*\{")
+_MOST_TRIES = 100
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Without Python's cyclic collector, which would walk the new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def read_bytes(path: Path) -> bytearray:
+    """The bytes of an annotation file, without a byte order mark.
+
+    Raises:
+        DataError: the file is missing, unreadable or empty.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = bytearray(path.stat().st_size)
+            del data[stream.readinto(data) :]
+    except FileNotFoundError as error:
+        raise DataError("no such file", file=path, remedy="Check the path.") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=path) from error
+    if data.startswith(b"\xef\xbb\xbf"):
+        del data[:3]
+    if not data or (len(data) < 64 and not data.strip()):
+        raise DataError("the file is empty", file=path, remedy="Export or download it again.")
+    return data
+
+
+def decode(path: Path, problems: Problems) -> CocoFile:
+    """Decode a COCO file.
+
+    Raises:
+        DataError: not JSON, not a COCO file, or a record of the wrong shape or type.
+    """
+    data = read_bytes(path)
+    with collector_off():
+        try:
+            return _decode_fast(data, path)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return decode_slowly(data, path, problems)
+
+
+def _decode_fast(data: bytearray, path: Path) -> CocoFile:
+    """All records typed and good, or msgspec's error."""
+    top = msgspec.json.decode(data, type=dict[str, Raw])
+    for key in _LISTS:
+        if key not in top:
+            raise _not_coco(path, f"has no list `{key}`")
+    images, names = _typed(memoryview(top["images"]), IMAGE_FIELDS, [])
+    annotations = AnnotationBlocks()
+    start = _offset(data, top["annotations"])
+    for records, further in _annotation_blocks(data, start, len(memoryview(top["annotations"]))):
+        annotations.add(records, further)
+    categories = msgspec.json.decode(top["categories"], type=list[dict[str, Any]])
+    return CocoFile(
+        image_columns(images, names), annotations.columns(), categories, _file_fields(top)
+    )
+
+
+def _annotation_blocks(
+    data: bytearray, start: int, length: int
+) -> Iterator[tuple[list[Any], list[str]]]:
+    """The records of the list at ``data[start : start + length]``, about 2 MB at a time.
+
+    The commas before and after a block become brackets for the time of its decoding. A block that
+    decodes did end between two records: a prefix of a JSON list has one reading only. One that
+    does not, since its end lies in a list inside a record, is tried with the next boundary.
+    """
+    view = memoryview(data)
+    first, end = start, start + length - 1
+    names: list[str] = []
+    while first < end:
+        last, tries = _boundary(data, first + _BLOCK_BYTES, end), 0
+        while True:
+            before = data[first], data[last]
+            data[first], data[last] = b"[]"
+            try:
+                records, names = _typed(view[first : last + 1], ANNOTATION_FIELDS, names)
+                break
+            except msgspec.DecodeError as error:
+                if isinstance(error, msgspec.ValidationError) or last == end:
+                    raise
+                tries += 1
+            finally:
+                data[first], data[last] = before
+            last = _boundary(data, last + 1, end) if tries < _MOST_TRIES else end
+        yield records, names
+        first = last
+
+
+def _boundary(data: bytearray, start: int, end: int) -> int:
+    found = _BOUNDARY.search(data, start, end) if start < end else None
+    return found.start(1) if found else end
+
+
+def _typed(
+    data: memoryview, known: dict[str, tuple[Any, Any]], names: list[str]
+) -> tuple[list[Any], list[str]]:
+    """A list of records, and ``names`` with the further fields met in them."""
+    while True:
+        try:
+            return msgspec.json.decode(data, type=list[record_type(known, names)]), names
+        except msgspec.ValidationError as error:
+            unknown = _UNKNOWN_FIELD.search(str(error))
+            if unknown is None or len(names) >= _MOST_FURTHER_FIELDS:
+                raise
+            if not _USABLE_NAME.fullmatch(unknown[1]):  # msgspec has no such field names
+                raise
+            names = [*names, unknown[1]]
+
+
+def _offset(data: bytearray, part: Raw) -> int:
+    """Where in ``data`` the undecoded value ``part`` begins."""
+    address = [np.frombuffer(b, dtype=np.uint8).ctypes.data for b in (data, part)]
+    return address[1] - address[0]
+
+
+def _file_fields(top: dict[str, Raw]) -> dict[str, Any]:
+    return {k: msgspec.json.decode(v) for k, v in top.items() if k not in _LISTS}
+
+
+def _not_coco(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{what}: not a COCO instances file",
+        file=path,
+        remedy="It needs the lists images, annotations and categories.",
+    )
+
+
+def decode_slowly(data: bytearray, path: Path, problems: Problems) -> CocoFile:
+    """Record by record: names the bad ones, and accepts what the strict way does not.
+
+    NaN and Infinity, which Python's json writes and JSON does not have, are read here so that the
+    box with them can be named; so are integers written as 1.0.
+
+    Raises:
+        DataError: not JSON, not a COCO file, or a bad record that is not to be skipped.
+    """
+    try:
+        top: Any = msgspec.json.decode(data, type=dict[str, Raw])
+        lists: dict[str, Any] = {
+            k: msgspec.json.decode(top[k]) for k in ("categories",) if k in top
+        }
+        for key in ("images", "annotations"):
+            if key in top:
+                lists[key] = msgspec.json.decode(top[key], type=list[Raw])
+        load: Callable[[Any], Any] = msgspec.json.decode
+        fields = _file_fields(top)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        top = _python_json(data, path)
+        lists = {k: top[k] for k in _LISTS if k in top}
+        load = _itself
+        fields = {k: v for k, v in top.items() if k not in _LISTS}
+    for key in _LISTS:
+        if not isinstance(lists.get(key), list):
+            what = "has something else than a list as" if key in lists else "has no list"
+            raise _not_coco(path, f"{what} `{key}`")
+
+    categories = []
+    for i, row in enumerate(lists["categories"]):
+        if isinstance(row, dict):
+            categories.append(row)
+        else:
+            problems.error("is not an object", file=path, record=f"categories[{i}]")
+    images = image_columns(*_records(lists["images"], load, IMAGE_FIELDS, path, problems))
+    blocks = AnnotationBlocks()
+    blocks.add(*_records(lists["annotations"], load, ANNOTATION_FIELDS, path, problems))
+    return CocoFile(images, blocks.columns(), categories, fields)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _python_json(data: bytearray, path: Path) -> dict[str, Any]:
+    try:
+        top = json.loads(data)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not UTF-8 text at byte {error.start}",
+            file=path,
+            remedy="Save the file as UTF-8 JSON.",
+        ) from error
+    except RecursionError as error:
+        raise DataError("nested too deeply to be a COCO file", file=path) from error
+    except ValueError as error:
+        at = getattr(error, "pos", None)
+        cut = at is not None and not data[at:].strip()
+        what = "the JSON is cut off at its end" if cut else f"not valid JSON: {error}"
+        raise DataError(what, file=path, remedy="Export or download the file again.") from error
+    if isinstance(top, list):
+        raise DataError(
+            "is a list, as of detection results, not a COCO dataset",
+            file=path,
+            remedy="Results go to `relabel evaluate detections --predictions`.",
+        )
+    if not isinstance(top, dict):
+        raise DataError("is not a JSON object: not a COCO file", file=path)
+    return top
+
+
+def _records(
+    rows: list[Any],
+    load: Callable[[Any], Any],
+    known: dict[str, tuple[Any, Any]],
+    path: Path,
+    problems: Problems,
+) -> tuple[list[Any], list[str]]:
+    """Checked records of the good rows, and the names of their further fields."""
+    kind = "image" if known is IMAGE_FIELDS else "annotation"
+    typed = {**known, **OPTIONAL_FIELDS} if kind == "annotation" else known
+    core = record_type(typed, [])
+    good: list[tuple[Any, dict[str, Any]]] = []
+    names: dict[str, None] = {}
+    for i, raw in enumerate(rows):
+        try:
+            row = load(raw)
+            if not isinstance(row, dict):
+                raise TypeError("is not an object")
+            values = {k: _as_integer(k, v) for k, v in row.items() if k in typed}
+            record = msgspec.convert(values, core)
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
+            problems.error(
+                _plain(str(error)),
+                file=path,
+                record=_name_of(kind, i, raw),
+                remedy=f"Correct the {kind}, or leave it out with --skip-bad.",
+            )
+            continue
+        further = {k: v for k, v in row.items() if k not in known}
+        names.update(dict.fromkeys(further))
+        good.append((record, further))
+
+    order = list(names)
+    records = []
+    for record, further in good:
+        values = {k: getattr(record, k) for k in typed}
+        for j, name in enumerate(order):
+            values[f"extra_{j}"] = msgspec.json.encode(further[name]) if name in further else b""
+        records.append(SimpleNamespace(**values))
+    return records, order
+
+
+def _as_integer(key: str, value: Any) -> Any:
+    if key in INTEGER_FIELDS and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _plain(message: str) -> str:
+    """msgspec's message with the field first: ``bbox: expected `array` of length 4``."""
+    text, _, where = message.partition(" - at `$")
+    name = where.rstrip("`").lstrip(".")
+    if not name:
+        return text[:1].lower() + text[1:]
+    return f"{name}: {text[:1].lower()}{text[1:]}"
+
+
+def _name_of(kind: str, index: int, raw: Any) -> str:
+    """``annotation 17`` by its id where it has one, else by its place in the list."""
+    row = raw
+    if isinstance(raw, Raw):
+        try:
+            row = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            row = None
+    if isinstance(row, dict) and isinstance(row.get("id"), int | str):
+        return f"{kind} {row['id']}"
+    return f"{kind}s[{index}]"

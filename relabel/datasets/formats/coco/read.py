@@ -1,0 +1,297 @@
+"""COCO instances JSON (and LVIS, which differs in where an image's path stands).
+
+Format: https://cocodataset.org/#format-data. Boxes are xywh, 0-based and continuous, and are kept
+as they are. ``iscrowd`` and ``ignore`` mark regions to leave out. What relabel does not work with
+(segmentation, attributes, licences, ...) survives undecoded.
+
+Shape legend: ``I`` images, ``n`` boxes, ``K`` categories of the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
+from relabel.datasets.formats.checks import check_file_name, clean_boxes, clipped_area
+from relabel.datasets.formats.coco.columns import CocoFile, ImageColumns
+from relabel.datasets.formats.coco.decode import collector_off, decode
+from relabel.datasets.formats.coco.layout import find_annotations, find_root
+from relabel.datasets.formats.coco.write import write
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.datasets.namemap import into_space
+from relabel.datasets.pixels.location import image_size
+from relabel.datasets.pixels.placing import file_name_fault
+from relabel.errors import DataError, Problems
+
+__all__ = ["CATEGORY_FIELDS", "read", "write"]
+
+# Ids that span less than this are looked up in a table instead of searched.
+_TABLE_SPAN = 1 << 22
+
+CATEGORY_FIELDS = "category_fields"
+"""Key of `DetectionDataset.info` with the categories' own extra fields, by category name."""
+
+
+def read(
+    path: Path,
+    *,
+    name: str,
+    split: str | None,
+    problems: Problems,
+    space: LabelSpace | None = None,
+    annotations: str | None = None,
+) -> DetectionDataset:
+    """Read a COCO dataset.
+
+    Args:
+        path: the JSON file, or a folder in one of the usual layouts (`find_annotations`).
+        split: which annotation file of a folder.
+        space: label space to read into; the file's category names are looked up in it. Default
+            the file's own categories, ids kept.
+        annotations: annotation file relative to ``path``.
+
+    Returns:
+        The dataset; ``info`` holds the file-level fields (``info``, ``licenses``, ...), and
+        ``root`` is the folder in which the first image was found.
+
+    Raises:
+        DataError: missing, empty or truncated file; a record of the wrong shape or type; duplicate
+            ids; unknown categories; annotations of absent images; file names that lead outside.
+    """
+    file = find_annotations(path, split=split, annotations=annotations)
+    decoded = decode(file, problems)
+    with collector_off():
+        own_space, category_fields = _space(decoded, name, file, problems)
+        images = _images(decoded.images, file, problems)
+        root = find_root(path, file, images.file_name, decoded.fields, split)
+        images = _fill_sizes(images, root, file, problems)
+        boxes = _boxes(decoded, images, own_space, space, file, problems)
+    info = dict(decoded.fields)
+    if category_fields:
+        info[CATEGORY_FIELDS] = category_fields
+    return DetectionDataset(name, space or own_space, images, boxes, root, info)
+
+
+def _space(
+    decoded: CocoFile, name: str, file: Path, problems: Problems
+) -> tuple[LabelSpace, dict[str, dict[str, Any]]]:
+    categories: list[Category] = []
+    fields: dict[str, dict[str, Any]] = {}
+    ids: set[int] = set()
+    for i, row in enumerate(decoded.categories):
+        id, label = row.get("id"), row.get("name")
+        record = f"category {id}" if isinstance(id, int) else f"categories[{i}]"
+        if isinstance(id, bool) or not isinstance(id, int) or not isinstance(label, str):
+            problems.error(
+                "needs an integer `id` and a string `name`",
+                file=file,
+                record=record,
+                remedy="Correct the category.",
+            )
+        elif id in ids or label in fields:
+            problems.error(
+                f"category {'id' if id in ids else 'name ' + repr(label)} appears twice",
+                file=file,
+                record=record,
+                remedy="Give every category its own id and name.",
+            )
+        else:
+            group = row.get("supercategory")
+            categories.append(
+                Category(
+                    id,
+                    label,
+                    ignore=bool(row.get("ignore", False)),
+                    supercategory=group if isinstance(group, str) else None,
+                )
+            )
+            ids.add(id)
+            fields[label] = {
+                k: v for k, v in row.items() if k not in ("id", "name", "supercategory", "ignore")
+            }
+    return LabelSpace(name, tuple(categories)), {k: v for k, v in fields.items() if v}
+
+
+def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
+    names, ids = columns.file_name, columns.id
+    if None in names:
+        _names_from_url(names, columns, file, problems)
+    keep = np.ones(len(ids), dtype=bool)
+    for i in _duplicates(ids):
+        keep[i] = False
+        problems.error(
+            f"image id {ids[i]} appears twice",
+            file=file,
+            record=f"image {ids[i]}",
+            remedy="Give every image its own id.",
+        )
+    seen: set[str] = set()
+    for i, file_name in enumerate(names):
+        if file_name is None or not keep[i]:
+            keep[i] = False
+        elif file_name_fault(file_name) is not None:
+            keep[i] = check_file_name(
+                file_name, problems=problems, file=file, record=f"image {ids[i]}"
+            )
+        elif file_name in seen:
+            keep[i] = False
+            problems.error(
+                f"file_name {file_name!r} appears twice",
+                file=file,
+                record=f"image {ids[i]}",
+                remedy="Merge the two image records.",
+            )
+        else:
+            seen.add(file_name)
+    images = Images(
+        ids, [n or "" for n in names], columns.width, columns.height, extra=columns.extra
+    )
+    return images if keep.all() else images.take(np.flatnonzero(keep))
+
+
+def _names_from_url(
+    names: list[str | None], columns: ImageColumns, file: Path, problems: Problems
+) -> None:
+    """LVIS: an image without file_name is called by the last two parts of its coco_url."""
+    for i, name in enumerate(names):
+        if name is not None:
+            continue
+        extra = columns.extra[i] if columns.extra is not None else None
+        url = msgspec.json.decode(extra).get("coco_url") if extra else None
+        if isinstance(url, str) and url:
+            names[i] = "/".join(url.rsplit("/", 2)[-2:])
+        else:
+            problems.error(
+                "has neither file_name nor coco_url",
+                file=file,
+                record=f"image {columns.id[i]}",
+                remedy="Name the image's file.",
+            )
+
+
+def _fill_sizes(images: Images, root: Path, file: Path, problems: Problems) -> Images:
+    """Sizes that the file leaves out, from the headers of the images."""
+    unknown = np.flatnonzero((images.width == 0) | (images.height == 0))
+    for i in unknown.tolist():
+        try:
+            images.width[i], images.height[i] = image_size(str(root / images.file_name[i]))
+        except DataError:
+            problems.error(
+                f"has no width and height, and {images.file_name[i]!r} cannot be read",
+                file=file,
+                record=f"image {images.id[i]}",
+                remedy="Add the size, or put the image in place.",
+            )
+    return images
+
+
+def _boxes(
+    decoded: CocoFile,
+    images: Images,
+    own_space: LabelSpace,
+    space: LabelSpace | None,
+    file: Path,
+    problems: Problems,
+) -> Boxes:
+    columns = decoded.annotations
+    ids = _annotation_ids(columns.id, columns.numbered)
+    image_id, category_id, xywh = columns.image_id, columns.category_id, columns.xywh
+    n = len(ids)
+
+    def record(row: int) -> str:
+        return f"annotation {ids[row]}"
+
+    keep = np.ones(n, dtype=bool)
+    for row in _duplicates(ids):
+        keep[row] = False
+        problems.error(
+            f"annotation id {ids[row]} appears twice",
+            file=file,
+            record=record(row),
+            remedy="Give every annotation its own id.",
+        )
+    image, found = _positions(image_id, images.id)
+    for row in np.flatnonzero(keep & ~found).tolist():
+        problems.error(
+            f"belongs to image {image_id[row]}, which is not in the file",
+            file=file,
+            record=record(row),
+            remedy="Add the image or remove the annotation, or use --skip-bad.",
+        )
+    keep &= found
+    category, found = _positions(category_id, own_space.ids)
+    for row in np.flatnonzero(keep & ~found).tolist():
+        problems.error(
+            f"category_id {category_id[row]} is not in the file's categories",
+            file=file,
+            record=record(row),
+            remedy="Add the category or remove the annotation, or use --skip-bad.",
+        )
+    keep &= found
+    if space is not None:
+        category = into_space(space, own_space, category, keep, file, problems)
+        keep &= category >= 0
+    ignore = columns.ignore
+    if len(own_space):
+        ignore = ignore | (space or own_space).ignore_mask[category]
+    rows = np.flatnonzero(keep)
+    inside, clean = clean_boxes(
+        image[rows], xywh[rows], images.width, images.height, problems, file,
+        lambda i: record(int(rows[i])),
+    )  # fmt: skip
+    area = np.where(np.isfinite(columns.area), columns.area, xywh[:, 2] * xywh[:, 3])[rows]
+    area = clipped_area(area, xywh[rows], clean)
+    # By image, and within it in file order.
+    kept = np.flatnonzero(inside)
+    kept = kept[np.argsort(image[rows[kept]] * np.int64(n) + kept)]
+    rows, clean, area = rows[kept], clean[kept], area[kept]
+    unchanged = len(rows) == n and bool(np.all(rows[1:] > rows[:-1]))
+    return make_boxes(
+        image[rows],
+        clean,
+        category[rows],
+        score=columns.score[rows],
+        ignore=ignore[rows],
+        id=ids[rows],
+        area=area,
+        extra=columns.extra if columns.extra is None or unchanged else columns.extra.take(rows),
+    )
+
+
+def _annotation_ids(ids: np.ndarray, numbered: np.ndarray) -> np.ndarray:
+    """int64 [n]; annotations without an id are numbered from the largest one on."""
+    if numbered.all():
+        return ids
+    largest = int(ids[numbered].max(initial=0))
+    return np.where(numbered, ids, largest + np.cumsum(~numbered))
+
+
+def _duplicates(ids: np.ndarray) -> list[int]:
+    """Rows whose id stands in an earlier row."""
+    if len(ids) < 2 or bool(np.all(ids[1:] > ids[:-1])):
+        return []
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]]).tolist()
+
+
+def _positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position of each value in ``known`` (unique, any order), and whether it is there."""
+    if not len(known):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    low, high = int(known.min()), int(known.max())
+    if high - low < _TABLE_SPAN:
+        table = np.full(high - low + 1, -1, dtype=np.int64)
+        table[known - low] = np.arange(len(known))
+        within = (values >= low) & (values <= high)
+        position = table[np.where(within, values, low) - low]
+        found = within & (position >= 0)
+        return np.where(found, position, 0), found
+    order = np.argsort(known, kind="stable")
+    at = np.minimum(np.searchsorted(known[order], values), len(known) - 1)
+    position = order[at]
+    return position, known[position] == values

@@ -1,0 +1,285 @@
+"""The formats relabel reads and writes, and how to reach the module of each.
+
+A format module is imported when it is first used, and offers
+
+- ``read(path, *, name, split, problems, space=None, annotations=None) -> DetectionDataset``
+- ``write(dataset, out, *, split="train", copy_images="none", **options) -> list[Path]``, where
+  the format has a writer; it returns the files written, the main one first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relabel.datasets.labelspace import LabelSpace, did_you_mean
+from relabel.datasets.pixels.placing import CopyImages
+from relabel.errors import ConfigError, DataError, Problems
+
+if TYPE_CHECKING:
+    from relabel.datasets.dataset import DetectionDataset
+
+
+@dataclass(frozen=True)
+class FormatInfo:
+    """One on-disk format.
+
+    Attributes:
+        name: as given to ``--format`` and in relabel.toml.
+        title: the name people know it by.
+        module: dotted path of its module, imported on first use.
+        has_reader, has_writer: what the module offers.
+        one_file: a dataset may be a single file of this format.
+        description: what PATH is.
+    """
+
+    name: str
+    title: str
+    module: str
+    has_reader: bool
+    has_writer: bool
+    one_file: bool
+    description: str
+
+    def load(self) -> Any:
+        """The format's module."""
+        return importlib.import_module(self.module)
+
+
+def _table(*rows: FormatInfo) -> dict[str, FormatInfo]:
+    return {row.name: row for row in rows}
+
+
+FORMATS: dict[str, FormatInfo] = _table(
+    FormatInfo(
+        "coco",
+        "COCO",
+        "relabel.datasets.formats.coco.read",
+        True,
+        True,
+        True,
+        "an instances JSON file, or a folder with one per split; LVIS too",
+    ),
+    FormatInfo(
+        "voc",
+        "Pascal VOC",
+        "relabel.datasets.formats.voc",
+        True,
+        True,
+        False,
+        "a folder with Annotations/*.xml, JPEGImages/ and ImageSets/Main/{split}.txt",
+    ),
+    FormatInfo(
+        "yolo",
+        "YOLO",
+        "relabel.datasets.formats.yolo.labels",
+        True,
+        True,
+        True,
+        "a data.yaml, or the folder that holds it beside images/ and labels/",
+    ),
+    FormatInfo(
+        "cityscapes",
+        "Cityscapes",
+        "relabel.datasets.formats.cityscapes",
+        True,
+        False,
+        False,
+        "a folder with leftImg8bit/ and gtFine/",
+    ),
+    FormatInfo(
+        "nuimages",
+        "nuImages",
+        "relabel.datasets.formats.nuimages",
+        True,
+        False,
+        False,
+        "a folder with v1.0-{split}/ tables and samples/",
+    ),
+    FormatInfo(
+        "waymo_v1",
+        "Waymo Open v1",
+        "relabel.datasets.formats.waymo.v1",
+        True,
+        False,
+        True,
+        "a segment-*.tfrecord file, or a folder of them",
+    ),
+    FormatInfo(
+        "waymo_v2",
+        "Waymo Open v2",
+        "relabel.datasets.formats.waymo.v2",
+        True,
+        False,
+        False,
+        "a folder with {split}/camera_box/ and {split}/camera_image/ Parquet files",
+    ),
+    FormatInfo(
+        "bdd100k",
+        "BDD100K",
+        "relabel.datasets.formats.scalabel.bdd100k",
+        True,
+        False,
+        False,
+        "a folder with images/100k/{split}/ and labels/det_20/det_{split}.json",
+    ),
+    FormatInfo(
+        "shift",
+        "SHIFT",
+        "relabel.datasets.formats.scalabel.shift",
+        True,
+        False,
+        False,
+        "a folder with discrete/images/{split}/{view}/det_2d.json and img.zip",
+    ),
+    FormatInfo(
+        "acdc",
+        "ACDC",
+        "relabel.datasets.formats.acdc",
+        True,
+        False,
+        False,
+        "a folder with rgb_anon/ and gt_detection/",
+    ),
+    FormatInfo(
+        "fiftyone",
+        "FiftyOne",
+        "relabel.datasets.formats.fiftyone",
+        False,
+        True,
+        False,
+        "a FiftyOneDataset folder, written without a database",
+    ),
+)
+
+# Names that stand for whichever of several formats the content turns out to be.
+FAMILIES: dict[str, tuple[str, ...]] = {"waymo": ("waymo_v1", "waymo_v2")}
+
+
+def format_names(*, reader: bool = False, writer: bool = False) -> list[str]:
+    """Names of the formats, restricted to those that can be read or written."""
+    names = [
+        f.name
+        for f in FORMATS.values()
+        if (not reader or f.has_reader) and (not writer or f.has_writer)
+    ]
+    return names + (list(FAMILIES) if reader else [])
+
+
+def format_info(format: str, path: Path | None = None) -> FormatInfo:
+    """The format called ``format``; a family such as ``waymo`` is resolved by content of ``path``.
+
+    Raises:
+        ConfigError: no such format.
+        DataError: a family name, and ``path`` holds none of its formats.
+    """
+    key = format.strip().lower().replace("-", "_")
+    if key in FAMILIES:
+        return FORMATS[_detect_waymo(path)]
+    if key not in FORMATS:
+        raise ConfigError(
+            f"unknown dataset format {format!r}", remedy=did_you_mean(key, [*FORMATS, *FAMILIES])
+        )
+    return FORMATS[key]
+
+
+def _detect_waymo(path: Path | None) -> str:
+    if path is None:
+        raise ConfigError(
+            "format 'waymo' needs a dataset to look at", remedy="Name waymo_v1 or waymo_v2."
+        )
+    if not path.exists():
+        raise DataError("no such file or folder", file=path, remedy="Check the path.")
+    if path.is_file():
+        return "waymo_v2" if path.suffix == ".parquet" else "waymo_v1"
+    if next(path.rglob("*.tfrecord*"), None) is not None:
+        return "waymo_v1"
+    if next(path.rglob("*.parquet"), None) is not None:
+        return "waymo_v2"
+    raise DataError(
+        "holds neither Waymo TFRecord nor Parquet files",
+        file=path,
+        remedy="Point at the folder with segment-*.tfrecord files or with camera_box/.",
+    )
+
+
+def read_dataset(
+    path: str | Path,
+    format: str,
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    annotations: str | None = None,
+    problems: Problems | None = None,
+    space: LabelSpace | None = None,
+) -> DetectionDataset:
+    """Read a dataset in its native format.
+
+    Args:
+        path: the dataset's root folder, or its file where the format is one file.
+        format: a key of `FORMATS`, or ``waymo``.
+        name: the dataset's name; default the last part of the path.
+        split: such as ``train``; default the format's own choice.
+        annotations: annotation file, relative to ``path``, where the layout leaves it open.
+        problems: collects findings; default raises on the first error.
+        space: label space to read into; default the format's own, or the names found.
+
+    Raises:
+        ConfigError: unknown format, or one that can only be written.
+        DataError: the files are missing or damaged.
+    """
+    path = Path(path).expanduser()
+    info = format_info(format, path)
+    if not info.has_reader:
+        raise ConfigError(
+            f"format {info.name!r} can be written but not read",
+            remedy=f"Readable: {', '.join(format_names(reader=True))}.",
+        )
+    if not path.exists():
+        raise DataError(
+            "no such file or folder",
+            file=path,
+            remedy="Check the path or the root in relabel.toml.",
+        )
+    return info.load().read(
+        path,
+        name=name or (path.stem if path.is_file() else path.resolve().name),
+        split=split,
+        problems=Problems() if problems is None else problems,
+        space=space,
+        annotations=annotations,
+    )
+
+
+def write_dataset(
+    dataset: DetectionDataset,
+    format: str,
+    out: str | Path,
+    *,
+    split: str = "train",
+    copy_images: CopyImages = "none",
+    **options: Any,
+) -> list[Path]:
+    """Write a dataset; returns the files written, the main one first.
+
+    Args:
+        format: a format with a writer.
+        out: target folder, or file where the format is one file.
+        copy_images: whether images are put beside the labels, linked or copied.
+        options: passed on to the format's ``write``.
+
+    Raises:
+        ConfigError: unknown format, or one that can only be read.
+        DataError: the output cannot be written, for example because the disk is full.
+    """
+    info = format_info(format) if format not in FAMILIES else None
+    if info is None or not info.has_writer:
+        raise ConfigError(
+            f"format {format!r} can be read but not written",
+            remedy=f"Writable: {', '.join(format_names(writer=True))}.",
+        )
+    return info.load().write(
+        dataset, Path(out).expanduser(), split=split, copy_images=copy_images, **options
+    )

@@ -1,0 +1,286 @@
+"""The Scalabel frames that BDD100K and SHIFT share.
+
+A file is a list of frames, or ``{"frames": [...], "config": {...}}``. A frame without labels
+(missing, null or empty) is an image without objects. A ``box2d`` names the first and the last
+pixel it covers, so that its width is ``x2 - x1 + 1``.
+
+Source: the Scalabel label format (Yu et al., BDD100K, CVPR 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from relabel.datasets.dataset import Boxes, make_boxes
+from relabel.datasets.formats.checks import clean_boxes
+from relabel.datasets.formats.records import collector_paused, convert_record, parse_json, read_file
+from relabel.datasets.labelspace import LabelSpace, did_you_mean
+from relabel.errors import DataError, Problems
+
+
+class ImageSize(msgspec.Struct, gc=False):
+    width: int
+    height: int
+
+
+class Box2D(msgspec.Struct, gc=False):
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Attributes(msgspec.Struct, gc=False):
+    """Label attributes that are kept; their types differ between releases."""
+
+    occluded: Any = None
+    truncated: Any = None
+    crowd: Any = None
+    trafficLightColor: Any = None
+
+
+class Label(msgspec.Struct, gc=False):
+    category: str | None = None
+    box2d: Box2D | None = None
+    attributes: Attributes | None = None
+    id: str | int | None = None
+
+
+class Frame(msgspec.Struct, gc=False):
+    name: str
+    labels: list[Label] | None = None
+    videoName: str | None = None
+    size: ImageSize | None = None
+
+
+class _Config(msgspec.Struct):
+    imageSize: ImageSize | None = None
+
+
+class _File(msgspec.Struct):
+    frames: list[Frame]
+    config: _Config | None = None
+
+
+class _LooseFrame(msgspec.Struct):
+    name: str
+    labels: list[Any] | None = None
+    videoName: str | None = None
+    size: ImageSize | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a reader puts a frame: its file name under the root, location and size."""
+
+    file_name: str
+    location: str
+    width: int
+    height: int
+
+
+def read_frames(
+    file: Path, problems: Problems, *, remedy: str
+) -> tuple[list[Frame], ImageSize | None]:
+    """The frames of a Scalabel file and the image size its ``config`` names.
+
+    Labels and frames that do not fit the format go to ``problems``.
+
+    Raises:
+        DataError: missing, empty, cut off or not Scalabel; or a bad record, unless skipped.
+    """
+    data = read_file(file, remedy=remedy)
+    try:
+        with collector_paused():
+            if data.lstrip()[:1] == b"[":
+                return msgspec.json.decode(data, type=list[Frame]), None
+            content = msgspec.json.decode(data, type=_File)
+            return content.frames, content.config and content.config.imageSize
+    except msgspec.MsgspecError:
+        return _read_loosely(file, parse_json(data, file), problems)
+
+
+def _read_loosely(
+    file: Path, content: Any, problems: Problems
+) -> tuple[list[Frame], ImageSize | None]:
+    size = None
+    if isinstance(content, dict):
+        config = content.get("config")
+        if config is not None:
+            parsed = convert_record(config, _Config, path=file, record="config", problems=problems)
+            size = parsed and parsed.imageSize
+        content = content.get("frames")
+    if not isinstance(content, list):
+        raise DataError(
+            "is neither a list of frames nor an object with `frames`",
+            file=file,
+            remedy="Use the detection labels in Scalabel format.",
+        )
+    frames = []
+    for i, raw in enumerate(content):
+        title = raw.get("name") if isinstance(raw, dict) else None
+        record = f"frame {i}" + (f" ({title})" if isinstance(title, str) else "")
+        loose = convert_record(raw, _LooseFrame, path=file, record=record, problems=problems)
+        if loose is None:
+            continue
+        labels = []
+        for k, value in enumerate(loose.labels or ()):
+            label = convert_record(
+                value, Label, path=file, record=f"{record}, label {k}", problems=problems
+            )
+            if label is not None:
+                labels.append(label)
+        frames.append(Frame(loose.name, labels, loose.videoName, loose.size))
+    return frames, size
+
+
+def place_frames(
+    frames: list[Frame],
+    place: Callable[[Frame], Placed | None],
+    file: Path,
+    problems: Problems,
+) -> tuple[list[Frame], list[Placed]]:
+    """Frames that have a place, each name once."""
+    kept: list[Frame] = []
+    places: list[Placed] = []
+    seen: set[str] = set()
+    for frame in frames:
+        placed = place(frame)
+        if placed is None:
+            continue
+        if placed.file_name in seen:
+            problems.error(
+                f"frame {placed.file_name!r} appears twice",
+                file=file,
+                record=f"frame {frame.name}",
+                remedy="Remove one of them, or leave it out with --skip-bad.",
+            )
+            continue
+        if placed.width <= 0 or placed.height <= 0:
+            problems.error(
+                f"image size {placed.width}x{placed.height} is not possible",
+                file=file,
+                record=f"frame {frame.name}",
+                remedy="Correct it, or leave the frame out with --skip-bad.",
+            )
+            continue
+        seen.add(placed.file_name)
+        kept.append(frame)
+        places.append(placed)
+    return kept, places
+
+
+def frame_boxes(
+    frames: list[Frame],
+    width: np.ndarray,
+    height: np.ndarray,
+    space: LabelSpace,
+    file: Path,
+    problems: Problems,
+) -> Boxes:
+    """The boxes of frames whose images have the sizes int [I] given.
+
+    Crowds and ignore categories become ignore boxes. Labels without a ``box2d`` (lanes and
+    drivable areas in old releases) are left out and counted.
+    """
+    image: list[int] = []
+    place: list[int] = []
+    corners: list[tuple[float, float, float, float]] = []
+    category: list[int] = []
+    crowd: list[bool] = []
+    extra: list[bytes | None] = []
+    known: dict[str, int | None] = {}
+    encoded: dict[tuple[Any, ...], bytes | None] = {}
+    shapeless = 0
+    for row, frame in enumerate(frames):
+        seen: set[str | int] = set()
+        for k, label in enumerate(frame.labels or ()):
+            box = label.box2d
+            if box is None:
+                shapeless += 1
+                continue
+            title = label.category or ""
+            if title not in known:
+                known[title] = space.get(title)
+            position = known[title]
+            if position is None:
+                _label_error(
+                    f"unknown category {title!r}",
+                    did_you_mean(title, space.names),
+                    file,
+                    frame,
+                    k,
+                    problems,
+                )
+                continue
+            if label.id is not None:
+                if label.id in seen:
+                    _label_error(
+                        f"label id {label.id!r} appears twice in the frame",
+                        "Remove one of them, or leave it out with --skip-bad.",
+                        file,
+                        frame,
+                        k,
+                        problems,
+                    )
+                    continue
+                seen.add(label.id)
+            image.append(row)
+            place.append(k)
+            # The last pixel belongs to the box.
+            corners.append((box.x1, box.y1, box.x2 - box.x1 + 1, box.y2 - box.y1 + 1))
+            category.append(position)
+            attributes = label.attributes
+            crowd.append(attributes is not None and attributes.crowd is True)
+            extra.append(None if attributes is None else _extra(attributes, encoded))
+    problems.count("labelled without a box2d: left out", shapeless)
+    image_row = np.array(image, dtype=np.int32)
+    keep, xywh = clean_boxes(
+        image_row,
+        np.array(corners, dtype=np.float64).reshape(-1, 4),
+        width,
+        height,
+        problems,
+        file,
+        lambda i: f"frame {frames[image[i]].name}, label {place[i]}",
+    )
+    rows = np.flatnonzero(keep)
+    categories = np.array(category, dtype=np.int32)[rows]
+    return make_boxes(
+        image_row[rows],
+        xywh[rows],
+        categories,
+        ignore=np.array(crowd, dtype=bool)[rows] | space.ignore_mask[categories],
+        extra=[extra[i] for i in rows],
+    )
+
+
+def _label_error(
+    message: str, remedy: str, file: Path, frame: Frame, place: int, problems: Problems
+) -> None:
+    problems.error(message, file=file, record=f"frame {frame.name}, label {place}", remedy=remedy)
+
+
+def _extra(attributes: Attributes, encoded: dict[tuple[Any, ...], bytes | None]) -> bytes | None:
+    """The attributes as the JSON of an extra field, one object per combination of values."""
+    key = (
+        attributes.occluded,
+        attributes.truncated,
+        attributes.crowd,
+        attributes.trafficLightColor,
+    )
+    try:
+        return encoded[key]
+    except KeyError:
+        pass
+    except TypeError:  # a list or an object where the format has a flag: nothing worth keeping
+        return None
+    kept = {k: v for k, v in msgspec.structs.asdict(attributes).items() if v is not None}
+    encoded[key] = msgspec.json.encode({"attributes": kept}) if kept else None
+    return encoded[key]

@@ -1,0 +1,420 @@
+"""Pascal VOC: one XML file per image.
+
+Format: the VOC2012 development kit. Corners on disk are 1-based pixels, both inclusive, so a box
+is ``xmin - 1, ymin - 1, xmax, ymax`` here. ``difficult`` marks boxes to leave out.
+"""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.formats.checks import check_file_name, clean_boxes
+from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.namemap import into_space
+from relabel.datasets.pixels.location import image_size
+from relabel.datasets.pixels.placing import CopyImages, place_images, write_text, writing
+from relabel.errors import DataError, Problems
+
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".webp", ".tif")
+_KEPT = ("pose", "truncated", "occluded")
+
+
+@dataclass
+class _Image:
+    """What one XML file says."""
+
+    stem: str
+    file: Path
+    file_name: str
+    width: int
+    height: int
+    names: list[str] = field(default_factory=list)
+    corners: list[tuple[float, float, float, float]] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+    extra: list[bytes | None] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
+
+
+def read(
+    path: Path,
+    *,
+    name: str,
+    split: str | None,
+    problems: Problems,
+    space: LabelSpace | None = None,
+    annotations: str | None = None,
+) -> DetectionDataset:
+    """Read a VOC dataset.
+
+    Args:
+        path: folder with ``Annotations/``, ``JPEGImages/`` and ``ImageSets/Main/{split}.txt``, or
+            one with XML files and images together.
+        split: an image set, or a subfolder; default every XML file.
+        space: label space to read into; default the 20 VOC classes where they suffice, else the
+            names in the XML files, sorted.
+        annotations: an image set file relative to ``path``.
+
+    Raises:
+        DataError: XML that is missing, damaged or has a document type; objects without a name or
+            box; boxes of negative size; images listed twice; sizes that cannot be found out.
+    """
+    root = _devkit_folder(path)
+    folder, stems = _listed(root, split, annotations, problems)
+    image_folder = _image_folder(root, folder)
+    present = {p.name for p in image_folder.iterdir()} if image_folder.is_dir() else set()
+
+    records: list[_Image] = []
+    seen: dict[str, str] = {}
+    for stem in stems:
+        record = _parse(folder / f"{stem}.xml", stem, image_folder, present, problems)
+        if record is None:
+            continue
+        if record.file_name in seen:
+            problems.error(
+                f"describes {record.file_name!r}, as {seen[record.file_name]} does",
+                file=record.file,
+                remedy="Remove one of the two files.",
+            )
+            continue
+        seen[record.file_name] = record.file.name
+        records.append(record)
+
+    own = _own_space(name, records, folder, stems)
+    images = Images(
+        np.arange(1, len(records) + 1, dtype=np.int64),
+        [r.file_name for r in records],
+        np.array([r.width for r in records], dtype=np.int32),
+        np.array([r.height for r in records], dtype=np.int32),
+    )
+    row = np.repeat(np.arange(len(records), dtype=np.int32), [len(r.names) for r in records])
+    corners = np.array([c for r in records for c in r.corners], dtype=np.float64).reshape(-1, 4)
+    xywh = corners.copy()
+    xywh[:, :2] -= 1
+    xywh[:, 2:] -= xywh[:, :2]
+    category = np.array([own.index(n) for r in records for n in r.names], dtype=np.int32)
+    keep = np.ones(len(category), dtype=bool)
+    if space is not None:
+        category = into_space(space, own, category, keep, folder, problems)
+        keep &= category >= 0
+    numbers = [k for r in records for k in r.objects]
+    clean_rows = np.flatnonzero(keep)
+    inside, clean = _clean(records, row, xywh, clean_rows, numbers, images, problems)
+    rows = clean_rows[inside]
+    difficult = np.array([d for r in records for d in r.difficult], dtype=bool)
+    used = space or own
+    ignore = (difficult | used.ignore_mask[category]) if len(category) else difficult
+    extra = [e for r in records for e in r.extra]
+    boxes = make_boxes(
+        row[rows],
+        clean[inside],
+        category[rows],
+        ignore=ignore[rows],
+        id=rows + 1,
+        extra=[extra[i] for i in rows] if any(extra) else None,
+    )
+    return DetectionDataset(name, used, images, boxes, image_folder)
+
+
+def _clean(
+    records: list[_Image],
+    row: np.ndarray,
+    xywh: np.ndarray,
+    rows: np.ndarray,
+    numbers: list[int],
+    images: Images,
+    problems: Problems,
+) -> tuple[np.ndarray, np.ndarray]:
+    return clean_boxes(
+        row[rows],
+        xywh[rows],
+        images.width,
+        images.height,
+        problems,
+        records[0].file.parent if records else "",
+        lambda i: f"{records[row[rows[i]]].file.name}, object {numbers[rows[i]]}",
+    )
+
+
+def _devkit_folder(path: Path) -> Path:
+    """``path``, or the one ``VOCdevkit/VOC*`` inside it."""
+    if (path / "Annotations").is_dir() or not path.is_dir():
+        return path
+    found = sorted(p.parent for g in ("VOC*/Annotations", "VOCdevkit/VOC*/Annotations")
+                   for p in path.glob(g))  # fmt: skip
+    return found[0] if len(found) == 1 else path
+
+
+def _listed(
+    root: Path, split: str | None, annotations: str | None, problems: Problems
+) -> tuple[Path, list[str]]:
+    """The folder of XML files, and the stems to read."""
+    folder = next((root / n for n in ("Annotations", "annotations") if (root / n).is_dir()), root)
+    if split and not annotations and folder == root and (root / split).is_dir():
+        folder = root / split
+        split = None
+    if split or annotations:
+        listing = root / annotations if annotations else root / f"ImageSets/Main/{split}.txt"
+        if not listing.is_file():
+            known = sorted(p.stem for p in (root / "ImageSets/Main").glob("*.txt"))
+            raise DataError(
+                "no such image set",
+                file=listing,
+                remedy=f"Known: {', '.join(known[:20]) or 'none'}.",
+            )
+        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+        stems: dict[str, None] = {}
+        for number, line in enumerate(lines, 1):
+            # Image sets of one class have a second column with -1, 0 or 1.
+            stem = line.split()[0] if line.split() else None
+            if stem is None:
+                continue
+            record = f"line {number}"
+            if stem in stems:
+                problems.error(
+                    f"{stem!r} appears twice", file=listing, record=record, remedy="Remove it."
+                )
+            elif check_file_name(stem, problems=problems, file=listing, record=record):
+                stems[stem] = None
+        return folder, list(stems)
+    found = sorted(p.stem for p in folder.glob("*.xml"))
+    if not found:
+        raise DataError(
+            "no XML files",
+            file=folder,
+            remedy="Point at the folder that holds Annotations/ and JPEGImages/.",
+        )
+    return folder, found
+
+
+def _image_folder(root: Path, folder: Path) -> Path:
+    for name in _IMAGE_FOLDERS:
+        if (root / name).is_dir():
+            return root / name
+    return folder if folder.name != "Annotations" else root
+
+
+def _parse(
+    file: Path, stem: str, image_folder: Path, present: set[str], problems: Problems
+) -> _Image | None:
+    try:
+        tree = _tree(file)
+        written = (tree.findtext("filename") or "").strip()
+        if written and not check_file_name(written, problems=problems, file=file):
+            return None
+        file_name = _image_name(stem, written, present)
+        width, height = _size(tree, image_folder / file_name, file)
+    except DataError as error:
+        problems.error(
+            error.message, file=error.file or file, record=error.record or "", remedy=error.remedy
+        )
+        return None
+    record = _Image(stem, file, file_name, width, height)
+    for number, node in enumerate(tree.findall("object"), 1):
+        try:
+            label, corners = _object(node)
+        except ValueError as error:
+            problems.error(
+                str(error),
+                file=file,
+                record=f"object {number}",
+                remedy="Correct the object, or leave it out with --skip-bad.",
+            )
+            continue
+        record.names.append(label)
+        record.corners.append(corners)
+        record.difficult.append(_flag(node, "difficult"))
+        record.objects.append(number)
+        kept = {k: (node.findtext(k) or "").strip() for k in _KEPT}
+        kept = {k: v for k, v in kept.items() if v not in ("", "0", "Unspecified")}
+        record.extra.append(json.dumps(kept).encode() if kept else None)
+    return record
+
+
+def _tree(file: Path) -> ET.Element:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("no such annotation file", file=file) from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=file) from error
+    if not data.strip():
+        raise DataError("the file is empty", file=file, remedy="Export it again.")
+    # Entities can only be declared in a document type; without one nothing can be expanded. NUL
+    # bytes would hide it in UTF-16.
+    if b"<!DOCTYPE" in data.upper() or b"\0" in data:
+        raise DataError(
+            "has a document type or is not UTF-8, which VOC files do not need",
+            file=file,
+            remedy="Remove it.",
+        )
+    try:
+        tree = ET.fromstring(data)
+    except (ET.ParseError, ValueError, LookupError) as error:
+        raise DataError(
+            f"not valid XML: {error}", file=file, remedy="Export or download it again."
+        ) from error
+    if tree.tag != "annotation":
+        raise DataError(f"starts with <{tree.tag}>, not <annotation>: not a VOC file", file=file)
+    return tree
+
+
+def _image_name(stem: str, written: str, present: set[str]) -> str:
+    """The image goes by the XML file's stem, as in the devkit, else by <filename>."""
+    candidates = [stem + Path(written).suffix, *(stem + s for s in _SUFFIXES), written]
+    for candidate in candidates:
+        if candidate in present:
+            return candidate
+    return written if Path(written).suffix else f"{stem}.jpg"
+
+
+def _size(tree: ET.Element, image: Path, file: Path) -> tuple[int, int]:
+    try:
+        width = round(float(tree.findtext("size/width") or 0))
+        height = round(float(tree.findtext("size/height") or 0))
+    except (ValueError, OverflowError) as error:
+        raise DataError(
+            "the width or height in <size> is not a number", file=file, remedy="Correct <size>."
+        ) from error
+    if 0 < width < 2**31 and 0 < height < 2**31:
+        return width, height
+    try:
+        return image_size(str(image))
+    except DataError as error:
+        raise DataError(
+            f"has no <size>, and the image {image.name!r} cannot be read",
+            file=file,
+            remedy="Add <size>, or put the image in place.",
+        ) from error
+
+
+def _object(node: ET.Element) -> tuple[str, tuple[float, float, float, float]]:
+    label = (node.findtext("name") or "").strip()
+    if not label:
+        raise ValueError("object has no <name>")
+    box = node.find("bndbox")
+    if box is None:
+        raise ValueError(f"object {label!r} has no <bndbox>")
+    values = []
+    for tag in ("xmin", "ymin", "xmax", "ymax"):
+        text = (box.findtext(tag) or "").strip()
+        try:
+            values.append(float(text))
+        except ValueError:
+            raise ValueError(f"<{tag}> of {label!r} is {text!r}, not a number") from None
+    return label, (values[0], values[1], values[2], values[3])
+
+
+def _flag(node: ET.Element, tag: str) -> bool:
+    return (node.findtext(tag) or "0").strip().lower() not in ("", "0", "false", "no")
+
+
+def _own_space(name: str, records: list[_Image], folder: Path, stems: list[str]) -> LabelSpace:
+    found = {n for r in records for n in r.names}
+    builtin = LabelSpace.load("voc")
+    if found <= set(builtin.names):
+        return LabelSpace(name, builtin.categories)
+    # Names of the other splits belong to the label space too, or it would change with the split.
+    for file in folder.glob("*.xml"):
+        if file.stem not in stems:
+            try:
+                nodes = _tree(file).findall("object/name")
+            except DataError:
+                continue
+            found |= {text for node in nodes if (text := (node.text or "").strip())}
+    return LabelSpace.from_names(name, sorted(found))
+
+
+def write(
+    dataset: DetectionDataset,
+    out: Path,
+    *,
+    split: str = "train",
+    copy_images: CopyImages = "none",
+    problems: Problems | None = None,
+) -> list[Path]:
+    """Write ``Annotations/``, ``ImageSets/Main/{split}.txt`` and, unless ``none``, ``JPEGImages/``.
+
+    Coordinates that are whole pixels are written as integers, others with their decimals. Ignored
+    boxes become ``difficult``. Folders in file names become part of the name, since VOC has none.
+    Scores and provenance cannot be expressed and are left out.
+
+    Returns:
+        The image set, then the XML files.
+
+    Raises:
+        DataError: the output cannot be written.
+    """
+    names = _flat_names(list(dataset.images.file_name))
+    if copy_images != "none":
+        place_images(dataset, out / "JPEGImages", copy_images, names=names, problems=problems)
+    files = []
+    for row, _ in dataset.iter_images():
+        file = out / "Annotations" / (Path(names[row]).stem + ".xml")
+        with writing(file) as temp:
+            temp.write_bytes(_document(dataset, row, names[row]))
+        files.append(file)
+    listing = out / "ImageSets" / "Main" / f"{split}.txt"
+    write_text(listing, "".join(f"{Path(n).stem}\n" for n in names))
+    return [listing, *files]
+
+
+def _flat_names(names: list[str]) -> list[str]:
+    """File names without folders and with different stems."""
+    flat: list[str] = []
+    stems: set[str] = set()
+    for name in names:
+        path = PurePosixPath(name)
+        # A blank would end the name in the image set.
+        base = "_".join("_".join(path.with_suffix("").parts).split())
+        stem, number = base, 1
+        while stem in stems:
+            number += 1
+            stem = f"{base}_{number}"
+        stems.add(stem)
+        flat.append(stem + path.suffix)
+    return flat
+
+
+def _document(dataset: DetectionDataset, row: int, name: str) -> bytes:
+    root = ET.Element("annotation")
+    ET.SubElement(root, "folder").text = "JPEGImages"
+    ET.SubElement(root, "filename").text = name
+    size = ET.SubElement(root, "size")
+    for tag, value in (
+        ("width", int(dataset.images.width[row])),
+        ("height", int(dataset.images.height[row])),
+        ("depth", 3),
+    ):
+        ET.SubElement(size, tag).text = str(value)
+    ET.SubElement(root, "segmented").text = "0"
+    boxes, span = dataset.boxes, dataset.rows(row)
+    for i in range(span.start, span.stop):
+        node = ET.SubElement(root, "object")
+        ET.SubElement(node, "name").text = dataset.space.categories[boxes.category[i]].name
+        fields = _kept_fields(None if boxes.extra is None else boxes.extra[i])
+        ET.SubElement(node, "pose").text = fields.get("pose", "Unspecified")
+        ET.SubElement(node, "truncated").text = fields.get("truncated", "0")
+        if "occluded" in fields:
+            ET.SubElement(node, "occluded").text = fields["occluded"]
+        ET.SubElement(node, "difficult").text = str(int(boxes.ignore[i]))
+        x, y, w, h = boxes.xywh[i].tolist()
+        box = ET.SubElement(node, "bndbox")
+        for tag, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h)):
+            ET.SubElement(box, tag).text = str(int(value)) if value == int(value) else repr(value)
+    ET.indent(root, "\t")
+    return ET.tostring(root, encoding="utf-8") + b"\n"
+
+
+def _kept_fields(extra: bytes | None) -> dict[str, str]:
+    if not extra:
+        return {}
+    fields = json.loads(extra)
+    values = {k: fields[k] for k in _KEPT if isinstance(fields.get(k), str | int)}
+    return {k: str(int(v) if isinstance(v, bool) else v) for k, v in values.items()}

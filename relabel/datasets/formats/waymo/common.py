@@ -1,0 +1,235 @@
+"""What the two releases of Waymo Open share: cameras, types, splits, and telling them apart.
+
+Boxes are the visible extent in pixels, stored as centre and size. Types 1, 2 and 4 (vehicle,
+pedestrian, cyclist) have 2D boxes; boxes of other types are left out and counted.
+
+Source: Sun et al., Scalability in Perception for Autonomous Driving, CVPR 2020, and the
+published ``label.proto`` and ``dataset.proto``.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
+from relabel.datasets.formats.checks import clean_boxes
+from relabel.datasets.formats.registry import format_info
+from relabel.datasets.formats.waymo.protowire import Buffer
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import DataError, Problems
+
+CAMERAS = {1: "FRONT", 2: "FRONT_LEFT", 3: "FRONT_RIGHT", 4: "SIDE_LEFT", 5: "SIDE_RIGHT"}
+TYPES = {1: "vehicle", 2: "pedestrian", 4: "cyclist"}
+# Types the releases define without 2D boxes.
+_OTHER_TYPES = (0, 3)
+
+_SPLITS = {"train": "training", "val": "validation", "test": "testing"}
+_SPLITS |= {long: short for short, long in _SPLITS.items()}
+# A JPEG names its size within the first kilobytes, unless metadata comes before.
+_JPEG_HEAD = 1 << 14
+_DIFFICULTY = {
+    level: msgspec.json.encode({"attributes": {"difficulty_level": level}}) for level in (1, 2)
+}
+
+
+def read(
+    path: Path,
+    *,
+    name: str,
+    split: str | None,
+    problems: Problems,
+    space: LabelSpace | None = None,
+    annotations: str | None = None,
+) -> DetectionDataset:
+    """Read Waymo Open of either release, told apart by what ``path`` holds.
+
+    Raises:
+        DataError: neither TFRecord nor Parquet files there, or bad ones.
+    """
+    return (
+        format_info("waymo", path)
+        .load()
+        .read(
+            path,
+            name=name,
+            split=split,
+            problems=problems,
+            space=space,
+            annotations=annotations,
+        )
+    )
+
+
+def split_folders(path: Path, split: str | None) -> list[Path]:
+    """Folders a split may lie in, most specific first; releases say training, people say train."""
+    names = [split or "training", _SPLITS.get(split or "training", "")]
+    folders = [path / n for n in names if n]
+    if split is None or path.name in names:
+        folders.append(path)
+    return folders
+
+
+def file_name(context: str, timestamp: int, camera: int) -> str:
+    """The logical file name of an image that lies inside a record."""
+    return f"{context}/{timestamp}_{CAMERAS[camera]}.jpg"
+
+
+def jpeg_size(data: Buffer, start: int, end: int) -> tuple[int, int]:
+    """(width, height) of the JPEG in ``data[start:end]``, from its header.
+
+    Raises:
+        DataError: not an image.
+    """
+    for stop in (min(start + _JPEG_HEAD, end), end):
+        try:
+            with Image.open(io.BytesIO(data[start:stop])) as image:
+                return image.size
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+            continue
+    raise DataError("image cannot be decoded: not a JPEG, or cut off")
+
+
+@dataclass
+class ImageRows:
+    """The images found so far, as columns."""
+
+    name: list[str] = field(default_factory=list)
+    location: list[str] = field(default_factory=list)
+    size: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, name: str, location: str, size: tuple[int, int]) -> int:
+        """Add an image of (width, height); returns its row."""
+        self.name.append(name)
+        self.location.append(location)
+        self.size.append(size)
+        return len(self.name) - 1
+
+    def finish(self) -> Images:
+        sizes = np.array(self.size, dtype=np.int32).reshape(-1, 2)
+        return Images(
+            id=np.arange(1, len(self.name) + 1, dtype=np.int64),
+            file_name=self.name,
+            width=sizes[:, 0],
+            height=sizes[:, 1],
+            location=self.location,
+        )
+
+
+class BoxColumns:
+    """Boxes gathered as columns, with the place each came from for messages."""
+
+    def __init__(self) -> None:
+        self.image: list[np.ndarray] = []
+        self.cxcywh: list[np.ndarray] = []
+        self.type: list[np.ndarray] = []
+        self.difficulty: list[np.ndarray] = []
+        self.files: list[Path] = []
+
+    def add(
+        self,
+        file: Path,
+        image: np.ndarray,
+        cxcywh: np.ndarray,
+        type: np.ndarray,
+        difficulty: np.ndarray,
+    ) -> None:
+        """Boxes of one file: image rows [n], centre and size [n, 4], types [n], levels [n]."""
+        self.files.append(file)
+        self.image.append(image)
+        self.cxcywh.append(cxcywh)
+        self.type.append(type)
+        self.difficulty.append(difficulty)
+
+    def finish(self, images: Images, space: LabelSpace, problems: Problems) -> Boxes:
+        """Check the boxes against their images and turn types into positions of ``space``."""
+        made: list[tuple[np.ndarray, ...]] = []
+        for file, image, cxcywh, kind, level in zip(
+            self.files, self.image, self.cxcywh, self.type, self.difficulty, strict=True
+        ):
+            category = self._categories(file, images, image, kind, space, problems)
+            rows = np.flatnonzero(category >= 0)
+            image, category, level, cxcywh = (
+                image[rows],
+                category[rows],
+                level[rows],
+                cxcywh[rows],
+            )
+            # Infinities would only raise NumPy's own warnings on their way to being reported.
+            cxcywh = np.where(np.isfinite(cxcywh), cxcywh, np.nan)
+            xywh = np.concatenate([cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, 2:]], axis=1)
+            keep, xywh = clean_boxes(
+                image,
+                xywh,
+                images.width,
+                images.height,
+                problems,
+                file,
+                lambda row, image=image: f"box in {images.file_name[image[row]]}",
+            )
+            made.append((image[keep], xywh[keep], category[keep], level[keep]))
+        if not made:
+            return make_boxes([], [], [])
+        image, xywh, category, level = (np.concatenate(c) for c in zip(*made, strict=True))
+        return make_boxes(
+            image,
+            xywh,
+            category,
+            ignore=space.ignore_mask[category],
+            extra=[_DIFFICULTY.get(int(v)) for v in level],
+        )
+
+    @staticmethod
+    def _categories(
+        file: Path,
+        images: Images,
+        image: np.ndarray,
+        kind: np.ndarray,
+        space: LabelSpace,
+        problems: Problems,
+    ) -> np.ndarray:
+        category = np.full(len(kind), -1, dtype=np.int32)
+        known = np.isin(kind, _OTHER_TYPES)
+        problems.count("of a type without 2D boxes (unknown or sign): left out", int(known.sum()))
+        for value, label in TYPES.items():
+            position = space.get(label)
+            here = kind == value
+            known |= here
+            if position is None:
+                problems.count(f"of type {label}, not in the label space: left out", here.sum())
+            else:
+                category[here] = position
+        for row in np.flatnonzero(~known):
+            problems.error(
+                f"unknown type {kind[row]}",
+                file=file,
+                record=f"box in {images.file_name[image[row]]}",
+                remedy="Known types: 0 to 4. Leave it out with --skip-bad.",
+            )
+        return category
+
+
+def camera_id(value: object) -> int | None:
+    """A camera's number from the number, its text, or its name; None if it is no camera."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        text = value.strip().upper()
+        for number, label in CAMERAS.items():
+            if text in (label, str(number)):
+                return number
+        return None
+    return value if isinstance(value, int) and value in CAMERAS else None
+
+
+def no_files(path: Path, what: str) -> DataError:
+    return DataError(
+        f"holds no {what}",
+        file=path,
+        remedy="Point at the folder of the release, or of one split of it.",
+    )

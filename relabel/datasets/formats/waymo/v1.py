@@ -1,0 +1,246 @@
+"""Waymo Open v1: ``segment-*.tfrecord`` files of protobuf frames, images inside.
+
+Every camera image in a frame is an image of the dataset, also where its label list is empty. A
+frame that has no camera labels at all (the testing splits) was never labelled: its images are
+kept, and one warning per file says so. Images stay in their file and are found by offset.
+
+In the box message ``width`` is the extent along the image's y axis and ``length`` along x.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.checks import check_file_name
+from relabel.datasets.formats.records import open_mapped
+from relabel.datasets.formats.waymo import protowire as wire
+from relabel.datasets.formats.waymo.common import (
+    CAMERAS,
+    BoxColumns,
+    ImageRows,
+    file_name,
+    jpeg_size,
+    no_files,
+    split_folders,
+)
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import DataError, Problems
+
+# Field numbers of dataset.proto and label.proto.
+_FRAME_CONTEXT, _FRAME_TIMESTAMP, _FRAME_IMAGES, _FRAME_CAMERA_LABELS = 1, 2, 4, 8
+_CONTEXT_NAME = 1
+_IMAGE_NAME, _IMAGE_JPEG = 1, 2
+_LABELS_NAME, _LABELS_LABELS = 1, 2
+_LABEL_BOX, _LABEL_TYPE, _LABEL_DIFFICULTY = 1, 3, 5
+_BOX_PLACES = {1: 0, 2: 1, 5: 2, 4: 3}  # field number to place in (cx, cy, w, h)
+
+
+@dataclass
+class _Frame:
+    """Camera number to JPEG offsets, and to label offsets."""
+
+    context: str = ""
+    timestamp: int = -1
+    images: list[tuple[int, int, int]] = field(default_factory=list)
+    labels: list[tuple[int, list[tuple[int, int]]]] = field(default_factory=list)
+
+
+@dataclass
+class _Rows(ImageRows):
+    """The images found so far, and their names, none of which may come twice."""
+
+    seen: set[str] = field(default_factory=set)
+
+
+def read(
+    path: Path,
+    *,
+    name: str,
+    split: str | None,
+    problems: Problems,
+    space: LabelSpace | None = None,
+    annotations: str | None = None,
+) -> DetectionDataset:
+    """Read TFRecord files of Waymo Open v1.
+
+    Args:
+        path: one file, a folder of files, or a folder with one folder per split.
+        split: ``training`` (default), ``validation``, ``testing``, or their short names.
+        annotations: a file or folder relative to ``path``, in place of ``split``.
+
+    Raises:
+        DataError: no files, a file cut off or damaged, or bad records in it.
+    """
+    space = space or LabelSpace.load("waymo")
+    root = path if path.is_dir() else path.parent
+    rows, columns = _Rows(), BoxColumns()
+    for file in _files(path if annotations is None else path / annotations, split):
+        with problems.catching(file), open_mapped(file, remedy="Check the path.") as data:
+            _read_segment(file, data, rows, columns, problems)
+    images = rows.finish()
+    boxes = columns.finish(images, space, problems)
+    return DetectionDataset(name, space, images, boxes, root)
+
+
+def _files(path: Path, split: str | None) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    for folder in split_folders(path, split):
+        found = sorted(p for p in folder.glob("*.tfrecord*") if p.is_file())
+        if found:
+            return found
+    raise no_files(path, f"*.tfrecord files{f' of split {split!r}' if split else ''}")
+
+
+def _read_segment(
+    file: Path, data: mmap.mmap, rows: _Rows, columns: BoxColumns, problems: Problems
+) -> None:
+    image: list[int] = []
+    values: list[tuple[float, float, float, float, int, int]] = []
+    unlabelled = 0
+    try:
+        for number, (start, end) in enumerate(wire.tfrecord_payloads(data, file)):
+            record = f"record {number}"
+            try:
+                frame = _frame(data, start, end)
+                labels = [(c, [_label(data, *at) for at in found]) for c, found in frame.labels]
+            except wire.WireError as error:
+                problems.error(
+                    f"not a Waymo frame: {error}",
+                    file=file,
+                    record=record,
+                    remedy="Download the file again, or leave the frame out with --skip-bad.",
+                )
+                continue
+            row_of = _add_images(file, data, frame, record, rows, problems)
+            unlabelled += not labels
+            for camera, found in labels:
+                if camera in row_of:
+                    image.extend([row_of[camera]] * len(found))
+                    values.extend(found)
+                elif found and camera not in {c for c, _, _ in frame.images}:
+                    problems.error(
+                        f"labels of camera {camera}, whose image is not in the frame",
+                        file=file,
+                        record=record,
+                        remedy="Download the file again, or leave them out with --skip-bad.",
+                    )
+    finally:
+        # What was read before a damaged place is kept where bad records are skipped.
+        table = np.array(values, dtype=np.float64).reshape(-1, 6)
+        columns.add(
+            file,
+            np.array(image, dtype=np.int32),
+            table[:, :4],
+            table[:, 4].astype(np.int64),
+            table[:, 5].astype(np.int64),
+        )
+    if unlabelled:
+        problems.warning(f"{unlabelled} frames have no camera labels", file=file)
+
+
+def _add_images(
+    file: Path, data: mmap.mmap, frame: _Frame, record: str, rows: _Rows, problems: Problems
+) -> dict[int, int]:
+    """Append a frame's images; returns the row of each camera."""
+    row_of: dict[int, int] = {}
+    for camera, start, end in frame.images:
+        try:
+            if camera not in CAMERAS:
+                raise DataError(f"unknown camera {camera}")
+            title = file_name(frame.context, frame.timestamp, camera)
+            if title in rows.seen:
+                raise DataError(f"image {title} appears twice")
+            size = jpeg_size(data, start, end)
+        except DataError as error:
+            problems.error(
+                error.message,
+                file=file,
+                record=f"{record}, camera {camera}",
+                remedy="Download the file again, or leave the image out with --skip-bad.",
+            )
+            continue
+        if not check_file_name(title, problems=problems, file=file, record=record):
+            continue
+        rows.seen.add(title)
+        row_of[camera] = rows.add(title, f"bytes:{file}!{start}!{end - start}", size)
+    return row_of
+
+
+def _frame(data: mmap.mmap, start: int, end: int) -> _Frame:
+    frame = _Frame()
+    for number, kind, a, b in wire.fields(data, start, end):
+        if number == _FRAME_CONTEXT:
+            wire.expect(kind, wire.BYTES, "context", a)
+            for inner, inner_kind, c, d in wire.fields(data, a, b):
+                if inner == _CONTEXT_NAME:
+                    wire.expect(inner_kind, wire.BYTES, "context name", c)
+                    frame.context = wire.text(data, c, d)
+        elif number == _FRAME_TIMESTAMP:
+            wire.expect(kind, wire.VARINT, "timestamp", b)
+            frame.timestamp = a
+        elif number == _FRAME_IMAGES:
+            wire.expect(kind, wire.BYTES, "image", a)
+            frame.images.append(_image(data, a, b))
+        elif number == _FRAME_CAMERA_LABELS:
+            wire.expect(kind, wire.BYTES, "camera labels", a)
+            frame.labels.append(_camera_labels(data, a, b))
+    if not frame.context or frame.timestamp < 0:
+        raise wire.WireError("it lacks a context name or a timestamp")
+    return frame
+
+
+def _image(data: mmap.mmap, start: int, end: int) -> tuple[int, int, int]:
+    camera, jpeg = 0, (start, start)
+    for number, kind, a, b in wire.fields(data, start, end):
+        if number == _IMAGE_NAME:
+            wire.expect(kind, wire.VARINT, "camera name", b)
+            camera = a
+        elif number == _IMAGE_JPEG:
+            wire.expect(kind, wire.BYTES, "JPEG", a)
+            jpeg = (a, b)
+    return camera, *jpeg
+
+
+def _camera_labels(data: mmap.mmap, start: int, end: int) -> tuple[int, list[tuple[int, int]]]:
+    camera, labels = 0, []
+    for number, kind, a, b in wire.fields(data, start, end):
+        if number == _LABELS_NAME:
+            wire.expect(kind, wire.VARINT, "camera name", b)
+            camera = a
+        elif number == _LABELS_LABELS:
+            wire.expect(kind, wire.BYTES, "label", a)
+            labels.append((a, b))
+    return camera, labels
+
+
+def _label(data: mmap.mmap, start: int, end: int) -> tuple[float, float, float, float, int, int]:
+    """(cx, cy, w, h, type, difficulty level); a number the box lacks is NaN."""
+    box = [math.nan] * 4
+    kind_of = difficulty = 0
+    for number, kind, a, b in wire.fields(data, start, end):
+        if number == _LABEL_BOX:
+            wire.expect(kind, wire.BYTES, "box", a)
+            for place, value in _box(data, a, b):
+                box[place] = value
+        elif number == _LABEL_TYPE:
+            wire.expect(kind, wire.VARINT, "type", b)
+            kind_of = a
+        elif number == _LABEL_DIFFICULTY:
+            wire.expect(kind, wire.VARINT, "difficulty level", b)
+            difficulty = a
+    return box[0], box[1], box[2], box[3], kind_of, difficulty
+
+
+def _box(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, float]]:
+    for number, kind, a, _ in wire.fields(data, start, end):
+        if number in _BOX_PLACES:
+            wire.expect(kind, wire.FIXED64, "box number", a)
+            yield _BOX_PLACES[number], wire.double(data, a)

@@ -1,0 +1,277 @@
+"""Waymo Open v2: Parquet files in ``{split}/camera_box/`` and ``{split}/camera_image/``.
+
+Every row of ``camera_image`` is an image of the dataset, also where ``camera_box`` has no row for
+it. Rows are joined on segment context, timestamp and camera, which some files hold as a number
+and others as a name. Images stay in their file: a file holds about a thousand JPEGs, so only its
+key columns are read whole. Its image column is read only as far as sizes are needed: all of it
+where it is small, else one image per camera, since a camera keeps its resolution over a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.checks import check_file_name
+from relabel.datasets.formats.waymo.common import (
+    BoxColumns,
+    ImageRows,
+    camera_id,
+    file_name,
+    jpeg_size,
+    no_files,
+    split_folders,
+)
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import DataError, Problems
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_CONTEXT, _TIME, _CAMERA = (
+    "key.segment_context_name",
+    "key.frame_timestamp_micros",
+    "key.camera_name",
+)
+_IMAGE = "[CameraImageComponent].image"
+_BOX = tuple(
+    f"[CameraBoxComponent].box.{part}" for part in ("center.x", "center.y", "size.x", "size.y")
+)
+_TYPE = "[CameraBoxComponent].type"
+_DIFFICULTY = "[CameraBoxComponent].difficulty_level.detection"
+# Below this size of a file's image column the size of every image is read.
+_READ_ALL_BYTES = 64 << 20
+
+Key = tuple[str, int, int]
+
+
+@dataclass
+class _Rows(ImageRows):
+    """The images found so far, and the row of each (context, time, camera)."""
+
+    row_of: dict[Key, int] = field(default_factory=dict)
+    # Images that were found but left out: their boxes are no second finding.
+    left_out: set[Key] = field(default_factory=set)
+
+
+def read(
+    path: Path,
+    *,
+    name: str,
+    split: str | None,
+    problems: Problems,
+    space: LabelSpace | None = None,
+    annotations: str | None = None,
+) -> DetectionDataset:
+    """Read one split of Waymo Open v2.
+
+    Args:
+        path: the folder with one folder per split, or a split's folder.
+        split: ``training`` (default), ``validation``, ``testing``, or their short names.
+        annotations: the split's folder relative to ``path``, in place of ``split``.
+
+    Raises:
+        DataError: files are missing or damaged, a column is absent, or boxes have no image.
+    """
+    space = space or LabelSpace.load("waymo")
+    folder = _split_folder(path, split, annotations)
+    rows, columns = _Rows(), BoxColumns()
+    for image_file, box_file in _pairs(folder, problems):
+        with problems.catching(image_file):
+            _read_images(image_file, rows, problems)
+            _read_boxes(box_file, rows, columns, problems)
+    images = rows.finish()
+    boxes = columns.finish(images, space, problems)
+    return DetectionDataset(name, space, images, boxes, path if path.is_dir() else path.parent)
+
+
+def _split_folder(path: Path, split: str | None, annotations: str | None) -> Path:
+    folders = [path / annotations] if annotations is not None else split_folders(path, split)
+    for folder in folders:
+        if (folder / "camera_image").is_dir() or (folder / "camera_box").is_dir():
+            return folder
+    raise no_files(path, f"camera_box folder{f' of split {split!r}' if split else ''}")
+
+
+def _pairs(folder: Path, problems: Problems) -> list[tuple[Path, Path]]:
+    """Image and box files of the same name; one without the other is reported."""
+    names = {}
+    for kind in ("camera_image", "camera_box"):
+        names[kind] = {p.name for p in (folder / kind).glob("*.parquet")}
+    for have, lack in (("camera_image", "camera_box"), ("camera_box", "camera_image")):
+        for missing in sorted(names[have] - names[lack]):
+            problems.error(
+                f"file does not exist, but {have}/{missing} does",
+                file=folder / lack / missing,
+                remedy="Download it too, or leave the segment out with --skip-bad.",
+            )
+    both = sorted(names["camera_image"] & names["camera_box"])
+    if not both and problems.ok:
+        raise no_files(folder, "Parquet files in camera_box/ and camera_image/")
+    return [(folder / "camera_image" / n, folder / "camera_box" / n) for n in both]
+
+
+@contextmanager
+def _parquet(file: Path, columns: tuple[str, ...]) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file that has the columns; damage in it is reported as DataError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.stat().st_size == 0:
+        raise DataError("file is empty", file=file, remedy="Download the file again.")
+    try:
+        with pq.ParquetFile(file) as opened:
+            missing = [c for c in columns if c not in opened.schema_arrow.names]
+            if missing:
+                raise DataError(
+                    f"has no column {missing[0]!r}",
+                    file=file,
+                    remedy="Download the file of Waymo Open v2 again.",
+                )
+            yield opened
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"not a readable Parquet file: {error}",
+            file=file,
+            remedy="Download the file again.",
+        ) from error
+
+
+def _keys(table: pa.Table, file: Path, problems: Problems) -> list[Key | None]:
+    """The key of each row; None, and reported, where it is not one."""
+    cameras: dict[Any, int | None] = {}
+    keys: list[Key | None] = []
+    columns = (table.column(c).to_pylist() for c in (_CONTEXT, _TIME, _CAMERA))
+    for row, (context, time, camera) in enumerate(zip(*columns, strict=True)):
+        if camera not in cameras:
+            cameras[camera] = camera_id(camera)
+        number = cameras[camera]
+        if isinstance(context, str) and isinstance(time, int) and number is not None:
+            keys.append((context, time, number))
+            continue
+        problems.error(
+            f"no image key: context {context!r}, timestamp {time!r}, camera {camera!r}",
+            file=file,
+            record=f"row {row}",
+            remedy="Download the file again, or leave the row out with --skip-bad.",
+        )
+        keys.append(None)
+    return keys
+
+
+def _read_images(file: Path, rows: _Rows, problems: Problems) -> None:
+    with _parquet(file, (_CONTEXT, _TIME, _CAMERA, _IMAGE)) as opened:
+        keys = _keys(opened.read(columns=[_CONTEXT, _TIME, _CAMERA]), file, problems)
+        sizes = _sizes(opened, keys, file, problems)
+    for row, key in enumerate(keys):
+        if key is None:
+            continue
+        title, record = file_name(*key), f"row {row}"
+        if key in rows.row_of:
+            problems.error(
+                f"image {title} appears twice",
+                file=file,
+                record=record,
+                remedy="Remove one of them, or leave it out with --skip-bad.",
+            )
+        elif sizes[row] is None or not check_file_name(
+            title, problems=problems, file=file, record=record
+        ):
+            rows.left_out.add(key)
+        else:
+            place = f"parquet:{file}!{_IMAGE}!{row}"
+            rows.row_of[key] = rows.add(title, place, sizes[row] or (0, 0))
+
+
+def _sizes(
+    opened: pq.ParquetFile, keys: list[Key | None], file: Path, problems: Problems
+) -> list[tuple[int, int] | None]:
+    """(width, height) of each row's image, None where it is damaged."""
+    meta = opened.metadata
+    column = opened.schema_arrow.names.index(_IMAGE)
+    groups = range(meta.num_row_groups)
+    whole = sum(meta.row_group(g).column(column).total_uncompressed_size for g in groups)
+    sizes: list[tuple[int, int] | None] = [None] * len(keys)
+    by_camera: dict[tuple[str, int], tuple[int, int]] = {}
+    start = 0
+    for group in groups:
+        stop = start + meta.row_group(group).num_rows
+        wanted = [
+            row
+            for row in range(start, stop)
+            if (key := keys[row]) is not None
+            and (whole <= _READ_ALL_BYTES or (key[0], key[2]) not in by_camera)
+        ]
+        values = opened.read_row_group(group, columns=[_IMAGE]).column(0) if wanted else None
+        for row in wanted:
+            key = keys[row]
+            assert key is not None and values is not None
+            camera = (key[0], key[2])
+            if whole > _READ_ALL_BYTES and camera in by_camera:
+                continue
+            data = values[row - start].as_py()
+            try:
+                if not isinstance(data, bytes):
+                    raise DataError("holds no image bytes")
+                by_camera[camera] = sizes[row] = jpeg_size(data, 0, len(data))
+            except DataError as error:
+                problems.error(
+                    error.message,
+                    file=file,
+                    record=f"row {row}",
+                    remedy="Download the file again, or leave the image out with --skip-bad.",
+                )
+        start = stop
+    if whole > _READ_ALL_BYTES:
+        for row, key in enumerate(keys):
+            if key is not None and sizes[row] is None:
+                sizes[row] = by_camera.get((key[0], key[2]))
+    return sizes
+
+
+def _read_boxes(file: Path, rows: _Rows, columns: BoxColumns, problems: Problems) -> None:
+    with _parquet(file, (_CONTEXT, _TIME, _CAMERA, *_BOX, _TYPE)) as opened:
+        optional = [_DIFFICULTY] if _DIFFICULTY in opened.schema_arrow.names else []
+        table = opened.read(columns=[_CONTEXT, _TIME, _CAMERA, *_BOX, _TYPE, *optional])
+    keys = _keys(table, file, problems)
+    image = np.full(len(keys), -1, dtype=np.int32)
+    for row, key in enumerate(keys):
+        found = None if key is None else rows.row_of.get(key)
+        if found is not None:
+            image[row] = found
+        elif key is not None and key not in rows.left_out:
+            problems.error(
+                f"box of image {file_name(*key)}, which camera_image does not hold",
+                file=file,
+                record=f"row {row}",
+                remedy="Download both files again, or leave the box out with --skip-bad.",
+            )
+    keep = image >= 0
+    cxcywh = np.stack([_numbers(table, c, file) for c in _BOX], axis=1)
+    kind = np.nan_to_num(_numbers(table, _TYPE, file), nan=-1).astype(np.int64)
+    level = np.zeros(len(kind), dtype=np.int64)
+    if optional:
+        level = np.nan_to_num(_numbers(table, _DIFFICULTY, file), nan=0).astype(np.int64)
+    columns.add(file, image[keep], cxcywh[keep], kind[keep], level[keep])
+
+
+def _numbers(table: pa.Table, column: str, file: Path) -> np.ndarray:
+    """A column as float64 [n], nulls as NaN."""
+    import pyarrow as pa
+
+    values = table.column(column)
+    kind = values.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        raise DataError(
+            f"column {column!r} holds {kind}, expected numbers",
+            file=file,
+            remedy="Download the file of Waymo Open v2 again.",
+        )
+    return np.asarray(values.cast(pa.float64()).to_numpy(), dtype=np.float64)

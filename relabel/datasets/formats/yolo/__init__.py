@@ -1,0 +1,1 @@
+"""YOLO label files and the folder layouts they come in."""

@@ -1,0 +1,291 @@
+"""YOLO text labels, as Ultralytics lays them out: data.yaml, ``images/`` and ``labels/``.
+
+Format: https://docs.ultralytics.com/datasets/detect/. One row per object, ``class cx cy w h`` as
+fractions of the image; rows with three or more points after the class are polygons and count by
+their bounds. Image sizes are read from the images' headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+
+from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.formats.checks import clean_boxes
+from relabel.datasets.formats.yolo.layout import Layout, find_layout, label_path
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.datasets.namemap import into_space
+from relabel.datasets.pixels.location import image_size
+from relabel.datasets.pixels.placing import CopyImages, place_images, write_text
+from relabel.errors import ConfigError, DataError, Problems
+
+LEFT_OUT = "marked as ignored, which YOLO cannot express: left out"
+# Six decimals are usual in label files; a box may pass the edge by as much without being outside.
+_ROUNDING = 2e-6
+# Beyond this a number is a pixel, not a fraction.
+_NOT_A_FRACTION = 2.0
+
+
+def read(
+    path: Path,
+    *,
+    name: str,
+    split: str | None,
+    problems: Problems,
+    space: LabelSpace | None = None,
+    annotations: str | None = None,
+) -> DetectionDataset:
+    """Read a YOLO dataset.
+
+    Args:
+        path: data.yaml, or the folder that holds it; without one a folder with ``classes.txt`` or
+            ``obj.names`` beside ``images/`` and ``labels/``.
+        split: ``train``, ``val`` or ``test``; default all of them.
+        space: label space to read into; default the file's names with ids from 1.
+        annotations: the data.yaml relative to ``path``, if it is called otherwise.
+
+    Raises:
+        DataError: no class names; rows with a wrong number of columns, something that is not a
+            number, an unknown class or a negative size; images that cannot be read.
+    """
+    layout = find_layout(path, split=split, annotations=annotations, problems=problems)
+    own = _space(name, layout)
+    names: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    tables: list[np.ndarray] = []
+    lines: list[tuple[Path, int]] = []
+    for image in layout.images:
+        try:
+            size = image_size(str(image))
+        except DataError as error:
+            problems.error(error.message, file=image, remedy=error.remedy)
+            continue
+        labels = label_path(image, layout)
+        table, numbers = _rows(labels, layout, problems)
+        lines += [(labels, n) for n in numbers]
+        names.append(image.relative_to(layout.root).as_posix())
+        sizes.append(size)
+        tables.append(table)
+
+    images = Images(
+        np.arange(1, len(names) + 1, dtype=np.int64),
+        names,
+        np.array([w for w, _ in sizes], dtype=np.int32),
+        np.array([h for _, h in sizes], dtype=np.int32),
+    )
+    table = np.concatenate(tables) if tables else np.zeros((0, 6))
+    row = np.repeat(np.arange(len(names), dtype=np.int32), [len(t) for t in tables])
+    position = np.array([own.index_by_id[i + 1] for i in layout.names], dtype=np.int32)
+    lookup = np.zeros(max(layout.names, default=0) + 1, dtype=np.int32)
+    lookup[list(layout.names)] = position
+    category = lookup[table[:, 0].astype(np.int64)]
+    keep = np.ones(len(table), dtype=bool)
+    if space is not None:
+        category = into_space(space, own, category, keep, layout.file or layout.root, problems)
+        keep &= category >= 0
+    rows = np.flatnonzero(keep)
+    scale = np.stack([images.width, images.height] * 2, axis=1).astype(np.float64)[row[rows]]
+    xywh = _to_pixels(table[rows, 1:5], scale)
+    inside, clean = clean_boxes(
+        row[rows], xywh, images.width, images.height, problems, layout.file or layout.root,
+        lambda i: "{}, line {}".format(*lines[rows[i]]),
+    )  # fmt: skip
+    rows = rows[inside]
+    used = space or own
+    boxes = make_boxes(
+        row[rows],
+        clean[inside],
+        category[rows],
+        score=table[rows, 5],
+        ignore=used.ignore_mask[category[rows]] if len(used) else None,
+        id=rows + 1,
+    )
+    return DetectionDataset(name, used, images, boxes, layout.root)
+
+
+def _space(name: str, layout: Layout) -> LabelSpace:
+    try:
+        return LabelSpace(name, tuple(Category(i + 1, n) for i, n in layout.names.items()))
+    except DataError as error:
+        raise DataError(error.message, file=layout.file, remedy=error.remedy) from error
+
+
+def _to_pixels(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Fractions cx, cy, w, h to pixel xywh: [n, 4] -> [n, 4]."""
+    low = box[:, :2] - box[:, 2:] / 2
+    high = box[:, :2] + box[:, 2:] / 2
+    low = np.where((low < 0) & (low >= -_ROUNDING), 0, low)
+    high = np.where((high > 1) & (high <= 1 + _ROUNDING), 1, high)
+    # Of a box that is no box the sign must stay, for the check that follows.
+    size = np.where(box[:, 2:] > 0, high - low, box[:, 2:])
+    return np.concatenate([low, size], axis=1) * scale
+
+
+def _rows(file: Path, layout: Layout, problems: Problems) -> tuple[np.ndarray, list[int]]:
+    """The good rows of one label file: class, cx, cy, w, h, score or NaN; and their lines.
+
+    A missing or empty file is an image without objects.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return np.zeros((0, 6)), []
+    except (OSError, UnicodeDecodeError) as error:
+        problems.error(f"cannot be read: {error}", file=file, remedy="Replace the label file.")
+        return np.zeros((0, 6)), []
+    rows, lines = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = line.split()
+        if not parts:
+            continue
+        try:
+            rows.append(_row(parts, layout))
+            lines.append(number)
+        except ValueError as error:
+            problems.error(
+                str(error),
+                file=file,
+                record=f"line {number}",
+                remedy="Rows are `class cx cy w h`, in fractions of the image.",
+            )
+    return np.array(rows, dtype=np.float64).reshape(-1, 6), lines
+
+
+def _row(parts: Sequence[str], layout: Layout) -> list[float]:
+    try:
+        values = [float(p) for p in parts]
+    except ValueError:
+        bad = next(p for p in parts if not _is_number(p))
+        raise ValueError(f"{bad[:40]!r} is not a number") from None
+    count = len(values)
+    if count < 5 or (count > 6 and count % 2 == 0):
+        raise ValueError(f"has {count} columns")
+    if not np.isfinite(values).all():
+        raise ValueError("has a number that is not finite")
+    label = values[0]
+    if label != int(label) or int(label) not in layout.names:
+        raise ValueError(f"class {parts[0]} is not one of the {len(layout.names)} classes")
+    if max(map(abs, values[1:])) > _NOT_A_FRACTION:
+        raise ValueError("has coordinates that are not fractions of the image")
+    if count > 6:
+        x, y = values[1::2], values[2::2]
+        low, high = (min(x), min(y)), (max(x), max(y))
+        box = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, high[0] - low[0], high[1] - low[1]]
+        return [label, *box, np.nan]
+    if values[3] < 0 or values[4] < 0:
+        raise ValueError("has a negative size")
+    score = values[5] if count == 6 else np.nan
+    if score < 0 or score > 1:
+        raise ValueError(f"has a score of {score:g}, outside 0 to 1")
+    return [*values[:5], score]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def write(
+    dataset: DetectionDataset,
+    out: Path,
+    *,
+    split: str = "train",
+    copy_images: CopyImages = "none",
+    problems: Problems | None = None,
+) -> list[Path]:
+    """Write ``data.yaml``, ``labels/{split}/`` and, unless ``none``, ``images/{split}/``.
+
+    Splits written one after the other into the same folder share its data.yaml. Ignored boxes,
+    scores and provenance cannot be expressed; ignored boxes are left out and counted.
+
+    Returns:
+        data.yaml, then the label files.
+
+    Raises:
+        ConfigError: the folder holds a dataset with other classes.
+        DataError: two images would share a label file, or the output cannot be written.
+    """
+    names = _names(list(dataset.images.file_name), split)
+    _check_labels(names)
+    config = _config(dataset, out / "data.yaml", split)
+    folder = out / "images" / split
+    if copy_images != "none":
+        place_images(dataset, folder, copy_images, names=names, problems=problems)
+    boxes, space = dataset.boxes, dataset.space
+    if problems is not None:
+        problems.count(LEFT_OUT, int(boxes.ignore.sum()))
+    size = np.stack([dataset.images.width, dataset.images.height], axis=1).astype(np.float64)
+    scale = size[boxes.image]
+    # Classes come first in a label space, so that positions are YOLO's class numbers.
+    keep = ~boxes.ignore & (boxes.category < space.num_classes) & (scale > 0).all(axis=1)
+    scale = np.where(scale > 0, scale, 1)
+    center = (boxes.xywh[:, :2] + boxes.xywh[:, 2:] / 2) / scale
+    extent = boxes.xywh[:, 2:] / scale
+    numbers = np.clip(np.concatenate([center, extent], axis=1), 0, 1)
+    files = []
+    for row, span in dataset.iter_images():
+        file = label_path(folder / names[row])
+        lines = [
+            f"{boxes.category[i]} " + " ".join(f"{v:.12g}" for v in numbers[i]) + "\n"
+            for i in range(span.start, span.stop)
+            if keep[i]
+        ]
+        write_text(file, "".join(lines))
+        files.append(file)
+    write_text(out / "data.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    return [out / "data.yaml", *files]
+
+
+def _names(file_names: list[str], split: str) -> list[str]:
+    """Names below ``images/{split}/``: folders of that name are not repeated."""
+    shorter = []
+    for name in file_names:
+        parts = list(PurePosixPath(name).parts)
+        for prefix in ("images", split):
+            if len(parts) > 1 and parts[0] == prefix:
+                parts = parts[1:]
+        shorter.append("/".join(parts))
+    return shorter if len(set(shorter)) == len(shorter) else file_names
+
+
+def _check_labels(names: list[str]) -> None:
+    first: dict[str, str] = {}
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if stem in first:
+            raise DataError(
+                f"images {first[stem]!r} and {name!r} would share the label file {stem}.txt",
+                remedy="Rename one of them.",
+            )
+        first[stem] = name
+
+
+def _config(dataset: DetectionDataset, file: Path, split: str) -> dict[str, Any]:
+    """data.yaml with this split added to those it has."""
+    names = dict(enumerate(dataset.space.class_names))
+    splits: dict[str, str] = {}
+    if file.is_file():
+        try:
+            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            before = None
+        if not isinstance(before, dict) or before.get("names") != names:
+            raise ConfigError(
+                "holds a dataset with other classes",
+                file=file,
+                remedy="Choose another --out, or remove it.",
+            )
+        splits = {k: v for k, v in before.items() if k not in ("names", "nc")}
+    splits[split] = f"images/{split}"
+    # Ultralytics wants both; one that is missing borrows the other until it is written.
+    for needed in ("train", "val"):
+        splits.setdefault(needed, f"images/{split}")
+    order = [s for s in dict.fromkeys(("train", "val", "test", *sorted(splits))) if s in splits]
+    return {**{s: splits[s] for s in order}, "nc": len(names), "names": names}

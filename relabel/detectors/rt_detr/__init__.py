@@ -1,0 +1,1 @@
+"""RT-DETRv2 of transformers, whole pretrained models or built on any backbone."""

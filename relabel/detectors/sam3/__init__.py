@@ -1,0 +1,1 @@
+"""SAM 3 as a detector that labels from text prompts."""

@@ -1,0 +1,39 @@
+"""AP of a trained detector on a dataset of its label space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.pixels.batches import ImageBatches
+from relabel.detectors.base import Detections, Detector
+from relabel.evaluation.detections import DetectionMetrics, evaluate_dataset
+from relabel.settings import Runtime
+
+
+def validator(
+    val: DetectionDataset | None, runtime: Runtime
+) -> Callable[[Detector], dict[str, float]] | None:
+    """What a training is handed to measure itself by; None without images to measure on."""
+    if val is None or len(val) == 0:
+        return None
+    return lambda detector: validate(detector, val, runtime)
+
+
+def validate(
+    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
+) -> dict[str, float]:
+    """COCO metrics of a detector on a dataset of its label space (AP, AP50, AP75: fractions)."""
+    metrics = measure(detector, val, runtime, batch_size).to_dict()
+    return {k: float(metrics[k]) for k in ("AP", "AP50", "AP75") if metrics[k] is not None}
+
+
+def measure(
+    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
+) -> DetectionMetrics:
+    """All COCO metrics of a detector on a dataset of its label space."""
+    found: list[Detections] = []
+    with ImageBatches(val, batch_size=batch_size, workers=runtime.workers) as batches:
+        for _rows, images in batches:
+            found.extend(detector.predict(images))
+    return evaluate_dataset(val, found)

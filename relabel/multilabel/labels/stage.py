@@ -1,0 +1,213 @@
+"""Stages 3 and 4: the labeler's training regions, and the labels of all regions and images.
+
+Shape legend: ``S`` selected unions of regions, ``R`` regions of a shard, ``B`` images, ``C``
+classes, ``d`` channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relabel.datasets.pixels.image_folder import ImageSet
+from relabel.errors import DataError
+from relabel.multilabel.labels.aggregate import final, local_hard, local_soft
+from relabel.multilabel.labels.labeler import Labeler, train_labeler
+from relabel.multilabel.labels.region_filter import Selection, select_columns, union_features
+from relabel.multilabel.scores.stage import top
+from relabel.multilabel.settings import AggregateSettings, FilterSettings, LabelerSettings
+from relabel.multilabel.store import LabelShard, ScoreShard, read_regions, read_scores, write_shard
+from relabel.settings import Runtime
+from relabel.workspace.atomic import atomic_write_json
+from relabel.workspace.clock import Clock
+from relabel.workspace.parts import shard_progress
+from relabel.workspace.stage import Shards
+
+FEATURES = "features.npy"
+
+
+def selected(images: ImageSet, scores: ScoreShard, settings: FilterSettings) -> Selection:
+    """The unions of a shard's regions that the labeler learns from; images are rows of the set."""
+    rows = np.repeat(scores.row, np.diff(scores.offsets)).astype(np.int64)
+    return select_columns(
+        images=rows,
+        labels=images.labels[rows],
+        own=np.nan_to_num(scores.own, nan=-1.0),
+        top_class=scores.ids[:, 0],
+        top_score=scores.probs[:, 0],
+        rule=settings.rule,
+        threshold=settings.threshold,
+    )
+
+
+def fit_labeler(
+    images: ImageSet,
+    regions: Shards,
+    scores: Shards,
+    out: Path,
+    filtering: FilterSettings,
+    settings: LabelerSettings,
+    runtime: Runtime,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Gather the selected regions' features into one memory-mapped file and train on them.
+
+    Returns:
+        The labeler's metrics, with the numbers of regions and images before the filter.
+
+    Raises:
+        DataError: the filter leaves no region.
+    """
+    with clock.spent("gathering"):
+        labels, image_ids, total = _targets(images, scores, filtering)
+        if not total:
+            raise DataError(
+                f"none of {len(images)} images has a region, so there is nothing to label",
+                file=images.root,
+                remedy="The regions' shards say which images could not be read; if all could, "
+                "try other values of --tau with --calibrate.",
+            )
+        if not len(labels):
+            raise DataError(
+                f"the filter selected none of {total} regions, so there is nothing to train the "
+                "labeler on",
+                remedy="Lower --filter-threshold, or check the label maps and their axes "
+                "(--transpose-maps).",
+            )
+        features = _gather(images, regions, scores, out, filtering, len(labels))
+    with clock.spent("training"):
+        metrics = train_labeler(
+            features, labels, image_ids, images.num_classes, out, settings, runtime
+        )
+    clock.images += len(images)
+    found = {"regions_before_filter": total, "unions_selected": len(labels), **metrics}
+    atomic_write_json(out / "selection.json", found, indent=1)
+    del features  # the map must be closed before its file goes
+    (out / FEATURES).unlink(missing_ok=True)
+    return found
+
+
+def _targets(
+    images: ImageSet, scores: Shards, filtering: FilterSettings
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(class int64 [S], image row int64 [S], number of regions before the filter)."""
+    classes, rows, total = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+    for path in scores.paths:
+        shard = read_scores(path)
+        found = selected(images, shard, filtering)
+        classes.append(found.classes)
+        rows.append(found.images)
+        total += len(shard.own)
+    return np.concatenate(classes), np.concatenate(rows), total
+
+
+def _gather(
+    images: ImageSet,
+    regions: Shards,
+    scores: Shards,
+    out: Path,
+    filtering: FilterSettings,
+    count: int,
+) -> np.ndarray:
+    """float32 [S, d], memory-mapped, so that more regions than fit into memory can be learned."""
+    file, partial = out / FEATURES, out / f"partial.{FEATURES}"
+    if not file.is_file():
+        target: Any = None
+        at = 0
+        for i, path in enumerate(scores.paths):
+            found = read_regions(regions.shard_path(i))
+            assert found.features is not None
+            unions = union_features(
+                found.features, found.patch_area, selected(images, read_scores(path), filtering)
+            )
+            if target is None:
+                target = np.lib.format.open_memmap(
+                    partial, mode="w+", dtype=np.float32, shape=(count, unions.shape[1])
+                )
+            target[at : at + len(unions)] = unions
+            at += len(unions)
+        assert target is not None and at == count
+        target.flush()
+        del target
+        partial.replace(file)
+    return np.load(file, mmap_mode="r")
+
+
+def label_regions(
+    images: ImageSet,
+    regions: Shards,
+    shards: Shards,
+    todo: Sequence[int],
+    run: Mapping[str, Any],
+    labeler: Labeler,
+    settings: AggregateSettings,
+    runtime: Runtime,
+    clock: Clock,
+) -> None:
+    """Make the label shards ``todo``: the labeler on every region, then the labels per image."""
+    with shard_progress("Labelling images", shards, todo, runtime) as bar:
+        for i in todo:
+            found = read_regions(regions.shard_path(i))
+            assert found.features is not None
+            with clock.spent("labeler"):
+                probs = labeler.predict(found.features)
+            gt = images.labels[found.row]
+            whole = aggregated(probs, found.offsets, gt, settings)
+            ids, values = top(probs)
+            label_offsets, label_ids, label_probs = sparse(
+                whole, settings.min_score, settings.max_labels
+            )
+            shard = LabelShard(
+                run=run,
+                row=found.row,
+                file_name=found.file_name,
+                gt=gt.astype(np.int32),
+                offsets=found.offsets,
+                ids=ids,
+                probs=values,
+                label_offsets=label_offsets,
+                label_ids=label_ids,
+                label_probs=label_probs,
+            )
+            write_shard(shards.shard_path(i), shard)
+            clock.images += len(found)
+            bar.update(len(found))
+
+
+def aggregated(
+    probs: np.ndarray, offsets: np.ndarray, gt: np.ndarray, settings: AggregateSettings
+) -> np.ndarray:
+    """float32 [B, C]: the labels of the images from the probabilities of their regions [R, C]."""
+    if settings.mode == "hard":
+        local = local_hard(probs, settings.threshold, offsets).astype(np.float32)
+    else:
+        local = local_soft(probs, offsets)
+    return final(local, gt if settings.original else None)
+
+
+def sparse(whole: np.ndarray, least: float, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(offsets [B + 1], classes, probabilities) of the ``most`` greatest entries from ``least`` on.
+
+    Labels of an image come most probable first, equal ones by class.
+    """
+    rows, ids = np.nonzero((whole >= least) & (whole > 0))
+    values = whole[rows, ids]
+    order = np.lexsort((ids, -values, rows))
+    counts = np.bincount(rows, minlength=len(whole))
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = order[place < most]
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
+    return offsets, ids[order].astype(np.int32), values[order].astype(np.float32)
+
+
+def confusion_columns(shards: Iterator[LabelShard]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(original label [R], classes [R, 5], probabilities [R, 5]) over all regions."""
+    labels, ids, probs = [np.zeros(0, np.int32)], [], []
+    for shard in shards:
+        labels.append(np.repeat(shard.gt, np.diff(shard.offsets)))
+        ids.append(shard.ids[:, :5])
+        probs.append(shard.probs[:, :5])
+    return np.concatenate(labels), np.concatenate(ids), np.concatenate(probs)

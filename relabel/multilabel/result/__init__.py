@@ -1,0 +1,1 @@
+"""Result: the labels as TSV, Parquet and FiftyOne, confused classes and the report."""

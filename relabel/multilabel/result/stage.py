@@ -1,0 +1,84 @@
+"""The result folder: labels as TSV and Parquet, confused classes, skipped images, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from relabel.multilabel.labels.confusion import ConfusedPair, confused_pairs
+from relabel.multilabel.labels.stage import confusion_columns
+from relabel.multilabel.result.export import (
+    paired,
+    write_confused,
+    write_labels_parquet,
+    write_labels_tsv,
+)
+from relabel.multilabel.store import LabelShard, RegionShard, iterate, read_labels
+from relabel.workspace.atomic import atomic_write_bytes
+from relabel.workspace.progress import message
+
+if TYPE_CHECKING:
+    from relabel.multilabel.plan import Plan
+    from relabel.settings import Runtime
+    from relabel.workspace.stage import Shards
+
+TSV, PARQUET, CONFUSED, SKIPPED, REPORT = (
+    "labels.tsv",
+    "labels.parquet",
+    "confused.json",
+    "skipped.tsv",
+    "report.html",
+)
+
+
+def write_result(
+    plan: Plan, regions: Shards, labels: Shards, out: Path, runtime: Runtime
+) -> dict[str, str | Path]:
+    """Write all of it; returns the outputs by name, relative to ``out``."""
+    from relabel.multilabel.result.report import write_result_report
+
+    images = plan.images
+    write_labels_tsv(out / TSV, labels.paths)
+    skipped: list[tuple[str, str]] = []
+    shards = _noting_skipped(paired(regions.paths, labels.paths), skipped)
+    write_labels_parquet(out / PARQUET, images, shards)
+    pairs = find_confused(plan, labels)
+    write_confused(out / CONFUSED, pairs, images)
+    lines = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
+    atomic_write_bytes(out / SKIPPED, lines.encode())
+    if skipped:
+        message(
+            f"{len(skipped)} images could not be read; {out / SKIPPED} lists them",
+            quiet=runtime.quiet,
+        )
+    write_result_report(
+        out / REPORT,
+        images,
+        regions.paths,
+        labels.paths,
+        title=f"Multi-labels of {images.root.resolve().name}",
+        confused=pairs,
+        settings={kind: stage.settings for kind, stage in plan.stages.items()},
+    )
+    return {name: name for name in (TSV, PARQUET, CONFUSED, SKIPPED, REPORT)}
+
+
+def _noting_skipped(
+    shards: Iterable[tuple[RegionShard, LabelShard]], skipped: list[tuple[str, str]]
+) -> Iterator[tuple[RegionShard, LabelShard]]:
+    """The shards, while (file name, reason) of the images that could not be read are listed."""
+    for regions, labels in shards:
+        for i in np.flatnonzero(~regions.readable).tolist():
+            skipped.append((regions.file_name[i], " ".join(regions.reason[i].split())))
+        yield regions, labels
+
+
+def find_confused(plan: Plan, labels: Shards) -> list[ConfusedPair]:
+    """The classes the labeler takes for one another."""
+    own, ids, probs = confusion_columns(iterate(labels.paths, read_labels))
+    return confused_pairs(
+        own, (ids, probs), plan.images.num_classes, plan.settings.aggregate.confusion
+    )

@@ -1,0 +1,1 @@
+"""Scores: what label maps, given or computed, say about every region."""

@@ -1,0 +1,191 @@
+"""The numbers of an ablation: per seed, their mean and spread, and paired with the default's.
+
+Spread is the sample standard deviation over seeds (n - 1), and None with one seed. A difference
+is taken seed by seed, over the seeds that the arm and the default have in common.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from relabel.align.settings import stage_settings
+from relabel.evaluation.tables import Rows, markdown
+from relabel.studies.ablation.arms import DEFAULT
+from relabel.studies.ablation.run import AblationPlan, floor_metrics, metrics_of
+from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
+
+JSON_FILE, MARKDOWN_FILE = "ablation.json", "ablation.md"
+# Where a number stands in `TransferMetrics.to_dict`.
+METRICS: dict[str, tuple[str, ...]] = {
+    "F1@0.5": ("at", "0.5", "f1"),
+    "F1@0.75": ("at", "0.75", "f1"),
+    "AP": ("AP",),
+    "AP75": ("AP75",),
+    "mean IoU": ("mean_iou", "after"),
+    "class accuracy": ("at", "0.5", "class_accuracy"),
+}
+SHOWN_DIFFERENCES = ("AP", "F1@0.75")
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers of the table, from what `TransferMetrics.to_dict` gave."""
+    found = {}
+    for name, path in METRICS.items():
+        value: Any = metrics
+        for key in path:
+            value = value[key]
+        found[name] = value
+    return found
+
+
+def summarize(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and standard deviation of what is known of some values."""
+    known = [v for v in values if v is not None]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "std": statistics.stdev(known) if len(known) > 1 else None,
+    }
+
+
+def differences(
+    values: Mapping[int, float | None], reference: Mapping[int, float | None]
+) -> dict[str, Any]:
+    """Values by seed minus a reference's, over the seeds that both have."""
+    common = [s for s in values if values[s] is not None and reference.get(s) is not None]
+    return {"seeds": common, **summarize([values[s] - reference[s] for s in common])}  # type: ignore[operator]
+
+
+def collect(plan: AblationPlan) -> dict[str, Any]:
+    """Everything that is finished in the folder, JSON-ready; of the arms not asked for, too."""
+    by_arm = {}
+    for arm in plan.known:
+        found = metrics_of(plan, arm)
+        if found:
+            by_arm[arm.name] = (arm, {seed: numbers(m) for seed, m in found.items()})
+    reference = by_arm[DEFAULT][1] if DEFAULT in by_arm else {}
+    arms = {}
+    for name, (arm, seeds) in by_arm.items():
+        owner = plan.owner[name].name
+        arms[name] = {
+            "group": arm.group,
+            "about": arm.about,
+            "changes": {k: list(v) if isinstance(v, tuple) else v for k, v in arm.changes.items()},
+            "same_as": None if owner == name else owner,
+            "seeds": list(seeds),
+            "values": {m: [seeds[s][m] for s in seeds] for m in METRICS},
+            **{
+                key: {m: summarize([seeds[s][m] for s in seeds])[key] for m in METRICS}
+                for key in ("mean", "std")
+            },
+            "difference": {
+                m: differences(
+                    {s: seeds[s][m] for s in seeds}, {s: reference[s][m] for s in reference}
+                )
+                for m in METRICS
+            },
+        }
+    floors = floor_metrics(plan) or {}
+    asked = {arm.name for arm in plan.arms}
+    return {
+        "target": plan.run.target,
+        "sources": list(plan.run.names[1:]),
+        "as": plan.played,
+        "images": floors.get("images"),
+        "boxes": floors.get("boxes"),
+        "convention": floors.get("convention"),
+        "settings": stage_settings(plan.base),
+        "floors": {name: numbers(m) for name, m in floors.get("floors", {}).items()},
+        "arms": arms,
+        "missing": [
+            {"arm": arm.name, "seed": seed}
+            for seed in plan.seeds
+            for arm in plan.known
+            if arm.name in asked and seed not in arms.get(arm.name, {}).get("seeds", ())
+        ],
+    }
+
+
+def table(content: Mapping[str, Any]) -> Rows:
+    """One row per floor and arm, in percent; differences to the default at the end."""
+    shown = [f"{name} − default" for name in SHOWN_DIFFERENCES]
+    header = ["arm", "what", "seeds", *METRICS, *shown]
+    rows = [
+        ["floor", name, "", *(_cell(values[m], None) for m in METRICS), *("" for _ in shown)]
+        for name, values in content["floors"].items()
+    ]
+    for name, arm in content["arms"].items():
+        about = f"{arm['about']} (= {arm['same_as']})" if arm["same_as"] else arm["about"]
+        cells = [_cell(arm["mean"][m], arm["std"][m]) for m in METRICS]
+        changes = [arm["difference"][m] for m in SHOWN_DIFFERENCES]
+        if name == DEFAULT or arm["same_as"] == DEFAULT:
+            cells += ["" for _ in changes]
+        else:
+            cells += [_cell(c["mean"], c["std"], sign=True) for c in changes]
+        rows.append([name, about, str(len(arm["seeds"])), *cells])
+    return header, rows
+
+
+def difference_table(content: Mapping[str, Any]) -> Rows:
+    """Every metric of every arm minus the default's, in points, over common seeds."""
+    rows = [
+        [name, str(len(arm["difference"]["AP"]["seeds"]))]
+        + [_cell(d["mean"], d["std"], sign=True) for d in arm["difference"].values()]
+        for name, arm in content["arms"].items()
+        if name != DEFAULT and arm["same_as"] != DEFAULT
+    ]
+    return ["arm − default", "seeds", *METRICS], rows
+
+
+def write(content: Mapping[str, Any], out: Path, command: str) -> dict[str, Path]:
+    """Write ``ablation.json`` and ``ablation.md``; returns them by kind."""
+    files = {"json": out / JSON_FILE, "markdown": out / MARKDOWN_FILE}
+    atomic_write_json(files["json"], content, indent=1)
+    atomic_write_bytes(files["markdown"], _report(content, command).encode())
+    return files
+
+
+def _report(content: Mapping[str, Any], command: str) -> str:
+    settings = content["settings"]
+    lines = [
+        f"# Ablation of label transfer into {content['target']}",
+        "",
+        f"Held-back training images of `{content['target']}` play the source `{content['as']}`; "
+        "no truth of source images is read. Percent, mean ± standard deviation over seeds; "
+        "differences are paired by seed. AP is over all scored boxes, F1 and class accuracy are "
+        f"at {_threshold(settings)}.",
+    ]
+    if content["convention"]:
+        how = content["convention"]
+        lines += [
+            "",
+            f"{content['images']} images, {content['boxes']} boxes. Played convention, measured on "
+            f"`{content['as']}` against pseudo-labels: boxes {how['wider']:.2f} times wider and "
+            f"{how['higher']:.2f} times higher, objects under {how['smallest']:.0f} px left out. "
+            f"{settings['epochs']:g} epochs"
+            + (f" ({settings['steps']} steps)" if settings["steps"] else "")
+            + f", {settings['calibration_folds']} model(s) per arm.",
+        ]
+    lines += ["", "```", command, "```", "", markdown(table(content))]
+    if len(content["arms"]) > 1:
+        lines += ["Differences to the default, in points:", "", markdown(difference_table(content))]
+    if content["missing"]:
+        left = ", ".join(f"{m['arm']} seed {m['seed']}" for m in content["missing"])
+        lines += [f"Not finished: {left}.", ""]
+    return "\n".join(lines)
+
+
+def _threshold(settings: Mapping[str, Any]) -> str:
+    fixed = settings["score_threshold"]
+    if fixed >= 0:
+        return f"score {fixed:g}"
+    return "calibrated thresholds per class" if settings["calibration_folds"] > 1 else "score 0.5"
+
+
+def _cell(mean: float | None, std: float | None, *, sign: bool = False) -> str:
+    if mean is None:
+        return "-"
+    text = f"{100 * mean:+.1f}" if sign else f"{100 * mean:.1f}"
+    return text if std is None else f"{text} ± {100 * std:.1f}"

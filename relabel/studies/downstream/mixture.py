@@ -1,0 +1,109 @@
+"""Mixed batches: target and relabelled sources together, then the target alone.
+
+The schedule of "Label-Aligned Transfer" (arXiv 2506.04737), the same for every arm of a
+comparison: mixed batches, and target images only in the last quarter of the iterations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.detectors.settings import SpecialistSettings
+from relabel.detectors.specialist import TrainingBatches, draw_scale
+from relabel.detectors.training import Batch
+from relabel.studies.downstream.settings import DownstreamSettings
+from relabel.training.order import rows_of_step
+from relabel.training.pixels import pad_batch
+
+
+def target_only_from(steps: int, settings: DownstreamSettings) -> int:
+    """The step from which batches hold target images only."""
+    return steps - round(settings.target_only_last * steps)
+
+
+class Mixture:
+    """Step number to the images of a batch; depends on nothing but the step.
+
+    Args:
+        sizes: images of the target (first) and of every source.
+        steps: length of the training.
+        batch_size: images per step.
+
+    Attributes:
+        target_from: the step from which batches hold target images only.
+    """
+
+    def __init__(
+        self,
+        sizes: list[int],
+        steps: int,
+        batch_size: int,
+        seed: int,
+        settings: DownstreamSettings,
+    ) -> None:
+        self.sizes = sizes
+        self.batch_size = batch_size
+        self.seed = seed
+        self.from_target = round(settings.target_share * batch_size)
+        self.target_from = target_only_from(steps, settings)
+        self._starts = np.cumsum([0, *sizes])
+
+    def rows(self, step: int) -> list[tuple[int, int]]:
+        """(dataset number, image row) of each image of the step; the target is number 0."""
+        sources = sum(self.sizes[1:])
+        if sources == 0 or step >= self.target_from:
+            rows = rows_of_step(self.sizes[0], step, self.batch_size, self.seed)
+            return [(0, int(row)) for row in rows]
+        if self.from_target == 0:
+            rows = rows_of_step(sum(self.sizes), step, self.batch_size, self.seed)
+            return [self._find(int(row)) for row in rows]
+        mine = rows_of_step(self.sizes[0], step, self.from_target, self.seed)
+        rest = self.batch_size - self.from_target
+        theirs = rows_of_step(sources, step, rest, self.seed) if rest else []
+        first = self.sizes[0]
+        return [(0, int(row)) for row in mine] + [self._find(first + int(row)) for row in theirs]
+
+    def _find(self, position: int) -> tuple[int, int]:
+        dataset = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return dataset, position - int(self._starts[dataset])
+
+
+class MixedBatches:
+    """Step number to a batch (pixels, sizes, targets) of the mixture, augmented.
+
+    Args:
+        target: the target's training images, labels in the label space that is trained.
+        sources: relabelled sources in the same label space; none for the target alone.
+    """
+
+    def __init__(
+        self,
+        target: DetectionDataset,
+        sources: Mapping[str, DetectionDataset],
+        steps: int,
+        detector: SpecialistSettings,
+        settings: DownstreamSettings,
+        divisor: int,
+    ) -> None:
+        datasets = [target, *(d for d in sources.values() if len(d))]
+        self.parts = [TrainingBatches(d, detector, divisor) for d in datasets]
+        self.mixture = Mixture(
+            [len(d) for d in datasets], steps, detector.batch_size, detector.seed, settings
+        )
+        self.detector = detector
+        self.divisor = divisor
+
+    def __call__(self, step: int) -> Batch:
+        s = self.detector
+        rng = np.random.default_rng([s.seed, 1, step])
+        scale = draw_scale(s, rng)
+        pairs = [
+            self.parts[part].image(row, s.image_size * scale, rng)
+            for part, row in self.mixture.rows(step)
+        ]
+        tensors = [pixels for pixels, _ in pairs]
+        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
+        return pad_batch(tensors, self.divisor), sizes, [target for _, target in pairs]

@@ -1,0 +1,366 @@
+"""`relabel evaluate downstream`: plan, run what is missing, gather the results.
+
+Every arm and seed is a stage of its own. Several processes may work on one comparison: each takes
+the trainings that no other is at, and the last one to finish has the whole table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relabel.align.inputs import usable_images
+from relabel.align.plan import Plan, Step, backbone_identities
+from relabel.align.run import execute, files_in, prepare, stage_labels
+from relabel.align.settings import PipelineSettings, stage_settings
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.fingerprint import dataset_fingerprint
+from relabel.errors import BusyError, ConfigError, Problems
+from relabel.evaluation.floors import NameMap
+from relabel.settings import Runtime, settings_dict
+from relabel.studies.downstream.arms import Arm
+from relabel.studies.downstream.labels import label_source, name_map_of
+from relabel.studies.downstream.mixture import target_only_from
+from relabel.studies.downstream.request import (
+    Request,
+    check_boxes,
+    check_maps,
+    check_out,
+    checked,
+)
+from relabel.studies.downstream.results import Comparison, gather
+from relabel.training.loop import total_steps
+from relabel.workspace.progress import message
+from relabel.workspace.stage import Stage
+
+if TYPE_CHECKING:
+    from relabel.catalogue.catalogue import Catalogue
+    from relabel.crosslabel.pseudo import PseudoLabels
+
+_WAIT = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """One stage of the comparison."""
+
+    arm: str
+    seed: int
+    stage: Stage
+    sources: Mapping[str, DetectionDataset]
+    how: Any
+
+
+def compare(
+    catalogue: Catalogue,
+    request: Request,
+    runtime: Runtime,
+    *,
+    overwrite: bool = False,
+    problems: Problems | None = None,
+) -> Comparison:
+    """Make the labels of every arm, train a detector per arm and seed, and gather test AP.
+
+    Raises:
+        ConfigError: no test images, an unknown name, an arm named twice, a seed below 0, a name
+            map that does not fit, or a folder that cannot be written.
+        DataError: a dataset is damaged, or the target has no boxes to learn or to measure on.
+        StageError: settings changed and ``overwrite`` is off.
+    """
+    return _Job(catalogue, request, runtime, overwrite, problems).run()
+
+
+class _Job:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        request: Request,
+        runtime: Runtime,
+        overwrite: bool,
+        problems: Problems | None,
+    ) -> None:
+        self.catalogue = catalogue
+        self.request = request
+        self.runtime = runtime
+        self.overwrite = overwrite
+        self.problems = Problems(runtime.skip_bad) if problems is None else problems
+        self.given_maps: Mapping[str, NameMap] = {}
+        self.name_maps: dict[str, NameMap] = {}
+        self.pseudo: dict[str, PseudoLabels] = {}
+        self.not_run: dict[str, str] = {}
+        self.labels: dict[str, Mapping[str, DetectionDataset]] = {}
+
+    def run(self) -> Comparison:
+        request = self.request
+        self.given_maps = checked(request)
+        if any("lat" in arm.needs for arm in request.arms):
+            request.pipeline.require_lat_backbone()
+        self.test = self._test_images()
+        self.plan = self._plan(request.align, request.pipeline, request.shared)
+        self.target = self.plan.datasets[request.target]
+        check_boxes(self.target, self.test)
+        check_maps(request, self.given_maps, self.plan.datasets)
+        check_out(request.out)
+        images = sum(len(d) for d in self.plan.datasets.values())
+        detector = request.detector.resolved()
+        self.detector = replace(detector, steps=total_steps(detector, images))
+        extras = {name: self._extra(name, file) for name, file in request.extras}
+        for arm in request.arms:
+            self._label(arm)
+        self.labels.update(extras)
+        self._train()
+        return gather(
+            request.out,
+            [*self.labels, *self.not_run],
+            request.seeds,
+            not_run=self.not_run,
+            target_only_from=target_only_from(self.detector.steps, request.settings),
+            about={
+                "target": request.target,
+                "sources": list(request.sources),
+                "detector": self.detector.detector,
+                "steps": self.detector.steps,
+                "name_maps": {k: dict(v) for k, v in self.name_maps.items()},
+                "settings": {
+                    "detector": stage_settings(self.detector, self._backbones()),
+                    "downstream": settings_dict(request.settings),
+                },
+                "images": {
+                    request.target: len(self.target),
+                    "test": len(self.test),
+                    **{s: len(self.plan.datasets[s]) for s in request.sources},
+                },
+                "boxes": {
+                    arm: {s: len(d.boxes) for s, d in sources.items()}
+                    for arm, sources in self.labels.items()
+                },
+            },
+        )
+
+    def _test_images(self) -> DetectionDataset:
+        entry = self.catalogue.get(self.request.target)
+        for which in ("test", "val"):
+            if entry.has(which):
+                test = self._usable(entry.read(which, problems=self.problems))
+                if len(test):
+                    return test
+        raise ConfigError(
+            f"dataset {entry.name!r} has no test images to compare on",
+            file=self.catalogue.file,
+            remedy=f'Add `test = "FILE"` or `holdout = 0.2` to [datasets.{entry.name}].',
+        )
+
+    def _usable(self, dataset: DetectionDataset) -> DetectionDataset:
+        work = self.request.shared or self.request.align
+        return usable_images(dataset, work, self.runtime, self.problems)
+
+    def _extra(self, name: str, file: Path) -> Mapping[str, DetectionDataset]:
+        from relabel.studies.downstream.extra import read_extra
+
+        found = read_extra(
+            name,
+            file,
+            self.target.space,
+            self.plan.datasets,
+            test=self.test,
+            problems=self.problems,
+        )
+        return {name: self._usable(found)}
+
+    def _plan(self, out: Path, pipeline: PipelineSettings, shared: Path | None) -> Plan:
+        r = self.request
+        return prepare(
+            self.catalogue,
+            r.target,
+            r.sources,
+            out,
+            pipeline,
+            self.runtime,
+            shared=shared,
+            problems=self.problems,
+        )
+
+    def _execute(self, plan: Plan, goals: Sequence[Step]) -> None:
+        """Run what the goals need, or wait for the process that is at it."""
+        while plan.needed_for(goals):
+            try:
+                execute(plan, self.catalogue, self.runtime, overwrite=self.overwrite, goals=goals)
+            except BusyError as error:
+                message(f"waiting: {error.message}", quiet=self.runtime.quiet)
+                time.sleep(_WAIT)
+                plan.status.update({s.title: s.stage.status() for s in plan.steps})
+
+    def _label(self, arm: Arm) -> None:
+        """The sources as an arm sees them; an arm that cannot run here is noted with its reason."""
+        if "sam3" in arm.needs and self._no_sam3 is not None:
+            self.not_run[arm.name] = self._no_sam3
+            message(f"{arm.name} is not run: {self._no_sam3}", quiet=self.runtime.quiet)
+            return
+        self.labels[arm.name] = {} if arm.name == "target-only" else self._labels_of(arm)
+        if arm.how == "labels":
+            self._write_labels(arm.name)
+
+    @cached_property
+    def _no_sam3(self) -> str | None:
+        """Why SAM 3 cannot run; asked once, since every arm's answer may wait for the hub."""
+        from relabel.detectors.sam3.detector import why_unavailable
+
+        return why_unavailable(self.request.pipeline.sam3.model)
+
+    def _labels_of(self, arm: Arm) -> dict[str, DetectionDataset]:
+        sources = {name: self.plan.datasets[name] for name in self.request.sources}
+        if arm.how != "labels":
+            return sources
+        if "sam3" in arm.needs:
+            return self._sam3_labels(arm)
+        if "lat" in arm.needs:
+            return self._transferred(self.plan)
+        target = self.request.target
+        goals = [self.plan.step("crosslabel", by=target, on=name) for name in sources]
+        self._execute(self.plan, goals)
+        found = {}
+        for name, source in sources.items():
+            pseudo = self._pseudo(name)
+            found[name] = label_source(
+                arm.name, source, self.target, pseudo, self.name_maps[name], self.request.settings
+            )
+        return found
+
+    def _pseudo(self, source: str) -> PseudoLabels:
+        """The target specialist's labels, read once for all arms, as their name map is made."""
+        if source not in self.pseudo:
+            found = stage_labels(self.plan, self.request.target, source)
+            self.pseudo[source] = found
+            self.name_maps[source] = name_map_of(
+                self.plan.datasets[source],
+                found,
+                self.given_maps.get(source),
+                self.request.settings,
+            )
+        return self.pseudo[source]
+
+    def _sam3_labels(self, arm: Arm) -> dict[str, DetectionDataset]:
+        from relabel.evaluation.floors import filtered_pseudo_labels
+
+        pipeline = self.request.pipeline
+        with_sam3 = replace(pipeline, align=replace(pipeline.align, labellers=("sam3",)))
+        align = self.request.align
+        plan = self._plan(
+            align.with_name(f"{align.name}_sam3"), with_sam3, self.request.shared or align
+        )
+        if "lat" in arm.needs:
+            return self._transferred(plan)
+        goals = [plan.step("crosslabel", by="sam3", on=name) for name in plan.sources]
+        self._execute(plan, goals)
+        return {
+            name: filtered_pseudo_labels(
+                plan.datasets[name], stage_labels(plan, "sam3", name), pipeline.sam3.threshold
+            )
+            for name in plan.sources
+        }
+
+    def _transferred(self, plan: Plan) -> dict[str, DetectionDataset]:
+        from relabel.align.store import read_transferred
+
+        steps = [plan.step("transfer", on=name) for name in plan.sources]
+        self._execute(plan, steps)
+        return {
+            step.on: read_transferred(
+                step.stage.folder, plan.datasets[step.on], self.target.space, uncertain=True
+            )
+            for step in steps
+        }
+
+    def _write_labels(self, arm: str) -> None:
+        """Keep what an arm trains on, to look at."""
+        from relabel.datasets.formats.coco.write import write
+
+        for name, dataset in self.labels[arm].items():
+            write(dataset, self.request.out / "labels" / arm / f"{name}.json")
+
+    def _train(self) -> None:
+        waiting = self._trainings()
+        changed = [t for t in waiting if t.stage.status() == "changed"]
+        if changed and not self.overwrite:
+            raise changed[0].stage.changed_error()
+        waiting = [t for t in waiting if t.stage.status() != "done"]
+        total = len(waiting)
+        while waiting:
+            busy: list[_Training] = []
+            for training in waiting:
+                if not self._train_one(training, total):
+                    busy.append(training)
+            if len(busy) == len(waiting):
+                time.sleep(_WAIT)
+            waiting = [t for t in busy if t.stage.status() != "done"]
+
+    def _train_one(self, training: _Training, total: int) -> bool:
+        """Train one arm and seed; False if another process is at it."""
+        from relabel.studies.downstream.train import train_arm
+
+        stage = training.stage
+        if stage.status() == "done":
+            return True
+        try:
+            stage.begin(overwrite=self.overwrite and stage.status() == "changed")
+        except BusyError:
+            return False
+        title = f"Training {training.arm}, seed {training.seed}"
+        message(f"{title} ({total} trainings in all)", quiet=self.runtime.quiet)
+        try:
+            train_arm(
+                training.how,
+                self.target,
+                training.sources,
+                self.test,
+                stage.folder,
+                replace(self.detector, seed=training.seed),
+                self.request.settings,
+                self.runtime,
+                title,
+            )
+            stage.finish(files_in(stage.folder))
+        finally:
+            stage.release()
+        return True
+
+    def _trainings(self) -> list[_Training]:
+        """All stages, seed by seed, so that a run that is cut off leaves whole seeds."""
+        how = {arm.name: arm.how for arm in self.request.arms}
+        shared = {
+            "target": dataset_fingerprint(self.target),
+            "test": dataset_fingerprint(self.test),
+        }
+        prints = {
+            arm: {f"source {n}": dataset_fingerprint(d) for n, d in sources.items()}
+            for arm, sources in self.labels.items()
+        }
+        found = []
+        for seed in self.request.seeds:
+            for arm, sources in self.labels.items():
+                kind = how.get(arm, "labels")
+                stage = Stage(
+                    f"training {arm}, seed {seed}",
+                    self.request.out / "training" / arm / f"seed{seed}",
+                    settings={
+                        "how": kind,
+                        "seed": seed,
+                        "detector": self._detector_settings(),
+                        "downstream": self.request.settings.result_dict(kind),
+                    },
+                    inputs={**shared, **prints[arm]},
+                )
+                found.append(_Training(arm, seed, stage, sources, kind))
+        return found
+
+    def _detector_settings(self) -> dict[str, Any]:
+        """Of every arm alike; the steps stand for the epochs, and the seed is the stage's own."""
+        values = stage_settings(self.detector, self._backbones())
+        return {k: v for k, v in values.items() if k not in ("seed", "epochs", "eval_every")}
+
+    def _backbones(self) -> dict[str, str]:
+        return backbone_identities(self.detector.backbone)

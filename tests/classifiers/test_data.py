@@ -1,0 +1,137 @@
+"""Classifiers on soft multi-labels: images, targets, batches, augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from relabel.classifiers.augment import Mix, apply_mix, centre_view, draw_crop, draw_mix
+from relabel.classifiers.data import (
+    UNKNOWN,
+    TrainingBatches,
+    from_detections,
+)
+from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.errors import DataError
+
+from .colours import COLOURS, two_colour_set
+from .quick import quick, read
+
+NAMES = tuple(COLOURS)
+
+
+def test_labels_are_joined_by_name_and_rows_without_labels_left_out(tmp_path: Path) -> None:
+    two_colour_set(tmp_path / "a", 6)
+    names = sorted(p.relative_to(tmp_path / "a").as_posix() for p in tmp_path.glob("a/*/*.png"))
+    labels = tmp_path / "some.tsv"
+    labels.write_text(f"{names[4]}\t2\t0,2\t0.2500,1.0000\n{names[1]}\t1\t\t\n")
+    images = read(tmp_path / "a", labels)
+    assert images.file_names == [names[1], names[4]]
+    assert images.class_names == NAMES
+    assert images.gt.tolist() == [1, 2]
+    assert images.targets(np.array([1, 0])).tolist() == [[0.25, 0, 1], [0, 0, 0]]
+    # The image whose target is all zero teaches BCE nothing; its original label teaches softmax.
+    assert images.usable("bce").tolist() == [1]
+    assert images.usable("softmax").tolist() == [0, 1]
+    bare = tmp_path / "bare.tsv"
+    bare.write_text(f"{Path(names[3]).name}\t0\t1\t0.5000\n")
+    assert read(tmp_path / "a", bare).file_names == [names[3]]
+
+
+def test_labels_of_other_images_or_classes_are_an_error(tmp_path: Path) -> None:
+    two_colour_set(tmp_path / "a", 4)
+    labels = tmp_path / "x.tsv"
+    labels.write_text("nowhere/1.png\t0\t0\t1.0000\n")
+    with pytest.raises(DataError, match="none of the labels"):
+        read(tmp_path / "a", labels)
+    name = next((tmp_path / "a").glob("*/*.png")).relative_to(tmp_path / "a").as_posix()
+    labels.write_text(f"{name}\t0\t7\t1.0000\n")
+    with pytest.raises(DataError, match="class id 7 of the labels is beyond the 3"):
+        read(tmp_path / "a", labels)
+
+
+def test_selecting_keeps_each_images_labels(tmp_path: Path) -> None:
+    images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 8))
+    rows = np.array([6, 0, 3])
+    assert np.array_equal(images.select(rows).targets(np.arange(3)), images.targets(rows))
+
+
+def detections(tmp_path: Path) -> DetectionDataset:
+    space = LabelSpace("s", (Category(1, "cat"), Category(2, "dog"), Category(3, "cow")))
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    images = Images(np.array([1, 2]), ["a.png", "b.png"], np.array([8, 8]), np.array([8, 8]))
+    boxes = make_boxes(
+        [0, 0, 0, 0],
+        [[0, 0, 2, 2], [0, 0, 5, 5], [1, 1, 3, 3], [0, 0, 8, 8]],
+        [0, 1, 1, 2],
+        ignore=[False, False, True, True],
+    )
+    return DetectionDataset("d", space, images, boxes, tmp_path)
+
+
+def test_detections_become_classes_with_doubtful_ones_unknown(tmp_path: Path) -> None:
+    images = from_detections(detections(tmp_path))
+    assert images.targets(np.array([0])).tolist() == [[1, 1, UNKNOWN]]
+    assert images.gt.tolist() == [1, -1]  # the dog's box is the largest that is certain
+    assert images.usable("bce").tolist() == [0]
+    crowds = from_detections(detections(tmp_path), crowds=True)
+    assert crowds.targets(np.array([0])).tolist() == [[1, 1, 1]]
+    assert crowds.gt.tolist() == [2, -1]
+
+
+def test_batches_depend_on_the_step_and_not_on_the_number_of_processes(tmp_path: Path) -> None:
+    images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 10))
+    s = quick("x", augment="3-augment", color_jitter=0.3, seed=3)
+    whole = TrainingBatches(images, s, 32)
+    parts = [TrainingBatches(images, s, 32, rank=r, world=2)(5) for r in range(2)]
+    batch = whole(5)
+    assert batch.pixels.shape == (8, 3, 32, 32)
+    assert torch.equal(batch.pixels, whole(5).pixels)
+    assert torch.equal(torch.cat([p.pixels for p in parts]), batch.pixels)
+    assert torch.equal(torch.cat([p.targets for p in parts]), batch.targets)
+    assert not torch.equal(whole(6).pixels, batch.pixels)
+    single = TrainingBatches(images, quick("x", loss="softmax"), 32)(0)
+    assert single.targets.sum(dim=1).tolist() == [1.0] * 8
+
+
+def test_a_crop_keeps_to_area_aspect_and_image() -> None:
+    rng = np.random.default_rng(0)
+    for height, width in ((40, 60), (10, 200)):
+        for _ in range(200):
+            left, top, right, bottom = draw_crop(height, width, (0.25, 0.5), rng)
+            w, h = right - left, bottom - top
+            assert left >= 0 and top >= 0 and right <= width + 1e-9 and bottom <= height + 1e-9
+            assert 0.75 - 1e-9 <= w / h <= 4 / 3 + 1e-9
+            if width == 60:
+                assert 0.25 - 1e-9 <= w * h / (height * width) <= 0.5 + 1e-9
+
+
+def test_the_centre_is_what_is_tested() -> None:
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 20:60] = 255
+    assert (centre_view(image, 16, 1.0, "bilinear")[:, 1:-1] == 255).all()
+    image[5:35, 25:55] = 90
+    assert (centre_view(image, 16, 0.5, "bilinear") == 90).all()
+
+
+def test_blending_by_hand() -> None:
+    pixels = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    targets = torch.tensor([[1.0, 0.0, UNKNOWN], [0.0, 1.0, 1.0]])
+    x, t = apply_mix(pixels, targets, Mix(0.75))
+    assert x[:, 0, 0, 0].tolist() == [0.25, 0.75]
+    assert t.tolist() == [[0.75, 0.25, UNKNOWN], [0.25, 0.75, UNKNOWN]]
+    x, t = apply_mix(pixels, targets, Mix(0.75, (0, 2, 0, 2)))
+    assert x[0, 0].sum() == 4 and x[1, 0].sum() == 12
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        mix = draw_mix(quick("x", cutmix=1.0), 32, rng)
+        assert mix is not None and mix.box is not None
+        top, bottom, left, right = mix.box
+        assert mix.keep == pytest.approx(1 - (bottom - top) * (right - left) / 1024)
+    assert draw_mix(quick("x"), 32, rng) is None

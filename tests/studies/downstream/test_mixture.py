@@ -1,0 +1,84 @@
+"""Which images a batch has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from relabel.detectors.settings import SpecialistSettings
+from relabel.studies.downstream.mixture import MixedBatches, Mixture
+from relabel.studies.downstream.settings import DownstreamSettings
+from tests.lat.world import World
+
+
+def mixture(sizes: list[int], steps: int, batch: int = 4, **settings: Any) -> Mixture:
+    return Mixture(sizes, steps, batch, seed=0, settings=DownstreamSettings(**settings))
+
+
+def test_the_last_quarter_sees_the_target_alone() -> None:
+    m = mixture([10, 30], steps=40)
+    assert m.target_from == 30
+    assert all(part == 0 for step in range(30, 40) for part, _ in m.rows(step))
+    assert any(part == 1 for step in range(30) for part, _ in m.rows(step))
+
+
+def test_mixed_batches_draw_evenly_from_all_images() -> None:
+    # 30 mixed steps of 4 images are three passes over 40 images.
+    m = mixture([10, 20, 10], steps=40)
+    seen = Counter(pair for step in range(30) for pair in m.rows(step))
+    assert set(seen.values()) == {3}
+    assert Counter(p for p, _ in seen) == {0: 10, 1: 20, 2: 10}
+
+
+def test_a_share_of_the_target_is_kept_in_every_batch() -> None:
+    m = mixture([10, 30], steps=40, target_share=0.5)
+    for step in range(30):
+        assert [part for part, _ in m.rows(step)] == [0, 0, 1, 1]
+    rows = [row for step in range(15) for part, row in m.rows(step) if part == 1]
+    assert sorted(rows) == list(range(30))
+
+
+def test_a_share_that_is_no_whole_number_of_images_is_rounded() -> None:
+    m = mixture([10, 30], steps=40, batch=5, target_share=0.36)
+    assert [part for part, _ in m.rows(0)] == [0, 0, 1, 1, 1]
+
+
+def test_batches_follow_the_seed_and_the_scale(world: World, detector: SpecialistSettings) -> None:
+    """Order and augmentation by seed; a source without images is none."""
+    sources = {"empty": world.source.subset([]), "loose": world.source}
+    plain = replace(detector, flip=0.0, scale_jitter=(2.0, 2.0), color_jitter=0.0)
+
+    def batches(**more: Any) -> MixedBatches:
+        settings = DownstreamSettings(target_share=0.5)
+        return MixedBatches(world.target, sources, 8, replace(plain, **more), settings, 32)
+
+    first = batches()
+    assert len(first.parts) == 2
+    assert {part for step in range(6) for part, _ in first.mixture.rows(step)} == {0, 1}
+    pixels, sizes, _ = first(0)
+    assert pixels.shape == (4, 3, 192, 192) and sizes == [(192, 192)] * 4
+    orders = [[batches(seed=k).mixture.rows(step) for step in range(6)] for k in (0, 1)]
+    assert orders[0] != orders[1]
+    # The same image with other colours.
+    one, two = batches(color_jitter=0.5), batches(color_jitter=0.5, seed=1)
+    two.mixture = one.mixture
+    assert torch.equal(one(0)[0], one(0)[0])
+    assert not torch.equal(one(0)[0], two(0)[0])
+
+
+def test_without_sources_it_is_the_target_in_a_fresh_order_every_pass() -> None:
+    m = mixture([8], steps=40)
+    passes = [[row for s in range(2 * e, 2 * e + 2) for _, row in m.rows(s)] for e in range(5)]
+    assert all(sorted(p) == list(range(8)) for p in passes)
+    assert len({tuple(p) for p in passes}) > 1
+
+
+def test_the_last_quarter_does_not_depend_on_the_sources() -> None:
+    alone, mixed = mixture([10], 40), mixture([10, 30], 40)
+    for step in range(30, 40):
+        assert alone.rows(step) == mixed.rows(step)
+    assert np.array_equal(alone.sizes, [10])
