@@ -35,9 +35,10 @@ from relabel.multilabel.settings import (
     LabelMapSettings,
     MaskCutSettings,
 )
-from relabel.multilabel.store import iterate, read_labels, read_regions
+from relabel.multilabel.store import read_labels, read_regions
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_bytes
+from relabel.workspace.columns import iterate
 from relabel.workspace.parts import shards_of
 
 SINGLE, GLOBAL, HELD_OUT, BOTH, MULTI, REGIONS = (

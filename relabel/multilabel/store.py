@@ -4,36 +4,29 @@ Shape legend: ``B`` images of a shard, ``R`` regions of all of them, ``L`` label
 ``d`` feature channels, ``k`` classes kept per region, ``g`` classes kept per image. The regions of
 image i are ``offsets[i] : offsets[i + 1]``.
 
-A shard is a Parquet file with one row per image; what there is per region or per label is a list
-in that row. The schema's metadata key ``relabel`` holds a JSON object with the kind of the shard,
-what produced it (``run``) and a digest of each column: together with the pages' checksums no
-change of a file goes unnoticed. Equal shards give equal bytes.
+How they lie in their files: `relabel.workspace.columns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from relabel.errors import DataError
-from relabel.workspace.columns import AGAIN, Column, read_columns, write_columns
+from relabel.workspace.columns import Column, Shard, read_shard
 from relabel.workspace.rle import RleColumn, decode_mask, encode_masks
-from relabel.workspace.stage import Shards
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RegionShard:
+class RegionShard(Shard):
     """Regions of images: what stage ``1_regions`` finds.
 
     Attributes:
-        run: JSON-ready facts that all shards of one run share, such as settings and backbone.
-        row: int32 [B], rows of the image set, ascending.
         file_name: B names.
         width, height: int32 [B], pixels; 0 for images that could not be read.
         readable: bool [B].
@@ -48,8 +41,6 @@ class RegionShard:
             None where it was not kept or reading left it out.
     """
 
-    run: Mapping[str, Any]
-    row: Array
     file_name: Sequence[str]
     width: Array
     height: Array
@@ -79,9 +70,6 @@ class RegionShard:
         "whole": Column("float16", wide=True, optional=True),
     }
 
-    def __len__(self) -> int:
-        return len(self.row)
-
     def regions(self, image: int) -> range:
         """The regions of the shard's image ``image``."""
         return range(int(self.offsets[image]), int(self.offsets[image + 1]))
@@ -98,12 +86,10 @@ class RegionShard:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ScoreShard:
+class ScoreShard(Shard):
     """Regions under the label maps: what stage ``2_scores`` finds.
 
     Attributes:
-        run: as in `RegionShard`.
-        row: int32 [B].
         offsets: int64 [B + 1].
         own: float32 [R], score of the image's own label; NaN where the image has none, or the
             region has no scores.
@@ -114,8 +100,6 @@ class ScoreShard:
         global_probs: float32 [B, g].
     """
 
-    run: Mapping[str, Any]
-    row: Array
     offsets: Array
     own: Array
     ids: Array
@@ -133,17 +117,12 @@ class ScoreShard:
         "global_probs": Column("float32", wide=True, optional=True),
     }
 
-    def __len__(self) -> int:
-        return len(self.row)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LabelShard:
+class LabelShard(Shard):
     """Labels of regions and images: what stage ``4_labels`` finds.
 
     Attributes:
-        run: as in `RegionShard`.
-        row: int32 [B].
         file_name: B names.
         gt: int32 [B], the image's own label, -1 where it has none.
         offsets: int64 [B + 1].
@@ -154,8 +133,6 @@ class LabelShard:
         label_probs: float32 [L].
     """
 
-    run: Mapping[str, Any]
-    row: Array
     file_name: Sequence[str]
     gt: Array
     offsets: Array
@@ -176,15 +153,12 @@ class LabelShard:
         "label_probs": Column("float32", "label_offsets"),
     }
 
-    def __len__(self) -> int:
-        return len(self.row)
-
 
 class RegionBuilder:
     """Collects the images of one `RegionShard` in ascending order of their rows.
 
     Args:
-        run: see `RegionShard`.
+        run: see `Shard`.
         dim: d, also for shards without a region.
     """
 
@@ -264,89 +238,20 @@ class RegionBuilder:
         )
 
 
-Shard = RegionShard | ScoreShard | LabelShard
-S = TypeVar("S", RegionShard, ScoreShard, LabelShard)
-
-
-def write_shard(path: Path, shard: Shard) -> None:
-    """Write a shard, complete or not at all; equal shards give equal bytes.
-
-    Raises:
-        ValueError: the columns do not fit one another.
-        RelabelError: the disk is full.
-    """
-    values = {name: getattr(shard, name) for name in (*shard.COLUMNS, *_offsets(shard))}
-    write_columns(path, shard.KIND, shard.run, shard.COLUMNS, values)
-
-
 def read_regions(path: Path, *, features: bool = True) -> RegionShard:
     """Read one shard of regions, without the features if they are not wanted.
 
     Raises:
         DataError: missing, truncated, damaged, or not such a shard.
     """
-    return _read(RegionShard, path, leave_out=() if features else ("features", "whole"))
+    return read_shard(path, RegionShard, leave_out=() if features else ("features", "whole"))
 
 
 def read_scores(path: Path) -> ScoreShard:
     """Read one shard of scores; raises as `read_regions`."""
-    return _read(ScoreShard, path)
+    return read_shard(path, ScoreShard)
 
 
 def read_labels(path: Path) -> LabelShard:
     """Read one shard of labels; raises as `read_regions`."""
-    return _read(LabelShard, path)
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a finished stage, in order.
-
-    Raises:
-        DataError: there are none, some are missing, or shards of two runs are mixed.
-    """
-    found = {p.name for p in folder.glob("shard-*-of-*.parquet")} if folder.is_dir() else set()
-    counts = {name.rpartition("-of-")[2].removesuffix(".parquet") for name in found}
-    if len(counts) != 1 or not (total := counts.pop()).isdecimal():
-        what = "shards of runs of different sizes" if found else "no shards"
-        raise DataError(f"holds {what}", file=folder, remedy=AGAIN)
-    paths = Shards(folder, total=int(total), size=1).paths
-    missing = [path.name for path in paths if path.name not in found]
-    if missing:
-        raise DataError(
-            f"lacks {len(missing)} of {len(paths)} shards, such as {missing[0]}",
-            file=folder,
-            remedy="Run the same command again: it goes on where it stopped.",
-        )
-    return paths
-
-
-def iterate(paths: Iterable[Path], read: Callable[[Path], S]) -> Iterator[S]:
-    """Shards one after the other, one in memory at a time.
-
-    >>> for shard in iterate(shard_paths(out / "4_labels"), read_labels):  # doctest: +SKIP
-    ...     print(len(shard))
-
-    Raises:
-        DataError: as the reader, or a shard is of another run than the first, or the rows of the
-            images do not ascend.
-    """
-    run: Mapping[str, Any] | None = None
-    last = -1
-    for path in paths:
-        shard = read(path)
-        if run is not None and shard.run != run:
-            raise DataError("belongs to another run than the first shard", file=path, remedy=AGAIN)
-        if len(shard.row) and int(shard.row[0]) <= last:
-            raise DataError("holds images of an earlier shard", file=path, remedy=AGAIN)
-        run = shard.run
-        last = int(shard.row[-1]) if len(shard.row) else last
-        yield shard
-
-
-def _offsets(shard: type[S] | Shard) -> list[str]:
-    return list(dict.fromkeys(c.lists for c in shard.COLUMNS.values() if c.lists))
-
-
-def _read(kind: type[S], path: Path, leave_out: Sequence[str] = ()) -> S:
-    run, values = read_columns(path, kind.KIND, kind.COLUMNS, leave_out)
-    return kind(run=run, **values)
+    return read_shard(path, LabelShard)

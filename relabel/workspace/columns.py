@@ -1,4 +1,9 @@
-"""Columns in a Parquet file: flat arrays, and lists per row kept as offsets and one flat array.
+"""Shards of columns in Parquet files: what stages find on images, for those that come after.
+
+A shard has one row per image; what there is per box, region or label is a list in that row, kept in
+memory as offsets and one flat array. The schema's metadata key ``relabel`` holds a JSON object with
+the kind of the shard, what produced it (``run``) and a digest of each column: together with the
+pages' checksums no change of a file goes unnoticed. Equal shards give equal bytes.
 
 Shape legend: ``B`` rows, ``n`` values of all lists, ``w`` values of a wide column.
 """
@@ -7,16 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path
 from relabel.workspace.rle import RleColumn
+from relabel.workspace.stage import Shards
 
 AGAIN = "Remove it and run the same command again; what is finished elsewhere is kept."
 _KEY, _SEAL = b"relabel", b"relabel.seal"
@@ -27,7 +33,8 @@ class Column:
     """How a column is stored.
 
     Attributes:
-        dtype: a NumPy number type, ``string`` (a list of texts) or ``rle`` (an `RleColumn`).
+        dtype: a NumPy number type, ``floating`` (float16, float32 or float64, as it comes),
+            ``string`` (a list of texts) or ``rle`` (an `RleColumn`).
         lists: name of the offsets, int64 [B + 1], of a column with a list per row; "" for one
             value per row.
         wide: each value is a row of w numbers, the same w throughout.
@@ -40,25 +47,44 @@ class Column:
     optional: bool = False
 
 
-def write_columns(
-    path: Path,
-    kind: str,
-    run: Mapping[str, Any],
-    columns: Mapping[str, Column],
-    values: Mapping[str, Any],
-) -> None:
-    """Write columns and offsets, complete or not at all.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shard:
+    """The base of all kinds of shards, which add a field for each column and offsets.
+
+    Attributes:
+        run: JSON-ready facts that all shards of one run share, such as its settings.
+        row: int32 [B], rows of the images in their dataset or folder, ascending.
+    """
+
+    run: Mapping[str, Any]
+    row: np.ndarray
+
+    KIND: ClassVar[str]
+    COLUMNS: ClassVar[dict[str, Column]]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+S = TypeVar("S", bound=Shard)
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """Write a shard, complete or not at all; equal shards give equal bytes.
 
     Raises:
         ValueError: lengths or offsets do not fit one another, or rows do not ascend.
+        RelabelError: the disk is full.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    present = {name: column for name, column in columns.items() if values[name] is not None}
-    for name, column in columns.items():
+    present = {n: c for n, c in shard.COLUMNS.items() if getattr(shard, n) is not None}
+    for name, column in shard.COLUMNS.items():
         if name not in present and not column.optional:
             raise ValueError(f"column {name} is missing")
+    offsets = {column.lists for column in present.values() if column.lists}
+    values = {name: getattr(shard, name) for name in (*present, *offsets)}
     _check(present, values)
     arrays, digests, widths = {}, {}, {}
     for name, column in present.items():
@@ -66,12 +92,11 @@ def write_columns(
             widths[name] = int(values[name].shape[1])
         array = _to_arrow(column, values[name])
         if column.lists:
-            offsets = pa.array(np.asarray(values[column.lists], np.int32))
-            array = pa.ListArray.from_arrays(offsets, array)
+            starts = pa.array(np.asarray(values[column.lists], np.int32))
+            array = pa.ListArray.from_arrays(starts, array)
         arrays[name] = array
         digests[name] = _digest(name, column, values)
-    # Through JSON once, so that what is compared after reading is what was given.
-    about = {"kind": kind, "run": json.loads(json.dumps(run)), "widths": widths, "sha": digests}
+    about = {"kind": shard.KIND, "run": as_json(shard.run), "widths": widths, "sha": digests}
     text = json.dumps(about, ensure_ascii=False).encode()
     seal = hashlib.sha256(text).hexdigest().encode()
     table = pa.table(arrays).replace_schema_metadata({_KEY: text, _SEAL: seal})
@@ -86,10 +111,8 @@ def write_columns(
         )
 
 
-def read_columns(
-    path: Path, kind: str, columns: Mapping[str, Column], leave_out: Sequence[str] = ()
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(run, values by name with their offsets) of a file that `write_columns` wrote.
+def read_shard(path: Path, kind: type[S], leave_out: Sequence[str] = ()) -> S:
+    """Read what `write_shard` wrote; optional columns that it lacks or are left out are None.
 
     Raises:
         DataError: missing, truncated, damaged, or another kind of file.
@@ -97,6 +120,7 @@ def read_columns(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    columns = kind.COLUMNS
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata or {}
@@ -104,7 +128,7 @@ def read_columns(
             if hashlib.sha256(text).hexdigest().encode() != metadata[_SEAL]:
                 raise ValueError("its description was changed")
             about = json.loads(text)
-            if about["kind"] != kind:
+            if about["kind"] != kind.KIND:
                 raise ValueError(f"it holds {about['kind']}")
             wanted = [n for n in columns if n in about["sha"] and n not in leave_out]
             table = file.read(columns=wanted)
@@ -116,7 +140,7 @@ def read_columns(
         for name, column in present.items():
             if _digest(name, column, values) != about["sha"][name]:
                 raise ValueError(f"column {name} was changed")
-        return about["run"], values
+        return kind(run=about["run"], **values)
     except FileNotFoundError as error:
         raise DataError("shard is missing", file=path, remedy=AGAIN) from error
     except (
@@ -130,10 +154,62 @@ def read_columns(
         MemoryError,  # a damaged length
     ) as error:
         raise DataError(
-            f"not a readable shard of {kind}: {error or type(error).__name__}",
+            f"not a readable shard of {kind.KIND}: {error or type(error).__name__}",
             file=path,
             remedy=AGAIN,
         ) from error
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a finished stage, in order.
+
+    Raises:
+        DataError: there are none, some are missing, or shards of two runs are mixed.
+    """
+    found = {p.name for p in folder.glob("shard-*-of-*.parquet")} if folder.is_dir() else set()
+    counts = {name.rpartition("-of-")[2].removesuffix(".parquet").lstrip("0") for name in found}
+    if len(counts) != 1 or not (total := counts.pop()).isdecimal():
+        sizes = " and ".join(f"of {n}" for n in sorted(counts))
+        what = f"shards of runs of different sizes, {sizes} shards" if found else "no shards"
+        raise DataError(f"holds {what}", file=folder, remedy=AGAIN)
+    paths = Shards(folder, total=int(total), size=1).paths
+    missing = [path.name for path in paths if path.name not in found]
+    if missing:
+        raise DataError(
+            f"lacks {len(missing)} of {len(paths)} shards, such as {missing[0]}",
+            file=folder,
+            remedy="Run the same command again: it goes on where it stopped.",
+        )
+    return paths
+
+
+def iterate(paths: Iterable[Path], read: Callable[[Path], S]) -> Iterator[S]:
+    """Shards one after the other, one in memory at a time.
+
+    >>> read = partial(read_shard, kind=LabelShard)  # doctest: +SKIP
+    >>> for shard in iterate(shard_paths(out / "4_labels"), read):  # doctest: +SKIP
+    ...     print(len(shard))
+
+    Raises:
+        DataError: as the reader, or a shard is of another run than the first, or the rows of the
+            images do not ascend.
+    """
+    run: Mapping[str, Any] | None = None
+    last = -1
+    for path in paths:
+        shard = read(path)
+        if run is not None and shard.run != run:
+            raise DataError("belongs to another run than the first shard", file=path, remedy=AGAIN)
+        if len(shard.row) and int(shard.row[0]) <= last:
+            raise DataError("holds images of an earlier shard", file=path, remedy=AGAIN)
+        run = shard.run
+        last = int(shard.row[-1]) if len(shard.row) else last
+        yield shard
+
+
+def as_json(run: Mapping[str, Any]) -> dict[str, Any]:
+    """``run`` as it is after reading, for comparison: tuples, for example, are lists."""
+    return json.loads(json.dumps(run))
 
 
 def _to_arrow(column: Column, value: Any) -> Any:
@@ -144,7 +220,7 @@ def _to_arrow(column: Column, value: Any) -> Any:
     if column.dtype == "rle":
         starts = pa.py_buffer(np.asarray(value.starts, np.int32).tobytes())
         return pa.StringArray.from_buffers(len(value), starts, pa.py_buffer(value.data))
-    flat = pa.array(np.ascontiguousarray(value, column.dtype).reshape(-1))
+    flat = pa.array(np.ascontiguousarray(value, _dtype(column, value)).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, value.shape[1]) if column.wide else flat
 
 
@@ -171,9 +247,14 @@ def _from_arrow(
         if array.null_count:
             raise ValueError(f"column {name} has missing values")
         # A copy: what Arrow hands out cannot be written to, and would keep the whole file alive.
-        flat = array.to_numpy(zero_copy_only=False).astype(column.dtype)
+        flat = array.to_numpy(zero_copy_only=False)
+        flat = flat.astype(_dtype(column, flat))
         found[name] = flat.reshape(rows, widths[name]) if column.wide else flat
     return found
+
+
+def _dtype(column: Column, value: np.ndarray) -> Any:
+    return value.dtype if column.dtype == "floating" else column.dtype
 
 
 def _rle(array: Any) -> RleColumn:
@@ -215,5 +296,5 @@ def _digest(name: str, column: Column, values: Mapping[str, Any]) -> str:
         total.update(np.ascontiguousarray(value.starts, "<i8").tobytes())
         total.update(value.data)
     else:
-        total.update(np.ascontiguousarray(value, column.dtype).tobytes())
+        total.update(np.ascontiguousarray(value, _dtype(column, value)).tobytes())
     return total.hexdigest()[:32]

@@ -25,8 +25,9 @@ from relabel.multilabel.plan import MultilabelSettings, Plan, make_plan
 from relabel.multilabel.run import run_plan
 from relabel.multilabel.scores.label_maps import write_label_map
 from relabel.multilabel.settings import LabelerSettings, LabelMapSettings, MaskCutSettings
-from relabel.multilabel.store import iterate, read_regions, read_scores, shard_paths
+from relabel.multilabel.store import read_regions, read_scores
 from relabel.settings import Runtime
+from relabel.workspace.columns import iterate, shard_paths
 from relabel.workspace.parts import Part
 from tests.classifiers.colours import COLOURS, tiny_resnet
 

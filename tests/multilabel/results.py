@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from relabel.datasets.pixels.image_folder import ImageSet, read_image_set
-from relabel.multilabel.store import LabelShard, RegionBuilder, write_shard
+from relabel.multilabel.store import LabelShard, RegionBuilder
+from relabel.workspace.columns import write_shard
 
 NAMES = ["ant", "bee", "cow", "dog"]
 

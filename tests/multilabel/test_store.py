@@ -20,13 +20,11 @@ from relabel.multilabel.store import (
     RegionBuilder,
     RegionShard,
     ScoreShard,
-    iterate,
     read_labels,
     read_regions,
     read_scores,
-    shard_paths,
-    write_shard,
 )
+from relabel.workspace.columns import iterate, shard_paths, write_shard
 from relabel.workspace.rle import RleColumn, decode_mask, encode_masks
 
 RUN = {"backbone": "tiny", "tau": 0.5, "layers": [1, 2]}

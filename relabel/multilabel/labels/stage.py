@@ -19,10 +19,11 @@ from relabel.multilabel.labels.labeler import Labeler, train_labeler
 from relabel.multilabel.labels.region_filter import Selection, select_columns, union_features
 from relabel.multilabel.scores.stage import top
 from relabel.multilabel.settings import AggregateSettings, FilterSettings, LabelerSettings
-from relabel.multilabel.store import LabelShard, ScoreShard, read_regions, read_scores, write_shard
+from relabel.multilabel.store import LabelShard, ScoreShard, read_regions, read_scores
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.clock import Clock
+from relabel.workspace.columns import write_shard
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.stage import Shards
 

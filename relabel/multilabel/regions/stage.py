@@ -27,9 +27,10 @@ from relabel.multilabel.regions.features import PatchFeatures
 from relabel.multilabel.regions.maskcut import discover_batch
 from relabel.multilabel.regions.refine import refine_batch
 from relabel.multilabel.settings import MaskCutSettings
-from relabel.multilabel.store import RegionBuilder, write_shard
+from relabel.multilabel.store import RegionBuilder
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock
+from relabel.workspace.columns import write_shard
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards

@@ -17,14 +17,9 @@ from relabel.datasets.multilabels import tsv_writer
 from relabel.datasets.pixels.image_folder import ImageSet
 from relabel.errors import DataError
 from relabel.multilabel.labels.confusion import ConfusedPair
-from relabel.multilabel.store import (
-    LabelShard,
-    RegionShard,
-    iterate,
-    read_labels,
-    read_regions,
-)
+from relabel.multilabel.store import LabelShard, RegionShard, read_labels, read_regions
 from relabel.workspace.atomic import atomic_path, atomic_write_json
+from relabel.workspace.columns import iterate
 
 OWN_LABEL = "label"
 """Origin of a label that is the image's own; ``region:2`` is that of one of its third region."""

@@ -16,8 +16,9 @@ from relabel.multilabel.result.export import (
     write_labels_parquet,
     write_labels_tsv,
 )
-from relabel.multilabel.store import LabelShard, RegionShard, iterate, read_labels
+from relabel.multilabel.store import LabelShard, RegionShard, read_labels
 from relabel.workspace.atomic import atomic_write_bytes
+from relabel.workspace.columns import iterate
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:

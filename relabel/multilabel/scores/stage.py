@@ -32,15 +32,10 @@ from relabel.multilabel.scores.label_maps import (
 )
 from relabel.multilabel.scores.probe import Probe, train_probe
 from relabel.multilabel.settings import LabelMapSettings
-from relabel.multilabel.store import (
-    RegionShard,
-    ScoreShard,
-    iterate,
-    read_regions,
-    write_shard,
-)
+from relabel.multilabel.store import RegionShard, ScoreShard, read_regions
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock
+from relabel.workspace.columns import iterate, write_shard
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards

@@ -28,8 +28,9 @@ from relabel.multilabel.result.export import (
 from relabel.multilabel.result.fiftyone_export import write_fiftyone
 from relabel.multilabel.result.report import write_result_report
 from relabel.multilabel.result.summary import Summary
-from relabel.multilabel.store import read_labels, read_regions, write_shard
+from relabel.multilabel.store import read_labels, read_regions
 from relabel.viewer import find_sources
+from relabel.workspace.columns import write_shard
 from tests.fiftyone_database import looked_at_by_fiftyone
 from tests.multilabel.results import Result, make_result
 
