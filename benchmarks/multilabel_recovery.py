@@ -129,7 +129,7 @@ def arms(
         GLOBAL: whole,
         HELD_OUT: held_out,
         BOTH: np.maximum(whole, single),
-        MULTI: multi.labels.toarray(),
+        MULTI: multi.dense(count),
         REGIONS: regions_alone(plan),
     }
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from relabel.errors import ConfigError, did_you_mean
-from relabel.settings import setting, settings_dict, settings_from
+from relabel.errors import ConfigError
+from relabel.settings import setting, settings_dict
 from relabel.training.settings import TrainSettings
 
 LOSSES = ("bce", "softmax", "smoothing")
@@ -142,18 +142,6 @@ class ClassifierSettings(TrainSettings):
         for name in ("mixup", "cutmix", "epochs", "steps"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", remedy="Use 0 or more.")
-
-    @classmethod
-    def from_preset(cls, preset: str, **values: Any) -> ClassifierSettings:
-        """A preset's settings under values given by hand, which win even where they are defaults.
-
-        Raises:
-            ConfigError: an unknown preset or setting, or a value of the wrong type.
-        """
-        if preset not in PRESETS:
-            raise ConfigError(f"no preset {preset!r}", remedy=did_you_mean(preset, PRESETS))
-        given = {"preset": preset, **PRESETS[preset], **values}
-        return settings_from(cls, given, where=f"preset {preset}")
 
     def result_dict(self) -> dict[str, Any]:
         """What the trained weights depend on, JSON-ready."""

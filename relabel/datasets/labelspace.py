@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -141,17 +141,6 @@ class LabelSpace:
     @classmethod
     def from_names(cls, name: str, names: Iterable[str], *, first_id: int = 1) -> LabelSpace:
         return cls(name, tuple(Category(first_id + i, n) for i, n in enumerate(names)))
-
-    @classmethod
-    def from_coco(cls, name: str, categories: Sequence[Mapping[str, Any]]) -> LabelSpace:
-        """From the ``categories`` list of a COCO file, in file order."""
-        return cls(
-            name,
-            tuple(
-                Category(int(c["id"]), str(c["name"]), supercategory=c.get("supercategory"))
-                for c in categories
-            ),
-        )
 
     def to_coco(self) -> list[dict[str, Any]]:
         rows = []

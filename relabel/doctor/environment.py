@@ -30,6 +30,7 @@ _SHOWN = (
     "safetensors",
     "numpy",
     "pyarrow",
+    "pycocotools",
     "msgspec",
     "hotcoco",
     "fiftyone",

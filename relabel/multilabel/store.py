@@ -1,8 +1,8 @@
 """Parquet shards of the stages: regions, their scores, their labels.
 
 Shape legend: ``B`` images of a shard, ``R`` regions of all of them, ``L`` labels of all of them,
-``d`` feature channels, ``k`` classes kept per region, ``g`` classes kept per image. The regions of
-image i are ``offsets[i] : offsets[i + 1]``.
+``d`` feature channels, ``k`` classes kept per region, ``H, W`` pixels. The regions of image i are
+``offsets[i] : offsets[i + 1]``.
 
 How they lie in their files: `relabel.workspace.columns`.
 """
@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from relabel.workspace.columns import Column, Shard, read_shard
-from relabel.workspace.rle import RleColumn, decode_mask, encode_masks
 
 Array = np.ndarray
 
@@ -32,13 +31,14 @@ class RegionShard(Shard):
         readable: bool [B].
         reason: B texts, why an image could not be read, else "".
         offsets: int64 [B + 1].
-        rle: R masks at the images' own size, as compressed COCO run lengths.
+        rle: R masks at the images' own size, the ``counts`` of COCO's compressed run lengths, which
+            go down the columns.
         area: int64 [R], pixels of the refined mask.
         patch_area: float32 [R], cells of the patch grid, as pooled.
         round: int32 [R], the round of MaskCut that found the region, from 0.
         features: float16 [R, d], pooled; None where reading left them out.
         whole: float16 [B, d], the mean over all patches, 0 for images that could not be read;
-            None where it was not kept or reading left it out.
+            None where reading left it out.
     """
 
     file_name: Sequence[str]
@@ -47,12 +47,12 @@ class RegionShard(Shard):
     readable: Array
     reason: Sequence[str]
     offsets: Array
-    rle: RleColumn
+    rle: Sequence[str]
     area: Array
     patch_area: Array
     round: Array
     features: Array | None
-    whole: Array | None = None
+    whole: Array | None
 
     KIND: ClassVar[str] = "regions"
     COLUMNS: ClassVar[dict[str, Column]] = {
@@ -62,12 +62,12 @@ class RegionShard(Shard):
         "height": Column("int32"),
         "readable": Column("bool"),
         "reason": Column("string"),
-        "rle": Column("rle", "offsets"),
+        "rle": Column("string", "offsets"),
         "area": Column("int64", "offsets"),
         "patch_area": Column("float32", "offsets"),
         "round": Column("int32", "offsets"),
         "features": Column("float16", "offsets", wide=True),
-        "whole": Column("float16", wide=True, optional=True),
+        "whole": Column("float16", wide=True),
     }
 
     def regions(self, image: int) -> range:
@@ -80,9 +80,9 @@ class RegionShard(Shard):
         Raises:
             ValueError: a run-length string does not fit the image.
         """
-        height, width = int(self.height[image]), int(self.width[image])
-        masks = [decode_mask(self.rle[r], height, width) for r in self.regions(image)]
-        return np.stack(masks) if masks else np.zeros((0, height, width), bool)
+        size = int(self.height[image]), int(self.width[image])
+        masks = [decode_mask(self.rle[r], *size) for r in self.regions(image)]
+        return np.stack(masks) if masks else np.zeros((0, *size), bool)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,17 +95,12 @@ class ScoreShard(Shard):
             region has no scores.
         ids: int32 [R, k], classes of the greatest scores, greatest first; -1 fills up.
         probs: float32 [R, k], these scores.
-        global_ids: int32 [B, g], classes of the whole image's softmax where a classifier made the
-            maps; else None.
-        global_probs: float32 [B, g].
     """
 
     offsets: Array
     own: Array
     ids: Array
     probs: Array
-    global_ids: Array | None = None
-    global_probs: Array | None = None
 
     KIND: ClassVar[str] = "scores"
     COLUMNS: ClassVar[dict[str, Column]] = {
@@ -113,8 +108,6 @@ class ScoreShard(Shard):
         "own": Column("float32", "offsets"),
         "ids": Column("int32", "offsets", wide=True),
         "probs": Column("float32", "offsets", wide=True),
-        "global_ids": Column("int32", wide=True, optional=True),
-        "global_probs": Column("float32", wide=True, optional=True),
     }
 
 
@@ -154,88 +147,94 @@ class LabelShard(Shard):
     }
 
 
-class RegionBuilder:
-    """Collects the images of one `RegionShard` in ascending order of their rows.
+@dataclass(frozen=True)
+class Found:
+    """The n regions of one image.
+
+    Attributes:
+        width, height: pixels.
+        rle: n run lengths, as in `RegionShard`.
+        area: int64 [n], pixels.
+        patch_area: float32 [n], cells of the patch grid.
+        round: int [n].
+        features: float [n, d].
+        whole: float [d], the mean of all patch features.
+    """
+
+    width: int
+    height: int
+    rle: list[str]
+    area: Array
+    patch_area: Array
+    round: Array
+    features: Array
+    whole: Array
+
+    @classmethod
+    def of(
+        cls, masks: Array, patch_area: Array, round: Array, features: Array, whole: Array
+    ) -> Found:
+        """Encode masks, bool [n, H, W]."""
+        height, width = masks.shape[1:]
+        rle, area = [encode_mask(mask) for mask in masks], masks.sum((1, 2), dtype=np.int64)
+        return cls(width, height, rle, area, patch_area, round, features, whole)
+
+
+def region_shard(
+    run: Mapping[str, Any], dim: int, images: Sequence[tuple[int, str, Found | str]]
+) -> RegionShard:
+    """The shard of some images.
 
     Args:
         run: see `Shard`.
         dim: d, also for shards without a region.
+        images: row, file name, and what was found or why the image could not be read; rows ascend.
     """
+    zero = np.zeros(0)
+    nothing = Found(0, 0, [], zero, zero, zero, np.zeros((0, dim)), np.zeros(dim))
+    found = [nothing if isinstance(one, str) else one for _, _, one in images]
 
-    def __init__(self, run: Mapping[str, Any], dim: int) -> None:
-        self._run, self._dim = run, dim
-        self._images: list[tuple[int, str, int, int, bool, str, int]] = []
-        self._rle: list[bytes] = []
-        self._columns: dict[str, list[Array]] = {
-            "area": [],
-            "patch_area": [],
-            "round": [],
-            "features": [],
-        }
-        self._whole: list[Array | None] = []
+    def joined(name: str, dtype: type) -> Array:
+        return np.concatenate([getattr(one, name) for one in (nothing, *found)]).astype(dtype)
 
-    def add(
-        self,
-        row: int,
-        file_name: str,
-        masks: Array,
-        *,
-        patch_area: Array | Sequence[float],
-        round: Array | Sequence[int],
-        features: Array,
-        whole: Array | None = None,
-    ) -> None:
-        """Add one image with its n regions.
+    return RegionShard(
+        run=run,
+        row=np.array([row for row, _, _ in images], np.int32),
+        file_name=[name for _, name, _ in images],
+        width=np.array([one.width for one in found], np.int32),
+        height=np.array([one.height for one in found], np.int32),
+        readable=np.array([not isinstance(one, str) for _, _, one in images], bool),
+        reason=[one if isinstance(one, str) else "" for _, _, one in images],
+        offsets=np.cumsum([0, *(len(one.rle) for one in found)], dtype=np.int64),
+        rle=[counts for one in found for counts in one.rle],
+        area=joined("area", np.int64),
+        patch_area=joined("patch_area", np.float32),
+        round=joined("round", np.int32),
+        features=joined("features", np.float16),
+        whole=np.array([one.whole for one in found], np.float16).reshape(-1, dim),
+    )
 
-        Args:
-            masks: bool [n, H, W] at the image's own size; [0, H, W] for an image without.
-            patch_area: [n].
-            round: int [n].
-            features: [n, d].
-            whole: [d]; with all images of a shard or with none.
-        """
-        masks = np.asarray(masks, dtype=bool)
-        n, height, width = masks.shape
-        features = np.asarray(features).reshape(n, self._dim)
-        if len(patch_area) != n or len(round) != n:
-            raise ValueError(f"{n} masks, {len(patch_area)} patch areas, {len(round)} rounds")
-        self._images.append((row, file_name, width, height, True, "", n))
-        self._rle += encode_masks(masks)
-        self._columns["area"].append(masks.sum((1, 2), dtype=np.int64))
-        self._columns["patch_area"].append(np.asarray(patch_area, np.float32))
-        self._columns["round"].append(np.asarray(round, np.int32))
-        self._columns["features"].append(features.astype(np.float16))
-        self._whole.append(None if whole is None else np.asarray(whole).astype(np.float16))
 
-    def skip(self, row: int, file_name: str, reason: str) -> None:
-        """Add an image that could not be read."""
-        self._images.append((row, file_name, 0, 0, False, reason, 0))
-        self._whole.append(np.zeros(self._dim, np.float16))
+def encode_mask(mask: Array) -> str:
+    """The ``counts`` of COCO's compressed run lengths of a mask, bool [H, W]."""
+    from pycocotools import mask as coco
 
-    def build(self) -> RegionShard:
-        rows, names, widths, heights, readable, reasons, counts = (
-            zip(*self._images, strict=True) if self._images else ((),) * 7
-        )
-        empty = {
-            "area": np.zeros(0, np.int64),
-            "patch_area": np.zeros(0, np.float32),
-            "round": np.zeros(0, np.int32),
-            "features": np.zeros((0, self._dim), np.float16),
-        }
-        whole = [one for one in self._whole if one is not None]
-        return RegionShard(
-            run=self._run,
-            row=np.array(rows, np.int32),
-            file_name=list(names),
-            width=np.array(widths, np.int32),
-            height=np.array(heights, np.int32),
-            readable=np.array(readable, bool),
-            reason=list(reasons),
-            offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64),
-            rle=RleColumn.from_list(self._rle),
-            **{name: np.concatenate([empty[name], *self._columns[name]]) for name in empty},
-            whole=np.stack(whole) if whole and len(whole) == len(self._whole) else None,
-        )
+    return coco.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def decode_mask(counts: str, height: int, width: int) -> Array:
+    """bool [H, W] from ``counts``.
+
+    Raises:
+        ValueError: not a run-length string of that many pixels.
+    """
+    from pycocotools import mask as coco
+
+    mask: Array = coco.decode({"size": [height, width], "counts": counts}).astype(bool)
+    # What runs that end early do not cover is whatever was in memory.
+    if encode_mask(mask) != counts:
+        raise ValueError(f"the runs do not cover {height} x {width} pixels")
+    return mask
 
 
 def read_regions(path: Path, *, features: bool = True) -> RegionShard:

@@ -21,7 +21,6 @@ import numpy as np
 
 from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path
-from relabel.workspace.rle import RleColumn
 from relabel.workspace.stage import Shards
 
 AGAIN = "Remove it and run the same command again; what is finished elsewhere is kept."
@@ -34,7 +33,7 @@ class Column:
 
     Attributes:
         dtype: a NumPy number type, ``floating`` (float16, float32 or float64, as it comes),
-            ``string`` (a list of texts) or ``rle`` (an `RleColumn`).
+            or ``string`` (a list of texts).
         lists: name of the offsets, int64 [B + 1], of a column with a list per row; "" for one
             value per row.
         wide: each value is a row of w numbers, the same w throughout.
@@ -217,9 +216,6 @@ def _to_arrow(column: Column, value: Any) -> Any:
 
     if column.dtype == "string":
         return pa.array(list(value), pa.string())
-    if column.dtype == "rle":
-        starts = pa.py_buffer(np.asarray(value.starts, np.int32).tobytes())
-        return pa.StringArray.from_buffers(len(value), starts, pa.py_buffer(value.data))
     flat = pa.array(np.ascontiguousarray(value, _dtype(column, value)).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, value.shape[1]) if column.wide else flat
 
@@ -238,8 +234,6 @@ def _from_arrow(
         array = array.flatten()
     if column.dtype == "string":
         found[name] = array.to_pylist()
-    elif column.dtype == "rle":
-        found[name] = _rle(array)
     else:
         rows = len(array)
         if column.wide:
@@ -255,15 +249,6 @@ def _from_arrow(
 
 def _dtype(column: Column, value: np.ndarray) -> Any:
     return value.dtype if column.dtype == "floating" else column.dtype
-
-
-def _rle(array: Any) -> RleColumn:
-    _, starts, data = array.buffers()
-    if not len(array):
-        return RleColumn(b"", np.zeros(1, np.int64))
-    first = array.offset
-    found = np.frombuffer(starts, np.int32)[first : first + len(array) + 1].astype(np.int64)
-    return RleColumn(data.to_pybytes()[found[0] : found[-1]], found - found[0])
 
 
 def _check(columns: Mapping[str, Column], values: Mapping[str, Any]) -> None:
@@ -292,9 +277,6 @@ def _digest(name: str, column: Column, values: Mapping[str, Any]) -> str:
         total.update(np.ascontiguousarray(values[column.lists], "<i8").tobytes())
     if column.dtype == "string":
         total.update(json.dumps(list(value)).encode())
-    elif column.dtype == "rle":
-        total.update(np.ascontiguousarray(value.starts, "<i8").tobytes())
-        total.update(value.data)
     else:
         total.update(np.ascontiguousarray(value, _dtype(column, value)).tobytes())
     return total.hexdigest()[:32]

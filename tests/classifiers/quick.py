@@ -7,7 +7,7 @@ from typing import Any
 
 from relabel.classifiers.data import LabelledImages
 from relabel.classifiers.inputs import read_images
-from relabel.classifiers.settings import ClassifierSettings
+from relabel.classifiers.settings import PRESETS, ClassifierSettings
 from relabel.errors import Problems
 
 
@@ -24,7 +24,7 @@ def quick(model: Path | str, **values: Any) -> ClassifierSettings:
         "crop_scale": (0.6, 1.0),
         "precision": "fp32",
     }
-    return ClassifierSettings.from_preset("light", **{**defaults, **values})
+    return ClassifierSettings(**{"preset": "light", **PRESETS["light"], **defaults, **values})
 
 
 def read(root: Path, labels: Path | None) -> LabelledImages:

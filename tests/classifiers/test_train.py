@@ -126,12 +126,12 @@ def test_new_layers_begin_at_the_prior_of_a_label() -> None:
 
 
 def test_presets_yield_to_what_is_given() -> None:
-    vit = ClassifierSettings.from_preset("vit", epochs=20)
+    vit = ClassifierSettings(**{**PRESETS["vit"], "epochs": 20.0})
     assert (vit.epochs, vit.mixup, vit.augment, vit.weights) == (20, 0.8, "3-augment", "random")
-    resnet = ClassifierSettings.from_preset("resnet")
+    resnet = ClassifierSettings(**PRESETS["resnet"])
     assert (resnet.lr, resnet.weight_decay, resnet.batch_size) == (1e-3, 1e-4, 1024)
     assert resnet.epochs * resnet.warmup == 5
-    assert ClassifierSettings.from_preset("finetune").epochs == 20
+    assert ClassifierSettings(**PRESETS["finetune"]).epochs == 20
     assert set(PRESETS) == {"finetune", "resnet", "vit", "light"}
     with pytest.raises(ConfigError, match="crop_scale"):
         ClassifierSettings(crop_scale=(0.0, 1.0))

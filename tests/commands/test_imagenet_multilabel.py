@@ -23,7 +23,6 @@ from relabel.datasets.pixels.image_folder import read_image_set
 from relabel.errors import BusyError
 from relabel.multilabel.plan import MultilabelSettings, Plan, make_plan
 from relabel.multilabel.run import run_plan
-from relabel.multilabel.scores.label_maps import write_label_map
 from relabel.multilabel.settings import LabelerSettings, LabelMapSettings, MaskCutSettings
 from relabel.multilabel.store import read_regions, read_scores
 from relabel.settings import Runtime
@@ -91,7 +90,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_second_colour_is_recovered(world: Path, whole: Path) -> None:
     both = json.loads((world / "both.json").read_text())
     labels = read_tsv(whole / "result" / "labels.tsv", 3)
-    scores = labels.labels.toarray()
+    scores = labels.dense(3)
     present, absent = [], []
     for name, gt, row in zip(labels.file_names, labels.gt, scores, strict=True):
         own, other = both[name]
@@ -207,7 +206,7 @@ def test_maps_from_files_in_either_axis_order(
     for image in (world / "images").rglob("*.png"):
         file = tmp_path / "maps" / image.relative_to(world / "images").with_suffix(".pt")
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_label_map(file, torch.stack([logits, ids]))
+        torch.save(torch.stack([logits, ids]).half(), file)
     base = [a for a in arguments(world, Path("?")) if a not in ("--classifier", "probe")]
     best = {}
     for flag in ("--no-transpose-maps", "--transpose-maps"):
@@ -283,7 +282,7 @@ def test_images_without_a_map_are_left_out_on_request(
     for image in names[1:]:
         file = tmp_path / "maps" / CLASSES[0] / f"{image.stem}.pt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_label_map(file, maps)
+        torch.save(maps.half(), file)
     shutil.copytree(whole / "1_regions", tmp_path / "o" / "1_regions")
     base = [a for a in arguments(world, tmp_path / "o") if a not in ("--classifier", "probe")]
     code, _, error = run(capsys, *base, "--maps", tmp_path / "maps")
@@ -322,9 +321,11 @@ def test_what_changes_a_stage(world: Path, tmp_path: Path) -> None:
     later = ["labeler", "labels", "result"]
     assert changed(base, plan(labeler=LabelerSettings(batch_size=3))) == later
     maps = tmp_path / "maps"
-    write_label_map(maps / Path(images.file_names[0]).with_suffix(".pt"), torch.zeros(2, 1, 3, 3))
+    file = maps / Path(images.file_names[0]).with_suffix(".pt")
+    file.parent.mkdir(parents=True)
+    torch.save(torch.zeros(2, 1, 3, 3), file)
     one = make_plan(images, tmp_path, MultilabelSettings(), maps)
-    write_label_map(maps / Path(images.file_names[0]).with_suffix(".pt"), torch.ones(2, 1, 3, 3))
+    torch.save(torch.ones(2, 1, 3, 3), file)
     other = make_plan(images, tmp_path, MultilabelSettings(), maps)
     assert changed(one, other) == ["scores", *later]
 

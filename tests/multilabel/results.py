@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from relabel.datasets.pixels.image_folder import ImageSet, read_image_set
-from relabel.multilabel.store import LabelShard, RegionBuilder
+from relabel.multilabel.store import Found, LabelShard, region_shard
 from relabel.workspace.columns import write_shard
 
 NAMES = ["ant", "bee", "cow", "dog"]
@@ -55,19 +55,16 @@ def make_result(folder: Path) -> Result:
     ]
     regions, labels = [], []
     for shard, rows in enumerate(([0, 1], [2, 3], [4])):
-        builder = RegionBuilder({"tau": 0.5}, dim=2)
+        images_of: list[tuple[int, str, Found | str]] = []
         for row in rows:
             masks, _, _ = found[row]
-            name = images.file_names[row]
-            if masks is None:
-                builder.skip(row, name, "image cannot be decoded")
-                continue
-            n = len(masks)
-            stacked = np.stack(masks) if masks else np.zeros((0, 6, 8), bool)
-            builder.add(
-                row, name, stacked, patch_area=[1.0] * n, round=range(n), features=np.ones((n, 2))
-            )
-        ones = builder.build()
+            one: Found | str = "image cannot be decoded"
+            if masks is not None:
+                n = len(masks)
+                stacked = np.stack(masks) if masks else np.zeros((0, 6, 8), bool)
+                one = Found.of(stacked, np.ones(n), np.arange(n), np.ones((n, 2)), np.ones(2))
+            images_of.append((row, images.file_names[row], one))
+        ones = region_shard({"tau": 0.5}, 2, images_of)
         each = [region for row in rows for region in found[row][1]]
         chosen = [found[row][2] for row in rows]
         others = LabelShard(

@@ -1,7 +1,6 @@
 """Which regions the labeler learns from, and with which label.
 
-Shape legend: ``R`` regions of many images, ``S`` selected unions, ``n`` regions of one image, ``C``
-classes, ``d`` channels.
+Shape legend: ``R`` regions of many images, ``S`` selected unions, ``d`` channels.
 """
 
 from __future__ import annotations
@@ -35,45 +34,6 @@ class Selection:
         return len(self.images)
 
 
-def select_regions(
-    scores: np.ndarray, image_label: int, rule: str, threshold: float
-) -> list[tuple[int, list[int]]]:
-    """The selected regions of one image, united by label: [(class, region indices)].
-
-    Args:
-        scores: float [n, C], s_P of each region; see `label_maps.region_scores`.
-        image_label: the image's own class y; negative where it has none.
-        rule: ``original``: every region with s_P(y) > threshold gets y (the paper's rule).
-            ``top1``: every region whose most probable class has p >= threshold gets that class,
-            whatever the image's own label is, as the authors' public code does.
-        threshold: tau_sel.
-
-    Classes come in ascending order, indices too.
-    """
-    scores = np.asarray(scores)
-    n = len(scores)
-    if not n:
-        _check_rule(rule)
-        return []
-    labels = np.full(n, image_label)
-    own = scores[:, image_label] if image_label >= 0 else np.zeros(n)
-    top = scores.argmax(1)
-    found = select_columns(
-        images=np.zeros(n, dtype=np.int64),
-        labels=labels,
-        own=own,
-        top_class=top,
-        top_score=scores[np.arange(n), top],
-        rule=rule,
-        threshold=threshold,
-    )
-    bounds = zip(found.offsets[:-1], found.offsets[1:], strict=True)
-    return [
-        (int(c), found.regions[start:stop].tolist())
-        for c, (start, stop) in zip(found.classes, bounds, strict=True)
-    ]
-
-
 def select_columns(
     *,
     images: np.ndarray,
@@ -84,19 +44,29 @@ def select_columns(
     rule: str,
     threshold: float,
 ) -> Selection:
-    """`select_regions` for the regions of many images, from columns.
+    """The selected regions of many images, united by image and label.
 
     Args:
         images: int [R], the row of each region's image.
         labels: int [R], that image's own class y, negative where it has none.
-        own: float [R], s_P(y).
+        own: float [R], s_P(y), the region's score for it; see `label_maps.region_scores_batch`.
         top_class, top_score: [R], the most probable class, negative where there is none, and its
             probability.
+        rule: ``original``: every region with s_P(y) > threshold gets y (the paper's rule).
+            ``top1``: every region whose most probable class has p >= threshold gets that class,
+            whatever the image's own label is, as the authors' public code does.
+        threshold: tau_sel.
 
     Returns:
-        Unions in order of image and class.
+        Unions in order of image and class, their regions ascending.
+
+    Raises:
+        ConfigError: there is no such rule.
     """
-    _check_rule(rule)
+    if rule not in RULES:
+        raise ConfigError(
+            f"no filter rule called {rule!r}", remedy=f"Choose one of {', '.join(RULES)}."
+        )
     if rule == "original":
         chosen = np.flatnonzero((np.asarray(own) > threshold) & (np.asarray(labels) >= 0))
         classes = np.asarray(labels)[chosen]
@@ -135,10 +105,3 @@ def union_features(features: np.ndarray, areas: np.ndarray, selection: Selection
     starts = selection.offsets[:-1]
     sums = np.add.reduceat(features[rows].astype(np.float64) * weight, starts, axis=0)
     return (sums / np.add.reduceat(weight, starts, axis=0)).astype(np.float32)
-
-
-def _check_rule(rule: str) -> None:
-    if rule not in RULES:
-        raise ConfigError(
-            f"no filter rule called {rule!r}", remedy=f"Choose one of {', '.join(RULES)}."
-        )

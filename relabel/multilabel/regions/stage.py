@@ -27,7 +27,7 @@ from relabel.multilabel.regions.features import PatchFeatures
 from relabel.multilabel.regions.maskcut import discover_batch
 from relabel.multilabel.regions.refine import refine_batch
 from relabel.multilabel.settings import MaskCutSettings
-from relabel.multilabel.store import RegionBuilder
+from relabel.multilabel.store import Found, region_shard
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock
 from relabel.workspace.columns import write_shard
@@ -44,25 +44,6 @@ class Loaded:
 
     square: np.ndarray
     image: np.ndarray
-
-
-@dataclass(frozen=True)
-class Found:
-    """The regions of one image.
-
-    Attributes:
-        masks: bool [n, H, W].
-        round: int [n].
-        patch_area: float32 [n].
-        features: float32 [n, d].
-        whole: float32 [d], the mean of all patch features.
-    """
-
-    masks: np.ndarray
-    round: np.ndarray
-    patch_area: np.ndarray
-    features: np.ndarray
-    whole: np.ndarray
 
 
 def find_regions(
@@ -103,18 +84,18 @@ def find_regions(
     ):
         stream = iter(loader)
         for i in todo:
-            builder = RegionBuilder(run, extractor.dim)
+            done: list[tuple[int, str, Found | str]] = []
             waiting: deque[_Batch] = deque()
             for _ in range(0, len(shards.items(i)), size):
                 with clock.spent("waiting for images"):
                     rows, loaded = next(stream)
                 waiting.append(_submit(pool, rows.tolist(), loaded, extractor, settings, clock))
                 while len(waiting) > _AHEAD:
-                    bar.update(_collect(images, builder, waiting.popleft(), clock))
+                    bar.update(_collect(images, done, waiting.popleft(), clock))
             while waiting:
-                bar.update(_collect(images, builder, waiting.popleft(), clock))
+                bar.update(_collect(images, done, waiting.popleft(), clock))
             with clock.spent("writing"):
-                write_shard(shards.shard_path(i), builder.build())
+                write_shard(shards.shard_path(i), region_shard(run, extractor.dim, done))
 
 
 def cut_features(
@@ -191,24 +172,14 @@ def _submit(
     return _Batch(rows, reasons, results)
 
 
-def _collect(images: ImageSet, builder: RegionBuilder, batch: _Batch, clock: Clock) -> int:
+def _collect(
+    images: ImageSet, done: list[tuple[int, str, Found | str]], batch: _Batch, clock: Clock
+) -> int:
     with clock.spent("waiting for cuts"):
         found = iter([one for future in batch.results for one in future.result()])
     for row in batch.rows:
-        name = images.file_names[row]
-        if row in batch.reasons:
-            builder.skip(row, name, batch.reasons[row])
-            continue
-        one = next(found)
-        builder.add(
-            row,
-            name,
-            one.masks,
-            patch_area=one.patch_area,
-            round=one.round,
-            features=one.features,
-            whole=one.whole,
-        )
+        reason = batch.reasons.get(row)
+        done.append((row, images.file_names[row], next(found) if reason is None else reason))
     clock.images += len(batch.rows)
     return len(batch.rows)
 
@@ -241,12 +212,12 @@ def regions_of(
 def _pooled(fine: np.ndarray, kept: np.ndarray, weights: Tensor, features: Tensor) -> Found:
     area = weights.sum((1, 2))
     mean = torch.einsum("nhw,hwd->nd", weights, features) / area.clamp_min(1e-12)[:, None]
-    return Found(
-        masks=fine,
-        round=kept,
-        patch_area=area.cpu().numpy(),
-        features=mean.float().cpu().numpy(),
-        whole=features.float().mean((0, 1)).cpu().numpy(),
+    return Found.of(
+        fine,
+        area.cpu().numpy(),
+        kept,
+        mean.float().cpu().numpy(),
+        features.float().mean((0, 1)).cpu().numpy(),
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from relabel.datasets.multilabels import tsv_writer
 from relabel.datasets.pixels.image_folder import ImageSet
@@ -61,10 +60,13 @@ def write_labels_tsv(path: Path, labels: Sequence[Path]) -> None:
     with tsv_writer(path) as file:
         for shard in iterate(labels, read_labels):
             order = label_order(shard)
-            ids, probs = shard.label_ids[order], shard.label_probs[order]
-            shape = (len(shard), int(ids.max(initial=-1)) + 1)
-            listed = csr_array((probs, ids, shard.label_offsets), shape=shape)
-            file.write(shard.file_name, shard.gt, listed)
+            file.write(
+                shard.file_name,
+                shard.gt,
+                shard.label_offsets,
+                shard.label_ids[order],
+                shard.label_probs[order],
+            )
 
 
 def label_order(shard: LabelShard) -> np.ndarray:
@@ -132,7 +134,7 @@ def _columns(regions: RegionShard, labels: LabelShard) -> dict[str, Any]:
     top, prob = labels.ids[:, 0], labels.probs[:, 0]
     each = pa.StructArray.from_arrays(
         [
-            pa.array([counts.decode() for counts in regions.rle], pa.string()),
+            pa.array(list(regions.rle), pa.string()),
             pa.array(regions.area),
             pa.array(regions.round),
             pa.array(top, mask=top < 0),

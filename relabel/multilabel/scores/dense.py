@@ -7,11 +7,10 @@ last map, ``T`` tokens, ``C`` classes, ``g`` cells per side of the label map.
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,42 +25,11 @@ from relabel.backbones.views import (
 from relabel.errors import ConfigError
 from relabel.multilabel.grid import to_grid
 from relabel.multilabel.scores.label_maps import keep_top
-from relabel.multilabel.settings import PROBE, LabelMapSettings
+from relabel.multilabel.settings import LabelMapSettings
 from relabel.training.loop import autocast
 
-if TYPE_CHECKING:
-    from relabel.multilabel.scores.probe import Probe
 
-
-class MapMaker(ABC):
-    """What makes label maps from pixels.
-
-    Pixels are [B, 3, S, S], RGB, uint8 or float in [0, 1]; ``image_size`` is the side S to feed.
-    """
-
-    image_size: int
-    grid: int
-    top: int
-    classes: int
-
-    @abstractmethod
-    def dense(self, pixels: Tensor) -> Tensor:
-        """float32 [B, C, g, g]: the logits of every cell."""
-
-    @abstractmethod
-    def global_logits(self, pixels: Tensor) -> Tensor:
-        """float32 [B, C]: the ordinary logits of the whole image."""
-
-    def maps(self, pixels: Tensor) -> Tensor:
-        """float32 [B, 2, k, g, g]: label maps; see `label_maps.keep_top`."""
-        return keep_top(self.dense(pixels), self.top)
-
-    def maps_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(`maps`, `global_logits`), in one forward pass where the network allows it."""
-        return self.maps(pixels), self.global_logits(pixels)
-
-
-class DenseClassifier(MapMaker):
+class DenseClassifier:
     """Any image classifier with one vector per image between its features and its classes.
 
     The network's own last layers run on every cell of its last feature map: the map is brought to
@@ -71,6 +39,8 @@ class DenseClassifier(MapMaker):
     ConvNeXt's norm after the averaging, or MobileNetV3's hidden layer, are applied per cell. In a
     ViT, each patch token takes the place of every token that the classifier reads, since the
     class token holds no place in the image.
+
+    Pixels are [B, 3, S, S], RGB, uint8 or float in [0, 1]; ``image_size`` is the side S to feed.
     """
 
     def __init__(
@@ -111,7 +81,6 @@ class DenseClassifier(MapMaker):
         self._more = (
             {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in arguments else {}
         )
-        self._one_pass = False
         self._place = self._find_map()
 
     @classmethod
@@ -123,31 +92,21 @@ class DenseClassifier(MapMaker):
         classes: int,
         *,
         class_keys: Sequence[str] | None = None,
-        probe: Probe | None = None,
-        features: Callable[[Tensor], Any] | None = None,
         precision: str = "fp32",
-    ) -> MapMaker:
+    ) -> DenseClassifier:
         """A classifier by name, pretrained.
 
         Args:
-            name: a transformers hub id or folder with a ...ForImageClassification checkpoint, a
-                torchvision model name, or ``probe``.
+            name: a transformers hub id or folder with a ...ForImageClassification checkpoint, or a
+                torchvision model name.
             classes: number of classes of the images.
             class_keys: their keys (synsets or names). Where the classifier's labels begin with
                 them, its classes are put into that order, and may be more than the images'.
                 Otherwise its classes, without one called background, are taken in their order.
-            probe, features: for ``probe``: the trained head and the `PatchFeatures` it is for.
 
         Raises:
             ConfigError: no such classifier, its classes do not fit, or it cannot run densely.
         """
-        if name == PROBE:
-            if probe is None or features is None:
-                raise ConfigError(
-                    "the probe's maps need a trained probe and its backbone",
-                    remedy="Train it with relabel.multilabel.scores.probe.train_probe.",
-                )
-            return ProbeClassifier(probe, features, settings)
         net, labels, spec = load_classifier(name)
         columns = match_classes(labels, classes, class_keys, name=name)
         if not settings.image_size:
@@ -166,24 +125,13 @@ class DenseClassifier(MapMaker):
     @torch.inference_mode()
     def dense(self, pixels: Tensor) -> Tensor:
         """float32 [B, C, g, g]: the logits of every cell."""
-        return self._dense_and_whole(pixels)[0]
-
-    @torch.inference_mode()
-    def global_logits(self, pixels: Tensor) -> Tensor:
-        """float32 [B, C]: what the network itself returns, in the order of the images' classes."""
-        return self._chosen(self._forward(self._prepared(pixels)))
-
-    @torch.inference_mode()
-    def maps_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(`maps`, `global_logits`); the logits equal the network's own up to rounding."""
-        dense, whole = self._dense_and_whole(pixels)
-        return keep_top(dense, self.top), whole if self._one_pass else self.global_logits(pixels)
-
-    def _dense_and_whole(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """([B, C, g, g], [B, C] from the cell that stands for the whole image)."""
         rows = self._hooked(self._prepared(pixels)).unflatten(0, (len(pixels), -1))
-        cells = rows[:, :-1].unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
-        return self._chosen(cells), self._chosen(rows[:, -1])
+        cells = rows.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        return self._chosen(cells)
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """float32 [B, 2, k, g, g]: label maps; see `label_maps.keep_top`."""
+        return keep_top(self.dense(pixels), self.top)
 
     def _prepared(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.device)
@@ -202,7 +150,7 @@ class DenseClassifier(MapMaker):
         return logits.index_select(1, self._columns)
 
     def _hooked(self, x: Tensor) -> Tensor:
-        """[B * (g * g + 1), logits]: of each image's cells, row by row, then of its mean cell."""
+        """[B * g * g, logits]: of each image's cells, row by row."""
         place, calls = self._place, 0
 
         def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -262,12 +210,9 @@ class DenseClassifier(MapMaker):
             self._place = found[-1]
             try:
                 rows = self._hooked(x)
-                if rows.shape == (self.grid**2 + 1, logits.shape[1]):
-                    loose = 1e-3 if self.precision == "fp32" else 5e-2
-                    error = (rows[-1] - logits[0]).abs().max()
-                    self._one_pass = bool(error <= loose * logits.abs().max())
+                if rows.shape == (self.grid**2, logits.shape[1]):
                     return found[-1]
-                problem = f"its layers make {list(rows.shape)} of {self.grid**2 + 1} cells"
+                problem = f"its layers make {list(rows.shape)} of {self.grid**2} cells"
             except (RuntimeError, ValueError, IndexError) as error:
                 problem = (str(error).splitlines() or [""])[0]
         raise ConfigError(
@@ -275,40 +220,6 @@ class DenseClassifier(MapMaker):
             remedy="Use one that averages its last feature map, such as a ResNet, MobileNet, "
             "EfficientNet or ConvNeXt, or a ViT.",
         )
-
-
-class ProbeClassifier(MapMaker):
-    """A linear probe applied to every patch of its backbone's pooled features.
-
-    ``features`` is the `PatchFeatures` the probe was trained on: pixels to an object whose
-    ``pooled`` is [B, h, w, d].
-    """
-
-    def __init__(
-        self, probe: Probe, features: Callable[[Tensor], Any], settings: LabelMapSettings
-    ) -> None:
-        self._probe, self._features = probe, features
-        self.image_size = getattr(features, "side", settings.image_size)
-        self.grid, self.top, self.classes = settings.grid, settings.top, probe.classes
-
-    @torch.inference_mode()
-    def dense(self, pixels: Tensor) -> Tensor:
-        """float32 [B, C, g, g]."""
-        return self._probe.dense(self._features(pixels).pooled, self.grid)
-
-    @torch.inference_mode()
-    def global_logits(self, pixels: Tensor) -> Tensor:
-        """float32 [B, C]: the probe on the mean of the patch features, as it was trained."""
-        return self._whole(self._features(pixels).pooled)
-
-    @torch.inference_mode()
-    def maps_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(`maps`, `global_logits`)."""
-        pooled = self._features(pixels).pooled
-        return keep_top(self._probe.dense(pooled, self.grid), self.top), self._whole(pooled)
-
-    def _whole(self, pooled: Tensor) -> Tensor:
-        return self._probe.logits(pooled.float().mean((1, 2)))
 
 
 @dataclass(frozen=True)
@@ -335,25 +246,20 @@ def _feature(output: Any) -> Tensor | None:
 
 
 def _as_cells(feature: Tensor, grid: int) -> Tensor:
-    """A map as maps of single cells [B * (g * g + 1), d, 1, 1]; tokens as [..., 1 + prefix, d].
+    """A map as maps of single cells [B * g * g, d, 1, 1]; tokens as [..., 1 + prefix, d].
 
-    The last cell of an image is the mean of its map, which a network that averages takes for the
-    whole image. Tokens of a square image are a square number of patches after class and register
-    tokens. These are replaced by copies of the patch, and kept beside the mean patch.
+    Tokens of a square image are a square number of patches after class and register tokens, which
+    are replaced by copies of the patch.
     """
-    batch, prefix = len(feature), 0
-    patches = feature
+    prefix, patches = 0, feature
     if feature.ndim == 3:
         side = isqrt(feature.shape[1])
         prefix = feature.shape[1] - side**2
         patches = feature[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
-    cells = to_grid(patches, grid).flatten(2).transpose(1, 2)  # [B, g * g, d]
-    mean = patches.mean((2, 3))[:, None]
+    cells = to_grid(patches, grid).flatten(2).transpose(1, 2).flatten(0, 1)  # [B * g * g, d]
     if feature.ndim == 4:
-        return torch.cat([cells, mean], 1).flatten(0, 1)[..., None, None]
-    parts = cells[:, :, None].expand(-1, -1, 1 + prefix, -1)
-    whole = torch.cat([feature[:, :prefix], mean], 1)[:, None]
-    return torch.cat([parts, whole], 1).reshape(batch * (grid**2 + 1), 1 + prefix, -1)
+        return cells[..., None, None]
+    return cells[:, None].repeat(1, 1 + prefix, 1)
 
 
 def _trained_at(name: str, kind: str, net: nn.Module) -> int:

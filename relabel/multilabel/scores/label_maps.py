@@ -18,9 +18,7 @@ from torch import Tensor
 
 from relabel.errors import DataError
 from relabel.multilabel.grid import mask_weights
-from relabel.workspace.atomic import atomic_path
 
-_FP16_WHOLE = 2048  # the greatest n such that 0 .. n are all exact in fp16
 _REMEDY_SHAPE = "A label map holds logits and class ids, [2, 5, 15, 15] in ReLabel's release."
 
 
@@ -114,17 +112,6 @@ def read_label_map(path: str | Path, transpose: bool = False, classes: int = 100
     return LabelMap(logits.contiguous(), whole.long().contiguous(), classes)
 
 
-def write_label_map(path: str | Path, label_map: LabelMap | Tensor) -> None:
-    """Write a label map as ReLabel releases them: [2, k, g, g] in fp16, the file atomically.
-
-    Class ids beyond 2,048 have no exact fp16 number; such maps are written in fp32.
-    """
-    data = (label_map.stacked() if isinstance(label_map, LabelMap) else label_map).detach().cpu()
-    exact = int(data[1].max()) <= _FP16_WHOLE
-    with atomic_path(path) as temp:
-        torch.save(data.to(torch.float16 if exact else torch.float32).clone(), temp)
-
-
 class LabelMapFolder:
     """A folder of label maps, ``<wnid>/<stem>.pt`` for the image ``<wnid>/<stem>.JPEG``.
 
@@ -201,47 +188,36 @@ def keep_top(logits: Tensor, top: int) -> Tensor:
     return torch.stack([kept, ids.float()], dim=1)
 
 
-def region_scores(label_map: LabelMap | Tensor, masks: Tensor) -> Tensor:
-    """Class probabilities s_P of each region P of one image (multi-label paper, region filter).
-
-    Args:
-        label_map: the image's map, or dense logits [C, g, g].
-        masks: float [n, g, g], the cells' weights in each region; see `mask_weights`.
-
-    Returns:
-        float32 [n, C]: softmax of the mask-weighted mean of the dense logits. A region without
-        weight gets equal probabilities.
-    """
-    if isinstance(label_map, LabelMap):
-        rows = torch.zeros(len(masks), dtype=torch.long, device=masks.device)
-        return region_scores_batch(label_map.stacked()[None], rows, masks, label_map.classes)
-    _check_grid(label_map, masks)
-    sums = torch.einsum("ngh,cgh->nc", masks.double(), label_map.double())
-    return _softmax_of_mean(sums, masks)
-
-
 def region_scores_batch(maps: Tensor, images: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """`region_scores` of the regions of many images at once, on one device.
+    """Class probabilities s_P of regions of many images at once (multi-label paper, region filter).
 
-    Only the kept classes are summed, which is C / k times less work than the dense maps.
+    Softmax of the mask-weighted mean of the dense logits, on the maps' device; a region without
+    weight gets equal probabilities. Only the kept classes are summed, which is C / k times less
+    work than the dense maps.
 
     Args:
         maps: [B, 2, k, g, g].
         images: int64 [n], the row in ``maps`` of each region's image.
-        masks: float [n, g, g].
+        masks: float [n, g, g], the cells' weights in each region; see `mask_weights`.
         classes: C.
 
     Returns:
         float32 [n, C].
     """
-    _check_grid(maps, masks)
+    if maps.shape[-2:] != masks.shape[-2:]:
+        raise ValueError(
+            f"masks on a grid of {tuple(masks.shape[-2:])}, label maps on one of "
+            f"{tuple(maps.shape[-2:])}"
+        )
     k = maps.shape[2]
     mine = maps[images.to(maps.device)].flatten(3)  # [n, 2, k, g * g]
     weight = masks.to(maps.device).double().flatten(1)[:, None].expand(-1, k, -1)
     sums = torch.zeros(len(masks), classes, dtype=torch.float64, device=maps.device)
     # fp64: sums by atomic additions differ between runs on a GPU only far below fp32.
     sums.scatter_add_(1, mine[:, 1].long().flatten(1), (mine[:, 0].double() * weight).flatten(1))
-    return _softmax_of_mean(sums, masks.to(maps.device))
+    area = masks.to(maps.device).double().flatten(1).sum(1, keepdim=True)
+    mean = torch.where(area > 0, sums / area.clamp_min(1e-300), torch.zeros_like(sums))
+    return mean.softmax(1).float()
 
 
 @dataclass(frozen=True)
@@ -296,20 +272,6 @@ def axis_agreement(
     error = max(spread, 1e-9) / len(found) ** 0.5
     z = float(difference.mean()) / error if len(found) > 1 else 0.0
     return AxisAgreement(len(found), float(values[:, 0].mean()), float(values[:, 1].mean()), z)
-
-
-def _softmax_of_mean(sums: Tensor, masks: Tensor) -> Tensor:
-    area = masks.double().flatten(1).sum(1, keepdim=True)
-    mean = torch.where(area > 0, sums / area.clamp_min(1e-300), torch.zeros_like(sums))
-    return mean.softmax(1).float()
-
-
-def _check_grid(maps: Tensor, masks: Tensor) -> None:
-    if maps.shape[-2:] != masks.shape[-2:]:
-        raise ValueError(
-            f"masks on a grid of {tuple(masks.shape[-2:])}, label maps on one of "
-            f"{tuple(maps.shape[-2:])}"
-        )
 
 
 def _correlation(a: Tensor, b: Tensor) -> float | None:

@@ -1,7 +1,7 @@
 """A linear probe: a head on pooled backbone features, trained on the images' own labels.
 
 It stands in for a classifier where none knows the images' classes. Shape legend: ``N`` images,
-``d`` channels, ``C`` classes, ``h, w`` patches, ``g`` cells per side of a label map.
+``d`` channels, ``C`` classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relabel.errors import DataError
-from relabel.multilabel.grid import to_grid
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 PENALTIES = tuple(10.0**e for e in range(1, -7, -1))
@@ -48,29 +47,10 @@ class Probe:
     def classes(self) -> int:
         return len(self.bias)
 
-    def to(self, device: torch.device) -> Probe:
-        return Probe(
-            self.weight.to(device),
-            self.bias.to(device),
-            self.seen.to(device),
-            self.penalty,
-            self.held_out_loss,
-            self.held_out_accuracy,
-        )
-
     def logits(self, features: Tensor) -> Tensor:
         """float32 [..., C] of features [..., d]."""
         device = features.device
         return F.linear(features.float(), self.weight.to(device), self.bias.to(device))
-
-    def dense(self, pooled: Tensor, grid: int) -> Tensor:
-        """float32 [B, C, g, g] of pooled patch features [B, h, w, d]: the head on every cell.
-
-        The features are brought to the grid first, which for a linear head is the same as
-        bringing the logits there, and cheaper.
-        """
-        cells = to_grid(pooled.float().permute(0, 3, 1, 2), grid)
-        return self.logits(cells.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
     def save(self, folder: str | Path) -> None:
         """Write ``probe.safetensors`` and, last, ``probe.json``."""

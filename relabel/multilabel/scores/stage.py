@@ -23,7 +23,7 @@ from relabel.datasets.pixels.batches import ImageBatches, decoding_workers
 from relabel.datasets.pixels.image_folder import ImageSet, load_image
 from relabel.errors import DataError, Problems
 from relabel.multilabel.grid import mask_weights, square
-from relabel.multilabel.scores.dense import MapMaker
+from relabel.multilabel.scores.dense import DenseClassifier
 from relabel.multilabel.scores.label_maps import (
     LabelMap,
     LabelMapFolder,
@@ -41,7 +41,7 @@ from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards
 
 KEPT = 20
-"""Classes kept per region and per image."""
+"""Classes kept per region."""
 
 PROBE_IMAGES = 50_000
 """Most images the probe is trained on: it holds their features in memory, in double precision."""
@@ -77,11 +77,10 @@ def score_with_probe(
     with shard_progress("Scoring regions", shards, todo, runtime) as bar:
         for i in todo:
             found = read_regions(regions.shard_path(i))
-            assert found.features is not None and found.whole is not None
+            assert found.features is not None
             with clock.spent("scoring"):
                 probs = _softmax(probe, found.features)
-                whole = _softmax(probe, found.whole)
-            _write(shards.shard_path(i), found, images, run, probs, whole)
+            _write(shards.shard_path(i), found, images, run, probs)
             clock.images += len(found)
             bar.update(len(found))
 
@@ -171,7 +170,7 @@ def score_with_maps(
             probs = np.concatenate([np.zeros((0, classes), np.float32), *parts])
             without += len(bad)
             example = example or min(bad, default="")
-            _write(shards.shard_path(i), found, images, run, probs, None)
+            _write(shards.shard_path(i), found, images, run, probs)
             clock.images += len(found)
             bar.update(len(found))
     if without:
@@ -222,7 +221,7 @@ def score_with_classifier(
     shards: Shards,
     todo: Sequence[int],
     run: Mapping[str, Any],
-    maker: MapMaker,
+    maker: DenseClassifier,
     batch_size: int,
     runtime: Runtime,
     clock: Clock,
@@ -248,7 +247,6 @@ def score_with_classifier(
             shard = read_regions(regions.shard_path(i), features=False)
             at = {int(row): position for position, row in enumerate(shard.row)}
             probs = np.zeros((len(shard.rle), images.num_classes), np.float32)
-            whole = np.zeros((len(shard), images.num_classes), np.float32)
             for batch in _readable_batches(shard, batch_size):
                 with clock.spent("waiting for images"):
                     read, pixels = next(stream)
@@ -262,11 +260,10 @@ def score_with_classifier(
                 here = [at[int(row)] for row in read]
                 with clock.spent("classifier"):
                     x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-                    maps, logits = maker.maps_and_logits(x)
-                    whole[here] = logits.float().softmax(1).cpu().numpy()
+                    maps = maker.maps(x)
                 with clock.spent("scoring"):
                     _score_batch(shard, here, maps, probs)
-            _write(shards.shard_path(i), shard, images, run, probs, whole)
+            _write(shards.shard_path(i), shard, images, run, probs)
             clock.images += len(shard)
             bar.update(len(shard))
 
@@ -312,14 +309,10 @@ def _write(
     images: ImageSet,
     run: Mapping[str, Any],
     probs: np.ndarray,
-    whole: np.ndarray | None,
 ) -> None:
     ids, values = top(probs)
     unscored = np.isnan(values)
     ids[unscored], values[unscored] = -1, 0
-    more: dict[str, Any] = {}
-    if whole is not None:
-        more["global_ids"], more["global_probs"] = top(whole)
     shard = ScoreShard(
         run=run,
         row=found.row,
@@ -327,6 +320,5 @@ def _write(
         own=own_scores(probs, found.offsets, images.labels[found.row]),
         ids=ids,
         probs=values,
-        **more,
     )
     write_shard(path, shard)

@@ -13,31 +13,51 @@ from relabel.multilabel.labels.confusion import ConfusedPair, confused_pairs
 from relabel.multilabel.labels.region_filter import (
     Selection,
     select_columns,
-    select_regions,
     union_features,
 )
 
 SCORES = np.array([[0.80, 0.10, 0.10], [0.05, 0.90, 0.05], [0.75, 0.20, 0.05], [0.40, 0.30, 0.30]])
 
 
+def select(scores: np.ndarray, label: int, rule: str, threshold: float) -> Selection:
+    """The selected regions of one image with these scores [n, C] and this label of its own."""
+    n = len(scores)
+    return select_columns(
+        images=np.zeros(n, np.int64),
+        labels=np.full(n, label),
+        own=scores[:, label] if label >= 0 else np.full(n, -1.0),
+        top_class=scores.argmax(1) if n else np.zeros(0, np.int64),
+        top_score=scores.max(1) if n else np.zeros(0),
+        rule=rule,
+        threshold=threshold,
+    )
+
+
+def unions(scores: np.ndarray, label: int, rule: str, threshold: float) -> list[tuple[int, list]]:
+    """`select` as (class, regions)."""
+    found = select(scores, label, rule, threshold)
+    parts = np.split(found.regions, found.offsets[1:-1]) if len(found) else []
+    return [(int(c), part.tolist()) for c, part in zip(found.classes, parts, strict=True)]
+
+
 def test_the_original_rule_keeps_regions_above_the_threshold() -> None:
-    assert select_regions(SCORES, 0, "original", 0.75) == [(0, [0])]
-    assert select_regions(SCORES, 0, "original", 0.7) == [(0, [0, 2])]
-    assert select_regions(SCORES, 1, "original", 0.25) == [(1, [1, 3])]
-    assert select_regions(SCORES, 2, "original", 0.5) == []
-    assert select_regions(SCORES, -1, "original", 0.0) == []
+    assert unions(SCORES, 0, "original", 0.75) == [(0, [0])]
+    assert unions(SCORES, 0, "original", 0.7) == [(0, [0, 2])]
+    assert unions(SCORES, 1, "original", 0.25) == [(1, [1, 3])]
+    assert unions(SCORES, 2, "original", 0.5) == []
+    assert unions(SCORES, -1, "original", 0.0) == []
 
 
 def test_the_top1_rule_takes_the_best_class_from_the_threshold_on() -> None:
-    assert select_regions(SCORES, 2, "top1", 0.75) == [(0, [0, 2]), (1, [1])]
-    assert select_regions(SCORES, -1, "top1", 0.85) == [(1, [1])]
-    assert select_regions(np.zeros((0, 3)), 1, "top1", 0.5) == []
+    assert unions(SCORES, 2, "top1", 0.75) == [(0, [0, 2]), (1, [1])]
+    assert unions(SCORES, -1, "top1", 0.85) == [(1, [1])]
+    assert unions(np.zeros((0, 3)), 1, "top1", 0.5) == []
 
 
 def test_an_unknown_rule_is_refused() -> None:
     for scores in (SCORES, np.zeros((0, 3))):
         with pytest.raises(ConfigError, match="no filter rule called 'best'"):
-            select_regions(scores, 0, "best", 0.5)
+            select(scores, 0, "best", 0.5)
 
 
 def test_columns_of_many_images_are_united_image_by_image() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 from relabel.backbones.classifiers import match_classes
 from relabel.errors import ConfigError
 from relabel.multilabel.scores.dense import DenseClassifier
-from relabel.multilabel.scores.label_maps import LabelMap, region_scores
-from relabel.multilabel.scores.probe import Probe
+from relabel.multilabel.scores.label_maps import keep_top, region_scores_batch
 from relabel.multilabel.settings import LabelMapSettings
 
 CPU = torch.device("cpu")
@@ -81,7 +79,6 @@ def test_averaging_networks_have_cells_whose_mean_is_the_global_logit(kind: str)
     assert dense.shape == (2, 7, 3, 3)
     with torch.no_grad():
         own = net(pixel_values=(pixels - 0.5) / 0.5).logits
-    assert torch.equal(maker.global_logits(pixels), own)
     assert torch.allclose(dense.mean((2, 3)), own, atol=1e-5)
     assert float(dense.std((2, 3)).max()) > 1e-4  # cells differ
     # A grid finer than the network's map, and one that does not divide it.
@@ -97,7 +94,6 @@ def test_convnext_normalises_each_cell() -> None:
     with torch.no_grad():
         features = net.convnext(x).last_hidden_state
         expected = net.classifier(net.convnext.layernorm(features.permute(0, 2, 3, 1)))
-        assert torch.equal(maker.global_logits(pixels), net(x).logits)
     assert torch.allclose(maker.dense(pixels), expected.permute(0, 3, 1, 2), atol=1e-5)
 
 
@@ -108,10 +104,8 @@ def test_a_vit_classifies_its_patch_tokens() -> None:
     x = (pixels - 0.5) / 0.5
     with torch.no_grad():
         tokens = net.vit(x, interpolate_pos_encoding=True).last_hidden_state
-        own = net(x, interpolate_pos_encoding=True).logits
         expected = net.classifier(tokens[:, 1:]).transpose(1, 2).reshape(2, 7, 6, 6)
     assert torch.allclose(maker.dense(pixels), expected, atol=1e-5)
-    assert torch.equal(maker.global_logits(pixels), own)
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "swin"])
@@ -121,7 +115,6 @@ def test_other_transformers_have_cells(kind: str) -> None:
     maker, pixels = _wrap(net, grid=3), _pixels()
     with torch.no_grad():
         own = net((pixels - 0.5) / 0.5).logits
-        assert torch.equal(maker.global_logits(pixels), own)
         dense = maker.dense(pixels)
         assert dense.shape == (2, 7, 3, 3)
         if kind == "swin":  # the average of its tokens goes into a linear layer
@@ -143,7 +136,6 @@ def test_torchvision_classifiers_have_cells(name: str) -> None:
     maker, pixels = _wrap(net), _pixels()
     with torch.no_grad():
         own = net((pixels - 0.5) / 0.5)
-    assert torch.equal(maker.global_logits(pixels), own)
     dense = maker.dense(pixels)
     assert dense.shape == (2, 7, 3, 3)
     if name in ("resnet18", "efficientnet_b0"):
@@ -151,16 +143,15 @@ def test_torchvision_classifiers_have_cells(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mobilenet_v2", "convnext", "vit", "dinov2", "swin"])
-def test_one_pass_gives_maps_and_the_global_logits(kind: str) -> None:
+def test_maps_take_one_pass(kind: str) -> None:
     net = _transformers(kind).eval()
     _settle(net)
     maker, pixels = _wrap(net), _pixels()
     passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
-    maps, logits = maker.maps_and_logits(pixels)
+    maps = maker.maps(pixels)
     assert len(passes) == 1
-    assert torch.allclose(logits, maker.global_logits(pixels), atol=1e-4)
-    assert torch.equal(maps, maker.maps(pixels))
+    assert torch.equal(maps, keep_top(maker.dense(pixels), 5))
 
 
 class _Peak(nn.Module):
@@ -174,13 +165,13 @@ class _Peak(nn.Module):
         return self.head(self.body(x).amax((2, 3)))
 
 
-def test_a_network_that_does_not_average_takes_a_second_pass_for_its_logits() -> None:
+def test_a_network_that_does_not_average_has_cells() -> None:
     torch.manual_seed(0)
     net = _Peak().eval()
-    maker, pixels = _wrap(net), _pixels()
+    maker, pixels = _wrap(net, grid=6), _pixels()
     with torch.no_grad():
-        own = net((pixels - 0.5) / 0.5)
-    assert torch.equal(maker.maps_and_logits(pixels)[1], own)
+        expected = net.head(net.body((pixels - 0.5) / 0.5).permute(0, 2, 3, 1))
+    assert torch.allclose(maker.dense(pixels), expected.permute(0, 3, 1, 2), atol=1e-5)
 
 
 def test_networks_without_averaging_are_refused() -> None:
@@ -221,28 +212,6 @@ def test_a_backbone_without_classifier_is_refused(tmp_path: Path) -> None:
         DenseClassifier.create(str(tmp_path), LabelMapSettings(image_size=96), CPU, 2)
 
 
-def test_the_probe_makes_maps_of_its_backbones_patches() -> None:
-    g = torch.Generator().manual_seed(0)
-    probe = Probe(torch.randn(4, 6, generator=g), torch.randn(4, generator=g), torch.ones(4).bool())
-    pooled = torch.randn(2, 6, 6, 6, generator=g)
-    settings = LabelMapSettings(grid=3, top=4)
-
-    def features(_: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(pooled=pooled)
-
-    maker = DenseClassifier.create("probe", settings, CPU, 4, probe=probe, features=features)
-    pixels = torch.zeros(2, 3, 48, 48)
-    dense = maker.dense(pixels)
-    cell = pooled[1, 2:4, 4:6].mean((0, 1))
-    assert torch.allclose(dense[1, :, 1, 2], probe.weight @ cell + probe.bias, atol=1e-5)
-    assert torch.allclose(dense.mean((2, 3)), maker.global_logits(pixels), atol=1e-5)
-    maps, logits = maker.maps_and_logits(pixels)
-    assert maps.shape == (2, 2, 4, 3, 3)
-    assert torch.equal(logits, maker.global_logits(pixels))
-    with pytest.raises(ConfigError, match="need a trained probe"):
-        DenseClassifier.create("probe", settings, CPU, 4)
-
-
 def _photos(shared: Path, count: int, size: int) -> tuple[Tensor, list[int]]:
     root = shared / "data" / "imagenet1000"
     folders = sorted(p for p in root.iterdir() if p.is_dir())
@@ -269,21 +238,17 @@ def test_a_trained_mobilenet_finds_its_classes_in_the_cells(shared: Path) -> Non
     maker = DenseClassifier.create(name, settings, CPU, 1000)
     assert maker.classes == 1000
     pixels, labels = _photos(shared, 16, 224)
-    logits = maker.global_logits(pixels)
     net = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32).eval()
     with torch.no_grad():
         own = net(pixel_values=(pixels.float() / 255 - 0.5) / 0.5).logits
-    assert torch.allclose(logits, own[:, 1:], atol=1e-4)  # class 0 is the background
+    logits = own[:, 1:]  # class 0 is the background
     truth = torch.tensor(labels)
     assert int((logits.argmax(1) == truth).sum()) >= 11  # chance: 1 in 1,000
     dense = maker.dense(pixels)
     assert torch.allclose(dense.mean((2, 3)), logits, atol=1e-3)
-    whole = torch.ones(1, 7, 7)
-    right = 0
-    for image, label in zip(maker.maps(pixels), labels, strict=True):
-        found = LabelMap(image[0], image[1].long(), 1000)
-        right += int(region_scores(found, whole).argmax()) == label
-    assert right >= 11
+    whole = torch.ones(16, 7, 7)
+    scores = region_scores_batch(maker.maps(pixels), torch.arange(16), whole, 1000)
+    assert int((scores.argmax(1) == truth).sum()) >= 11
 
 
 def test_the_side_is_the_one_the_classifier_was_trained_at(tmp_path: Path) -> None:
