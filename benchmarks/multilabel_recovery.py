@@ -129,7 +129,7 @@ def arms(
         GLOBAL: whole,
         HELD_OUT: held_out,
         BOTH: np.maximum(whole, single),
-        MULTI: multi.dense(count),
+        MULTI: multi.labels.toarray(),
         REGIONS: regions_alone(plan),
     }
 

@@ -28,7 +28,7 @@ from relabel.training.prefetch import prefetch
 
 if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
-    from relabel.datasets.multilabels import MultiLabels
+    from relabel.datasets.multilabels import LabelTable
     from relabel.datasets.pixels.image_folder import ImageSet
 
 UNKNOWN = -1.0
@@ -114,7 +114,7 @@ class LabelledImages:
         return np.flatnonzero(positive[self.offsets[1:]] > positive[self.offsets[:-1]])
 
 
-def from_image_set(images: ImageSet, labels: MultiLabels | None, *, name: str) -> LabelledImages:
+def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) -> LabelledImages:
     """Images of a folder with the labels of a TSV, or with their own single label.
 
     Rows of the TSV are joined by relative file name, or by the name alone where the TSV has no
@@ -135,12 +135,10 @@ def from_image_set(images: ImageSet, labels: MultiLabels | None, *, name: str) -
         ids, probs = own[known], np.ones(int(known.sum()), np.float32)
     else:
         rows, lines = _join(images.file_names, labels.file_names, root)
-        chosen = np.asarray(labels.offsets, dtype=np.int64)
-        counts = (chosen[1:] - chosen[:-1])[lines]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        entries = np.repeat(chosen[lines] - offsets[:-1], counts) + np.arange(offsets[-1])
-        ids = np.asarray(labels.ids, dtype=np.int32)[entries]
-        probs = np.asarray(labels.probs, dtype=np.float32)[entries]
+        chosen = labels.labels[lines]
+        offsets = chosen.indptr.astype(np.int64)
+        ids = chosen.indices.astype(np.int32)
+        probs = chosen.data.astype(np.float32)
         gt = np.asarray(labels.gt, dtype=np.int32)[lines]
         highest = int(max(ids.max(initial=-1), gt.max(initial=-1)))
         if not classes:

@@ -14,6 +14,7 @@ from relabel.classifiers.data import (
     from_detections,
     from_image_set,
 )
+from relabel.datasets.multilabels import label_rows
 from relabel.errors import DataError, Problems
 
 if TYPE_CHECKING:
@@ -113,14 +114,13 @@ def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> Lab
         raise DataError(
             f"tells of none of the images in {images.root}", file=file, remedy="Check --validate."
         )
-    labels = truth.labels.take(there)
-    rows, ids = [labels.rows], [labels.ids]
-    values = [np.ones(len(labels.ids))]
-    if truth.ignored is not None:
-        ignored = truth.ignored.take(there)
-        rows.append(ignored.rows)
-        ids.append(ignored.ids)
-        values.append(np.full(len(ignored.ids), UNKNOWN))
+    rows, ids, values = [], [], []
+    for listed, value in ((truth.labels, 1.0), (truth.ignored, UNKNOWN)):
+        if listed is not None:
+            chosen = listed[there]
+            rows.append(label_rows(chosen))
+            ids.append(chosen.indices)
+            values.append(np.full(chosen.nnz, value))
     row, label, value = (np.concatenate(parts) for parts in (rows, ids, values))
     if truth.space is not None:
         label = _by_name(truth.space.class_names, label, train, file)

@@ -120,6 +120,8 @@ def _write_parquet(
 def _write_tsv(
     out: Path, images: LabelledImages, scores: Scores, top: int, min_score: float
 ) -> int:
+    from scipy.sparse import csr_array
+
     from relabel.datasets.multilabels import tsv_writer
 
     done = 0
@@ -128,6 +130,7 @@ def _write_tsv(
             counts, ids, probs = kept_entries(values, top, min_score)
             names = [images.file_names[i] for i in rows.tolist()]
             offsets = np.concatenate([[0], np.cumsum(counts)])
-            file.write(names, images.gt[rows], offsets, ids, probs.clip(0, 1))
+            listed = csr_array((probs.clip(0, 1), ids, offsets), shape=values.shape)
+            file.write(names, images.gt[rows], listed)
             done += len(rows)
     return done

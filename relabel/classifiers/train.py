@@ -197,7 +197,7 @@ def measure_classifier(
     Raises:
         DataError: no image has a true label.
     """
-    from relabel.evaluation.multilabel.classlists import ClassLists
+    from relabel.datasets.multilabels import label_matrix
     from relabel.evaluation.multilabel.metrics import measure
     from relabel.evaluation.multilabel.scores import DenseScores
 
@@ -209,9 +209,10 @@ def measure_classifier(
     seen = images.select(np.concatenate([*found, np.zeros(0, np.int64)]))
     owner = np.repeat(np.arange(len(seen)), np.diff(seen.offsets))
     true, unknown = seen.probs >= 0.5, seen.probs < 0
-    truth = ClassLists.from_pairs(owner[true], seen.ids[true], len(seen))
-    ignored = ClassLists.from_pairs(owner[unknown], seen.ids[unknown], len(seen))
-    kept = np.flatnonzero(truth.counts)
+    shape = (len(seen), len(seen.class_names))
+    truth = label_matrix(owner[true], seen.ids[true], shape)
+    ignored = label_matrix(owner[unknown], seen.ids[unknown], shape)
+    kept = np.flatnonzero(np.diff(truth.indptr))
     if len(kept) == 0:
         raise DataError(
             "no validation image has a true label",
@@ -219,9 +220,9 @@ def measure_classifier(
             remedy="Check --validate and --validate-labels.",
         )
     metrics = measure(
-        truth.take(kept),
+        truth[kept],
         DenseScores(np.concatenate(scores), kept),
-        ignored=ignored.take(kept),
+        ignored=ignored[kept],
         skipped=len(images) - len(kept),
     )
     return {

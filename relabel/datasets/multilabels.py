@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path, disk_full_as_error
@@ -26,59 +27,47 @@ _HEADERS = frozenset(("filename", "file_name", "file", "image", "name"))
 
 
 @dataclass(frozen=True, eq=False)
-class MultiLabels:
+class LabelTable:
     """Labels of N images.
 
     Attributes:
         file_names: N names.
         gt: int32 [N], the image's own class, -1 where it has none.
-        offsets: int64 [N + 1]; the labels of image i are ``offsets[i] : offsets[i + 1]``.
-        ids: int32 [L], class indices.
-        probs: float32 [L], probabilities.
+        labels: float32 csr_array [N, C], probabilities; those of an image in any order, and one of
+            0 is listed all the same.
     """
 
     file_names: list[str]
     gt: np.ndarray
-    offsets: np.ndarray
-    ids: np.ndarray
-    probs: np.ndarray
+    labels: csr_array
 
     def __len__(self) -> int:
         return len(self.file_names)
 
-    def labels(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, probs) of one image."""
-        part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
-        return self.ids[part], self.probs[part]
 
-    @property
-    def counts(self) -> np.ndarray:
-        """int64 [N], number of labels of each image."""
-        return np.diff(self.offsets)
+def label_matrix(
+    rows: np.ndarray, ids: np.ndarray, shape: tuple[int, int], values: np.ndarray | None = None
+) -> csr_array:
+    """A sparse matrix [N, C] from (image, class) pairs in any order.
 
-    def dense(self, num_classes: int, rows: slice | np.ndarray | None = None) -> np.ndarray:
-        """float32 [n, C], probabilities of the chosen images, 0 for classes not listed.
+    Args:
+        rows, ids: int [L], image and class of each pair.
+        shape: N and C.
+        values: [L], no pair twice; None marks classes as True, however often they are given.
+    """
+    data = np.ones(len(rows), bool) if values is None else values
+    return csr_array((data, (rows, ids)), shape=shape)
 
-        Raises:
-            DataError: a class index is not below ``num_classes``.
-        """
-        chosen = np.arange(len(self))[slice(None) if rows is None else rows]
-        counts = self.counts[chosen]
-        image = np.repeat(np.arange(len(chosen)), counts)
-        # Where each chosen label lies: its image's first one, and its place among them.
-        starts = np.cumsum(counts) - counts
-        label = self.offsets[chosen][image] + np.arange(len(image)) - starts[image]
-        ids = self.ids[label]
-        if len(ids) and int(ids.max()) >= num_classes:
-            worst = int(chosen[image[int(ids.argmax())]])
-            raise DataError(
-                f"class {int(ids.max())} is outside 0..{num_classes - 1}",
-                record=self.file_names[worst],
-                remedy="Use the labels with the classes they were made for.",
-            )
-        full = np.zeros((len(chosen), num_classes), np.float32)
-        full[image, ids] = self.probs[label]
-        return full
+
+def label_rows(labels: csr_array) -> np.ndarray:
+    """int64 [L], the image of each entry of a matrix [N, C]; zeros that are listed count."""
+    return np.repeat(np.arange(len(labels.indptr) - 1), np.diff(labels.indptr))
+
+
+def label_shape(labels: csr_array) -> tuple[int, int]:
+    """N and C of a matrix; SciPy's own property has no type."""
+    shape: Any = labels.shape
+    return shape
 
 
 class TsvWriter:
@@ -87,29 +76,20 @@ class TsvWriter:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
-    def write(
-        self,
-        file_names: Sequence[str],
-        gt: np.ndarray,
-        offsets: np.ndarray,
-        ids: np.ndarray,
-        probs: np.ndarray,
-    ) -> None:
-        """Append images; arguments as the attributes of `MultiLabels`.
+    def write(self, file_names: Sequence[str], gt: np.ndarray, labels: csr_array) -> None:
+        """Append images; arguments as the attributes of `LabelTable`.
 
         Raises:
             DataError: a file name has a tab or a line break.
             ValueError: a probability is not in [0, 1], or lengths do not fit.
         """
-        probs = np.asarray(probs)
-        if not bool(np.all((probs >= 0) & (probs <= 1))):  # also false for NaN
+        if not bool(np.all((labels.data >= 0) & (labels.data <= 1))):  # also false for NaN
             raise ValueError("a probability is not in [0, 1]")
-        if len(offsets) != len(file_names) + 1 or len(ids) != len(probs):
-            raise ValueError(f"{len(file_names)} names, {len(offsets)} offsets")
-        id_text = list(map(str, np.asarray(ids).tolist()))
-        prob_text = ["%.4f" % p for p in probs.tolist()]  # noqa: UP031 (twice as fast as format)
-        at = np.asarray(offsets).tolist()
-        own = np.asarray(gt).tolist()
+        if len(labels.indptr) != len(file_names) + 1:
+            raise ValueError(f"{len(file_names)} names, {len(labels.indptr) - 1} rows")
+        id_text = list(map(str, labels.indices.tolist()))
+        prob_text = ["%.4f" % p for p in labels.data.tolist()]  # noqa: UP031 (twice as fast as format)
+        at, own = list(labels.indptr), np.asarray(gt).tolist()
         for i, name in enumerate(file_names):
             if not name or any(mark in name for mark in "\t\n\r"):
                 raise DataError(
@@ -130,7 +110,7 @@ def tsv_writer(path: str | Path) -> Iterator[TsvWriter]:
 
     >>> with tsv_writer(out / "labels.tsv") as file:  # doctest: +SKIP
     ...     for shard in shards:
-    ...         file.write(shard.file_name, shard.gt, shard.label_offsets, ...)
+    ...         file.write(shard.file_name, shard.gt, labels_of(shard))
 
     Raises:
         RelabelError: the disk is full.
@@ -144,12 +124,12 @@ def tsv_writer(path: str | Path) -> Iterator[TsvWriter]:
         yield TsvWriter(stream)
 
 
-def read_tsv(path: str | Path, num_classes: int | None = None) -> MultiLabels:
+def read_tsv(path: str | Path, num_classes: int | None = None) -> LabelTable:
     """Read multi-labels; a first line that begins with ``filename`` is taken for a header.
 
     Args:
         path: the file.
-        num_classes: C, if class indices are to be checked.
+        num_classes: C, if class indices are to be checked; else the largest one decides.
 
     Raises:
         DataError: missing, not text, or a line that is not in the format; it is named.
@@ -164,7 +144,7 @@ def read_tsv(path: str | Path, num_classes: int | None = None) -> MultiLabels:
         raise DataError(f"cannot be read: {error}", file=path, remedy=_FORMAT) from error
 
 
-def _parse(path: Path, lines: Iterable[str], num_classes: int | None) -> MultiLabels:
+def _parse(path: Path, lines: Iterable[str], num_classes: int | None) -> LabelTable:
     names: list[str] = []
     gt, ids, probs, offsets = array("i"), array("i"), array("f"), array("q", [0])
     for number, line in enumerate(lines, 1):
@@ -186,13 +166,16 @@ def _parse(path: Path, lines: Iterable[str], num_classes: int | None) -> MultiLa
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))
         raise DataError(f"{twice!r} is there twice", file=path, remedy="Keep one line per image.")
-    return MultiLabels(
-        names,
-        np.frombuffer(gt, np.int32) if gt else np.zeros(0, np.int32),
-        np.frombuffer(offsets, np.int64),
-        np.frombuffer(ids, np.int32) if ids else np.zeros(0, np.int32),
-        np.frombuffer(probs, np.float32) if probs else np.zeros(0, np.float32),
+    id_column = np.frombuffer(ids, np.int32) if ids else np.zeros(0, np.int32)
+    labels = csr_array(
+        (
+            np.frombuffer(probs, np.float32) if probs else np.zeros(0, np.float32),
+            id_column,
+            np.frombuffer(offsets, np.int64),
+        ),
+        shape=(len(names), num_classes or int(id_column.max(initial=-1)) + 1),
     )
+    return LabelTable(names, np.frombuffer(gt, np.int32) if gt else np.zeros(0, np.int32), labels)
 
 
 def _fields(fields: list[str], num_classes: int | None) -> tuple[int, list[int], list[float]]:

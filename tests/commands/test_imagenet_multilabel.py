@@ -90,7 +90,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_second_colour_is_recovered(world: Path, whole: Path) -> None:
     both = json.loads((world / "both.json").read_text())
     labels = read_tsv(whole / "result" / "labels.tsv", 3)
-    scores = labels.dense(3)
+    scores = labels.labels.toarray()
     present, absent = [], []
     for name, gt, row in zip(labels.file_names, labels.gt, scores, strict=True):
         own, other = both[name]

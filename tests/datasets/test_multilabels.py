@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
-from relabel.datasets.multilabels import MultiLabels, read_tsv, tsv_writer
+from relabel.datasets.multilabels import LabelTable, read_tsv, tsv_writer
 from relabel.errors import DataError
 
 NAMES = st.text(
@@ -24,22 +25,23 @@ IMAGES = st.lists(
 )
 
 
-def make(images: list[tuple[str, int, dict[int, float]]]) -> MultiLabels:
-    return MultiLabels(
+def make(images: list[tuple[str, int, dict[int, float]]]) -> LabelTable:
+    ids = np.array([i for _, _, labels in images for i in labels], np.int32)
+    probs = np.array([p for _, _, labels in images for p in labels.values()], np.float32)
+    offsets = np.cumsum([0, *(len(labels) for _, _, labels in images)])
+    return LabelTable(
         [name for name, _, _ in images],
         np.array([gt for _, gt, _ in images], np.int32),
-        np.cumsum([0, *(len(labels) for _, _, labels in images)]).astype(np.int64),
-        np.array([i for _, _, labels in images for i in labels], np.int32),
-        np.array([p for _, _, labels in images for p in labels.values()], np.float32),
+        csr_array((probs, ids, offsets), shape=(len(images), int(ids.max(initial=-1)) + 1)),
     )
 
 
-def write(path: Path, labels: MultiLabels) -> None:
+def write_tsv(path: Path, table: LabelTable) -> None:
     with tsv_writer(path) as file:
-        file.write(labels.file_names, labels.gt, labels.offsets, labels.ids, labels.probs)
+        file.write(table.file_names, table.gt, table.labels)
 
 
-def read_text(tmp_path: Path, text: str | bytes, num_classes: int | None = None) -> MultiLabels:
+def read_text(tmp_path: Path, text: str | bytes, num_classes: int | None = None) -> LabelTable:
     path = tmp_path / "labels.tsv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return read_tsv(path, num_classes)
@@ -51,17 +53,19 @@ def test_round_trip(images: list[tuple[str, int, dict[int, float]]]) -> None:
     labels = make(images)
     with tempfile.TemporaryDirectory() as folder:
         one, two = Path(folder, "one.tsv"), Path(folder, "two.tsv")
-        write(one, labels)
+        write_tsv(one, labels)
         again = read_tsv(one)
-        write(two, again)
+        write_tsv(two, again)
         assert one.read_bytes() == two.read_bytes()
     assert again.file_names == labels.file_names
-    for name in ("gt", "offsets", "ids"):
-        found, wanted = getattr(again, name), getattr(labels, name)
-        assert found.dtype == wanted.dtype and np.array_equal(found, wanted), name
-    assert again.probs.dtype == np.float32
+    pairs = [(again.gt, labels.gt)]
+    pairs += [(getattr(again.labels, n), getattr(labels.labels, n)) for n in ("indptr", "indices")]
+    for found, wanted in pairs:
+        assert found.dtype == wanted.dtype and np.array_equal(found, wanted)
+    assert again.labels.shape == labels.labels.shape
+    assert again.labels.dtype == np.float32
     # Four decimals: half of the last one, and the rounding of float32.
-    assert np.all(np.abs(again.probs - labels.probs) <= 0.5e-4 + 1e-7)
+    assert np.all(np.abs(again.labels.data - labels.labels.data) <= 0.5e-4 + 1e-7)
 
 
 def test_the_bytes(tmp_path: Path) -> None:
@@ -69,15 +73,7 @@ def test_the_bytes(tmp_path: Path) -> None:
     labels = make([("a/b c.JPEG", 7, {7: 1, 12: 0.123456}), ("ö.png", -1, {}), ("x", 0, {3: 5e-5})])
     with tsv_writer(path) as file:
         for part in (slice(0, 1), slice(1, 3)):  # as shards come
-            offsets = labels.offsets[part.start : part.stop + 1]
-            inner = slice(int(offsets[0]), int(offsets[-1]))
-            file.write(
-                labels.file_names[part],
-                labels.gt[part],
-                offsets - offsets[0],
-                labels.ids[inner],
-                labels.probs[inner],
-            )
+            file.write(labels.file_names[part], labels.gt[part], labels.labels[part])
     assert path.read_text(encoding="utf-8") == (
         "a/b c.JPEG\t7\t7,12\t1.0000,0.1235\nö.png\t\t\t\nx\t0\t3\t0.0000\n"
     ).replace("0.0000\n", f"{np.float32(5e-5):.4f}\n")
@@ -87,9 +83,9 @@ def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path) -> None:
     path = tmp_path / "labels.tsv"
     path.write_text("old")
     with pytest.raises(ValueError, match=r"not in \[0, 1\]"), tsv_writer(path) as file:
-        file.write(["a"], np.array([0]), np.array([0, 1]), np.array([1]), np.array([np.nan]))
+        file.write(["a"], np.array([0]), csr_array(([np.nan], [1], [0, 1]), shape=(1, 2)))
     with pytest.raises(DataError, match="has a tab or a line break"):
-        write(path, make([("a\tb", 0, {})]))
+        write_tsv(path, make([("a\tb", 0, {})]))
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["labels.tsv"]
 
@@ -101,9 +97,10 @@ def test_what_others_write(tmp_path: Path) -> None:
     )
     assert labels.file_names == ["a.JPEG", "b", "c", "d"]
     assert labels.gt.tolist() == [-1, 4, -1, 2]
-    assert labels.counts.tolist() == [2, 0, 0, 0]
-    ids, probs = labels.labels(0)
-    assert (ids.tolist(), probs.tolist()) == ([5, 3], [0.5, 1.0])
+    assert np.diff(labels.labels.indptr).tolist() == [2, 0, 0, 0]
+    assert labels.labels.shape == (4, 6)
+    first = labels.labels[[0]]
+    assert (first.indices.tolist(), first.data.tolist()) == ([5, 3], [0.5, 1.0])
     assert len(read_text(tmp_path, "")) == 0
 
 
@@ -144,10 +141,8 @@ def test_other_errors(tmp_path: Path) -> None:
         read_tsv(tmp_path / "none.tsv")
 
 
-def test_dense() -> None:
-    labels = make([("a", 0, {1: 0.5, 0: 0.25}), ("b", 0, {}), ("c", 0, {2: 1.0})])
-    assert labels.dense(3).tolist() == [[0.25, 0.5, 0], [0, 0, 0], [0, 0, 1]]
-    assert labels.dense(4, np.array([2, 0])).tolist() == [[0, 0, 1, 0], [0.25, 0.5, 0, 0]]
-    assert labels.dense(2, slice(0, 2)).tolist() == [[0.25, 0.5], [0, 0]]
-    with pytest.raises(DataError, match=r"c: class 2 is outside 0\.\.1"):
-        labels.dense(2)
+def test_classes_that_no_image_has(tmp_path: Path) -> None:
+    text = "a\t0\t1,0\t0.5,0.25\nb\t0\nc\t0\t2\t1\n"
+    wide = read_text(tmp_path, text, 4).labels.toarray()
+    assert wide.tolist() == [[0.25, 0.5, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+    assert read_text(tmp_path, text).labels.shape == (3, 3)

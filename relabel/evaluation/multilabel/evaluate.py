@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from relabel.datasets.multilabels import label_rows
 from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.multilabel.joining import join_images
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure
@@ -100,7 +102,7 @@ def evaluate_multilabel(
     joined = join_images(
         true.file_names, given.file_names, truth_file=true.file, predictions_file=given.file
     )
-    kept = np.flatnonzero(true.labels.counts)
+    kept = np.flatnonzero(np.diff(true.labels.indptr))
     if not len(kept):
         raise DataError("no image has a label", file=true.file)
     record = joined.record[kept]
@@ -135,9 +137,9 @@ def evaluate_multilabel(
     scores, count = _scores(true, given, record, classes, classes_by, warnings)
     _check_truth(true, count)
     metrics = measure(
-        true.labels.take(kept),
+        _over(true.labels[kept], count),
         scores,
-        ignored=None if true.ignored is None else true.ignored.take(kept),
+        ignored=None if true.ignored is None else _over(true.ignored[kept], count),
         skipped=len(true.file_names) - len(kept),
     )
     names = true.space.class_names if true.space is not None else None
@@ -205,7 +207,7 @@ def _positions(true: Truths, given: Predictions, warnings: list[str]) -> np.ndar
     if (counts > 1).any():
         name = space.names[int(labels[counts > 1][0])]
         raise DataError(f"two of the class names are {name!r} of {true.file}", file=given.file)
-    lacking = np.setdiff1d(np.unique(true.labels.ids), known)
+    lacking = np.setdiff1d(true.labels.indices, known)
     if len(lacking):
         name = space.names[int(lacking[0])]
         raise DataError(
@@ -243,24 +245,37 @@ def _check_count(true: Truths, given: Predictions, count: int, warnings: list[st
 def _check_ids(given: Predictions, count: int) -> None:
     scores = given.scores
     assert isinstance(scores, SparseScores)
-    bad = np.flatnonzero(scores.ids >= count)
-    if len(bad):
-        at = int(bad[0])
+    found = _beyond(scores.values, count)
+    if found:
         raise DataError(
-            f"class id {scores.ids[at]} is out of range: there are {count} classes",
+            f"class id {found[1]} is out of range: there are {count} classes",
             file=given.file,
-            record=f"image {given.file_names[int(scores.rows[at])]!r}",
+            record=f"image {given.file_names[found[0]]!r}",
             remedy="Class ids are positions from 0 on; give --classes if there are more.",
         )
 
 
 def _check_truth(true: Truths, count: int) -> None:
-    bad = np.flatnonzero(true.labels.ids >= count)
-    if len(bad):
-        at = int(bad[0])
+    found = _beyond(true.labels, count)
+    if found:
         raise DataError(
-            f"class id {true.labels.ids[at]} is out of range: there are {count} classes",
+            f"class id {found[1]} is out of range: there are {count} classes",
             file=true.file,
-            record=f"image {true.file_names[int(true.labels.rows[at])]!r}",
+            record=f"image {true.file_names[found[0]]!r}",
             remedy="Give predictions over all classes, or --classes if there are more.",
         )
+
+
+def _beyond(labels: csr_array, count: int) -> tuple[int, int] | None:
+    """Image and class of the first entry whose class is not below ``count``."""
+    bad = np.flatnonzero(labels.indices >= count)
+    if not len(bad):
+        return None
+    at = int(bad[0])
+    return int(label_rows(labels)[at]), int(labels.indices[at])
+
+
+def _over(labels: csr_array, count: int) -> csr_array:
+    """The same entries over ``count`` classes."""
+    parts = (labels.data, labels.indices, labels.indptr)
+    return csr_array(parts, shape=(len(labels.indptr) - 1, count))

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csc_array, csr_array
 
+from relabel.datasets.multilabels import label_matrix, label_rows, label_shape
 from relabel.errors import DataError
-from relabel.evaluation.multilabel.classlists import ClassLists
 from relabel.evaluation.multilabel.scores import DenseScores, Scores
 
 _CELLS = 1 << 22
@@ -85,42 +86,47 @@ def score_matrix(truth: Sequence[Sequence[int]], scores: np.ndarray) -> MultiLab
             )
     if not np.isfinite(scores).all():
         raise DataError("scores are not finite")
-    lists = ClassLists.from_lists(truth)
-    kept = np.flatnonzero(lists.counts)
-    return measure(lists.take(kept), DenseScores(scores, kept), skipped=len(truth) - len(kept))
+    counts = np.array([len(labels) for labels in truth])
+    rows = np.repeat(np.arange(len(truth)), counts)
+    ids = np.array([label for labels in truth for label in labels], np.int64)
+    labels, kept = label_matrix(rows, ids, scores.shape), np.flatnonzero(counts)
+    return measure(labels[kept], DenseScores(scores, kept), skipped=len(truth) - len(kept))
 
 
 def measure(
-    truth: ClassLists, scores: Scores, *, ignored: ClassLists | None = None, skipped: int = 0
+    truth: csr_array, scores: Scores, *, ignored: csr_array | None = None, skipped: int = 0
 ) -> MultiLabelMetrics:
     """The metrics of images that all have a true class.
 
     Args:
-        truth: true classes of N images, at least one each, below C.
-        scores: scores of the same images.
-        ignored: classes that are neither true nor false in an image; none of them is true there.
+        truth: bool [N, C], the true classes of each image, at least one.
+        scores: scores of the same images and classes.
+        ignored: bool [N, C], classes that are neither true nor false in an image; none of them is
+            true there.
         skipped: images without a true class, only handed on.
 
     Raises:
         DataError: no image at all.
     """
-    if not len(truth):
+    images, classes = label_shape(truth)
+    if not images:
         raise DataError("no image has a true class", remedy="There is nothing to measure.")
-    ignored = ignored or ClassLists.from_lists([[]] * len(truth))
+    if ignored is None:
+        ignored = csr_array((images, classes), dtype=bool)
     best, image_ap = _per_image(truth, scores, ignored)
-    classes, counts = np.unique(truth.ids, return_counts=True)
-    class_ap = np.full(scores.num_classes, np.nan)
-    class_ap[classes] = list(_per_class(truth, scores, ignored, classes))
-    class_images = np.zeros(scores.num_classes, dtype=np.int64)
-    class_images[classes] = counts
-    buckets, sizes = _bucketed(image_ap, truth.counts, BUCKETS)
-    fine, fine_sizes = _bucketed(image_ap, truth.counts, FINE_BUCKETS)
+    class_images = np.bincount(truth.indices, minlength=classes)
+    used = np.flatnonzero(class_images)
+    class_ap = np.full(classes, np.nan)
+    class_ap[used] = list(_per_class(truth, scores, ignored, used))
+    counts = np.diff(truth.indptr)
+    buckets, sizes = _bucketed(image_ap, counts, BUCKETS)
+    fine, fine_sizes = _bucketed(image_ap, counts, FINE_BUCKETS)
     return MultiLabelMetrics(
-        images=len(truth),
+        images=images,
         skipped=skipped,
         top1=float(best.mean()),
         example_mAP=float(image_ap.mean()),
-        class_mAP=float(class_ap[classes].mean()),
+        class_mAP=float(class_ap[used].mean()),
         buckets=buckets,
         fine_buckets=fine,
         bucket_images=sizes | fine_sizes,
@@ -131,29 +137,31 @@ def measure(
 
 
 def _per_image(
-    truth: ClassLists, scores: Scores, ignored: ClassLists
+    truth: csr_array, scores: Scores, ignored: csr_array
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether the highest-scored class is true, bool [N], and AP, float64 [N]."""
-    best = np.zeros(len(truth), dtype=bool)
-    ap = np.zeros(len(truth))
-    step = max(1, _CELLS // scores.num_classes)
-    for first in range(0, len(truth), step):
-        last = min(first + step, len(truth))
+    images, classes = label_shape(truth)
+    best = np.zeros(images, dtype=bool)
+    ap = np.zeros(images)
+    step = max(1, _CELLS // classes)
+    for first in range(0, images, step):
+        last = min(first + step, images)
+        n = last - first
+        true, left_out = truth[first:last], ignored[first:last]
         block = scores.block(first, last)
-        away = ignored.between(first, last)
+        away = label_rows(left_out), left_out.indices
         block[away] = np.inf
         lowest = block.min(axis=1)
         block[away] = -np.inf
         top = block.argmax(axis=1)
-        choice = scores.num_classes - ignored.counts[first:last] > 1
+        choice = classes - np.diff(left_out.indptr) > 1
         undecided = choice & (block.max(axis=1) == lowest)
-        rows, ids = truth.between(first, last)
+        rows, ids = label_rows(true), true.indices
         values = block[rows, ids]
-        best[first:last] = np.bincount(rows[ids == top[rows]], minlength=last - first) > 0
+        best[first:last] = np.bincount(rows[ids == top[rows]], minlength=n) > 0
         best[first:last] &= ~undecided
         precision = _true_as_high(rows, values) / _any_as_high(block, rows, values)
-        sums = np.bincount(rows, weights=precision, minlength=last - first)
-        ap[first:last] = sums / truth.counts[first:last]
+        ap[first:last] = np.bincount(rows, weights=precision, minlength=n) / np.diff(true.indptr)
     return best, ap
 
 
@@ -183,14 +191,15 @@ def _true_as_high(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _per_class(
-    truth: ClassLists, scores: Scores, ignored: ClassLists, classes: np.ndarray
+    truth: csr_array, scores: Scores, ignored: csr_array, classes: np.ndarray
 ) -> Iterator[float]:
     """AP of each of the classes over the images."""
-    of_class = _images_of(truth, classes)
-    left_out = _images_of(ignored, classes)
-    columns = scores.columns(classes)
-    for (values, images, zeros), positive, away in zip(columns, of_class, left_out, strict=True):
-        true = _looked_up(values, images, positive)
+    of_class, left_out = truth.tocsc(), ignored.tocsc()
+    for label, (values, images, zeros) in zip(
+        classes.tolist(), scores.columns(classes), strict=True
+    ):
+        true = _looked_up(values, images, _images_of(of_class, label))
+        away = _images_of(left_out, label)
         if len(away):
             keep = ~np.isin(images, away)
             zeros -= len(away) - int((~keep).sum())
@@ -202,14 +211,9 @@ def _per_class(
         yield float(np.mean(true_higher / higher))
 
 
-def _images_of(lists: ClassLists, classes: np.ndarray) -> Iterator[np.ndarray]:
-    """Images of each class, ascending."""
-    order = np.argsort(lists.ids, kind="stable")
-    ids, rows = lists.ids[order], lists.rows[order]
-    starts = np.searchsorted(ids, classes, side="left").tolist()
-    ends = np.searchsorted(ids, classes, side="right").tolist()
-    for start, end in zip(starts, ends, strict=True):
-        yield rows[start:end]
+def _images_of(by_class: csc_array, label: int) -> np.ndarray:
+    """Images of a class, ascending."""
+    return by_class.indices[by_class.indptr[label] : by_class.indptr[label + 1]]
 
 
 def _looked_up(values: np.ndarray, images: np.ndarray, wanted: np.ndarray) -> np.ndarray:

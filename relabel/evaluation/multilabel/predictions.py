@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from relabel.errors import DataError
-from relabel.evaluation.multilabel.classlists import offsets_of
 from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def _tsv(path: Path) -> Predictions:
 
     table = read_tsv(path)
     names = list(table.file_names)
-    scores = _sparse(path, names, table.offsets, table.ids, table.probs, None)
+    listed = table.labels
+    scores = _sparse(path, names, listed.indptr, listed.indices, listed.data, None)
     return Predictions(path, names, scores, None)
 
 
@@ -183,7 +184,7 @@ class _Sparse:
         if not self.parts:
             return np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
         counts, ids, values = (np.concatenate(part) for part in zip(*self.parts, strict=True))
-        return offsets_of(counts), ids, values
+        return np.append(0, np.cumsum(counts)), ids, values
 
 
 def _dense(
@@ -245,7 +246,8 @@ def _sparse(
         raise DataError(
             f"class id {ids[at]} is listed twice", file=path, record=f"image {image(at)!r}"
         )
-    return SparseScores(offsets, ids, probs, known or int(ids.max(initial=0)) + 1)
+    shape = (len(names), known or int(ids.max(initial=0)) + 1)
+    return SparseScores(csr_array((probs, ids, offsets), shape=shape))
 
 
 def _lists(

@@ -1,19 +1,19 @@
 """Scores over the classes, held as they come: a full row per image, or a few classes of it.
 
 Shape legend: ``R`` records of the predictions, ``K`` classes they speak of, ``N`` evaluated images,
-``C`` evaluated classes, ``n`` listed classes over all images.
+``C`` evaluated classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from relabel.evaluation.multilabel.classlists import offsets_of
+from relabel.datasets.multilabels import label_matrix, label_rows, label_shape
 
 _BLOCK_CELLS = 1 << 22
 
@@ -95,49 +95,38 @@ class SparseScores:
     """Scores of the listed classes; every other class scores 0.
 
     Attributes:
-        offsets: int64 [N + 1], where each image's classes begin.
-        ids: int64 [n], below C, no class twice in an image.
-        probs: float [n], finite and not negative.
-        num_classes: C.
+        values: csr_array [N, C], finite and not negative, no class twice in an image.
     """
 
-    offsets: np.ndarray
-    ids: np.ndarray
-    probs: np.ndarray
-    num_classes: int
+    values: csr_array
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return label_shape(self.values)[0]
 
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """int64 [n], the image of each listed class."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+    @property
+    def num_classes(self) -> int:
+        return label_shape(self.values)[1]
 
     def take(self, images: np.ndarray) -> SparseScores:
         """The scores of some records, in the order given; -1 for an image without one."""
-        counts = np.where(images < 0, 0, np.diff(self.offsets, append=0)[images])
-        offsets = offsets_of(counts)
-        shift = np.repeat(self.offsets[np.maximum(images, 0)] - offsets[:-1], counts)
-        at = np.arange(offsets[-1]) + shift
-        return SparseScores(offsets, self.ids[at], self.probs[at], self.num_classes)
+        v, n = self.values, len(self)
+        ends = np.append(v.indptr, v.indptr[-1])  # one more row, which lists nothing
+        wide = csr_array((v.data, v.indices, ends), shape=(n + 1, self.num_classes))
+        return SparseScores(wide[np.where(images < 0, n, images)])
 
     def renamed(self, position: np.ndarray, num_classes: int) -> SparseScores:
         """With class ``k`` called ``position[k]``, or left out where that is -1."""
-        ids = position[self.ids]
+        ids = position[self.values.indices]
         keep = ids >= 0
-        counts = np.bincount(self.rows[keep], minlength=len(self))
-        return SparseScores(offsets_of(counts), ids[keep], self.probs[keep], num_classes)
+        rows = label_rows(self.values)[keep]
+        shape = (len(self), num_classes)
+        return SparseScores(label_matrix(rows, ids[keep], shape, self.values.data[keep]))
 
     def block(self, first: int, last: int) -> np.ndarray:
-        part = slice(int(self.offsets[first]), int(self.offsets[last]))
-        values = np.zeros((last - first, self.num_classes), dtype=self.probs.dtype)
-        values[self.rows[part] - first, self.ids[part]] = self.probs[part]
-        return values
+        return self.values[first:last].toarray()
 
     def columns(self, classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        order = np.argsort(self.ids, kind="stable")
-        starts = np.searchsorted(self.ids[order], np.arange(self.num_classes + 1))
+        by_class = self.values.tocsc()
         for label in classes.tolist():
-            mine = order[starts[label] : starts[label + 1]]
-            yield self.probs[mine], self.rows[mine], len(self) - len(mine)
+            mine = slice(int(by_class.indptr[label]), int(by_class.indptr[label + 1]))
+            yield by_class.data[mine], by_class.indices[mine], len(self) - (mine.stop - mine.start)

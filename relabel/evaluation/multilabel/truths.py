@@ -12,7 +12,7 @@
   only ``difficult`` objects (COCO: ``ignore``) is ignored in that image.
 - ``tsv``: the project's released format; the classes from a threshold on, and the original label.
 
-Shape legend: ``N`` images.
+Shape legend: ``N`` images, ``C`` classes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from scipy.sparse import csr_array
 
 from relabel.datasets.formats.coco.decode import collector_off, read_bytes
 from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.datasets.multilabels import label_matrix, label_rows, read_tsv
 from relabel.errors import ConfigError, DataError, did_you_mean
-from relabel.evaluation.multilabel.classlists import ClassLists
 
 IMAGENET_CLASSES = 1000
 _REAL_LISTS = 50_000
@@ -44,8 +45,9 @@ class Truths:
         file: where they come from, for messages.
         format: a key of `FORMATS`.
         file_names: N names, relative, with forward slashes.
-        labels: true classes per image, 0-based; an image without any is not evaluated.
-        ignored: classes that are neither true nor false in an image.
+        labels: bool [N, C], true classes per image; an image without any is not evaluated. C is
+            one more than the largest class where ``space`` does not say.
+        ignored: bool [N, C], classes that are neither true nor false in an image.
         space: the classes by position, where the format says which there are.
         imagenet: whether classes are ImageNet's.
         notes: what the user should know about the file.
@@ -54,8 +56,8 @@ class Truths:
     file: Path
     format: str
     file_names: list[str]
-    labels: ClassLists
-    ignored: ClassLists | None = None
+    labels: csr_array
+    ignored: csr_array | None = None
     space: LabelSpace | None = None
     imagenet: bool = False
     notes: list[str] = field(default_factory=list)
@@ -147,7 +149,7 @@ def _real(path: Path) -> Truths:
     for i, ids in enumerate(lists):
         if any(k < 0 for k in ids):
             raise _bad_class(path, f"list {i} ({names[i]})", min(ids))
-    return Truths(path, "real", names, ClassLists.from_lists(lists), imagenet=True, notes=notes)
+    return Truths(path, "real", names, _matrix(lists), imagenet=True, notes=notes)
 
 
 def _inv2(path: Path) -> Truths:
@@ -161,7 +163,7 @@ def _inv2(path: Path) -> Truths:
             raise _bad_class(path, f"image {name!r}", bad) from None
         if any(k < 0 for k in lists[-1]):
             raise _bad_class(path, f"image {name!r}", min(lists[-1]))
-    return Truths(path, "inv2", list(content), ClassLists.from_lists(lists), imagenet=True)
+    return Truths(path, "inv2", list(content), _matrix(lists), imagenet=True)
 
 
 def _imagenetv2(path: Path) -> Truths:
@@ -179,7 +181,7 @@ def _imagenetv2(path: Path) -> Truths:
             file=path,
             remedy="Point at the folder that holds 0/ to 999/.",
         )
-    return Truths(path, "imagenetv2", names, ClassLists.from_lists(classes), imagenet=True)
+    return Truths(path, "imagenetv2", names, _matrix(classes), imagenet=True)
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -284,26 +286,28 @@ def _from_boxes(
     doubtful: np.ndarray,
 ) -> Truths:
     learned = classes < space.num_classes
-    sure = learned & ~doubtful
-    labels = ClassLists.from_pairs(rows[sure], classes[sure], len(names))
-    unsure = learned & doubtful
-    ignored = ClassLists.from_pairs(rows[unsure], classes[unsure], len(names)).without(labels)
+    sure, unsure = learned & ~doubtful, learned & doubtful
+    shape = (len(names), space.num_classes)
+    labels = label_matrix(rows[sure], classes[sure], shape)
+    ignored = csr_array(label_matrix(rows[unsure], classes[unsure], shape) > labels)
     return Truths(file, format, names, labels, ignored, space)
 
 
 def _tsv(path: Path, threshold: float) -> Truths:
-    from relabel.datasets.multilabels import read_tsv
-
     table = read_tsv(path)
-    rows = np.repeat(np.arange(len(table.file_names)), np.diff(table.offsets))
-    sure = table.probs >= np.float32(threshold)
+    sure = table.labels.data >= np.float32(threshold)
     given = np.flatnonzero(table.gt >= 0)
-    labels = ClassLists.from_pairs(
-        np.concatenate([rows[sure], given]),
-        np.concatenate([table.ids[sure], table.gt[given]]),
-        len(table.file_names),
-    )
+    ids = np.concatenate([table.labels.indices[sure], table.gt[given]])
+    rows = np.concatenate([label_rows(table.labels)[sure], given])
+    labels = label_matrix(rows, ids, (len(table), int(ids.max(initial=-1)) + 1))
     return Truths(path, "tsv", list(table.file_names), labels)
+
+
+def _matrix(lists: list[list[int]]) -> csr_array:
+    """bool [N, C] from a list of classes per image."""
+    ids = np.array([label for labels in lists for label in labels], np.int64)
+    rows = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
+    return label_matrix(rows, ids, (len(lists), int(ids.max(initial=-1)) + 1))
 
 
 def _bad_class(path: Path, record: str, value: object) -> DataError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from relabel.datasets.multilabels import tsv_writer
 from relabel.datasets.pixels.image_folder import ImageSet
@@ -60,13 +61,10 @@ def write_labels_tsv(path: Path, labels: Sequence[Path]) -> None:
     with tsv_writer(path) as file:
         for shard in iterate(labels, read_labels):
             order = label_order(shard)
-            file.write(
-                shard.file_name,
-                shard.gt,
-                shard.label_offsets,
-                shard.label_ids[order],
-                shard.label_probs[order],
-            )
+            ids, probs = shard.label_ids[order], shard.label_probs[order]
+            shape = (len(shard), int(ids.max(initial=-1)) + 1)
+            listed = csr_array((probs, ids, shard.label_offsets), shape=shape)
+            file.write(shard.file_name, shard.gt, listed)
 
 
 def label_order(shard: LabelShard) -> np.ndarray:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
+from relabel.datasets.multilabels import label_matrix
 from relabel.errors import DataError
-from relabel.evaluation.multilabel.classlists import ClassLists, offsets_of
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure, score_matrix
 from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
 
@@ -46,9 +48,13 @@ def direct(
 
 
 def sparse(scores: np.ndarray) -> SparseScores:
-    rows, ids = np.nonzero(scores)
-    counts = np.bincount(rows, minlength=len(scores))
-    return SparseScores(offsets_of(counts), ids, scores[rows, ids], scores.shape[1])
+    return SparseScores(csr_array(scores))
+
+
+def marked(lists: Sequence[Collection[int]], classes: int) -> csr_array:
+    rows = [image for image, labels in enumerate(lists) for _ in labels]
+    ids = [label for labels in lists for label in labels]
+    return label_matrix(np.array(rows, int), np.array(ids, int), (len(lists), classes))
 
 
 def numbers(metrics: MultiLabelMetrics) -> tuple[float, float, float]:
@@ -90,8 +96,8 @@ def test_equal_scores_are_one_step_whatever_their_order() -> None:
     for second in (0, 2):
         assert score_matrix([[1, second]], scores).example_mAP == pytest.approx((1 + 2 / 3) / 2)
     # A class that is not listed ties with all the others that are not: 2 of 1000.
-    listed = SparseScores(np.array([0, 1]), np.array([7]), np.array([0.9]), 1000)
-    found = measure(ClassLists.from_lists([[7, 500]]), listed)
+    listed = SparseScores(csr_array(([0.9], [7], [0, 1]), shape=(1, 1000)))
+    found = measure(marked([[7, 500]], 1000), listed)
     assert found.example_mAP == pytest.approx((1 + 2 / 1000) / 2)
 
 
@@ -101,14 +107,13 @@ def test_top1_of_equal_scores() -> None:
     # The lowest class id of equals; a row that says nothing is wrong, listed or not.
     for found in (
         score_matrix(truth, scores),
-        measure(ClassLists.from_lists(truth), sparse(scores)),
+        measure(marked(truth, 3), sparse(scores)),
     ):
         assert found.top1 == pytest.approx(1 / 4)
 
 
 def test_ignored_classes_leave_the_rankings() -> None:
-    truth = ClassLists.from_lists([[1], [0]])
-    ignored = ClassLists.from_lists([[0], []])
+    truth, ignored = marked([[1], [0]], 3), marked([[0], []], 3)
     scores = np.array([[0.9, 0.6, 0.3], [0.5, 0.1, 0.2]])
     for held in (DenseScores(scores), sparse(scores)):
         found = measure(truth, held, ignored=ignored)
@@ -140,8 +145,7 @@ def test_equal_to_a_direct_computation(
     case: tuple[list[set[int]], np.ndarray, list[set[int]]],
 ) -> None:
     truth, scores, ignored = case
-    labels = ClassLists.from_lists([sorted(s) for s in truth])
-    away = ClassLists.from_lists([sorted(s) for s in ignored])
+    labels, away = marked(truth, scores.shape[1]), marked(ignored, scores.shape[1])
     expected = direct(truth, scores, ignored)
     for held in (DenseScores(scores), DenseScores(scores.astype(np.float32)), sparse(scores)):
         assert numbers(measure(labels, held, ignored=away)) == pytest.approx(expected, abs=1e-12)
@@ -164,7 +168,7 @@ def test_equal_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
             sklearn.average_precision_score(t, s)
             for t, s in zip(truth.T[used], values.T[used], strict=True)
         ]
-        labels = ClassLists.from_lists([np.flatnonzero(t).tolist() for t in truth])
+        labels = csr_array(truth)
         # Also where the work is cut into many blocks.
         for cells in (1 << 22, 100):
             monkeypatch.setattr(metrics, "_CELLS", cells)
@@ -180,7 +184,7 @@ def test_equal_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_records_in_another_order_and_other_columns() -> None:
     values = np.array([[0.1, 0.9, 0.4], [0.8, 0.2, 0.3]])
-    truth = ClassLists.from_lists([[0], [1], [1]])
+    truth = marked([[0], [1], [1]], 3)
     # The second image has no record; class 1 is column 0, and no column is class 2.
     held = DenseScores(values, np.array([1, -1, 0]), np.array([2, 0, -1]))
     plain = np.array([[0.3, 0.8, -1], [0, 0, -1], [0.4, 0.1, -1]])
