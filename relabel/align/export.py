@@ -67,7 +67,7 @@ def write_result(
         DataError: an image that has to be taken out of a record cannot be read.
         RelabelError: the disk is full.
     """
-    from relabel.reports.html import SourceReport, write_report
+    from relabel.reports.alignment import SourceReport, write_align_report
 
     settings = plan.settings.align
     outputs: dict[str, str | Path] = {}
@@ -96,7 +96,7 @@ def write_result(
         reports.append(SourceReport(name, before, after, pseudo))
         parts.append(after)
     outputs["merged.json"] = _write_merged(plan, parts, out)
-    write_report(
+    write_align_report(
         out / "report.html",
         title=f"{', '.join(plan.sources)} in the label space of {plan.target}",
         target=target,

@@ -80,12 +80,12 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
 def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome]) -> list[Path]:
     """Write scores.json, report.html and a contact sheet per source; returns their paths."""
     from relabel.catalogue.catalogue import load_catalogue
-    from relabel.reports.html import SourceReport, write_report
+    from relabel.reports.alignment import SourceReport, write_align_report
 
     catalogue = load_catalogue(config=config)
     scores = {o.name: {m.name: m.to_dict() for m in o.scores} for o in outcomes}
     atomic_write_json(world.root / "scores.json", scores, indent=1)
-    report = write_report(
+    report = write_align_report(
         world.root / "report.html",
         title="Demo: Waymo and nuImages in the label space of Cityscapes",
         target=catalogue.get(TARGET).read("train"),

@@ -1,18 +1,84 @@
-"""Small charts as inline SVG and HTML tables, for pages without scripts.
+"""Charts, all drawn by matplotlib: inline SVG for pages without scripts, PNG and SVG as files.
 
-Colours are the page's CSS variables, so that charts follow its light and dark scheme.
+Matplotlib is imported when a chart is drawn, and only its object interface with the Agg and SVG
+writers is used, so that no window system and no global state come into it. The same data give the
+same bytes with the same version of matplotlib.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relabel.reports.statistics import Transition
+from relabel.workspace.atomic import atomic_path
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 320, 150, 8, 22, 10
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# After Okabe and Ito, and Tol's muted scheme: told apart with every common colour blindness.
+# Light yellows are left out, as they vanish on white.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+    *("#56B4E9", "#882255", "#999933", "#332288", "#44AA99"),
+)
+INK, SOFT, LINE = "#222222", "#666666", "#d9d9d9"
+_BAR, _MARK = "#2f74ad", "#b3480a"
+_TONES = (_BAR, "#d98200", "#12855f", "#b0508f", "#7a6ad8", "#8a8f96")
+# What the style sheet of pages calls these colours, lighter where the page is dark.
+_VARIABLES = {c: f"t{k}" for k, c in enumerate(_TONES)} | {
+    SOFT: "soft",
+    _BAR: "bar",
+    _MARK: "mark",
+}
+_WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP = 320, 150, 8, 22, 10
+_DPI = 160
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": SOFT,
+    "axes.titlesize": 12,
+    "axes.titlepad": 12,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    # Ids in SVG files are random without a salt.
+    "svg.hashsalt": "relabel",
+}
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of this many inches with one pair of axes, for `save_figure`."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(_RC):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure, figure.add_subplot()
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.png`` and ``stem.svg``, each complete or not at all, without a date in them."""
+    from matplotlib import rc_context
+
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    with rc_context(_RC):
+        for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
+            with atomic_path(file) as temp:
+                figure.savefig(temp, dpi=_DPI, metadata=metadata, facecolor="white")
+    return files
 
 
 def histogram(
@@ -35,37 +101,19 @@ def histogram(
         unit: written behind each tick, such as ``%``.
     """
     values = np.asarray(values, np.float64)
-    if not len(values):
-        return f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p>none</p></figure>'
-    counts, _ = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
-    span, floor = _WIDTH - 2 * _LEFT, _HEIGHT - _BOTTOM
-    step = span / bins
+    counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
+    median = f"median {np.median(values):.2f}{unit} of {len(values):,}" if len(values) else ""
 
-    def x(value: float) -> float:
-        return _LEFT + (value - low) / (high - low) * span
+    def place(value: float) -> float:
+        return (value - low) / (high - low) * bins
 
-    parts = []
-    for k, n in enumerate(counts.tolist()):
-        if n:
-            height = max(1.0, n / counts.max() * (floor - _TOP))
-            parts.append(
-                f'<rect x="{_LEFT + k * step + 0.5:.1f}" y="{floor - height:.1f}" '
-                f'width="{step - 1:.1f}" height="{height:.1f}"/>'
-            )
-    axis = f'<line class="axis" x1="{_LEFT}" y1="{floor}" x2="{_LEFT + span}" y2="{floor}"/>'
-    if mark is not None:
-        axis += f'<line class="mark" x1="{x(mark):.1f}" y1="2" x2="{x(mark):.1f}" y2="{floor}"/>'
-    for tick in ticks:
-        anchor = "start" if tick == low else "end" if tick == high else "middle"
-        axis += (
-            f'<text x="{x(tick):.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">'
-            f"{tick:g}{escape(unit)}</text>"
-        )
-    median = f"median {np.median(values):.2f}{unit} of {len(values):,}"
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}<small>{escape(median)}</small>'
-        f'</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(f"{title}: {median}")}">{"".join(parts)}{axis}</svg></figure>'
+    return _bar_chart(
+        counts.tolist(),
+        [f"{a:.3g}{unit} to {b:.3g}{unit}" for a, b in pairwise(edges)],
+        title=title,
+        note=median,
+        ticks={place(tick): f"{tick:g}{unit}" for tick in ticks},
+        mark=None if mark is None else place(mark),
     )
 
 
@@ -82,42 +130,56 @@ def bars(
     Args:
         counts: bars in order; the names stand below them.
         note: a line below the title, such as the total.
-        every: above 1, write each so manieth name only, at the left edge of its bar: where the
-            bars are bins and the names their lower ends.
+        every: above 1, write one name out of this many only, at the left edge of its bar: where
+            the bars are bins and the names their lower ends.
         mark: a bar to point out with a dashed line on its left.
     """
-    if not any(counts.values()):
-        return f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p>none</p></figure>'
-    span, floor = _WIDTH - 2 * _LEFT, _HEIGHT - _BOTTOM
-    step, most, total = span / len(counts), max(counts.values()), sum(counts.values())
-    gap = 1 if len(counts) > 15 else 3
-    parts = []
-    for k, (name, n) in enumerate(counts.items()):
-        left = _LEFT + k * step
-        if n:
-            height = max(1.0, n / most * (floor - _TOP))
-            parts.append(
-                f'<rect x="{left + gap / 2:.1f}" y="{floor - height:.1f}" '
-                f'width="{step - gap:.1f}" height="{height:.1f}">'
-                f"<title>{escape(name)}: {n:,} ({n / total:.1%})</title></rect>"
-            )
-        if k % every == 0:
-            place = left if every > 1 else left + step / 2
-            anchor = "start" if every > 1 and not k else "middle"
-            parts.append(
-                f'<text x="{place:.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">'
-                f"{escape(name)}</text>"
-            )
-    axis = f'<line class="axis" x1="{_LEFT}" y1="{floor}" x2="{_LEFT + span}" y2="{floor}"/>'
-    if mark is not None:
-        x = _LEFT + mark * step
-        axis += f'<line class="mark" x1="{x:.1f}" y1="2" x2="{x:.1f}" y2="{floor}"/>'
-    small = f"<small>{escape(note)}</small>" if note else ""
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}{small}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}{axis}</svg></figure>"
+    shift = 0.5 if every == 1 else 0
+    ticks = {k + shift: name for k, name in enumerate(counts) if k % every == 0}
+    return _bar_chart(
+        list(counts.values()), list(counts), title=title, note=note, ticks=ticks, mark=mark
     )
+
+
+def _bar_chart(
+    counts: Sequence[int],
+    names: Sequence[str],
+    *,
+    title: str,
+    note: str,
+    ticks: Mapping[float, str],
+    mark: float | None,
+) -> str:
+    """Bars that begin at 0, 1, 2 ...; ``ticks`` and ``mark`` are places on that axis."""
+    total, most = sum(counts), max(counts, default=0)
+    caption = f"{escape(title)}{f'<small>{escape(note)}</small>' if note else ''}"
+    head = f'<figure class="chart"><figcaption>{caption}</figcaption>'
+    if not total:
+        return f"{head}<p>none</p></figure>"
+    figure, axes = _panel(_WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP)
+    step = (_WIDTH - 2 * _SIDE) / len(counts)
+    gap = (1 if len(counts) > 15 else 3) / step
+    # The smallest count is still to be seen.
+    heights = [n and max(n, most / (_HEIGHT - _BOTTOM - _TOP)) for n in counts]
+    left = np.arange(len(counts)) + gap / 2
+    drawn = axes.bar(left, heights, 1 - gap, align="edge", color=_BAR, clip_on=False)
+    for bar, n in zip(drawn, counts, strict=True):
+        bar.set_visible(n > 0)
+    axes.axhline(0, color=SOFT, linewidth=1, clip_on=False)
+    if mark is not None:
+        style = {"color": _MARK, "linewidth": 1.5, "linestyle": (0, (3.3, 2)), "clip_on": False}
+        axes.axvline(mark, ymax=1.07, **style)
+    axes.set_xlim(0, len(counts))
+    axes.set_ylim(0, most)
+    axes.set_xticks(list(ticks), list(ticks.values()), fontsize=11, color=SOFT, va="baseline")
+    axes.tick_params(length=0, pad=16)
+    for place, label in zip(ticks, axes.get_xticklabels(), strict=True):
+        label.set_ha("left" if place == 0 else "right" if place == len(counts) else "center")
+    tips = {
+        bar: f"{name}: {n:,} ({n / total:.1%})"
+        for bar, name, n in zip(drawn, names, counts, strict=True)
+    }
+    return f"{head}{_inline(figure, f'{title}: {note}' if note else title, tips)}</figure>"
 
 
 def share_bar(parts: Mapping[str, int]) -> str:
@@ -125,103 +187,73 @@ def share_bar(parts: Mapping[str, int]) -> str:
     total = sum(parts.values())
     if not total:
         return "<p>none</p>"
-    bar = "".join(
-        f'<span class="tone{k % 6}" style="flex:{n}" title="{escape(name)}"></span>'
-        for k, (name, n) in enumerate(parts.items())
-        if n
-    )
+    texts = {name: f"{name}: {n:,} ({n / total:.1%})" for name, n in parts.items()}
+    figure, axes = _panel(1000, 26)
+    tips, start = {}, 0.0
+    for k, (name, n) in enumerate(parts.items()):
+        width = n and max(n, 0.003 * total)  # the smallest share is still to be seen
+        (bar,) = axes.barh(0, width, 1, start, color=_TONES[k % len(_TONES)])
+        tips[bar] = texts[name]
+        start += width
+    axes.set_xlim(0, start)
+    axes.set_ylim(-0.5, 0.5)
+    axes.set_xticks([])
     legend = "".join(
-        f'<li><i class="tone{k % 6}"></i>{escape(name)}: {n:,} ({n / total:.1%})</li>'
-        for k, (name, n) in enumerate(parts.items())
+        f'<li><i style="background:var(--t{k % len(_TONES)})"></i>{escape(text)}</li>'
+        for k, text in enumerate(texts.values())
     )
-    return f'<div class="share" aria-hidden="true">{bar}</div><ul class="legend">{legend}</ul>'
+    svg = _inline(figure, ", ".join(texts.values()), tips, stretch=True)
+    return f'<div class="share">{svg}</div><ul class="legend">{legend}</ul>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, row_heads: bool = True) -> str:
-    """A table; numbers are right-aligned, the first cell of each row is its heading."""
-    cells = "".join(
-        f'<th scope="col"{"" if k == 0 else num}>{escape(name)}</th>'
-        for k, (name, num) in enumerate((h, ' class="num"') for h in head)
+def _panel(width: int, height: int, side: int = 0, bottom: int = 0, top: int = 0) -> Any:
+    """Figure and bare axes with these margins, in points, which are units of the SVG's view box."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72))
+    axes = figure.add_axes(
+        (
+            side / width,
+            bottom / height,
+            1 - 2 * side / width,
+            1 - (bottom + top) / height,
+        )
     )
-    body = []
-    for row in rows:
-        out = []
-        for k, value in enumerate(row):
-            if k == 0 and row_heads:
-                out.append(f'<th scope="row">{escape(str(value))}</th>')
-            else:
-                out.append(f'<td class="num">{escape(number(value))}</td>')
-        body.append(f"<tr>{''.join(out)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+    figure.patch.set_visible(False)
+    axes.set_frame_on(False)
+    axes.set_yticks([])
+    return figure, axes
 
 
-def number(value: object) -> str:
-    """A value as people read it: grouped integers, four digits after the point, a dash for none."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}" if value and abs(value) < 0.001 else f"{value:,.4f}"
-    if isinstance(value, list | tuple):
-        return ", ".join(str(v) for v in value)
-    return str(value)
+def _inline(figure: Figure, label: str, tips: Mapping[Any, str], *, stretch: bool = False) -> str:
+    """The figure as an SVG element of a page, in the page's colours and font.
 
-
-def transition_table(change: Transition) -> str:
-    """The class transition matrix, shaded by the share of each row.
-
-    Rows and columns that are empty are left out, and named below the table.
+    Args:
+        label: for those who do not see it.
+        tips: a text for each of these patches, shown where the pointer rests.
+        stretch: it fills its box, whatever shape that has.
     """
-    counts = change.counts
-    last = len(change.columns) - 1
-    columns = [c for c in range(len(change.columns)) if counts[:, c].any() or c == last]
-    rows = [r for r in range(len(change.rows)) if counts[r].any()]
-    if not rows:
-        return "<p>No boxes.</p>"
-    upright = " upright" if len(columns) > 9 else ""
-    head = "".join(
-        f'<th scope="col" class="num{" edge" if c == last else ""}">'
-        f"<span>{escape(change.columns[c])}</span></th>"
-        for c in columns
-    )
-    body = []
-    for r in rows:
-        total = int(counts[r].sum())
-        cells = []
-        for c in columns:
-            n = int(counts[r, c])
-            edge = " edge" if c == last else ""
-            if not n:
-                cells.append(f'<td class="num empty{edge}">·</td>')
-                continue
-            share = n / total
-            cells.append(
-                f'<td class="num heat{edge}" style="--p:{round(share * 100)}%">'
-                f"{n:,}<small>{share:.0%}</small></td>"
-            )
-        name = "new" if r == len(change.rows) - 1 else ""
-        body.append(
-            f'<tr class="{name}"><th scope="row">{escape(change.rows[r])}</th>{"".join(cells)}'
-            f'<td class="num total">{total:,}</td></tr>'
-        )
-    unused = [change.columns[c] for c in range(last) if c not in columns]
-    unused_rows = [change.rows[r] for r in range(len(change.rows) - 1) if r not in rows]
-    notes = "".join(
-        f'<p class="note">{escape(text)}: {escape(", ".join(names))}.</p>'
-        for text, names in (
-            ("Target classes without a box", unused),
-            ("Source classes without a box", unused_rows),
-        )
-        if names
-    )
+    from matplotlib import rc_context
+
+    for k, patch in enumerate(tips):
+        patch.set_gid(f"tip{k}")
+        patch.set_clip_on(False)
+    stream = io.StringIO()
+    with rc_context({**_RC, "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    body = stream.getvalue().partition("</defs>")[2]
+    for k, tip in enumerate(tips.values()):
+        body = body.replace(f'<g id="tip{k}">', f"<g><title>{escape(tip)}</title>")
+    body = re.sub(r' id="[^"]*"| font-family: [^;]*;| transform="rotate\(-0 [^"]*"', "", body)
+    body = re.sub("#[0-9a-f]{6}", lambda found: _variable(found[0]), body)
+    body = re.sub(r"\s*\n\s*", " ", body)
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    free = ' preserveAspectRatio="none"' if stretch else ""
     return (
-        f'<div class="scroll"><table class="matrix{upright}"><thead><tr>'
-        f'<th scope="col">source class</th>{head}<th scope="col" class="num"><span>total</span>'
-        f"</th></tr></thead><tbody>{''.join(body)}</tbody></table></div>{notes}"
+        f'<svg viewBox="0 0 {width} {height}"{free} role="img" aria-label="{escape(label)}">{body}'
     )
+
+
+def _variable(colour: str) -> str:
+    name = _VARIABLES.get(colour)
+    return colour if name is None else f"var(--{name})"

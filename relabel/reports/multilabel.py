@@ -1,7 +1,4 @@
-"""The report of multi-labels: pictures of regions with their labels, counts, confused classes.
-
-One HTML file with everything in it, as `relabel.reports.html` makes them.
-"""
+"""The report of multi-labels: pictures of regions with their labels, counts, confused classes."""
 
 from __future__ import annotations
 
@@ -14,45 +11,21 @@ from typing import Any
 import numpy as np
 
 from relabel.reports import charts
-from relabel.reports.html import embedded, nested, write_page
+from relabel.reports.page import (
+    Cell,
+    details,
+    embedded,
+    note,
+    number,
+    swatch,
+    table,
+    write_page,
+)
 from relabel.reports.pictures import class_palette, draw_masks
-from relabel.reports.style import CSS
 
 _WIDTH = 420  # pixels of a picture
 _FONT = 17  # pixels of a name on it; pages show it at two thirds of its width
 _LABELS_SHOWN = 7
-
-_CSS = """
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,11.5rem),1fr));
-gap:.8rem;margin:1.2rem 0}
-.tiles div{padding:.7rem .9rem;background:var(--panel);border:1px solid var(--line);
-border-radius:6px}
-.tiles strong{display:block;font-size:1.5rem;font-weight:600;line-height:1.2;
-font-variant-numeric:tabular-nums}
-.tiles span{font-size:.88rem;color:var(--soft)}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:1rem;
-align-items:stretch}
-main .cards figure:not(.chart){margin:0;background:var(--panel);border:1px solid var(--line);
-border-radius:6px;overflow:hidden}
-.cards img{border-radius:0;aspect-ratio:4/3;object-fit:contain;
-background:color-mix(in srgb,var(--fg) 10%,var(--panel))}
-.charts.four{grid-template-columns:repeat(auto-fill,minmax(min(100%,15.5rem),1fr))}
-main .cards figure:not(.chart)>figcaption{padding:.55rem .75rem .65rem;margin:0}
-.cards ul{list-style:none;margin:0 0 .35rem;padding:0}
-.cards li{display:grid;grid-template-columns:.85rem 1fr auto;gap:.45rem;align-items:baseline;
-padding:.08rem 0}
-.cards li i{width:.8rem;height:.8rem;border-radius:2px;box-shadow:0 0 0 1px rgb(0 0 0/.35);
-align-self:center}
-.cards li i.none{background:none;box-shadow:inset 0 0 0 1px var(--soft);border-radius:50%}
-.cards li.faint{color:var(--soft)}
-.cards li.own b::after{content:"original";font-size:.72rem;font-weight:500;margin-left:.45em;
-padding:0 .35em;border:1px solid var(--line);border-radius:3px;color:var(--soft)}
-.cards li span{font-variant-numeric:tabular-nums}
-.cards p{margin:.15rem 0;color:var(--soft)}
-td.bar{min-width:9rem;vertical-align:middle}
-td.bar i{display:block;height:.75rem;border-radius:2px;background:var(--bar)}
-@media print{.cards figure{break-inside:avoid}}
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +82,7 @@ class Counts:
     confident: float = field(default=0.5)
 
 
-def write_report(
+def write_multilabel_report(
     out: Path,
     counts: Counts,
     pictures: Sequence[Picture],
@@ -138,34 +111,22 @@ def write_report(
             sections.append(f'<h3>{escape(group)}</h3><div class="cards">{cards}</div>')
         sections.append("</section>")
     sections += [_added(counts), _confused(counts), _skipped(counts)]
-    if settings:
-        sections.append(
-            f"<section><details><summary>Settings</summary>{nested(settings)}</details></section>"
-        )
-    contents = "".join(
-        f'<li><a href="#{anchor}">{text}</a></li>'
-        for anchor, text in (
-            ("pictures", "Pictures"),
-            ("added", "Added labels"),
-            ("confused", "Confused classes"),
-        )
-        if anchor != "pictures" or groups
-    )
-    return write_page(out, title, contents, sections, css=CSS + _CSS)
+    contents = {"pictures": "Pictures"} if groups else {}
+    contents |= {"added": "Added labels", "confused": "Confused classes"}
+    return write_page(out, title, contents, sections, settings)
 
 
-_KEY = (
-    '<p class="note">Each tinted region is a mask, in the colour of its most probable class, which '
-    "the list below the picture repeats. A ring marks a label that no region shown is called by: "
-    "the image's own label, or a lesser guess of a region. Grey labels are below the confidence "
-    "that the counts are made at.</p>"
+_KEY = note(
+    "Each tinted region is a mask, in the colour of its most probable class, which the list below "
+    "the picture repeats. A ring marks a label that no region shown is called by: the image's own "
+    "label, or a lesser guess of a region. Grey labels are below the confidence that the counts "
+    "are made at."
 )
 
 
 def _overview(counts: Counts) -> str:
     tiles = "".join(
-        f"<div><strong>{escape(value if isinstance(value, str) else charts.number(value))}</strong>"
-        f"<span>{escape(name)}</span></div>"
+        f"<div><strong>{escape(number(value))}</strong><span>{escape(name)}</span></div>"
         for name, value in counts.numbers.items()
     )
     limit = f"p ≥ {counts.confident:g}"
@@ -199,7 +160,7 @@ def _card(picture: Picture, confident: float) -> str:
     )
     items = []
     for name, prob in picture.labels[:_LABELS_SHOWN]:
-        color = f'<i style="background:rgb{palette[name]}"></i>' if name in palette else _RING
+        color = swatch(palette[name]) if name in palette else '<i class="none"></i>'
         kinds = ["own"] if name == picture.original else []
         kinds += ["faint"] if prob < confident else []
         text = f"<b>{escape(name)}</b>" if "own" in kinds else escape(name)
@@ -216,65 +177,49 @@ def _card(picture: Picture, confident: float) -> str:
     )
 
 
-_RING = '<i class="none"></i>'
-
-
 def _added(counts: Counts) -> str:
-    head = (
-        '<section id="added"><h2>Added labels</h2><p class="note">Images that got a further class '
-        f"with p ≥ {counts.confident:g} beside their own.</p>"
+    head = '<section id="added"><h2>Added labels</h2>' + note(
+        f"Images that got a further class with p ≥ {counts.confident:g} beside their own."
     )
     if not counts.added:
         return f"{head}<p>No label was added.</p></section>"
-    pairs = [([own, new], [f"{n:,}", f"{share:.1%}"], n) for own, new, n, share in counts.added]
-    classes = [([name], [f"{n:,}"], n) for name, n in counts.added_classes]
-    tables = (
-        "<div><h4>Most frequent pairs</h4>"
-        + _barred(["own class", "added class"], ["images", "of the own class"], pairs)
-        + "</div><div><h4>Most frequent classes</h4>"
-        + _barred(["added class"], ["images"], classes)
-        + "</div>"
+    pairs = table(
+        ["own class", "added class", "images", "of the own class", ""],
+        [
+            [own, new, n, f"{share:.1%}", _bar(n, counts.added[0][2])]
+            for own, new, n, share in counts.added
+        ],
+        title="Most frequent pairs",
+        words=2,
     )
-    return f'{head}<div class="tables">{tables}</div></section>'
+    classes = table(
+        ["added class", "images", ""],
+        [[name, n, _bar(n, counts.added_classes[0][1])] for name, n in counts.added_classes],
+        title="Most frequent classes",
+    )
+    return f'{head}<div class="tables">{pairs}{classes}</div></section>'
 
 
-def _barred(
-    names: Sequence[str], numbers: Sequence[str], rows: Sequence[tuple[list[str], list[str], int]]
-) -> str:
-    """A table of (names, numbers, count) with a bar for the count behind each row."""
-    most = max((n for _, _, n in rows), default=1)
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in names)
-    head += "".join(f'<th scope="col" class="num">{escape(text)}</th>' for text in numbers)
-    body = "".join(
-        f'<tr><th scope="row">{escape(texts[0])}</th>'
-        + "".join(f"<td>{escape(text)}</td>" for text in texts[1:])
-        + "".join(f'<td class="num">{escape(text)}</td>' for text in values)
-        + f'<td class="bar"><i style="width:{n / most:.1%}"></i></td></tr>'
-        for texts, values, n in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}<th></th></tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+def _bar(count: int, most: int) -> Cell:
+    return Cell(f'<i style="width:{count / most:.1%}"></i>', "bar")
 
 
 def _confused(counts: Counts) -> str:
-    note = (
-        '<p class="note">Classes that the labeler takes for one another in both directions: '
-        "synonyms, a part and its whole, or a class and its kind. An added label of such a pair "
-        "says little.</p>"
+    about = note(
+        "Classes that the labeler takes for one another in both directions: synonyms, a part and "
+        "its whole, or a class and its kind. An added label of such a pair says little."
     )
     rows = [[a, b, f"{there:.0%}", f"{back:.0%}"] for a, b, there, back in counts.confused]
     head = ["class", "taken for", "at a rate of", "and back at"]
-    body = charts.table(head, rows) if rows else "<p>None were found.</p>"
-    return f'<section id="confused"><h2>Confused classes</h2>{note}{body}</section>'
+    body = table(head, rows, words=2) if rows else "<p>None were found.</p>"
+    return f'<section id="confused"><h2>Confused classes</h2>{about}{body}</section>'
 
 
 def _skipped(counts: Counts) -> str:
     if not counts.skipped_total:
         return ""
     more = counts.skipped_total - len(counts.skipped)
-    rest = f'<p class="note">and {more:,} more</p>' if more else ""
-    table = charts.table(["image", "reason"], [list(row) for row in counts.skipped])
+    listed = table(["image", "reason"], [list(row) for row in counts.skipped], words=2)
+    listed += note(f"and {more:,} more") if more else ""
     summary = f"Images that could not be read: {counts.skipped_total:,}"
-    return f"<section><details><summary>{summary}</summary>{table}{rest}</details></section>"
+    return f"<section>{details(summary, listed)}</section>"

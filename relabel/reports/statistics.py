@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.geometry import xywh_to_xyxy
+from relabel.geometry import paired_iou
 
 NEW = "no source box (new)"
 DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
-class Transition:
+class ClassFlow:
     """Where the source's boxes went.
 
     Attributes:
@@ -62,7 +62,7 @@ def pair_boxes(before: DetectionDataset, after: DetectionDataset) -> tuple[np.nd
     return np.flatnonzero(found), order[position[found]]
 
 
-def transition(before: DetectionDataset, after: DetectionDataset) -> Transition:
+def class_flow(before: DetectionDataset, after: DetectionDataset) -> ClassFlow:
     """Source class to target class over all boxes that are not ignored."""
     rows = [*before.space.class_names, NEW]
     columns = [*after.space.class_names, DROPPED]
@@ -77,7 +77,7 @@ def transition(before: DetectionDataset, after: DetectionDataset) -> Transition:
     lost = ~before.boxes.ignore & (before.boxes.category < len(rows) - 1)
     lost[from_rows] = False
     np.add.at(counts[:, -1], before.boxes.category[lost], 1)
-    return Transition(rows, columns, counts)
+    return ClassFlow(rows, columns, counts)
 
 
 def box_style(before: DetectionDataset, after: DetectionDataset) -> BoxStyle:
@@ -91,18 +91,8 @@ def box_style(before: DetectionDataset, after: DetectionDataset) -> BoxStyle:
         width=new[:, 2] / old[:, 2],
         height=new[:, 3] / old[:, 3],
         shift=np.hypot(centre[:, 0], centre[:, 1]) / np.hypot(old[:, 2], old[:, 3]),
-        iou=_paired_iou(xywh_to_xyxy(old), xywh_to_xyxy(new)),
+        iou=paired_iou(before.boxes.xyxy[from_rows][usable], after.boxes.xyxy[to_rows][usable]),
     )
-
-
-def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of each pair of xyxy boxes, [k, 4] and [k, 4] to [k]; 1 for two boxes without area."""
-    inter = np.prod(
-        np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None), axis=1
-    )
-    area_a, area_b = (np.prod(box[:, 2:] - box[:, :2], axis=1) for box in (a, b))
-    union = area_a + area_b - inter
-    return np.divide(inter, union, out=np.ones_like(inter), where=union > 0)
 
 
 def class_counts(dataset: DetectionDataset) -> dict[str, int]:
@@ -123,7 +113,7 @@ def origins(after: DetectionDataset) -> dict[str, int]:
     return {name: counts[name] for name in sorted(counts, key=lambda n: (n != "source", n))}
 
 
-def join_images(before: DetectionDataset, after: DetectionDataset) -> np.ndarray:
+def matching_images(before: DetectionDataset, after: DetectionDataset) -> np.ndarray:
     """Row in ``before`` of each image of ``after`` by file name, -1 where absent: int64 [I]."""
     rows = {name: i for i, name in enumerate(before.images.file_name)}
     return np.array([rows.get(name, -1) for name in after.images.file_name], dtype=np.int64)
@@ -140,12 +130,13 @@ def change_per_image(before: DetectionDataset, after: DetectionDataset) -> np.nd
     new = ~after.boxes.ignore
     new[to_rows] = False
     np.add.at(change, after.boxes.image[new], 1.0)
-    iou = _paired_iou(before.boxes.xyxy[from_rows], after.boxes.xyxy[to_rows])
-    np.add.at(change, after.boxes.image[to_rows], 1.0 - iou)
+    old, now = before.boxes.xyxy[from_rows], after.boxes.xyxy[to_rows]
+    moved = (old != now).any(axis=1)  # boxes without area have no IoU
+    np.add.at(change, after.boxes.image[to_rows], moved * (1.0 - paired_iou(old, now)))
     lost = ~before.boxes.ignore
     lost[from_rows] = False
     after_row = np.full(len(before.images), -1, np.int64)
-    joined = join_images(before, after)
+    joined = matching_images(before, after)
     after_row[joined[joined >= 0]] = np.flatnonzero(joined >= 0)
     image = after_row[before.boxes.image[lost]]
     np.add.at(change, image[image >= 0], 1.0)
@@ -161,7 +152,7 @@ def choose_images(
     ``most change`` or ``at random``.
     """
     change = change_per_image(before, after)
-    joined = join_images(before, after)
+    joined = matching_images(before, after)
     sizes = np.diff(after.offsets)
     before_sizes = np.where(joined >= 0, np.diff(before.offsets)[joined], 0) if len(before) else 0
     candidates = np.flatnonzero((joined >= 0) & (sizes + before_sizes > 0))

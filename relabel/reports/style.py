@@ -2,10 +2,10 @@
 
 CSS = """
 :root{--bg:#fff;--fg:#1b1f24;--soft:#59636e;--line:#d5dae0;--panel:#f5f7f9;--heat:#3d8fd1;
---bar:#2f74ad;--mark:#b3480a;--t0:#2f74ad;--t1:#d98200;--t2:#12855f;--t3:#b0508f;--t4:#7a6ad8;
+--bar:#2f74ad;--mark:#b3480a;--t0:var(--bar);--t1:#d98200;--t2:#12855f;--t3:#b0508f;--t4:#7a6ad8;
 --t5:#8a8f96}
 @media (prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e7eaee;--soft:#a3adb8;--line:#363d46;
---panel:#1d2127;--heat:#2a78b8;--bar:#62aee6;--mark:#ff9f5a;--t0:#62aee6;--t1:#f0a93b;--t2:#3fc495;
+--panel:#1d2127;--heat:#2a78b8;--bar:#62aee6;--mark:#ff9f5a;--t1:#f0a93b;--t2:#3fc495;
 --t3:#e08fc2;--t4:#aa9df5;--t5:#9aa1aa}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
@@ -30,10 +30,9 @@ th[scope=row]{white-space:nowrap}
 .matrix td{min-width:3.6rem}.matrix tbody>tr>*{vertical-align:middle}
 .matrix td small{display:block;font-size:.75rem;line-height:1.1;color:inherit;opacity:.85}
 .matrix .heat{background:color-mix(in srgb,var(--heat) calc(var(--p)*.72),transparent)}
-.matrix .empty{color:var(--soft)}
-.matrix .edge{border-left:2px solid var(--line)}
-.matrix .new>*{border-top:2px solid var(--line)}
-.matrix .total{color:var(--soft)}
+.matrix .empty,.matrix td:last-child{color:var(--soft)}
+.matrix tr>:nth-last-child(2){border-left:2px solid var(--line)}
+.matrix.new tbody>tr:last-child>*{border-top:2px solid var(--line)}
 .upright thead .num span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,18rem),1fr));gap:1rem}
 .chart{margin:0;padding:.7rem .8rem .3rem;background:var(--panel);border:1px solid var(--line);
@@ -41,18 +40,13 @@ border-radius:6px}
 .chart figcaption{font-size:.9rem;font-weight:500}
 .chart small{display:block;font-weight:400}
 svg{display:block;width:100%;height:auto}
-svg rect{fill:var(--bar)}
-svg text{fill:var(--soft);font-size:11px}
-.axis{stroke:var(--soft)}
-.mark{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:5 3}
-.share{display:flex;height:1.6rem;gap:2px;border-radius:4px;overflow:hidden;margin:.6rem 0 .5rem}
+.share{border-radius:4px;overflow:hidden;margin:.6rem 0 .5rem}
+.share svg{height:1.6rem}
+.share path{stroke:var(--bg);stroke-width:1px;vector-effect:non-scaling-stroke}
 .share+.legend{margin-bottom:1rem}
-.share span{min-width:2px}
 .legend{font-size:.9rem}
 .legend i{display:inline-block;width:.85em;height:.85em;margin-right:.4em;border-radius:2px;
 vertical-align:-.06em;box-shadow:0 0 0 1px rgb(0 0 0/.35)}
-.tone0{background:var(--t0)}.tone1{background:var(--t1)}.tone2{background:var(--t2)}
-.tone3{background:var(--t3)}.tone4{background:var(--t4)}.tone5{background:var(--t5)}
 .tables{display:flex;flex-wrap:wrap;gap:.5rem 3rem;align-items:flex-start}
 .tables>div{max-width:100%}
 .keys>div{display:flex;gap:.8rem;margin:.2rem 0}
@@ -64,6 +58,34 @@ main figure:not(.chart)>figcaption{font-size:.9rem;margin-bottom:.3rem;overflow-
 img{display:block;width:100%;height:auto;border-radius:3px}
 summary{cursor:pointer;font-size:1.08rem;font-weight:600;margin:2rem 0 .5rem}
 main{padding-bottom:3rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,11.5rem),1fr));
+gap:.8rem;margin:1.2rem 0}
+.tiles div{padding:.7rem .9rem;background:var(--panel);border:1px solid var(--line);
+border-radius:6px}
+.tiles strong{display:block;font-size:1.5rem;font-weight:600;line-height:1.2;
+font-variant-numeric:tabular-nums}
+.tiles span{font-size:.88rem;color:var(--soft)}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:1rem;
+align-items:stretch}
+main .cards figure:not(.chart){margin:0;background:var(--panel);border:1px solid var(--line);
+border-radius:6px;overflow:hidden}
+.cards img{border-radius:0;aspect-ratio:4/3;object-fit:contain;
+background:color-mix(in srgb,var(--fg) 10%,var(--panel))}
+.charts.four{grid-template-columns:repeat(auto-fill,minmax(min(100%,15.5rem),1fr))}
+main .cards figure:not(.chart)>figcaption{padding:.55rem .75rem .65rem;margin:0}
+.cards ul{list-style:none;margin:0 0 .35rem;padding:0}
+.cards li{display:grid;grid-template-columns:.85rem 1fr auto;gap:.45rem;align-items:baseline;
+padding:.08rem 0}
+.cards li i{width:.8rem;height:.8rem;border-radius:2px;box-shadow:0 0 0 1px rgb(0 0 0/.35);
+align-self:center}
+.cards li i.none{background:none;box-shadow:inset 0 0 0 1px var(--soft);border-radius:50%}
+.cards li.faint{color:var(--soft)}
+.cards li.own b::after{content:"original";font-size:.72rem;font-weight:500;margin-left:.45em;
+padding:0 .35em;border:1px solid var(--line);border-radius:3px;color:var(--soft)}
+.cards li span{font-variant-numeric:tabular-nums}
+.cards p{margin:.15rem 0;color:var(--soft)}
+td.bar{min-width:9rem;vertical-align:middle}
+td.bar i{display:block;height:.75rem;border-radius:2px;background:var(--bar)}
 @media (max-width:40rem){.pair{grid-template-columns:1fr}}
 @media print{:root{--bg:#fff;--fg:#000;--soft:#444;--line:#bbb;--panel:#fff;--bar:#2f74ad;
 --heat:#3d8fd1}

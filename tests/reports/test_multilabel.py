@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from relabel.reports.charts import bars
-from relabel.reports.multilabel import Counts, Picture, write_report
+from relabel.reports.multilabel import Counts, Picture, write_multilabel_report
 from relabel.reports.pictures import draw_masks
 
 COUNTS = Counts(
@@ -74,7 +74,10 @@ def write(tmp_path: Path, **changes: object) -> str:
     pictures = [picture(), picture("Most labels", "two.jpg")]
     out = tmp_path / "deep/report.html"
     counts = replace(COUNTS, **changes)  # type: ignore[arg-type]
-    assert write_report(out, counts, pictures, title="Labels", settings={"a": {"b": 1}}) == out
+    assert (
+        write_multilabel_report(out, counts, pictures, title="Labels", settings={"a": {"b": 1}})
+        == out
+    )
     return out.read_text(encoding="utf-8")
 
 
@@ -122,7 +125,7 @@ def test_empty_results(tmp_path: Path) -> None:
     assert "No label was added." in page and "None were found." in page
     assert "could not be read" not in page
     out = tmp_path / "none.html"
-    write_report(out, COUNTS, [], title="x")
+    write_multilabel_report(out, COUNTS, [], title="x")
     assert 'href="#pictures"' not in out.read_text()
 
 
@@ -150,8 +153,9 @@ def test_draw_masks() -> None:
 
 def test_bars() -> None:
     chart = bars({"0": 1, "1": 3, "2": 0}, title="A & b", mark=1)
-    assert chart.count("<rect") == 2
-    assert "<title>1: 3 (75.0%)</title>" in chart and "A &amp; b" in chart
-    assert 'class="mark"' in chart
+    assert re.findall("<title>(.*?)</title> <path", chart) == ["0: 1 (25.0%)", "1: 3 (75.0%)"]
+    assert 'aria-label="A &amp; b"' in chart
+    assert "stroke-dasharray" in chart and "stroke: var(--mark)" in chart
+    assert "#" not in chart and "rgb" not in chart  # all colours are the page's
     assert bars({"0": 0}, title="x").endswith("<p>none</p></figure>")
     assert bars({str(k): 1 for k in range(20)}, title="x", every=5).count("<text") == 4

@@ -60,7 +60,7 @@ def pair() -> tuple[DetectionDataset, DetectionDataset]:
 
 
 def test_transition_counts_new_and_dropped() -> None:
-    found = statistics.transition(*pair())
+    found = statistics.class_flow(*pair())
     assert found.rows == ["vehicle", "person", statistics.NEW]
     assert found.columns == ["car", "truck", "bus", statistics.DROPPED]
     assert found.counts.tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]]
@@ -97,9 +97,9 @@ def test_datasets_without_boxes_or_provenance() -> None:
     before, after = pair()
     none = after.boxes.take(np.zeros(0, np.int64))
     empty = after.with_boxes(none)
-    found = statistics.transition(before, empty)
+    found = statistics.class_flow(before, empty)
     assert found.counts[:, -1].tolist() == [2, 1, 0]
     assert len(statistics.box_style(before, empty).iou) == 0
     plain = after.with_boxes(make_boxes([0], [[0, 0, 1, 1]], [2]))
-    assert statistics.transition(before, plain).counts[-1].tolist() == [0, 0, 1, 0]
+    assert statistics.class_flow(before, plain).counts[-1].tolist() == [0, 0, 1, 0]
     assert statistics.origins(plain) == {}

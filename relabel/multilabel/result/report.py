@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from relabel.multilabel.labels.confusion import ConfusedPair
 from relabel.multilabel.result.export import label_order, paired
 from relabel.multilabel.result.summary import BINS, Summary
 from relabel.multilabel.store import LabelShard, RegionShard, read_labels, read_regions
+from relabel.reports.multilabel import Counts, Picture, write_multilabel_report
 
 _SINGLE_SHOWN = 12
-
-if TYPE_CHECKING:
-    from relabel.reports.multilabel import Counts, Picture
 
 
 def write_result_report(
@@ -34,7 +32,7 @@ def write_result_report(
     pictures: int = 24,
     seed: int = 0,
 ) -> Summary:
-    """Write the report of a result; see `relabel.reports.multilabel.write_report`.
+    """Write the report of a result; see `relabel.reports.multilabel.write_multilabel_report`.
 
     Args:
         out: the HTML file.
@@ -54,20 +52,16 @@ def write_result_report(
     Raises:
         DataError: a shard is missing or damaged.
     """
-    from relabel.reports.multilabel import write_report
-
     summary = Summary(images.num_classes, confident=confident, pictures=pictures, seed=seed)
     for one, other in paired(regions, labels):
         summary.add(one, other)
     shown = _pictures(summary, images, regions, labels)
     counts = _counts(summary, images, confused)
-    write_report(out, counts, shown, title=title, settings=settings)
+    write_multilabel_report(out, counts, shown, title=title, settings=settings)
     return summary
 
 
 def _counts(summary: Summary, images: ImageSet, confused: Sequence[ConfusedPair]) -> Counts:
-    from relabel.reports.multilabel import Counts
-
     names = images.class_names
     # Of what was added to one image only, a few examples say as much as a long table.
     pairs, classes = summary.added(), summary.added_classes()
@@ -123,8 +117,6 @@ def _picture(
     group: str,
     image: int,
 ) -> Picture | None:
-    from relabel.reports.multilabel import Picture
-
     try:
         pixels = load_image(images, int(regions.row[image]))
     except DataError:

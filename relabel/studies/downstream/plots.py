@@ -1,47 +1,18 @@
-"""Plots of a downstream comparison: AP per arm, differences per class, learning curves.
-
-Matplotlib is imported when a figure is made, and only its object interface with the Agg and SVG
-writers is used, so that no window system and no global state come into it. The same results give
-the same files, byte for byte, with the same version of matplotlib.
-"""
+"""Plots of a downstream comparison: AP per arm, differences per class, learning curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure
 from relabel.studies.downstream.results import Comparison, Mean, Metric
-from relabel.workspace.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# After Okabe and Ito, and Tol's muted scheme: told apart with every common colour blindness.
-# Light yellows are left out, as they vanish on white.
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
-    *("#56B4E9", "#882255", "#999933", "#332288", "#44AA99"),
-)
-BASE_COLOUR, SOFT, LINE = "#222222", "#666666", "#d9d9d9"
 _STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-_DPI = 160
-_RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": SOFT,
-    "axes.titlesize": 12,
-    "axes.titlepad": 12,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": BASE_COLOUR,
-    "ytick.labelcolor": BASE_COLOUR,
-    # Ids in SVG files are random without a salt.
-    "svg.hashsalt": "relabel",
-}
 
 
 def all_figures(comparison: Comparison) -> dict[str, Figure]:
@@ -56,18 +27,6 @@ def all_figures(comparison: Comparison) -> dict[str, Figure]:
     return figures
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` and ``stem.svg``, each complete or not at all, without a date in them."""
-    from matplotlib import rc_context
-
-    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    with rc_context(_RC):
-        for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
-            with atomic_path(file) as temp:
-                figure.savefig(temp, dpi=_DPI, metadata=metadata, facecolor="white")
-    return files
-
-
 def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
     """A row per arm: a point per seed, mean and standard deviation, the number, and the base line.
 
@@ -75,11 +34,11 @@ def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
     """
     names, absent = list(comparison.arms), list(comparison.not_run)
     height = 1.5 + 0.42 * (len(names) + len(absent))
-    figure, axes = _new(8.6, height)
+    figure, axes = new_figure(8.6, height)
     base = comparison.mean(comparison.base, metric) if comparison.base in names else None
     if base is not None:
         axes.axvline(100 * base.mean, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    colours = _colours(comparison)
+    looks = _looks(comparison)
     seen: list[float] = []
     for y, name in enumerate(names):
         mean = comparison.mean(name, metric)
@@ -87,7 +46,7 @@ def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
         seen += points
         if mean is None:
             continue
-        centre, colour = 100 * mean.mean, colours[name]
+        centre, colour = 100 * mean.mean, looks[name][0]
         if mean.std is not None:
             spread = 100 * mean.std
             axes.barh(y, 2 * spread, 0.34, centre - spread, color=colour, alpha=0.18, zorder=2)
@@ -159,7 +118,7 @@ def classes_figure(comparison: Comparison) -> Figure:
     columns = len(shown) + relative
     width = 1.2 + 0.085 * max(map(len, classes)) + 0.72 * columns
     deepest = max(map(len, shown))
-    figure, axes = _new(max(width, 4.0), 1.6 + 0.06 * deepest + 0.32 * len(classes))
+    figure, axes = new_figure(max(width, 4.0), 1.6 + 0.06 * deepest + 0.32 * len(classes))
     known = np.abs(cells[np.isfinite(cells)])
     top = max(float(known.max()) if known.size else 0.0, 2.0 if relative else 1.0)
     # Red to blue through white is told apart with every colour blindness.
@@ -189,7 +148,7 @@ def classes_figure(comparison: Comparison) -> Figure:
                 ha="center",
                 va="center",
                 fontsize=9.5,
-                color=SOFT if blank else "white" if dark else BASE_COLOUR,
+                color=SOFT if blank else "white" if dark else INK,
             )
     labels = [f"{base}, AP", *shown] if relative else shown
     axes.set_xlim(0, columns)
@@ -218,11 +177,12 @@ def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
     Means are over the seeds that have the point. Iterations on target images alone are shaded
     where the comparison says when they begin.
     """
-    figure, axes = _new(8.6, 4.8)
-    ends: list[tuple[float, float, str]] = []
-    colours, styles = _colours(comparison), _styles(comparison)
+    figure, axes = new_figure(8.6, 4.8)
+    ends: list[tuple[float, float, str, str]] = []
+    looks = _looks(comparison)
     last = 0
     for name, arm in comparison.arms.items():
+        colour, style = looks[name]
         table: dict[int, list[float]] = {}
         for points in arm.curves.values():
             for point in points:
@@ -235,14 +195,14 @@ def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
         if any(len(v) > 1 for v in table.values()) and len(steps) > 1:
             axes.fill_between(
                 *(steps, [min(table[s]) for s in steps], [max(table[s]) for s in steps]),
-                color=colours[name],
+                color=colour,
                 alpha=0.13,
                 linewidth=0,
             )
         axes.plot(
             *(steps, means),
-            color=colours[name],
-            linestyle=styles[name],
+            color=colour,
+            linestyle=style,
             linewidth=2,
             marker="o",
             markersize=4,
@@ -250,7 +210,7 @@ def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
             markeredgewidth=0.6,
             zorder=4 if name == comparison.base else 3,
         )
-        ends.append((means[-1], steps[-1], name))
+        ends.append((means[-1], steps[-1], name, colour))
         last = max(last, steps[-1])
     begin = comparison.target_only_from
     if begin is not None and 0 < begin < last:
@@ -272,14 +232,12 @@ def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
     axes.set_xlabel("iterations")
     axes.set_ylabel(f"{metric} on the test split, percent")
     axes.set_title(_title(comparison, "Learning curves"), loc="left")
-    _label_ends(figure, axes, ends, colours)
+    _label_ends(figure, axes, ends)
     return figure
 
 
-def _label_ends(
-    figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str]], colours: dict[str, str]
-) -> None:
-    """Names beside the ends of the lines, moved apart where they would overlap."""
+def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names beside the ends (y, x, name, colour) of lines, moved apart where they would overlap."""
     if not ends:
         return
     low, high = axes.get_ylim()
@@ -289,19 +247,19 @@ def _label_ends(
     ordered = sorted(ends, key=lambda end: end[0])
     places = _apart([end[0] for end in ordered], gap, low, high)
     edge = axes.get_xlim()[1]
-    for (value, step, name), place in zip(ordered, places, strict=True):
+    for (value, step, name, colour), place in zip(ordered, places, strict=True):
         axes.annotate(
             f"{name}  {value:.1f}",
             (step, value),
             xytext=(1.035, (place - low) / (high - low)),
             textcoords="axes fraction",
             va="center",
-            color=_darker(colours[name]),
+            color=_darker(colour),
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
                 "relpos": (0, 0.5),
-                "color": colours[name],
+                "color": colour,
                 "linewidth": 0.8,
                 "alpha": 0.6,
                 "shrinkA": 1,
@@ -314,48 +272,25 @@ def _label_ends(
 def _apart(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """The nearest places to ascending ``values`` that are ``gap`` apart, kept in low .. high.
 
-    Runs of places that would overlap are spread evenly about their mean. Where they do not fit
-    between ``low`` and ``high``, they reach beyond both.
+    Where they do not fit between ``low`` and ``high``, they reach beyond ``high``.
     """
-    runs: list[list[float]] = []  # [centre, count]
-    for value in values:
-        runs.append([value, 1])
-        while len(runs) > 1:
-            (above, n), (below, m) = runs[-1], runs[-2]
-            if above - below >= gap * (n + m) / 2:
-                break
-            runs[-2:] = [[(above * n + below * m) / (n + m), n + m]]
-        centre, n = runs[-1]
-        half = gap * (n - 1) / 2
-        runs[-1][0] = min(max(centre, low + half), max(high - half, low + half))
-    # The clamp at the top can press a run into the one below it.
-    for i in range(len(runs) - 2, -1, -1):
-        highest = runs[i + 1][0] - gap * (runs[i + 1][1] + runs[i][1]) / 2
-        runs[i][0] = min(runs[i][0], highest)
-    return [c + gap * (k - (n - 1) / 2) for c, n in runs for k in range(int(n))]
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    steps = gap * np.arange(len(values))
+    # Places that are a gap apart do not fall once their steps are taken off.
+    fitted = isotonic_regression(np.asarray(values) - steps).x
+    return (np.clip(fitted, low, max(low, high - steps[-1])) + steps).tolist()
 
 
-def _new(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context(_RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.add_subplot()
-
-
-def _colours(comparison: Comparison) -> dict[str, str]:
+def _looks(comparison: Comparison) -> dict[str, tuple[str, Any]]:
+    """Colour and line style of each arm."""
     others = [name for name in comparison.arms if name != comparison.base]
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
-    return {**colours, comparison.base: BASE_COLOUR}
-
-
-def _styles(comparison: Comparison) -> dict[str, Any]:
-    others = [name for name in comparison.arms if name != comparison.base]
-    styles = {name: _STYLES[i // len(COLOURS) % len(_STYLES)] for i, name in enumerate(others)}
-    return {**styles, comparison.base: "-"}
+    n = len(COLOURS)
+    looks = {
+        name: (COLOURS[i % n], _STYLES[i // n % len(_STYLES)]) for i, name in enumerate(others)
+    }
+    return {**looks, comparison.base: (INK, "-")}
 
 
 def _darker(colour: str) -> tuple[float, ...]:

@@ -166,11 +166,12 @@ def write_outputs(folder: Path, comparison: Comparison) -> None:
     Raises:
         RelabelError: the disk is full.
     """
-    from relabel.studies.downstream import plots
+    from relabel.reports.charts import save_figure
+    from relabel.studies.downstream.plots import all_figures
 
     atomic_write_json(folder / JSON, comparison.to_dict(), indent=2)
-    for name, figure in plots.all_figures(comparison).items():
-        plots.save(figure, folder / name)
+    for name, figure in all_figures(comparison).items():
+        save_figure(figure, folder / name)
     atomic_write_bytes(folder / MARKDOWN, markdown_report(comparison).encode())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from relabel.reports.charts import save_figure
 from relabel.studies.downstream import plots
 from relabel.studies.downstream.results import ArmResult, Comparison
 
@@ -122,7 +123,7 @@ def test_a_class_without_test_boxes_is_a_dash() -> None:
 def test_files_are_the_same_every_time(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         for name, figure in plots.all_figures(CASES["one seed"]).items():
-            plots.save(figure, tmp_path / folder / name)
+            save_figure(figure, tmp_path / folder / name)
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert len(files) == 6
     for name in files:

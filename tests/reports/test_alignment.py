@@ -10,12 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
-from relabel.reports.charts import histogram, number
-from relabel.reports.html import SourceReport, write_report
+from relabel.reports.alignment import SourceReport, write_align_report
+from relabel.reports.charts import histogram
+from relabel.reports.page import number
 
 
 class Page(HTMLParser):
@@ -81,7 +83,7 @@ def render(tmp_path: Path, name: str = "report.html", **options) -> str:
     target, source = world(tmp_path)
     settings = {"seed": 3, "lat": {"lr": 1e-4, "layers": [1, 2]}}
     metrics = {"lat": {"AP": 0.25, "F1": None}, "copy": {"AP": 0.125, "F1": 0.5}}
-    path = write_report(
+    path = write_align_report(
         tmp_path / name,
         title="A & B",
         target=target,
@@ -118,6 +120,8 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     assert "<b>" not in text
     assert "source: 2 (66.7%)" in text
     assert "pseudo:fine: 1 (33.3%)" in text
+    ids = re.findall(r' id="([^"]*)"', text)
+    assert ids == ["source-0"]  # charts have none that could be the same twice
 
 
 def test_pictures_come_in_pairs(tmp_path: Path) -> None:
@@ -139,7 +143,9 @@ def test_unreadable_pictures_are_counted(tmp_path: Path) -> None:
     target, source = world(tmp_path)
     (tmp_path / "a.png").write_bytes(b"not an image")
     (tmp_path / "b.png").unlink()
-    out = write_report(tmp_path / "r.html", title="t", target=target, sources=[source], settings={})
+    out = write_align_report(
+        tmp_path / "r.html", title="t", target=target, sources=[source], settings={}
+    )
     assert "2 images could not be read." in out.read_text()
 
 
@@ -147,9 +153,16 @@ def test_histogram_puts_values_beyond_the_ends_in_the_outer_bars() -> None:
     svg = histogram(
         np.array([-5.0, 0.1, 0.9, 7.0, 7.0]), title="t", low=0, high=1, bins=2, ticks=(0, 1)
     )
-    bars = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', svg)
-    assert [float(h) for _, h in bars] == [78.7, 118.0]
-    assert "median 0.90 of 5" in svg
+    corner = r"[\d.]+ ([\d.]+)"
+    bars = re.findall(rf"<title>(.*?)</title> <path d=.M {corner} L {corner} L {corner}", svg)
+    assert [name for name, *_ in bars] == ["0 to 0.5: 2 (40.0%)", "0.5 to 1: 3 (60.0%)"]
+    heights = [float(bottom) - float(top) for _, bottom, _, top in bars]
+    assert heights == pytest.approx([118.0 * 2 / 3, 118.0], abs=0.01)
+    assert re.findall(r"text-anchor: (\w+).*?>([^<]+)</text>", svg) == [
+        ("start", "0"),
+        ("end", "1"),
+    ]
+    assert svg.count("median 0.90 of 5") == 2  # below the title, and for those who do not see it
     assert "none" in histogram(np.zeros(0), title="t", low=0, high=1)
 
 
