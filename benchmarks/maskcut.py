@@ -40,7 +40,7 @@ from relabel.multilabel.regions.maskcut import EPS, discover, second_eigenvector
 
 Array = np.ndarray[Any, Any]
 Answer = TypeVar("Answer")
-# The least ratios: (solve, with affinity, three rounds), by side of the grid.
+# The minimum ratios: (solve, with affinity, three rounds), by side of the grid.
 LEAST = {32: (8.0, 4.0, 3.0), 60: (30.0, 10.0, 12.0)}
 
 

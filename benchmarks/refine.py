@@ -153,7 +153,7 @@ def quality(data: list[tuple[np.ndarray, torch.Tensor]], longest: int) -> list[s
         "| | |",
         "|---|---|",
         f"| IoU of CRF masks with the direct ones, median | {statistics.median(ious):.4f} |",
-        f"| 10th percentile; least | {tenth:.4f}; {low:.4f} |",
+        f"| 10th percentile; minimum | {tenth:.4f}; {low:.4f} |",
         f"| 1 − IoU of direct and unrefined, median | {statistics.median(changed):.3f} |",
         f"| same decision to keep or drop | {sum(agree)} of {len(agree)} |",
         f"| one filtering of ±1 values, mean error; largest | {float(error.mean()):.3f}; "

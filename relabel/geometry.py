@@ -86,7 +86,7 @@ def group_pairs(
     Args:
         left: int [m] group numbers.
         right: int [n] group numbers.
-        block: most pairs at a time (one left box with all its partners is never split).
+        block: maximum number of pairs at a time (a left box and its partners are never split).
     """
     left_order = np.argsort(left, kind="stable")
     right_order = np.argsort(right, kind="stable")

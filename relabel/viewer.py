@@ -154,7 +154,7 @@ def load(
         fo: the fiftyone module.
         name: name of the FiftyOne dataset.
         images: folder of the images, for COCO files that do not find theirs.
-        say: told what happens, one line at a time.
+        say: receives what happens, one line at a time.
 
     Raises:
         ConfigError: the name belongs to a dataset that relabel did not make.

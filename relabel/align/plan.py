@@ -110,7 +110,7 @@ class Plan:
         return [step for step in self.steps if step.title in wanted]
 
     def refuse_changes(self, steps: Sequence[Step] | None = None) -> None:
-        """Raise StageError with the difference if a step was begun with other settings.
+        """Raise StageError with the difference if a step was started with different settings.
 
         Args:
             steps: those to look at; the steps to run by default.

@@ -73,7 +73,7 @@ def replace_head(
     Args:
         rows: logits of the old layer that the new one takes over, in its order; None draws weights
             of standard deviation 0.02 from torch's global generator.
-        prior: probability that a new layer's biases begin with under a sigmoid; None: zeros.
+        prior: probability that a new layer's biases start with under a sigmoid; None: zeros.
     """
     name, old = find_head(net)
     if isinstance(old, nn.Linear):

@@ -27,13 +27,13 @@ class Selection:
     stretches.
 
     Attributes:
-        sample: train on so many images, drawn with ``sample_seed``; 0 takes all. A smaller sample
+        sample: train on this many images, drawn with ``sample_seed``; 0 takes all. A smaller sample
             of the same seed is part of a larger one. Val and test images are never sampled.
         sample_seed: seed of the draw.
         holdout: share of the images that becomes the test split; 0 holds nothing out.
-        holdout_stretches: into so many equal parts the images are divided, in the order of their
+        holdout_stretches: the images are divided into this many equal parts, in the order of their
             names; the last share of each is held out. 1 holds out one stretch at the end.
-        holdout_gap: so many images on either side of a stretch are in neither split.
+        holdout_gap: this many images on either side of a stretch are in neither split.
 
     Raises:
         ConfigError: a value outside its range, or a key without the one it belongs to.

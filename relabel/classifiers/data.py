@@ -305,7 +305,7 @@ class TrainingBatches:
 
 
 class BadImages:
-    """Images that could not be decoded, collected from any thread; each is told once."""
+    """Images that could not be decoded, collected from any thread; each is reported once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -97,10 +97,10 @@ def in_classes_of(images: LabelledImages, train: LabelledImages) -> LabelledImag
 
 
 def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> LabelledImages:
-    """The images that a file of true classes tells of, with those classes.
+    """The images that a file of true classes names, with those classes.
 
     Raises:
-        DataError: the file is damaged, speaks of none of the images, or of other classes.
+        DataError: the file is damaged, names none of the images, or other classes.
     """
     from relabel.evaluation.multilabel.joining import join_images
     from relabel.evaluation.multilabel.truths import read_truths
@@ -112,7 +112,7 @@ def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> Lab
     there = np.flatnonzero(joined.record >= 0)
     if len(there) == 0:
         raise DataError(
-            f"tells of none of the images in {images.root}", file=file, remedy="Check --validate."
+            f"names none of the images in {images.root}", file=file, remedy="Check --validate."
         )
     rows, ids, values = [], [], []
     for listed, value in ((truth.labels, 1.0), (truth.ignored, UNKNOWN)):

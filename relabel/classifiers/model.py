@@ -140,7 +140,7 @@ def build_classifier(
         keep_head: keep the pretrained layer's rows of the classes, if `match_head` finds them.
         image_size: S; 0 takes the network's own, else 224.
         drop_path: stochastic depth of the deepest block, where the network has it; 0: its own.
-        prior: probability that a new layer's biases begin with under a sigmoid (Lin et al., 2017,
+        prior: probability that a new layer's biases start with under a sigmoid (Lin et al., 2017,
             section 4.1); None begins with zeros.
 
     Returns:

@@ -44,7 +44,7 @@ def write_predictions(
 
     Args:
         top: classes kept per image; 0 keeps all.
-        min_score: least probability that is kept.
+        min_score: minimum probability that is kept.
 
     Raises:
         ConfigError: another suffix.

@@ -32,7 +32,7 @@ class EnsembleDetector:
     def __init__(self, members: Sequence[Detector]) -> None:
         if not members or any(m.space != members[0].space for m in members):
             raise ConfigError(
-                "the detectors of an ensemble do not speak one label space",
+                "the detectors of an ensemble have different label spaces",
                 remedy="Train all of them on the same dataset.",
             )
         self.members = list(members)

@@ -33,7 +33,7 @@ def cross_label_sam3(
     """Label a dataset's images with SAM 3 and write Parquet shards to ``out``.
 
     Shards are those of `relabel.crosslabel.label.cross_label`, resumed in the same way; their
-    pseudo-labels speak ``space`` and are called ``by="sam3"``.
+    pseudo-labels are in ``space`` and are called ``by="sam3"``.
 
     Args:
         space: what to look for; each class's prompt, or its name, is the text.

@@ -112,7 +112,7 @@ def merge_pseudo_labels(parts: Sequence[PseudoLabels]) -> PseudoLabels:
     The specialists of the parts may differ (one per fold), their label space may not.
 
     Raises:
-        DataError: nothing to merge; the parts speak other label spaces or label other datasets;
+        DataError: nothing to merge; the parts have other label spaces or label other datasets;
             or an image is covered twice.
     """
     if not parts:

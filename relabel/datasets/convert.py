@@ -51,7 +51,7 @@ def convert(
         images: whether images are put beside the labels. ``auto`` links those that exist for
             formats that need them there (VOC, YOLO) and leaves them where they are for others.
         extract_images: put images that lie inside records or archives beside the labels.
-        problems: told of what cannot be expressed, and of images that are missing.
+        problems: receives what cannot be expressed, and of images that are missing.
 
     Raises:
         ConfigError: unknown format, or categories that the map does not name.

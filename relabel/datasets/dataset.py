@@ -138,7 +138,7 @@ class Boxes:
 
 @dataclass(frozen=True, eq=False)
 class DetectionDataset:
-    """Images, boxes and the label space they speak.
+    """Images, boxes and their label space.
 
     Attributes:
         name: the dataset's name, as in relabel.toml.

@@ -135,9 +135,9 @@ def evaluate_dataset(
         detections: of the images in ``image_rows``; scores [n, C] over the classes of
             ``truth.space``.
         image_rows: rows of ``truth.images``, all of them if None; only these are evaluated.
-        score_threshold: least score of a detection.
+        score_threshold: minimum score of a detection.
         nms_iou: IoU above which the lower of two detections of a class is dropped.
-        max_detections: most detections per image.
+        max_detections: maximum number of detections per image.
 
     Raises:
         DataError: as many detections as images, or as many scores as classes, are not there.

@@ -61,7 +61,7 @@ class ErrorAnalysis:
             through class-blind matches at the foreground IoU of detections with ``min_score``.
         duplicates: by predicted class, detections with ``min_score`` left without a match although
             they overlap a truth box; they are in no row of ``confusion``.
-        min_score: least score in ``confusion``; AP and the error types look at every detection.
+        min_score: minimum score in ``confusion``; AP and the error types look at every detection.
         foreground, background: the IoU thresholds.
     """
 
@@ -101,7 +101,7 @@ def evaluate_errors(
 
     Args:
         truth, predictions: as for `relabel.evaluation.detections.evaluate_detections`.
-        min_score: least score of the detections in the confusion table.
+        min_score: minimum score of the detections in the confusion table.
 
     Raises:
         DataError: a damaged file; predictions without a score, on unknown images, or of unknown

@@ -36,7 +36,7 @@ def untouched_with_map(
 
     Args:
         source: the dataset to relabel.
-        target_space: the label space to speak.
+        target_space: the label space of the result.
         names: target name by source name; None, or no entry, drops the category. Names are
             those of the label spaces, or their aliases.
 
@@ -63,7 +63,7 @@ def filtered_pseudo_labels(
     Args:
         source: the dataset to relabel; only its images are used.
         pseudo: pseudo-labels on them; each box has its best class.
-        threshold: least score, for all classes or for each of the C.
+        threshold: minimum score, for all classes or for each of the C.
         nms_iou: IoU above which the lower of two boxes of a class is dropped.
 
     Raises:
@@ -105,8 +105,8 @@ def best_overlap(
     Args:
         source: the dataset to relabel.
         pseudo: the target specialist's pseudo-labels on its images.
-        threshold: least score of a pseudo-label, for all classes or for each of the C.
-        min_iou: least IoU of box and pseudo-label.
+        threshold: minimum score of a pseudo-label, for all classes or for each of the C.
+        min_iou: minimum IoU of box and pseudo-label.
         fallback: classes for boxes no pseudo-label overlaps, by source name (see
             `derive_name_map`); without one, or under None, such boxes are dropped.
 
@@ -176,7 +176,7 @@ def all_floors(
     unknown = [n for n in table if source.space.get(n) is None]
     if unknown:
         raise ConfigError(
-            f"the name map speaks of {unknown[0]!r}, which the source does not have",
+            f"the name map names {unknown[0]!r}, which the source does not have",
             remedy=did_you_mean(unknown[0], source.space.names),
         )
     return {

@@ -62,7 +62,7 @@ def join_by_name(
     Raises:
         DataError: no image in common, or a category the truth does not have.
     """
-    if predictions.image_id is truth.image_id:  # a results list speaks of the truth's images
+    if predictions.image_id is truth.image_id:  # a results list has the truth's image ids
         rows = np.arange(len(truth.image_id))
     elif predictions.file_name is None or truth.file_name is None:
         rows = _rows_by_id(predictions.image_id, truth.image_id)

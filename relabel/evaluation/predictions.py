@@ -131,7 +131,7 @@ def read_predictions(
 ) -> Annotations:
     """Read predictions: a COCO results list, or a COCO file whose annotations carry ``score``.
 
-    A results list speaks of the truth's image and category ids, so it comes back with the truth's
+    A results list has the truth's image and category ids, so it comes back with the truth's
     images and categories. A COCO file comes back with its own; `relabel.evaluation.joining`
     brings it onto the truth's.
 

@@ -31,7 +31,7 @@ class TrainedTransfer:
         thresholds: score from which a prediction becomes a label, float64 [Ct], per target class.
         overlaps: IoU above which two classes' boxes are one object, float64 [Ct, Ct], see
             `relabel.lat.select.class_overlaps`.
-        coverage: share of played source annotations that have a counterpart on the target's own
+        coverage: share of simulated source annotations that have a counterpart on the target's own
             images; 0 where thresholds are to be taken as they are.
         box_error: how transferred boxes deviate from the target's annotations; None if no image
             of the target was held back.

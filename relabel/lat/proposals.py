@@ -30,7 +30,7 @@ class Proposals:
     Attributes:
         boxes: float32 [M, 4] xyxy.
         scores: float32 [M, C].
-        space: int16 [M], position of the dataset whose labels the proposal speaks.
+        space: int16 [M], position of the dataset whose label space the proposal has.
         variant: int16 [M]; 0 for a pseudo-label, 1 for an annotation, from 2 its jittered copies.
         source_row: int64 [M], box row in the dataset for annotations, else -1.
         confirmed: bool [M], the box overlaps an annotation of the image by half; for training.
@@ -62,7 +62,7 @@ def image_proposals(
     """Annotations of one image and every label space's pseudo-labels for it.
 
     Args:
-        labels: pseudo-labels on this dataset by the name of the space they speak; the dataset's
+        labels: pseudo-labels on this dataset by the name of their label space; the dataset's
             own name stands for out-of-fold predictions of its own specialist.
         jittered: add ``jitter_variants`` moved copies of each annotation (for training).
     """
@@ -135,10 +135,10 @@ def draw(
 
     Args:
         own: position of the image's dataset; the model learns its label space on this image.
-        stand_in: the space whose pseudo-labels play the source's annotations; drawn where None.
+        stand_in: the space whose pseudo-labels simulate the source's annotations; drawn where None.
         training: hide pseudo-labels at random (``hide_rows``).
         datasets: number of spaces that have a dataset, the first ones; a space without one
-            cannot be a source, so it never plays one. All spaces where None.
+            cannot be a source, so it never simulates one. All spaces where None.
 
     Returns:
         rows int64 [m] into the proposals, scores [m, C], confidence S_c [m].

@@ -64,7 +64,7 @@ def decide(found: Labels, thresholds: np.ndarray, overlaps: np.ndarray) -> Label
     """Keep what reaches its class's threshold; of boxes on one object, the surest class.
 
     Args:
-        thresholds: least score per class [Ct].
+        thresholds: minimum score per class [Ct].
         overlaps: `class_overlaps`: boxes of two classes that overlap more are one object.
     """
     kept = found.take(found.scores >= thresholds[found.classes])
@@ -84,7 +84,7 @@ def class_overlaps(
     """The IoU above which boxes of two classes are one object, float64 [count, count].
 
     A rider and a bicycle overlap and are two objects; a small and a medium truck in one place are
-    one. The target's own annotations tell which: the limit of a pair is the least of `OVERLAPS`
+    one. The target's own annotations tell which: the limit of a pair is the smallest of `OVERLAPS`
     that at most one in `RARELY` of the rarer class's annotations exceeds with the other class.
     Boxes of one class are left to the class-wise NMS before.
 
@@ -157,7 +157,7 @@ class Reliability:
     precision: np.ndarray
 
     def score_at(self, precision: float) -> float:
-        """The least score from which predictions are right so often; above 1 if none are."""
+        """The minimum score from which predictions are right this often; above 1 if none are."""
         reached = np.flatnonzero(self.precision >= precision)
         return float(self.scores[reached[0]]) if len(reached) else 2.0
 

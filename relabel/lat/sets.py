@@ -33,7 +33,7 @@ class LabelSets:
     Attributes:
         object_score: evidence, summed over classes, from which boxes are taken for objects: that
             with the best F1 over all of an image's boxes, of whatever class.
-        ratios: per target class, quantiles (from the least up) of the evidence for the true class
+        ratios: per target class, quantiles (smallest first) of the evidence for the true class
             over that for the best class; empty for classes with fewer than `FEW` found objects.
         shared: the same over all classes.
     """
@@ -97,7 +97,7 @@ def label_sets(
 ) -> LabelSets:
     """Measure `LabelSets` on images with known annotations.
 
-    The least evidence of an object is the one with the best F1 of boxes, of whatever class.
+    The minimum evidence of an object is the one with the best F1 of boxes, of whatever class.
 
     Args:
         found: predictions per image, in order of falling score.

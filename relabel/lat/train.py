@@ -323,7 +323,7 @@ def hidden_predictions(
     """Transfer into the images' own space with their annotations hidden.
 
     Every other label space takes its turn as the source; the lists hold one entry per image and
-    turn: predictions, annotations, and the boxes that played the source's annotations. Only the
+    turn: predictions, annotations, and the boxes that simulated the source's annotations. Only the
     first ``datasets`` spaces of ``joint`` can be sources: the others have no annotations.
     """
     model.eval()

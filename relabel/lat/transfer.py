@@ -66,7 +66,7 @@ def transfer(
 
     Args:
         model: folder that `train_lat` wrote.
-        labels: pseudo-labels on ``source`` by the name of the space they speak.
+        labels: pseudo-labels on ``source`` by the name of their label space.
         with_uncertain: add what is neither surely an object nor surely background as ignore
             regions of origin `UNCERTAIN`, or, where there is an object of doubtful class,
             as labels of that origin; see ``settings.uncertain`` and ``settings.label_sets``.

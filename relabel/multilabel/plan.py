@@ -74,7 +74,7 @@ class Plan:
         return [kind for kind in self.stages if kind in needed and found[kind] != "done"]
 
     def refuse_changes(self) -> None:
-        """Raise StageError with the difference if a stage was begun with other settings."""
+        """Raise StageError with the difference if a stage was started with different settings."""
         for stage in self.stages.values():
             if stage.status() == "changed":
                 raise stage.changed_error()

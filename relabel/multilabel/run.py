@@ -40,7 +40,7 @@ def run_plan(
     there, so the last process to finish goes on, and the others end with `Outcome.waits_for`.
 
     Raises:
-        StageError: a stage was begun with other settings and ``overwrite`` is not given.
+        StageError: a stage was started with different settings and ``overwrite`` is not given.
         ConfigError, DataError: see the stages.
     """
     part = part or Part()

@@ -63,7 +63,7 @@ def entered(stage: Stage, *, overwrite: bool = False) -> Iterator[None]:
     """Hold the stage's lock, waiting for another process that has it for a moment.
 
     Raises:
-        StageError: the stage was begun with other settings and ``overwrite`` is not given.
+        StageError: the stage was started with different settings and ``overwrite`` is not given.
         BusyError: the lock is held for longer than reading and writing a manifest takes.
     """
     until = time.monotonic() + _PATIENCE

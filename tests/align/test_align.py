@@ -242,7 +242,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(world: W
     while kills < 12:
         process = world.start("--out", "killed", delay=0.05)
         assert process.stderr is not None
-        process.stderr.readline()  # the first stage of this run has begun
+        process.stderr.readline()  # the first stage of this run has started
         time.sleep(rng.random() * 0.4)
         process.kill()
         if process.wait() == 0:
@@ -256,7 +256,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(world: W
 def test_interrupt_says_how_to_go_on(world: World) -> None:
     process = world.start(delay=30)
     assert process.stderr is not None
-    process.stderr.readline()  # the first stage has begun
+    process.stderr.readline()  # the first stage has started
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     assert process.stderr.read().strip() == "relabel: interrupted; the same command resumes"

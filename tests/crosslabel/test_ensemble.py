@@ -98,5 +98,5 @@ def test_an_ensemble_is_a_detector() -> None:
     first, second = ensemble.predict([np.zeros((20, 20, 3), np.uint8)] * 2)
     assert np.allclose(first.scores, [[0.5, 0.3]]) and np.allclose(second.scores, first.scores)
     assert ensemble.space == a.space
-    with pytest.raises(ConfigError, match="one label space"):
+    with pytest.raises(ConfigError, match="different label spaces"):
         EnsembleDetector([a, Fixed("y", found())])

@@ -90,7 +90,7 @@ def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> N
             )
             played[limited] += int((confidence[found.space[rows] == 2] == 1).sum())
     assert played[True] == 0 and played[False] > 0
-    # With no dataset but the target there is nobody to play; its labels are still proposals.
+    # With no dataset but the target there is nobody to simulate; its labels are still proposals.
     alone = {name: labels[name] for name in ("tight", "sam3")}
     found = image_proposals(world.target, 0, joint, alone, settings)
     rows, _, confidence = draw(found, 0, settings, np.random.default_rng(0), datasets=2)

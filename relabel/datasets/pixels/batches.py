@@ -134,7 +134,7 @@ class ImageBatches:
         self.close()
 
     def close(self) -> None:
-        """Stop iterations under way and their threads; decoding that has begun is finished."""
+        """Stop iterations under way and their threads; decoding that has started is finished."""
         for run in list(self._running):
             run.close()
         self._running.clear()

@@ -133,7 +133,7 @@ def read_image_set(
             name`` per class, or the name of a built-in label space. Without it, indices and names
             that ImageNet has are ImageNet's; other names are sorted, other indices are their own
             names.
-        problems: told of bad records; default raises on the first.
+        problems: receives bad records; default raises on the first.
 
     Raises:
         DataError: no images, an unknown class, a file that is listed twice or does not exist, and
@@ -250,7 +250,7 @@ def _from_lines(
 
 
 def _classes_of(lines: Sequence[LabelLine]) -> ClassList:
-    """The classes that the labels of a file speak of, where nothing else names them."""
+    """The classes that the labels of a file name, where nothing else does."""
     values = {line.label for line in lines}
     numbers = [_whole_number(value) for value in values]
     if values and all(n is not None for n in numbers):

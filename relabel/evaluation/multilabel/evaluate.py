@@ -224,7 +224,7 @@ def _positions(true: Truths, given: Predictions, warnings: list[str]) -> np.ndar
 
 
 def _check_count(true: Truths, given: Predictions, count: int, warnings: list[str]) -> None:
-    """Whether predictions that say how many classes they have can speak of these."""
+    """Whether predictions that say how many classes they have can mean these."""
     if given.num_classes is not None and given.num_classes != count:
         raise DataError(
             f"has scores for {given.num_classes} classes, expected {count}",

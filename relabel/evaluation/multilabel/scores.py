@@ -1,6 +1,6 @@
 """Scores over the classes, held as they come: a full row per image, or a few classes of it.
 
-Shape legend: ``R`` records of the predictions, ``K`` classes they speak of, ``N`` evaluated images,
+Shape legend: ``R`` records of the predictions, ``K`` classes they have, ``N`` evaluated images,
 ``C`` evaluated classes.
 """
 

@@ -69,7 +69,7 @@ def read_truths(path: str | Path, format: str | None = None, *, threshold: float
     Args:
         path: file or folder.
         format: a key of `FORMATS`; default found out from the content.
-        threshold: of a TSV, the least probability of a true class.
+        threshold: of a TSV, the minimum probability of a true class.
 
     Raises:
         ConfigError: unknown format.

@@ -56,10 +56,10 @@ def confused_pairs(
         probs: float [R, C], or its greatest entries (ids [R, k], probabilities [R, k]); entries
             that are not listed count as 0.
         classes: C.
-        rate: least of both rates; see `AggregateSettings.confusion`.
-        min_count: least number of counted regions of each of the two classes.
-        high: least probability of the other class.
-        own: least probability of the own class; 0 counts all regions, which is right for regions
+        rate: minimum of both rates; see `AggregateSettings.confusion`.
+        min_count: minimum number of counted regions of each of the two classes.
+        high: minimum probability of the other class.
+        own: minimum probability of the own class; 0 counts all regions, which is right for regions
             known to show their label, such as held-out training regions.
 
     Returns:

@@ -264,7 +264,7 @@ class _Order:
 
 
 class _Best:
-    """The weights with the least held-out loss so far; part of the checkpoint."""
+    """The weights with the lowest held-out loss so far; part of the checkpoint."""
 
     def __init__(self) -> None:
         self.step = 0

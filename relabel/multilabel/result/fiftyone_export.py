@@ -53,7 +53,7 @@ def write_fiftyone(
         split: tag put on every sample.
         min_prob: labels below this are left out.
         copy_images: see `relabel.datasets.formats.fiftyone.write`.
-        limit: at most so many images, the first ones; a browser shows a few thousand well.
+        limit: at most this many images, the first ones; a browser shows a few thousand well.
 
     Returns:
         The paths of ``metadata.json`` and ``samples.json``.

@@ -58,7 +58,7 @@ class Summary:
         self._shards = 0
         most, none = pictures // 3, pictures // 6
         self._wanted = {"random": pictures - most - none, "most": most, "none": none}
-        # Candidates by group: float [m, 3], an order (least first), shard and image.
+        # Candidates by group: float [m, 3], an order (lowest first), shard and image.
         self._picks = {group: np.zeros((0, 3)) for group in self._wanted}
 
     def add(self, regions: RegionShard, labels: LabelShard) -> None:
@@ -106,7 +106,7 @@ class Summary:
             images = np.flatnonzero(fit)
             found = np.stack([order[images], np.full(len(images), self._shards), images], axis=1)
             found = np.concatenate([self._picks[group], found.astype(np.float64)])
-            # One image may be wanted by two groups: so many more are kept.
+            # One image may be wanted by two groups: this many more are kept.
             keep = sum(self._wanted.values())
             self._picks[group] = found[np.argsort(found[:, 0], kind="stable")[:keep]]
 

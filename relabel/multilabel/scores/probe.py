@@ -113,7 +113,7 @@ def train_probe(
     L-BFGS in fp64: a convex problem with one answer, the same in every run. The bias is penalised
     too: with fewer images than channels a free bias makes rare classes lose (on synthetic features
     of 100 images in 20 classes, 80 % of held-out images were right with it and 92 % without).
-    The seed only deals the images to the folds. The penalty is the one with the least
+    The seed only deals the images to the folds. The penalty is the one with the lowest
     cross-entropy on images left out; one image per class or a single fold leave nothing to
     compare, and the greatest penalty is taken. All features are in memory in fp64.
 

@@ -44,7 +44,7 @@ KEPT = 20
 """Classes kept per region."""
 
 PROBE_IMAGES = 50_000
-"""Most images the probe is trained on: it holds their features in memory, in double precision."""
+"""Maximum number of images the probe is trained on: it holds their features in double precision."""
 
 _AXES_SHARDS, _AXES_IMAGES = 8, 25
 
@@ -197,7 +197,7 @@ def check_axes(
             try:
                 label_map = maps.read(shard.file_name[at], settings.transpose, images.num_classes)
             except DataError:
-                continue  # told of when it is scored
+                continue  # reported when it is scored
             whole = torch.from_numpy(shard.masks(at)).any(0, keepdim=True)
             found.append((label_map, whole, int(images.labels[shard.row[at]])))
     if not found:

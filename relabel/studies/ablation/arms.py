@@ -1,6 +1,6 @@
 """The arms of the ablation: which settings each one changes.
 
-An arm states every setting that its name speaks of, also where that is the default's value, so
+An arm states every setting that its name is about, also where that is the default's value, so
 that the table keeps its meaning when defaults change. Arms whose settings come out equal share
 one training.
 """

@@ -154,7 +154,7 @@ class Material:
         training: pseudo-labels on them by (specialist, dataset).
         truth: the held-back images of the target with their annotations.
         played: the same images as the source would have annotated them.
-        hidden: pseudo-labels on them by specialist, without the one of the played source.
+        hidden: pseudo-labels on them by specialist, without the one of the simulated source.
         convention: how the source annotates.
     """
 
@@ -169,7 +169,7 @@ class Material:
 def read_material(
     run: AlignRun, played: str, catalogue: Catalogue, runtime: Runtime, problems: Problems
 ) -> Material:
-    """Read datasets and labels, hold the target's last fold back and let it play a source.
+    """Read datasets and labels, hold the target's last fold back and simulate a source with it.
 
     Raises:
         DataError: a dataset is missing, damaged, or not the one that the run was made with.

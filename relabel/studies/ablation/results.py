@@ -152,17 +152,17 @@ def _report(content: Mapping[str, Any], command: str) -> str:
     lines = [
         f"# Ablation of label transfer into {content['target']}",
         "",
-        f"Held-back training images of `{content['target']}` play the source `{content['as']}`; "
-        "no truth of source images is read. Percent, mean ± standard deviation over seeds; "
-        "differences are paired by seed. AP is over all scored boxes, F1 and class accuracy are "
-        f"at {_threshold(settings)}.",
+        f"Held-back training images of `{content['target']}` simulate the source "
+        f"`{content['as']}`; no truth of source images is read. Percent, mean "
+        "± standard deviation over seeds; differences are paired by seed. AP is over all scored "
+        f"boxes, F1 and class accuracy are at {_threshold(settings)}.",
     ]
     if content["convention"]:
         how = content["convention"]
         lines += [
             "",
-            f"{content['images']} images, {content['boxes']} boxes. Played convention, measured on "
-            f"`{content['as']}` against pseudo-labels: boxes {how['wider']:.2f} times wider and "
+            f"{content['images']} images, {content['boxes']} boxes. Simulated convention, measured "
+            f"on `{content['as']}` against pseudo-labels: boxes {how['wider']:.2f} times wider and "
             f"{how['higher']:.2f} times higher, objects under {how['smallest']:.0f} px left out. "
             f"{settings['epochs']:g} epochs"
             + (f" ({settings['steps']} steps)" if settings["steps"] else "")

@@ -1,6 +1,6 @@
 """Plan and run an ablation: one stage per arm and seed, finished ones never redone.
 
-The last cross-fitting fold of the target's own training images plays a source (see
+The last cross-fitting fold of the target's own training images simulates a source (see
 `relabel.studies.ablation.simulate`): its target pseudo-labels come from the specialist that
 never saw the fold, and label transfer is trained without the fold. Seeds are done one after the
 other, so that an ablation that is cut off has whole seeds.
@@ -65,7 +65,7 @@ class AblationPlan:
     """What is to be run.
 
     Attributes:
-        played: the source that the held-back images play.
+        played: the source that the held-back images simulate.
         base: the settings of all arms.
         arms: the arms asked for, the default among them.
         seeds: the seeds asked for.
@@ -150,7 +150,7 @@ def execute(
     """Run what is missing; the same call goes on after an interruption.
 
     Args:
-        overwrite: redo stages that were begun with other settings or inputs.
+        overwrite: redo stages that were started with different settings or inputs.
         after_each: called whenever a stage is finished.
 
     Returns:

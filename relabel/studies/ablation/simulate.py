@@ -1,4 +1,4 @@
-"""A source played by held-back images of the target, so that its true labels are known.
+"""A source simulated by held-back images of the target, so that its true labels are known.
 
 No target-space truth of source images is read: how the source annotates is measured against the
 target specialist's pseudo-labels on the real source.

@@ -1,4 +1,4 @@
-"""Arms from a user's own COCO files that already speak the target's label space.
+"""Arms from a user's own COCO files that are already in the target's label space.
 
 An oracle (the true labels of a source's images), a colleague's relabelling, the output of another
 tool: such a file needs no source and no map.
@@ -64,8 +64,8 @@ def read_extra(
 
     Args:
         name: the arm's name, and the dataset's.
-        target_space: the label space that the file speaks.
-        images: datasets by name whose images the file may speak of.
+        target_space: the label space of the file.
+        images: datasets by name whose images the file may name.
         test: the images that will be tested on, which the file must not hold.
         problems: takes bad records where they are to be skipped.
 
@@ -150,7 +150,7 @@ def _locations(
             f"{len(lost)} of {len(names)} images are neither beside the file nor in the datasets "
             f"({known}); the first is {names[lost[0]]!r}",
             file=file,
-            remedy="Put the file beside its images, or name the datasets it speaks of.",
+            remedy="Put the file beside its images, or name the datasets it is about.",
         )
     return location
 

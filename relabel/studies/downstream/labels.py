@@ -173,7 +173,7 @@ def normalized(
 
     Args:
         target: training images of the target.
-        min_boxes: fewest boxes to take mean and standard deviation of.
+        min_boxes: minimum number of boxes to take mean and standard deviation of.
 
     Raises:
         ConfigError: a name that one of the label spaces does not have.
@@ -202,7 +202,7 @@ def normalized(
     xywh[real] = xyxy_to_xywh(corners)
     area = boxes.area.copy()
     area[real] = xywh[real, 2] * xywh[real, 3]
-    # Masks and other fields of the file speak of the old box.
+    # Masks and other fields of the file are those of the old box.
     boxes = replace(boxes, xywh=xywh, area=area, extra=None)
     kept = np.flatnonzero((xywh[:, 2] > 0) & (xywh[:, 3] > 0))
     return found.with_boxes(boxes if len(kept) == len(boxes) else boxes.take(kept))
@@ -216,7 +216,7 @@ def pseudo_labelled(
     Images that were not labelled (broken ones passed over with ``--skip-bad``) are left out.
 
     Args:
-        threshold: least score of a label.
+        threshold: minimum score of a label.
         uncertain: labels that reach this share of the threshold are regions to leave out rather
             than background; 0 makes them background.
     """
@@ -248,8 +248,8 @@ def overlapped(
     Images that were not labelled are left out.
 
     Args:
-        threshold: least score of a label.
-        min_iou: least IoU of box and label.
+        threshold: minimum score of a label.
+        min_iou: minimum IoU of box and label.
         unmatched_ignored: boxes that no label overlaps are regions to leave out; else they are
             dropped, and their objects become background.
     """

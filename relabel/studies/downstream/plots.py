@@ -172,7 +172,7 @@ def classes_figure(comparison: Comparison) -> Figure:
 
 
 def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
-    """AP on the test split over iterations: mean over seeds, a band from least to most, labels.
+    """AP on the test split over iterations: mean over seeds, a band over their range, labels.
 
     Means are over the seeds that have the point. Iterations on target images alone are shaded
     where the comparison says when they begin.

@@ -77,7 +77,7 @@ def checked(request: Request) -> dict[str, NameMap]:
 def check_maps(
     request: Request, maps: Mapping[str, NameMap], datasets: Mapping[str, DetectionDataset]
 ) -> None:
-    """Check that the names which maps speak of are there.
+    """Check that the names in maps are there.
 
     Raises:
         ConfigError: a name one of the spaces does not have, or a class that is not named.

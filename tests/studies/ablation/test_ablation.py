@@ -109,7 +109,7 @@ def test_no_arm_sees_the_held_back_fold(bench: Bench, workspace: Workspace) -> N
     assert list(material.data["tight"].images.file_name) == [f"{i:03d}.png" for i in range(5)]
     for (_, on), labels in material.training.items():
         assert on != "tight" or not set(labels.file_name) & set(held)
-    assert set(material.hidden) == {"tight"}  # the played source's specialist has no say
+    assert set(material.hidden) == {"tight"}  # the simulated source's specialist has no say
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_images_by_the_last_part_of_their_name(tmp_path: Path, coco_set: MakeSet
 
 
 def test_numbered_frames_of_several_datasets(tmp_path: Path, coco_set: MakeSet) -> None:
-    """The file speaks of the dataset that has most of its images."""
+    """The file is about the dataset that has most of its images."""
     one = load(coco_set("one", ["thing"], 1), "one")
     both = load(coco_set("both", ["thing"], 2), "both")
     file = write(tmp_path / "f" / "x.json", BOXES)

@@ -1,4 +1,4 @@
-"""Mistakes and damage are told before anything is trained, with the remedy; kills lose nothing."""
+"""Mistakes and damage are reported before any training, with the remedy; kills lose nothing."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def write(
         out: a ``.json`` file, or a folder, which gets ``annotations/instances_{split}.json``.
         copy_images: ``link`` or ``copy`` puts the images into ``images/`` of the folder, or
             beside the file; images inside records are extracted.
-        problems: told of missing images; default raises on the first.
+        problems: receives missing images; default raises on the first.
 
     Returns:
         The JSON file.
