@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,22 +28,11 @@ from relabel.backbones.extractor import (
     PyramidBackbone,
     resolve_backbone,
 )
-from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import Detections
-from relabel.detectors.checkpoint import DetectorCheckpoint
+from relabel.detectors.family import MIN_SCORE, TOP_DETECTIONS, DetectionNetwork, Family
 from relabel.detectors.settings import SpecialistSettings
 from relabel.geometry import inside_ignored
-from relabel.training.pixels import stack_images
 
-CHECKPOINT = DetectorCheckpoint(
-    kind="faster_rcnn",
-    part="backbone",
-    title="a Faster R-CNN",
-    retrain="Train the specialist again (relabel train-specialist --overwrite).",
-)
-MIN_SCORE = 0.01
 DUPLICATE_IOU = 0.9
-TOP_DETECTIONS = 300
 # Far below any logit, within fp16, and 0 after the softmax: no loss and no gradient.
 UNKNOWN_LOGIT = -1e4
 
@@ -188,12 +175,13 @@ class ScoreVectorRoIHeads(RoIHeads):
         return out
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(DetectionNetwork):
     """Backbone, pyramid, RPN and box head for ``C`` classes."""
 
     def __init__(self, backbone: PyramidBackbone, classes: int, s: SpecialistSettings) -> None:
         super().__init__()
         self.backbone = backbone
+        self.divisor = backbone.body.divisor
         strides = [*s.fpn_strides, 2 * s.fpn_strides[-1]]
         anchors = AnchorGenerator(
             tuple((s.anchor_scale * stride,) for stride in strides),
@@ -232,15 +220,6 @@ class FasterRCNN(nn.Module):
         sizes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> Any:
-        """Losses (training) or detections per image.
-
-        Args:
-            pixels: [B, 3, H, W] in [0, 1], padded at the bottom and right.
-            sizes: (height, width) of each image without its padding.
-            targets: per image ``boxes`` [n, 4] xyxy, ``labels`` [n] from 1, ``ignored`` [m, 4]
-                and, in all images or in none, ``classes`` bool [C + 1], the classes it knows.
-                Images may have ``possible`` bool [n, C + 1], the classes each box may be of.
-        """
         features = self.backbone(pixels)
         device = pixels.device.type
         mixed = torch.is_autocast_enabled(device)
@@ -254,52 +233,30 @@ class FasterRCNN(nn.Module):
         detections, losses = self.roi_heads(features, proposals, sizes, targets)
         return {**rpn_losses, **losses} if self.training else detections
 
+    def pretrained(self) -> FeatureExtractor:
+        return self.backbone.body
+
+    def description(self) -> dict[str, Any]:
+        return self.backbone.body.spec.to_dict()
+
 
 def build(
-    space: LabelSpace,
-    settings: SpecialistSettings,
-    spec: BackboneSpec,
-    *,
-    weights_from: str | None,
+    classes: int, s: SpecialistSettings, spec: BackboneSpec, weights: str | None
 ) -> FasterRCNN:
-    """A model for the label space; ``weights_from`` names pretrained backbone weights, if any."""
-    body = FeatureExtractor(spec, weights_from, pretrained=settings.pretrained)
-    body.freeze(settings.frozen_stride)
-    backbone = PyramidBackbone(body, settings.fpn_strides, settings.fpn_channels)
-    return FasterRCNN(backbone, space.num_classes, settings)
+    """A model of ``C`` classes; ``weights`` names pretrained backbone weights, if any."""
+    body = FeatureExtractor(spec, weights, pretrained=s.pretrained)
+    body.freeze(s.frozen_stride)
+    return FasterRCNN(PyramidBackbone(body, s.fpn_strides, s.fpn_channels), classes, s)
 
 
-class FasterRCNNTrainable:
-    """A Faster R-CNN in training: a `Trainable`."""
-
-    def __init__(self, model: FasterRCNN, space: LabelSpace, settings: SpecialistSettings) -> None:
-        self.model = model
-        self.space = space
-        self.settings = settings
-        self.divisor = model.backbone.body.divisor
-
-    @classmethod
-    def create(cls, space: LabelSpace, settings: SpecialistSettings) -> FasterRCNNTrainable:
-        spec = resolve_backbone(settings.backbone)
-        return cls(build(space, settings, spec, weights_from=settings.backbone), space, settings)
-
-    def backbone_parameters(self) -> set[int]:
-        return {id(p) for p in self.model.backbone.body.parameters()}
-
-    def detector(self, device: torch.device) -> FasterRCNNDetector:
-        return FasterRCNNDetector(self.model, self.space, self.settings, device)
-
-    def save(self, out: Path) -> None:
-        self.detector(next(self.model.parameters()).device).save(out)
-
-    def restricted(self, space: LabelSpace, classes: Sequence[int]) -> FasterRCNNTrainable:
-        """A copy whose box head has the rows of the background and of ``classes`` only."""
-        model = copy.deepcopy(self.model)
-        head = model.roi_heads.box_predictor
-        rows = torch.tensor([0, *(c + 1 for c in classes)])
-        _keep_rows(head.cls_score, rows)
-        _keep_rows(head.bbox_pred, (rows[:, None] * 4 + torch.arange(4)).flatten())
-        return FasterRCNNTrainable(model, space, self.settings)
+def restricted(model: FasterRCNN, classes: Sequence[int]) -> FasterRCNN:
+    """A copy whose box head has the rows of the background and of ``classes`` only."""
+    model = copy.deepcopy(model)
+    head = model.roi_heads.box_predictor
+    rows = torch.tensor([0, *(c + 1 for c in classes)])
+    _keep_rows(head.cls_score, rows)
+    _keep_rows(head.bbox_pred, (rows[:, None] * 4 + torch.arange(4)).flatten())
+    return model
 
 
 def _keep_rows(layer: nn.Linear, rows: Tensor) -> None:
@@ -309,64 +266,12 @@ def _keep_rows(layer: nn.Linear, rows: Tensor) -> None:
     layer.out_features = len(rows)
 
 
-class FasterRCNNDetector:
-    """A trained specialist: a `Detector`."""
-
-    def __init__(
-        self,
-        model: FasterRCNN,
-        space: LabelSpace,
-        settings: SpecialistSettings,
-        device: torch.device,
-    ) -> None:
-        self.model = model.to(device).eval()
-        self.settings = settings
-        self.device = device
-        self._space = space
-
-    @property
-    def space(self) -> LabelSpace:
-        return self._space
-
-    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        from relabel.training.loop import autocast
-
-        batch, sizes, scales = stack_images(
-            images, self.settings.image_size, self.settings.max_image_size, self._divisor
-        )
-        batch = batch.to(self.device, memory_format=torch.channels_last)
-        with torch.inference_mode(), autocast(self.settings.precision, self.device):
-            found = self.model(batch, sizes)
-        results = []
-        for row, image, (sy, sx) in zip(found, images, scales, strict=True):
-            boxes = row["boxes"].float().cpu().numpy() / np.array([sx, sy, sx, sy], np.float32)
-            height, width = image.shape[:2]
-            boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-            results.append(
-                Detections(boxes.astype(np.float32), row["scores"].float().cpu().numpy())
-            )
-        return results
-
-    @property
-    def _divisor(self) -> int:
-        return self.model.backbone.body.divisor
-
-    def save(self, folder: Path) -> None:
-        """Write ``model.safetensors`` and ``config.json`` (last, so that it marks completeness)."""
-        spec = self.model.backbone.body.spec.to_dict()
-        CHECKPOINT.save(folder, self.model, self._space, spec, self.settings)
-
-    @classmethod
-    def load(cls, folder: Path, device: str = "auto") -> FasterRCNNDetector:
-        """Load what `save` wrote; needs neither the hub nor the backbone's folder.
-
-        Raises:
-            DataError: a file is missing, damaged, or does not fit the configuration.
-        """
-        from relabel.training.loop import resolve_device
-
-        def network(space: LabelSpace, settings: SpecialistSettings, spec: Any) -> FasterRCNN:
-            return build(space, settings, BackboneSpec.from_dict(spec), weights_from=None)
-
-        model, space, settings = CHECKPOINT.load(folder, network)
-        return cls(model, space, settings, resolve_device(device))
+FAMILY = Family(
+    kind="faster_rcnn",
+    title="a Faster R-CNN",
+    retrain="Train the specialist again (relabel train-specialist --overwrite).",
+    new=lambda classes, s: build(classes, s, resolve_backbone(s.backbone), s.backbone),
+    rebuild=lambda classes, s, spec: build(classes, s, BackboneSpec.from_dict(spec), None),
+    restrict=restricted,
+    sees_padding=False,
+)

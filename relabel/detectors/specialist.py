@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from relabel.training.loop import total_steps
 from relabel.training.order import rows_of_step
 from relabel.training.pixels import pad_batch, resized_pixels
 from relabel.workspace.atomic import atomic_write_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def train_specialist(
@@ -62,7 +58,7 @@ def train_specialist(
 
     result = train_detector(
         trainable,
-        TrainingBatches(train, settings, trainable.divisor),
+        TrainingBatches(train, settings, trainable.model.divisor),
         total_steps(settings, len(train)),
         out,
         settings,
@@ -89,14 +85,8 @@ class TrainingBatches:
         s = self.settings
         rng = np.random.default_rng([s.seed, 1, step])
         rows = rows_of_step(len(self.dataset), step, s.batch_size, s.seed)
-        scale = draw_scale(s, rng)
-        tensors, targets = [], []
-        for row in rows:
-            image, target = self.image(int(row), s.image_size * scale, rng)
-            tensors.append(image)
-            targets.append(target)
-        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
-        return pad_batch(tensors, self.divisor), sizes, targets
+        short = s.image_size * draw_scale(s, rng)
+        return batch_of([self.image(int(row), short, rng) for row in rows], self.divisor)
 
     def image(
         self, row: int, short: float, rng: np.random.Generator
@@ -123,6 +113,12 @@ class TrainingBatches:
         if possible is not None:
             target["possible"] = F.pad(torch.from_numpy(possible), (1, 0))[~flags]
         return x, target
+
+
+def batch_of(images: Sequence[tuple[Tensor, dict[str, Tensor]]], divisor: int) -> Batch:
+    """Augmented images, pixels [3, h, w] and target each, as a batch."""
+    pixels, sizes = pad_batch([x for x, _ in images], divisor)
+    return pixels, sizes, [target for _, target in images]
 
 
 def draw_scale(settings: SpecialistSettings, rng: np.random.Generator) -> float:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detector
-from relabel.detectors.load import Trainable, build_trainable
+from relabel.detectors.family import Trainable
+from relabel.detectors.load import build_trainable
 from relabel.detectors.settings import SpecialistSettings
 from relabel.settings import Runtime
 from relabel.training.loop import FitResult, drop_checkpoint, fit, resolve_device, step_seed
@@ -43,7 +44,7 @@ def train_detector(
 
     Args:
         trainable: from `new_trainable`.
-        batches: step number to (pixels, sizes, targets), see `Trainable`.
+        batches: step number to (pixels, sizes, targets), see `DetectionNetwork`.
         steps: number of optimiser steps.
         evaluate: detector and step to named results, at ``eval_every`` and at the end.
 

@@ -1,59 +1,46 @@
-"""Exponential moving average of a model's weights."""
+"""Exponential moving average of a model's weights, on torch's `AveragedModel`."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 
-class EMA:
-    """Averaged copy of the trainable parameters, with a warm-up so that early steps count less.
+def moving_average(model: nn.Module, decay: float, *, use_buffers: bool = False) -> AveragedModel:
+    """An average with a warm-up: its first update copies the model, later ones follow it.
 
-    The decay at update ``t`` is ``min(decay, (1 + t) / (10 + t))``, as in TensorFlow's
-    ExponentialMovingAverage with ``num_updates``.
+    The decay at update ``t`` after the copy is ``min(decay, (1 + t) / (10 + t))``, as in
+    TensorFlow's ExponentialMovingAverage with ``num_updates``: a short training averages over its
+    last tenth and not mostly over the weights it began with.
+
+    Args:
+        model: copied, on its device.
+        use_buffers: average the buffers of floats too, such as statistics of norms.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.average = {n: p.detach().clone() for n, p in _trained(model)}
-
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, parameter in _trained(model):
-            self.average[name].lerp_(parameter.detach(), 1 - decay)
+    def update(averaged: Any, current: Any, updates: Any) -> None:
+        if averaged[0].is_floating_point():
+            t = int(updates)
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
+        else:
+            torch._foreach_copy_(averaged, current)
 
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        for name, parameter in _trained(model):
-            parameter.copy_(self.average[name])
-
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
-        """The model with averaged weights for the length of the block."""
-        kept = {n: p.detach().clone() for n, p in _trained(model)}
-        self.copy_to(model)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in _trained(model):
-                    parameter.copy_(kept[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "average": self.average}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = int(state["updates"])
-        for name, value in state["average"].items():
-            self.average[name].copy_(value)
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=use_buffers)
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+@contextmanager
+def applied(average: AveragedModel, model: nn.Module) -> Iterator[None]:
+    """The model with averaged weights for the length of the block."""
+    kept = copy.deepcopy(model.state_dict())
+    model.load_state_dict(average.module.state_dict())
+    try:
+        yield
+    finally:
+        model.load_state_dict(kept)

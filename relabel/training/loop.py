@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from relabel.errors import RelabelError, StageError
 from relabel.settings import Runtime, settings_dict
-from relabel.training.ema import EMA
+from relabel.training.ema import applied, moving_average
 from relabel.training.memory import keep_freed_memory
 from relabel.training.prefetch import prefetch
 from relabel.training.settings import TrainSettings
@@ -140,8 +141,12 @@ def fit(
     )
     if accelerator.device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.to(accelerator.device)
+    ema = None
+    if settings.ema > 0:
+        ema = moving_average(model, settings.ema)
+        ema.update_parameters(model)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    ema = EMA(model, settings.ema) if settings.ema > 0 else None
     state = _Progress()
     accelerator.register_for_checkpointing(state, scheduler, *([ema] if ema else []), *stateful)
     folder = out / CHECKPOINT
@@ -174,7 +179,7 @@ def fit(
             scheduler.step()
             optimizer.zero_grad(set_to_none=True)
             if ema is not None:
-                ema.update(model)
+                ema.update_parameters(model)
             state.advance({k: float(v.detach()) for k, v in parts.items()})
             if after_step is not None:
                 after_step(model, state.step)
@@ -189,7 +194,7 @@ def fit(
                 _save(accelerator, folder)
                 last_saved = time.monotonic()
     if ema is not None:
-        ema.copy_to(model)
+        model.load_state_dict(ema.module.state_dict())
     model.eval()
     if accelerator.is_main_process:
         atomic_write_json(
@@ -279,14 +284,14 @@ class _Progress:
 
 def _evaluated(
     model: nn.Module,
-    ema: EMA | None,
+    ema: AveragedModel | None,
     evaluate: Callable[[nn.Module, int], dict[str, float]],
     step: int,
 ) -> dict[str, float]:
     model.eval()
     if ema is None:
         return evaluate(model, step)
-    with ema.applied(model):
+    with applied(ema, model):
         return evaluate(model, step)
 
 

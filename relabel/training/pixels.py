@@ -37,21 +37,24 @@ def stack_images(
         pixels float32 [B, 3, H, W] in [0, 1]; (height, width) of each without padding; scale
         factors (y, x) from the stored image to the batch.
     """
-    tensors, sizes, scales = [], [], []
-    for image in images:
-        x = resized_pixels(image, short, longest)
-        size = (int(x.shape[1]), int(x.shape[2]))
-        tensors.append(x)
-        sizes.append(size)
-        scales.append((size[0] / image.shape[0], size[1] / image.shape[1]))
-    return pad_batch(tensors, divisor), sizes, scales
+    tensors = [resized_pixels(image, short, longest) for image in images]
+    batch, sizes = pad_batch(tensors, divisor)
+    scales = [
+        (h / image.shape[0], w / image.shape[1])
+        for (h, w), image in zip(sizes, images, strict=True)
+    ]
+    return batch, sizes, scales
 
 
-def pad_batch(tensors: Sequence[Tensor], divisor: int) -> Tensor:
-    """[3, h, w] tensors to one [B, 3, H, W], zero-padded to multiples of ``divisor``."""
-    height = -(-max(t.shape[1] for t in tensors) // divisor) * divisor
-    width = -(-max(t.shape[2] for t in tensors) // divisor) * divisor
+def pad_batch(tensors: Sequence[Tensor], divisor: int) -> tuple[Tensor, list[tuple[int, int]]]:
+    """[3, h, w] tensors to one [B, 3, H, W], zero-padded to multiples of ``divisor``.
+
+    Returns:
+        The batch, and (h, w) of each without padding.
+    """
+    sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
+    height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
     batch = tensors[0].new_zeros(len(tensors), 3, height, width)
     for row, t in zip(batch, tensors, strict=True):
         row[:, : t.shape[1], : t.shape[2]] = t
-    return batch
+    return batch, sizes

@@ -23,8 +23,7 @@ def test_a_damaged_checkpoint_is_one_line_with_file_and_remedy(tmp_path: Path, f
     model = tmp_path / "model"
     new_trainable(SPACE, settings).save(model)
     config = json.loads((model / "config.json").read_text())
-    part = {"faster-rcnn": "backbone", "rt-detr": "model"}[family]
-    assert list(config) == ["detector", "space", part, "settings"]
+    assert list(config) == ["detector", "space", "network", "settings"]
     assert config["space"] == SPACE.to_dict()
     assert config["settings"] == json.loads(json.dumps(settings_dict(settings)))
 
@@ -42,10 +41,10 @@ def test_a_damaged_checkpoint_is_one_line_with_file_and_remedy(tmp_path: Path, f
     more = config | {"space": LabelSpace.from_names("three", ["a", "b", "c"]).to_dict()}
     (model / "config.json").write_text(json.dumps(more))
     refused(r"model\.safetensors: weights cannot be loaded")
-    for name in ("space", part, "settings"):
+    for name in ("space", "network", "settings"):
         (model / "config.json").write_text(json.dumps({k: config[k] for k in config if k != name}))
         refused(rf"config\.json: not an? .* checkpoint: KeyError\('{name}'\)")
-    (model / "config.json").write_text(json.dumps(config | {part: 7}))
+    (model / "config.json").write_text(json.dumps(config | {"network": 7}))
     refused(r"config\.json: not an? .* checkpoint")
     (model / "config.json").write_text(json.dumps(config))
     assert load_detector(model, device="cpu").space == SPACE

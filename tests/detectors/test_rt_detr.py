@@ -90,7 +90,7 @@ def test_a_saved_model_predicts_the_same_whatever_shares_its_batch(
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["detector"] == "rt_detr"
-    assert str(tmp_path) not in json.dumps(config["model"])
+    assert str(tmp_path) not in json.dumps(config["network"])
 
 
 def test_autocast_leaves_boxes_in_full_precision(rt_detr: SpecialistSettings) -> None:

@@ -9,16 +9,17 @@ import torch
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
-from relabel.detectors.rt_detr.detector import RTDetrTrainable
+from relabel.detectors.family import Trainable
+from relabel.detectors.rt_detr.build import FAMILY
 from relabel.detectors.settings import SpecialistSettings
 
 SPACE = LabelSpace.from_names("three", ["a", "b", "c"])
 CPU = torch.device("cpu")
 
 
-def new_trainable(settings: SpecialistSettings, seed: int = 0) -> RTDetrTrainable:
+def new_trainable(settings: SpecialistSettings, seed: int = 0) -> Trainable:
     torch.manual_seed(seed)
-    return RTDetrTrainable.create(SPACE, settings)
+    return FAMILY.trainable(SPACE, settings)
 
 
 def target(boxes: list[list[float]], labels: list[int], **more: Any) -> dict[str, torch.Tensor]:
@@ -34,7 +35,7 @@ def pixels_of(batch: int = 2, height: int = 64, width: int = 96) -> torch.Tensor
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def losses(trainable: RTDetrTrainable, targets: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+def losses(trainable: Trainable, targets: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
     torch.manual_seed(7)
     trainable.model.train()
     return trainable.model(pixels_of(len(targets)), [(64, 96)] * len(targets), targets)

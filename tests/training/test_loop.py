@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from relabel.errors import RelabelError
 from relabel.settings import Runtime, settings_dict
-from relabel.training.ema import EMA
+from relabel.training.ema import applied, moving_average
 from relabel.training.loop import build_optimizer, fit, lr_factor, step_seed, total_steps
 from relabel.training.order import rows_of_step
 from relabel.training.prefetch import prefetch
@@ -83,13 +83,35 @@ def test_prefetch_raises_what_a_batch_raised() -> None:
 def test_average_follows_the_weights_with_warm_up() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
-    ema = EMA(model, decay=0.9)
+    average = moving_average(model, decay=0.9)
+    average.update_parameters(model)
     nn.init.constant_(model.weight, 1.0)
-    ema.update(model)  # decay min(0.9, 2/11)
-    assert float(ema.average["weight"]) == pytest.approx(1 - 2 / 11)
-    with ema.applied(model):
+    average.update_parameters(model)  # decay min(0.9, 2/11)
+    assert float(average.module.weight) == pytest.approx(1 - 2 / 11)
+    with applied(average, model):
         assert float(model.weight) == pytest.approx(1 - 2 / 11)
     assert float(model.weight) == 1.0
+
+
+def test_the_average_is_that_of_single_interpolations_to_the_bit() -> None:
+    """Weights and statistics of norms; counters are copied."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(5))
+    model(torch.randn(2, 3, 9, 9))
+    average = moving_average(model, decay=0.5, use_buffers=True)
+    expected = {}
+    for update in range(8):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        model(torch.randn(2, 3, 9, 9))
+        average.update_parameters(model)
+        weight = 1 - min(0.5, (1 + update) / (10 + update)) if update else 1
+        for name, value in model.state_dict().items():
+            mine = value.is_floating_point() and update
+            expected[name] = torch.lerp(expected[name], value, weight) if mine else value.clone()
+    found = average.module.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_norms_and_biases_get_no_weight_decay_and_the_backbone_its_own_rate() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from relabel.backbones.extractor import (
     resolve_backbone,
 )
 from relabel.backbones.quiet import quiet_transformers
+from relabel.detectors.family import Family
 from relabel.detectors.rt_detr.model import OwnBackbone, PretrainedBackbone, RTDetr
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError
@@ -64,6 +66,21 @@ def rebuild(classes: int, parts: dict[str, Any]) -> RTDetr:
         return _whole(_network(config), parts["mean"], parts["std"])
     body = FeatureExtractor(BackboneSpec.from_dict(parts["backbone"]), None)
     return _on_own_backbone(body, config)
+
+
+def restricted(model: RTDetr, classes: Sequence[int]) -> RTDetr:
+    """A copy whose class heads have the rows of ``classes`` only."""
+    weights = model.state_dict()
+    rows = torch.tensor(list(classes))
+    # The embedding of denoising labels ends with a row for "no label".
+    of_denoising = torch.tensor([*classes, model.net.config.num_labels])
+    for key, value in weights.items():
+        if of_classes(key):
+            kept = of_denoising if "denoising_class_embed" in key else rows
+            weights[key] = value[kept.to(value.device)]
+    copy = rebuild(len(classes), model.parts)
+    copy.load_state_dict(weights)
+    return copy.to(next(model.parameters()).device)
 
 
 def _new_config(s: SpecialistSettings, classes: int) -> Any:
@@ -238,3 +255,15 @@ def _kept(config: Any) -> Any:
     if isinstance(config, dict):
         return {k: _kept(v) for k, v in config.items() if k not in _NOT_KEPT}
     return config
+
+
+FAMILY = Family(
+    kind="rt_detr",
+    title="an RT-DETR",
+    retrain="Train it again (relabel train-specialist --detector rt-detr --overwrite).",
+    new=build,
+    rebuild=lambda classes, _settings, parts: rebuild(classes, parts),
+    restrict=restricted,
+    # Boxes are fractions of the padded batch.
+    sees_padding=True,
+)

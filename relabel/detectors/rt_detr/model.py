@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, clip_boxes_to_image
 
 from relabel.backbones.extractor import FeatureExtractor, StrideMaps
+from relabel.detectors.family import MIN_SCORE, TOP_DETECTIONS, DetectionNetwork
 from relabel.detectors.rt_detr.loss import LOSSES, Criterion, Truth, denoising_pairs, truths_of
 
-MIN_SCORE = 0.01
-TOP_DETECTIONS = 300
 # Of a class that an image's dataset does not know: probability 0, and finite in fp16.
 _MASKED_LOGIT = -1e4
 
 
-class RTDetr(nn.Module):
+class RTDetr(DetectionNetwork):
     """transformers' RT-DETRv2 with our loss: images in, named losses or detections out.
 
     Boxes are fractions of the padded batch in training and in inference alike; the network is not
@@ -32,7 +31,7 @@ class RTDetr(nn.Module):
     Attributes:
         net: ``RTDetrV2Model`` with its prediction heads.
         divisor: sides of a batch must be multiples of it.
-        parts: JSON-ready description from which `rt_detr_build.rebuild` makes the same network.
+        parts: JSON-ready description from which `rebuild` (rt_detr/build.py) makes it again.
     """
 
     def __init__(self, net: Any, divisor: int, parts: dict[str, Any]) -> None:
@@ -56,23 +55,24 @@ class RTDetr(nn.Module):
     def backbone(self) -> OwnBackbone | PretrainedBackbone:
         return self.net.backbone
 
+    def pretrained(self) -> nn.Module:
+        return self.backbone.pretrained()
+
+    def description(self) -> dict[str, Any]:
+        return self.parts
+
     def forward(
         self,
         pixels: Tensor,
         sizes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> Any:
-        """Losses (training) or detections per image.
-
-        Args:
-            pixels: [B, 3, H, W] in [0, 1], padded at the bottom and right.
-            sizes: (height, width) of each image without its padding.
-            targets: see `relabel.detectors.load.Trainable`.
+        """See `DetectionNetwork`.
 
         Returns:
             In training, the last decoder layer's ``loss_vfl``, ``loss_bbox``, ``loss_giou``, the
             same ending in ``_aux`` (other layers and encoder) and ``_dn`` (denoising). Otherwise
-            per image ``boxes`` [n, 4] xyxy pixels of the batch and ``scores`` [n, C], best first.
+            detections, best first.
         """
         size = (int(pixels.shape[2]), int(pixels.shape[3]))
         self.net.config.num_queries = min(self.queries, self._places(size))

@@ -12,11 +12,10 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.settings import SpecialistSettings
-from relabel.detectors.specialist import TrainingBatches, draw_scale
+from relabel.detectors.specialist import TrainingBatches, batch_of, draw_scale
 from relabel.detectors.training import Batch
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.order import rows_of_step
-from relabel.training.pixels import pad_batch
 
 
 def target_only_from(steps: int, settings: DownstreamSettings) -> int:
@@ -77,13 +76,13 @@ class MixedBatches:
     Args:
         target: the target's training images, labels in the label space that is trained.
         sources: relabelled sources in the same label space; none for the target alone.
+        detector: its ``steps`` are the length of the training.
     """
 
     def __init__(
         self,
         target: DetectionDataset,
         sources: Mapping[str, DetectionDataset],
-        steps: int,
         detector: SpecialistSettings,
         settings: DownstreamSettings,
         divisor: int,
@@ -91,7 +90,7 @@ class MixedBatches:
         datasets = [target, *(d for d in sources.values() if len(d))]
         self.parts = [TrainingBatches(d, detector, divisor) for d in datasets]
         self.mixture = Mixture(
-            [len(d) for d in datasets], steps, detector.batch_size, detector.seed, settings
+            [len(d) for d in datasets], detector.steps, detector.batch_size, detector.seed, settings
         )
         self.detector = detector
         self.divisor = divisor
@@ -99,11 +98,6 @@ class MixedBatches:
     def __call__(self, step: int) -> Batch:
         s = self.detector
         rng = np.random.default_rng([s.seed, 1, step])
-        scale = draw_scale(s, rng)
-        pairs = [
-            self.parts[part].image(row, s.image_size * scale, rng)
-            for part, row in self.mixture.rows(step)
-        ]
-        tensors = [pixels for pixels, _ in pairs]
-        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
-        return pad_batch(tensors, self.divisor), sizes, [target for _, target in pairs]
+        short = s.image_size * draw_scale(s, rng)
+        rows = self.mixture.rows(step)
+        return batch_of([self.parts[part].image(r, short, rng) for part, r in rows], self.divisor)

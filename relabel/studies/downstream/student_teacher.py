@@ -12,9 +12,8 @@ Shape legend: ``B`` images, ``n`` boxes of an image, ``C`` classes.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,14 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.detectors.load import Trainable
+from relabel.detectors.family import Trainable
 from relabel.detectors.settings import SpecialistSettings
-from relabel.detectors.specialist import TrainingBatches, draw_scale
+from relabel.detectors.specialist import TrainingBatches, batch_of, draw_scale
 from relabel.detectors.training import Batch, Evaluate, new_trainable, on_device
 from relabel.settings import Runtime
 from relabel.studies.downstream.mixture import Mixture
 from relabel.studies.downstream.settings import DownstreamSettings
+from relabel.training.ema import moving_average
 from relabel.training.loop import drop_checkpoint, fit, resolve_device
 from relabel.training.order import rows_of_step
 from relabel.training.pixels import pad_batch
@@ -77,7 +77,7 @@ def train_student_teacher(
     out.mkdir(parents=True, exist_ok=True)
     device = resolve_device(runtime.device)
     student = new_trainable(target.space, detector)
-    batches = TeacherBatches(target, sources, detector.steps, detector, settings, student.divisor)
+    batches = TeacherBatches(target, sources, detector, settings, student.model.divisor)
     teacher = Teacher(student, settings, batches.burn_in, device)
 
     def losses(net: Any, data: TeacherBatch) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ def train_student_teacher(
         backbone_parameters=student.backbone_parameters(),
         evaluate=measured if evaluate is not None else None,
         after_step=teacher.follow,
-        stateful=[teacher],
+        stateful=[teacher.average],
     )
     teacher.trainable.save(out)
     drop_checkpoint(out)
@@ -119,10 +119,8 @@ def train_student_teacher(
 class Teacher:
     """The moving average of a student, with its own copy of the model.
 
-    The average starts as the student at the end of the burn-in. Its decay at update ``t`` is
-    ``min(decay, (1 + t) / (10 + t))``, so that in a short training it spans the last tenth of the
-    updates and not mostly the weights it began with. Running statistics of norms are averaged
-    like weights.
+    The average starts as the student at the end of the burn-in, see `moving_average`. Running
+    statistics of norms are averaged like weights.
 
     Args:
         student: what to copy; its architecture stays the teacher's.
@@ -136,31 +134,21 @@ class Teacher:
         burn_in: int,
         device: torch.device,
     ) -> None:
-        self.trainable = copy.deepcopy(student)
-        self.trainable.model.requires_grad_(False).to(device)
+        self.average = moving_average(
+            student.model.to(device), settings.teacher_ema, use_buffers=True
+        ).requires_grad_(False)
+        self.trainable = replace(student, model=self.average.module)
         self.settings = settings
         self.burn_in = burn_in
-        self.updates = 0
 
     def exists(self, step: int) -> bool:
         """Whether there is a teacher after ``step`` steps."""
         return step >= self.burn_in
 
-    @torch.no_grad()
     def follow(self, model: nn.Module, step: int) -> None:
         """Move towards the student, which has done ``step`` steps."""
-        if not self.exists(step):
-            return
-        decay = 0.0
-        if step > self.burn_in:
-            self.updates += 1
-            decay = min(self.settings.teacher_ema, (1 + self.updates) / (10 + self.updates))
-        theirs = model.state_dict()
-        for name, mine in self.trainable.model.state_dict().items():
-            if decay and mine.is_floating_point():
-                mine.lerp_(theirs[name], 1 - decay)
-            else:
-                mine.copy_(theirs[name])
+        if self.exists(step):
+            self.average.update_parameters(model)
 
     @torch.no_grad()
     def label(self, pixels: Tensor, sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
@@ -190,13 +178,6 @@ class Teacher:
                 }
             )
         return targets
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "weights": self.trainable.model.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = int(state["updates"])
-        self.trainable.model.load_state_dict(state["weights"])
 
 
 def is_box_loss(name: str) -> bool:
@@ -235,7 +216,6 @@ class TeacherBatches:
         self,
         target: DetectionDataset,
         sources: Mapping[str, DetectionDataset],
-        steps: int,
         detector: SpecialistSettings,
         settings: DownstreamSettings,
         divisor: int,
@@ -246,12 +226,12 @@ class TeacherBatches:
         self.unlabelled = [TrainingBatches(d, weak, divisor) for d in unlabelled]
         self.mixture = Mixture(
             [len(target), *(len(d) for d in unlabelled)],
-            steps,
+            detector.steps,
             detector.batch_size,
             detector.seed,
             replace(settings, target_share=settings.teacher_target_share),
         )
-        self.burn_in = round(settings.burn_in * steps)
+        self.burn_in = round(settings.burn_in * detector.steps)
         self.detector = detector
         self.divisor = divisor
 
@@ -275,20 +255,11 @@ class TeacherBatches:
                 mine.append(self.labelled.image(row, short, rng))
             else:
                 weak.append(self.unlabelled[part - 1].image(row, short, rng)[0])
-        labelled = None
-        if mine:
-            tensors = [pixels for pixels, _ in mine]
-            targets = [labels for _, labels in mine]
-            labelled = (pad_batch(tensors, self.divisor), _sizes(tensors), targets)
+        labelled = batch_of(mine, self.divisor) if mine else None
         if not weak:
             return TeacherBatch(labelled, None, None, [])
-        strong = [strong_view(x, strong_rng) for x in weak]
-        return TeacherBatch(
-            labelled,
-            pad_batch(weak, self.divisor),
-            pad_batch(strong, self.divisor),
-            _sizes(weak),
-        )
+        strong, sizes = pad_batch([strong_view(x, strong_rng) for x in weak], self.divisor)
+        return TeacherBatch(labelled, pad_batch(weak, self.divisor)[0], strong, sizes)
 
 
 def without_boxes(dataset: DetectionDataset) -> DetectionDataset:
@@ -328,7 +299,3 @@ def strong_view(x: Tensor, rng: np.random.Generator) -> Tensor:
             noise = rng.random((3, h, w), dtype=np.float32)
             x[:, top : top + h, left : left + w] = torch.from_numpy(noise)
     return x
-
-
-def _sizes(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
-    return [(int(t.shape[1]), int(t.shape[2])) for t in tensors]

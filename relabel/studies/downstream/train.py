@@ -52,11 +52,22 @@ def train_arm(
         metrics = measure(found, test, runtime).to_dict()
         return {k: metrics[k] for k in (*METRIC_NAMES, "per_class")}
 
-    if how == "labels":
-        trainable = new_trainable(target.space, detector)
+    if how == "student-teacher":
+        from relabel.studies.downstream.student_teacher import train_student_teacher
+
+        train_student_teacher(target, sources, out, detector, settings, runtime, evaluate=evaluate)
+    else:
+        if how == "labels":
+            trainable = new_trainable(target.space, detector)
+            divisor = trainable.model.divisor
+            batches = MixedBatches(target, sources, detector, settings, divisor)
+        else:
+            from relabel.studies.downstream.unified import unified_training
+
+            trainable, batches = unified_training(target, sources, detector, settings)
         train_detector(
             trainable,
-            MixedBatches(target, sources, detector.steps, detector, settings, trainable.divisor),
+            batches,
             detector.steps,
             out,
             detector,
@@ -64,14 +75,6 @@ def train_arm(
             description=description,
             evaluate=evaluate,
         )
-    elif how == "student-teacher":
-        from relabel.studies.downstream.student_teacher import train_student_teacher
-
-        train_student_teacher(target, sources, out, detector, settings, runtime, evaluate=evaluate)
-    else:
-        from relabel.studies.downstream.unified import train_unified
-
-        train_unified(target, sources, out, detector, settings, runtime, evaluate=evaluate)
     history = json.loads((out / "training.json").read_text(encoding="utf-8"))["validation"]
     atomic_write_json(
         out / CURVE, [{k: row[k] for k in ("step", *METRIC_NAMES)} for row in history]

@@ -9,72 +9,42 @@ target's classes. The network below the class scores is shared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from relabel.datasets.alternatives import renamed
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import Category, JointLabelSpace, LabelSpace
-from relabel.detectors.base import Detector
-from relabel.detectors.load import Trainable
+from relabel.detectors.family import NetworkDetector, Trainable
 from relabel.detectors.settings import SpecialistSettings
-from relabel.detectors.training import Batch, Evaluate, new_trainable, train_detector
-from relabel.settings import Runtime
+from relabel.detectors.training import Batch, new_trainable
 from relabel.studies.downstream.mixture import MixedBatches
 from relabel.studies.downstream.settings import DownstreamSettings
 
 
-def train_unified(
+def unified_training(
     target: DetectionDataset,
     sources: Mapping[str, DetectionDataset],
-    out: Path,
     detector: SpecialistSettings,
     settings: DownstreamSettings,
-    runtime: Runtime,
-    *,
-    evaluate: Evaluate | None = None,
-) -> Path:
-    """Train one detector on all datasets with their own labels and save its target part.
+) -> tuple[Trainable, UnifiedBatches]:
+    """One detector of all datasets with their own labels, and its batches.
 
-    Resumes from the checkpoint in ``out`` if it has one, to the same bits.
+    What is measured and saved of it is the target's part.
 
     Args:
         target: training images of the target.
         sources: source datasets with their own labels in their own label spaces.
         detector: its ``steps`` and ``batch_size`` are those of every arm.
-        evaluate: detector of the target's label space and step to named results, at
-            ``eval_every`` and at the end.
-
-    Returns:
-        The checkpoint folder: an ordinary detector of the target's label space.
-
-    Raises:
-        RelabelError: the loss became NaN or infinite.
     """
-    out.mkdir(parents=True, exist_ok=True)
     used = [target, *(d for d in sources.values() if len(d))]
     joint = joint_space(used)
-    trainable = TargetPart(
-        new_trainable(flat_space(joint), detector),
-        target.space,
-        list(range(target.space.num_classes)),
-    )
-    batches = UnifiedBatches(used, joint, detector.steps, detector, settings, trainable.divisor)
-    train_detector(
-        trainable,
-        batches,
-        detector.steps,
-        out,
-        detector,
-        runtime,
-        description=f"Training one detector for {len(used)} label spaces",
-        evaluate=evaluate,
-    )
-    return out
+    whole = new_trainable(flat_space(joint), detector)
+    batches = UnifiedBatches(used, joint, detector, settings, whole.model.divisor)
+    return TargetPart(whole, target.space, range(target.space.num_classes)), batches
 
 
 def joint_space(datasets: Sequence[DetectionDataset]) -> JointLabelSpace:
@@ -113,63 +83,48 @@ def into_joint(dataset: DetectionDataset, joint: JointLabelSpace, place: int) ->
     return dataset.with_boxes(boxes, flat)
 
 
-class UnifiedBatches:
+class UnifiedBatches(MixedBatches):
     """Step number to a batch of the mixture in which every image names the classes it knows."""
 
     def __init__(
         self,
         datasets: Sequence[DetectionDataset],
         joint: JointLabelSpace,
-        steps: int,
         detector: SpecialistSettings,
         settings: DownstreamSettings,
         divisor: int,
     ) -> None:
         target, *sources = [into_joint(d, joint, i) for i, d in enumerate(datasets)]
-        self.mixed = MixedBatches(
-            target, {str(i): d for i, d in enumerate(sources)}, steps, detector, settings, divisor
+        super().__init__(
+            target, {str(i): d for i, d in enumerate(sources)}, detector, settings, divisor
         )
         self.known = [
             torch.from_numpy(np.concatenate([[True], joint.mask(i)])) for i in range(len(datasets))
         ]
 
     def __call__(self, step: int) -> Batch:
-        pixels, sizes, targets = self.mixed(step)
-        for row, (part, _) in zip(targets, self.mixed.mixture.rows(step), strict=True):
+        pixels, sizes, targets = super().__call__(step)
+        for row, (part, _) in zip(targets, self.mixture.rows(step), strict=True):
             row["classes"] = self.known[part]
         return pixels, sizes, targets
 
 
-@dataclass
-class TargetPart:
+class TargetPart(Trainable):
     """A `Trainable` over all classes whose detector and checkpoint have the target's only.
 
-    Attributes:
+    Args:
         whole: what is trained.
-        space: the target's label space.
+        target: the target's label space.
         classes: position of the target's classes in ``whole.space``.
     """
 
-    whole: Trainable
-    space: LabelSpace
-    classes: Sequence[int]
+    def __init__(self, whole: Trainable, target: LabelSpace, classes: Sequence[int]) -> None:
+        super().__init__(whole.family, whole.model, whole.space, whole.settings)
+        self.target = target
+        self.classes = classes
 
-    @property
-    def model(self) -> nn.Module:
-        return self.whole.model
-
-    @property
-    def divisor(self) -> int:
-        return self.whole.divisor
-
-    def backbone_parameters(self) -> set[int]:
-        return self.whole.backbone_parameters()
-
-    def detector(self, device: torch.device) -> Detector:
-        return self.restricted(self.space, range(len(self.classes))).detector(device)
+    def detector(self, device: torch.device) -> NetworkDetector:
+        return self.restricted(self.target, self.classes).detector(device)
 
     def save(self, out: Path) -> None:
-        self.restricted(self.space, range(len(self.classes))).save(out)
-
-    def restricted(self, space: LabelSpace, classes: Sequence[int]) -> Trainable:
-        return self.whole.restricted(space, [self.classes[c] for c in classes])
+        self.restricted(self.target, self.classes).save(out)

@@ -54,7 +54,7 @@ def test_batches_follow_the_seed_and_the_scale(world: World, detector: Specialis
 
     def batches(**more: Any) -> MixedBatches:
         settings = DownstreamSettings(target_share=0.5)
-        return MixedBatches(world.target, sources, 8, replace(plain, **more), settings, 32)
+        return MixedBatches(world.target, sources, replace(plain, steps=8, **more), settings, 32)
 
     first = batches()
     assert len(first.parts) == 2

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from relabel.detectors.base import Detector
+from relabel.detectors.family import DetectionNetwork, Trainable
 from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import new_trainable
@@ -52,9 +52,9 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def test_the_target_alone_comes_first_and_last_and_half_in_between(
     world: World, detector: SpecialistSettings
 ) -> None:
-    many = replace(detector, batch_size=4)
+    many = replace(detector, batch_size=4, steps=20)
     batches = TeacherBatches(
-        world.target, {"loose": world.source}, 20, many, DownstreamSettings(burn_in=0.2), 32
+        world.target, {"loose": world.source}, many, DownstreamSettings(burn_in=0.2), 32
     )
     parts = [[part for part, _ in batches.rows(step)] for step in range(20)]
     assert parts[:4] == [[0] * 4] * 4
@@ -76,7 +76,7 @@ def test_both_views_show_the_same_place_and_only_the_strong_one_is_changed(
 ) -> None:
     turned = replace(detector, flip=1.0, scale_jitter=(2.0, 2.0), color_jitter=0.5)
     batch = TeacherBatches(
-        world.target, {"loose": world.source}, 8, turned, DownstreamSettings(burn_in=0), 32
+        world.target, {"loose": world.source}, turned, DownstreamSettings(burn_in=0), 32
     )(0)
     assert batch.weak is not None
     assert batch.strong is not None
@@ -156,8 +156,9 @@ def test_the_student_learns_classes_of_the_teacher_on_the_strong_view(
     assert fitted["settings"].ema == 0.0
 
 
-def fake(model: nn.Module) -> Any:
-    return SimpleNamespace(model=model)
+def fake(model: nn.Module) -> Trainable:
+    nothing: Any = None
+    return Trainable(nothing, cast(DetectionNetwork, model), nothing, nothing)
 
 
 def test_the_average_starts_at_the_end_of_the_burn_in() -> None:
@@ -177,8 +178,8 @@ def test_the_average_starts_at_the_end_of_the_burn_in() -> None:
     assert seen == pytest.approx([0, 2, third, fourth, 5 + (fourth - 5) * 0.2])
     assert [teacher.exists(step) for step in (0, 1, 2, 3)] == [False, False, True, True]
     again = Teacher(fake(student), settings, 2, torch.device("cpu"))
-    again.load_state_dict(teacher.state_dict())
-    assert again.updates == 3
+    again.average.load_state_dict(teacher.average.state_dict())
+    assert int(again.average.n_averaged) == 1 + 3
     assert float(again.trainable.model.state_dict()["weight"]) == seen[-1]
 
 

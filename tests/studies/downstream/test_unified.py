@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from relabel.datasets.alternatives import alternatives_field, possible_classes
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.detectors.base import Detector
 from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
-from relabel.detectors.training import new_trainable
+from relabel.detectors.training import Evaluate, new_trainable, train_detector
 from relabel.evaluation.detector import validate
-from relabel.studies.downstream import unified
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.studies.downstream.unified import (
     TargetPart,
@@ -26,7 +26,7 @@ from relabel.studies.downstream.unified import (
     flat_space,
     into_joint,
     joint_space,
-    train_unified,
+    unified_training,
 )
 from tests.detectors.tiny import FAMILIES, RUNTIME, assert_resumes, tiny_detector
 from tests.lat.world import World, make_world
@@ -34,9 +34,32 @@ from tests.lat.world import World, make_world
 HALF = DownstreamSettings(target_share=0.5)
 
 
+def train_unified(
+    world: World,
+    sources: dict[str, DetectionDataset],
+    out: Path,
+    detector: SpecialistSettings,
+    settings: DownstreamSettings,
+    evaluate: Evaluate | None = None,
+) -> Path:
+    trainable, batches = unified_training(world.target, sources, detector, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    train_detector(
+        trainable,
+        batches,
+        detector.steps,
+        out,
+        detector,
+        RUNTIME,
+        description="unified",
+        evaluate=evaluate,
+    )
+    return out
+
+
 def unified_batches(world: World, steps: int, detector: SpecialistSettings) -> UnifiedBatches:
     used = [world.target, world.source]
-    return UnifiedBatches(used, joint_space(used), steps, detector, HALF, 32)
+    return UnifiedBatches(used, joint_space(used), replace(detector, steps=steps), HALF, 32)
 
 
 def test_classes_are_concatenated_even_where_two_datasets_share_a_label_space(
@@ -83,17 +106,10 @@ def test_alternatives_speak_the_joint_space(world: World) -> None:
     assert possible[1].sum() == 1 and not possible[1, 0]
 
 
-def test_a_source_without_images_has_no_classes(
-    world: World,
-    detector: SpecialistSettings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    trained: list[TargetPart] = []
-    monkeypatch.setattr(unified, "train_detector", lambda part, *_, **__: trained.append(part))
+def test_a_source_without_images_has_no_classes(world: World, detector: SpecialistSettings) -> None:
     sources = {"empty": world.source.subset([]), "loose": world.source}
-    train_unified(world.target, sources, tmp_path, detector, HALF, RUNTIME)
-    names = trained[0].whole.space.class_names
+    trained, _ = unified_training(world.target, sources, detector, HALF)
+    names = trained.space.class_names
     assert names == ["0:tight/red", "0:tight/blue", "1:loose/thing"]
 
 
@@ -220,13 +236,12 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
 
     def train(name: str) -> Path:
         return train_unified(
-            world.target,
+            world,
             {"loose": world.source, "empty": world.source.subset([])},
             tmp_path / name,
             replace(detector, eval_every=2),
             HALF,
-            RUNTIME,
-            evaluate=evaluate,
+            evaluate,
         )
 
     assert_resumes(train, UnifiedBatches, 3, monkeypatch)
@@ -241,12 +256,11 @@ def test_it_finds_and_names_blocks_it_has_not_seen(
     world = make_world(tmp_path / "train", images=24)
     fresh = make_world(tmp_path / "fresh", images=10, seed=1).target
     folder = train_unified(
-        world.target,
+        world,
         {"loose": world.source},
         tmp_path / "out",
         replace(detector, steps=150),
         DownstreamSettings(),
-        RUNTIME,
     )
     # 0.36 when written; half of the images it saw have no colours to learn.
     assert validate(load_detector(folder, device="cpu"), fresh, RUNTIME)["AP50"] > 0.25

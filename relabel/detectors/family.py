@@ -1,0 +1,226 @@
+"""What the trained families share: a network as something to train, to predict with, to keep.
+
+Shape legend: ``B`` images, ``n`` boxes of an image, ``m`` ignore regions, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from relabel.datasets.labelspace import LabelSpace
+from relabel.detectors.base import Detections
+from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
+from relabel.detectors.settings import SpecialistSettings
+from relabel.errors import DataError
+from relabel.settings import settings_dict, settings_from
+from relabel.training.loop import autocast, resolve_device
+from relabel.training.memory import keep_freed_memory
+from relabel.training.pixels import resized, stack_images
+
+MIN_SCORE = 0.01
+TOP_DETECTIONS = 300
+
+
+class DetectionNetwork(nn.Module):
+    """A network of one of the families.
+
+    Attributes:
+        divisor: sides of a batch must be multiples of it.
+    """
+
+    divisor: int
+
+    def forward(
+        self,
+        pixels: Tensor,
+        sizes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> Any:
+        """Named losses (training) or detections per image.
+
+        Args:
+            pixels: [B, 3, H, W] in [0, 1], padded at the bottom and right.
+            sizes: (height, width) of each image without its padding.
+            targets: per image ``boxes`` [n, 4] xyxy in pixels of the batch, ``labels`` [n] from
+                1, ``ignored`` [m, 4] and, in all images or in none, ``classes`` bool [C + 1]: the
+                background (0) and the classes that the image's dataset knows; the others get
+                neither loss nor gradient. Images may have ``possible`` bool [n, C + 1], the
+                classes each box may be of: the loss asks for any of them.
+
+        Returns:
+            In evaluation mode a dict per image with ``boxes`` [n, 4] xyxy in pixels of the batch
+            and ``scores`` [n, C].
+        """
+        raise NotImplementedError
+
+    def pretrained(self) -> nn.Module:
+        """The part that came with weights."""
+        raise NotImplementedError
+
+    def description(self) -> dict[str, Any]:
+        """JSON-ready: what the family makes the same network from."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the detectors of one family are made and kept.
+
+    Attributes:
+        kind: ``detector`` in ``config.json``, by which `load_detector` knows the family.
+        title: the family in messages, with its article.
+        retrain: what a user can do about a damaged checkpoint.
+        new: a network to train, from pretrained weights.
+        rebuild: the network that a `DetectionNetwork.description` tells of, with any weights, for
+            a number of classes; needs neither hub nor folder.
+        restrict: a copy of a network that has the classes at some positions only, in that order.
+        sees_padding: what is found in an image depends on the size it is padded to.
+    """
+
+    kind: str
+    title: str
+    retrain: str
+    new: Callable[[int, SpecialistSettings], DetectionNetwork]
+    rebuild: Callable[[int, SpecialistSettings, Any], DetectionNetwork]
+    restrict: Callable[[Any, Sequence[int]], DetectionNetwork]
+    sees_padding: bool
+
+    def trainable(self, space: LabelSpace, settings: SpecialistSettings) -> Trainable:
+        """A new detector to train.
+
+        Raises:
+            ConfigError, DataError: the backbone or the pretrained model cannot be loaded.
+        """
+        return Trainable(self, self.new(space.num_classes, settings), space, settings)
+
+    def load(self, folder: Path, device: str = "auto") -> NetworkDetector:
+        """Read what `Trainable.save` wrote; needs neither the hub nor the backbone's folder.
+
+        Raises:
+            DataError: a file is missing, damaged, or does not fit the configuration.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        keep_freed_memory()
+        config_file, weights_file = folder / CONFIG, folder / WEIGHTS
+        try:
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+            space = LabelSpace.from_dict(config["space"], file=config_file)
+            settings = settings_from(SpecialistSettings, config["settings"], where=str(config_file))
+            model = self.rebuild(space.num_classes, settings, config["network"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"not {self.title} checkpoint: {error!r}", file=config_file, remedy=self.retrain
+            ) from error
+        try:
+            model.load_state_dict(load_file(str(weights_file)))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise DataError(
+                f"weights cannot be loaded: {str(error).splitlines()[0]}",
+                file=weights_file,
+                remedy=self.retrain,
+            ) from error
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        trained = Trainable(self, model, space, settings)
+        return trained.detector(resolve_device(device))
+
+
+@dataclass
+class Trainable:
+    """A detector in training.
+
+    Attributes:
+        model: the network.
+        space: the label space of its ``C`` classes.
+    """
+
+    family: Family
+    model: DetectionNetwork
+    space: LabelSpace
+    settings: SpecialistSettings
+
+    def backbone_parameters(self) -> set[int]:
+        """``id`` of the parameters that learn at ``backbone_lr_scale``."""
+        return {id(p) for p in self.model.pretrained().parameters()}
+
+    def detector(self, device: torch.device) -> NetworkDetector:
+        """A detector over the model's current weights; it shares them."""
+        return NetworkDetector(self, device)
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint that `load_detector` reads."""
+        config = {
+            "detector": self.family.kind,
+            "space": self.space.to_dict(),
+            "network": self.model.description(),
+            "settings": settings_dict(self.settings),
+        }
+        write_model(out, self.model.state_dict(), config)
+
+    def restricted(self, space: LabelSpace, classes: Sequence[int]) -> Trainable:
+        """A copy of the current model that knows some classes only.
+
+        Args:
+            space: the label space of the copy.
+            classes: position in `space` of this model of each class of the copy.
+        """
+        model = self.family.restrict(self.model, classes)
+        return Trainable(self.family, model, space, self.settings)
+
+
+class NetworkDetector:
+    """A trained network: a `Detector`.
+
+    Where a network sees the padding, an image is batched only with others of its padded size, so
+    that what is found in it does not depend on its neighbours.
+    """
+
+    def __init__(self, trained: Trainable, device: torch.device) -> None:
+        self.model = trained.model.to(device).eval()
+        self.space = trained.space
+        self.settings = trained.settings
+        self.sees_padding = trained.family.sees_padding
+        self.device = device
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Detect in B images, each uint8 [H, W, 3] RGB; sizes may differ."""
+        groups: dict[Any, list[int]] = {}
+        for i, image in enumerate(images):
+            groups.setdefault(self._padded(image) if self.sees_padding else None, []).append(i)
+        found: dict[int, Detections] = {}
+        for rows in groups.values():
+            batch = self._predict([images[i] for i in rows])
+            found.update(zip(rows, batch, strict=True))
+        return [found[i] for i in range(len(images))]
+
+    def _padded(self, image: np.ndarray) -> tuple[int, int]:
+        s, d = self.settings, self.model.divisor
+        height, width = resized(image.shape[0], image.shape[1], s.image_size, s.max_image_size)
+        return -(-height // d) * d, -(-width // d) * d
+
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        s = self.settings
+        batch, sizes, scales = stack_images(
+            images, s.image_size, s.max_image_size, self.model.divisor
+        )
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        # Not inference mode: transformers keeps anchors it made, and training goes on with them.
+        with torch.no_grad(), autocast(s.precision, self.device):
+            found = self.model(batch, sizes)
+        results = []
+        for row, image, (sy, sx) in zip(found, images, scales, strict=True):
+            boxes = row["boxes"].float().cpu().numpy() / np.array([sx, sy, sx, sy], np.float32)
+            height, width = image.shape[:2]
+            boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+            scores = row["scores"].float().cpu().numpy()
+            results.append(Detections(boxes.astype(np.float32), scores))
+        return results
