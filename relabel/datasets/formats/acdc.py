@@ -13,7 +13,7 @@ Source: Sakaridis et al., ACDC, ICCV 2021, and its published file layout.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,14 +21,13 @@ import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import check_file_name, clean_boxes, clipped_area
+from relabel.datasets.formats.checks import SKIP, ImageRows, check_file_name, checked_boxes
 from relabel.datasets.formats.records import collector_paused, convert_record, parse_json, read_file
 from relabel.datasets.labelspace import LabelSpace, did_you_mean
 from relabel.errors import DataError, Problems
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 _TRUTH, _IMAGES = "gt_detection", "rgb_anon"
-_SKIP = "Correct or remove the record, or leave it out with --skip-bad."
 _REMEDY = "Point at the folder that holds rgb_anon/ and gt_detection/."
 
 T = TypeVar("T")
@@ -61,16 +60,6 @@ class _File(msgspec.Struct, gc=False):
     categories: list[_Category]
 
 
-@dataclass
-class _Rows:
-    """Images and boxes of all files, as columns."""
-
-    file_name: list[str] = field(default_factory=list)
-    image_id: list[int] = field(default_factory=list)
-    size: list[tuple[int, int]] = field(default_factory=list)
-    boxes: list[Boxes] = field(default_factory=list)
-
-
 def read(
     path: Path,
     *,
@@ -94,24 +83,19 @@ def read(
     split = split or "train"
     files = _label_files(path, split, problems) if annotations is None else [path / annotations]
     finder = _Finder(path, split)
-    rows = _Rows()
+    rows, image_id, parts = ImageRows(problems), [], []
     for file in files:
         with problems.catching(file):
-            _read_one(file, finder, rows, space, problems)
-    sizes = np.array(rows.size, dtype=np.int32).reshape(-1, 2)
-    images = Images(
-        id=_unique_ids(np.array(rows.image_id, dtype=np.int64)),
-        file_name=rows.file_name,
-        width=sizes[:, 0],
-        height=sizes[:, 1],
-    )
-    return DetectionDataset(name, space, images, _joined(rows.boxes), path)
+            content = _read_file(file, problems)
+            row_of = _images(content, file, finder, rows, image_id, problems)
+            parts.append(_boxes(content, file, row_of, rows.images(), space, problems))
+    images = replace(rows.images(), id=_unique_ids(image_id))
+    return DetectionDataset(name, space, images, _joined(parts), path)
 
 
-def _unique_ids(ids: np.ndarray) -> np.ndarray:
-    if len(np.unique(ids)) == len(ids):
-        return ids
-    return np.arange(1, len(ids) + 1, dtype=np.int64)
+def _unique_ids(ids: Any) -> np.ndarray:
+    ids = np.array(ids, dtype=np.int64)
+    return ids if len(np.unique(ids)) == len(ids) else np.arange(1, len(ids) + 1)
 
 
 def _joined(parts: list[Boxes]) -> Boxes:
@@ -173,100 +157,73 @@ class _Finder:
         return title if title.startswith(f"{_IMAGES}/") else f"{_IMAGES}/{title}"
 
 
-def _read_one(
-    file: Path, finder: _Finder, rows: _Rows, space: LabelSpace, problems: Problems
-) -> None:
-    content = _read_file(file, problems)
-    categories = _categories(content.categories, file, space, problems)
-    row_of: dict[int, int] = {}
-    seen = set(rows.file_name)
-    bad: set[int] = set()
+def _images(
+    content: _File,
+    file: Path,
+    finder: _Finder,
+    rows: ImageRows,
+    image_id: list[int],
+    problems: Problems,
+) -> dict[int, int | None]:
+    """Add the images of one file; returns the row of each id, None where it is left out."""
+    row_of: dict[int, int | None] = {}
     for image in _unique(content.images, "image", file, problems):
+        row_of[image.id] = None
         record = f"image {image.id}"
         if not check_file_name(image.file_name, problems=problems, file=file, record=record):
-            bad.add(image.id)
             continue
         found = finder.find(image.file_name)
-        fault = None
         if found is None:
-            fault = f"image file {image.file_name!r} does not exist"
-        elif found in seen:
-            fault = f"file_name {image.file_name!r} appears twice"
-        elif image.width <= 0 or image.height <= 0:
-            fault = f"image size {image.width}x{image.height} is not possible"
-        if fault is not None or found is None:
-            problems.error(fault or "", file=file, record=record, remedy=_SKIP)
-            bad.add(image.id)
+            what = f"image file {image.file_name!r} does not exist"
+            problems.error(what, file=file, record=record, remedy=SKIP)
             continue
-        seen.add(found)
-        row_of[image.id] = len(rows.file_name)
-        rows.file_name.append(found)
-        rows.image_id.append(image.id)
-        rows.size.append((image.width, image.height))
-    kept: list[_Annotation] = []
-    positions: list[int] = []
-    for ann in _unique(content.annotations, "annotation", file, problems):
-        record = f"annotation {ann.id}"
-        if ann.image_id in bad:
-            continue
-        position = categories.get(ann.category_id)
-        if ann.image_id not in row_of:
-            problems.error(
-                f"image_id {ann.image_id} is not in images", file=file, record=record, remedy=_SKIP
-            )
-        elif position is None:
-            problems.error(
-                f"category_id {ann.category_id} is not in categories",
-                file=file,
-                record=record,
-                remedy=_SKIP,
-            )
-        elif isinstance(position, str):
-            problems.error(
-                f"unknown category {position!r}",
-                file=file,
-                record=record,
-                remedy=did_you_mean(position, space.names),
-            )
-        else:
-            kept.append(ann)
-            positions.append(position)
-    rows.boxes.append(_boxes(kept, positions, row_of, rows, file, space, problems))
+        row_of[image.id] = rows.add(found, (image.width, image.height), file=file, record=record)
+        if row_of[image.id] is not None:
+            image_id.append(image.id)
+    return row_of
 
 
 def _boxes(
-    anns: list[_Annotation],
-    positions: list[int],
-    row_of: dict[int, int],
-    rows: _Rows,
+    content: _File,
     file: Path,
+    row_of: dict[int, int | None],
+    images: Images,
     space: LabelSpace,
     problems: Problems,
 ) -> Boxes:
-    image = np.array([row_of[a.image_id] for a in anns], dtype=np.int32)
-    before = np.array([a.bbox for a in anns], dtype=np.float64).reshape(-1, 4)
-    sizes = np.array(rows.size, dtype=np.int32).reshape(-1, 2)
-    keep, xywh = clean_boxes(
+    """The boxes of one file, whose images have the rows given."""
+    names = {c.id: c.name for c in _unique(content.categories, "category", file, problems)}
+    anns: list[_Annotation] = []
+    image: list[int] = []
+    category: list[int] = []
+    for ann in _unique(content.annotations, "annotation", file, problems):
+        row, name = row_of.get(ann.image_id), names.get(ann.category_id)
+        position = None if name is None else space.get(name)
+        fault, remedy = None, SKIP
+        if ann.image_id not in row_of:
+            fault = f"image_id {ann.image_id} is not in images"
+        elif row is not None and name is None:
+            fault = f"category_id {ann.category_id} is not in categories"
+        elif row is not None and name is not None and position is None:
+            fault, remedy = f"unknown category {name!r}", did_you_mean(name, space.names)
+        if fault is not None:
+            problems.error(fault, file=file, record=f"annotation {ann.id}", remedy=remedy)
+        elif row is not None and position is not None:
+            anns.append(ann)
+            image.append(row)
+            category.append(position)
+    return checked_boxes(
         image,
-        before,
-        sizes[:, 0],
-        sizes[:, 1],
+        [a.bbox for a in anns],
+        category,
+        images,
+        space,
         problems,
         file,
-        lambda row: f"annotation {anns[row].id}",
-    )
-    area = np.array(
-        [a.bbox[2] * a.bbox[3] if a.area is None else a.area for a in anns], dtype=np.float64
-    )
-    category = np.array(positions, dtype=np.int32)
-    ignore = np.array([a.iscrowd != 0 for a in anns], dtype=bool) | space.ignore_mask[category]
-    return make_boxes(
-        image[keep],
-        xywh[keep],
-        category[keep],
-        ignore=ignore[keep],
-        id=np.array([a.id for a in anns], dtype=np.int64)[keep],
-        area=clipped_area(area, before, xywh)[keep],
+        lambda i: f"annotation {anns[i].id}",
+        ignore=[a.iscrowd != 0 for a in anns],
+        area=[a.bbox[2] * a.bbox[3] if a.area is None else a.area for a in anns],
+        id=np.array([a.id for a in anns], dtype=np.int64),
     )
 
 
@@ -302,23 +259,8 @@ def _unique(items: list[T], what: str, file: Path, problems: Problems) -> Iterat
     for item in items:
         number: int = item.id  # type: ignore[attr-defined]
         if number in seen:
-            problems.error(
-                f"{what} id {number} appears twice",
-                file=file,
-                record=f"{what} {number}",
-                remedy=_SKIP,
-            )
+            twice = f"{what} id {number} appears twice"
+            problems.error(twice, file=file, record=f"{what} {number}", remedy=SKIP)
             continue
         seen.add(number)
         yield item
-
-
-def _categories(
-    items: list[_Category], file: Path, space: LabelSpace, problems: Problems
-) -> dict[int, int | str]:
-    """Category id of the file to position, or to its name where the label space lacks it."""
-    table: dict[int, int | str] = {}
-    for item in _unique(items, "category", file, problems):
-        position = space.get(item.name)
-        table[item.id] = item.name if position is None else position
-    return table

@@ -1,24 +1,145 @@
-"""Checks every reader shares: boxes against their images, and file names against their root.
+"""What every reader shares: images and boxes checked and gathered as columns.
 
 Shape legend: ``n`` boxes, ``I`` images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from relabel.datasets.dataset import Boxes, Images, make_boxes
+from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.placing import file_name_fault
 from relabel.errors import Problems
 
 CLIPPED = "partly outside their image: clipped"
 OUTSIDE = "wholly outside their image: dropped"
 EMPTY = "of zero area: dropped"
+SKIP = "Correct or remove it, or leave it out with --skip-bad."
+AGAIN = "Download the file again, or leave it out with --skip-bad."
 
 # A corner may pass the image's edge by rounding of the sum alone; such a box is inside.
 _ROUNDING = 1e-6
+
+
+def numbered_images(
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    id: Sequence[int] | None = None,
+    location: Sequence[str] | None = None,
+) -> Images:
+    """Images of these file names and (width, height), with ids from 1 where none are given."""
+    size = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+    return Images(
+        id=np.arange(1, len(names) + 1) if id is None else np.array(id, dtype=np.int64),
+        file_name=names,
+        width=size[:, 0],
+        height=size[:, 1],
+        location=location,
+    )
+
+
+@dataclass
+class ImageRows:
+    """The images of a dataset as a reader finds them, one after the other.
+
+    Attributes:
+        name, size, location: columns, filled by `add`.
+        row_of: row by file name.
+    """
+
+    problems: Problems
+    name: list[str] = field(default_factory=list)
+    size: list[tuple[int, int]] = field(default_factory=list)
+    location: list[str] = field(default_factory=list)
+    row_of: dict[str, int] = field(default_factory=dict)
+
+    def add(
+        self, name: str, size: tuple[int, int], *, file: Path, record: str, location: str = ""
+    ) -> int | None:
+        """Add an image of (width, height) and return its row.
+
+        None where its name leads out of the root or was there before, or where no image can have
+        the size: these are errors of ``record`` in ``file``.
+        """
+        if not check_file_name(name, problems=self.problems, file=file, record=record):
+            return None
+        fault = None
+        if name in self.row_of:
+            fault = f"image {name!r} appears twice"
+        elif min(size) <= 0:
+            fault = f"image size {size[0]}x{size[1]} is not possible"
+        if fault is not None:
+            self.problems.error(fault, file=file, record=record, remedy=SKIP)
+            return None
+        self.row_of[name] = len(self.name)
+        self.name.append(name)
+        self.size.append(size)
+        self.location.append(location)
+        return len(self.name) - 1
+
+    def images(self) -> Images:
+        """The columns as `Images`, numbered from 1."""
+        return numbered_images(
+            self.name, self.size, location=self.location if any(self.location) else None
+        )
+
+
+def checked_boxes(
+    image: Any,
+    xywh: Any,
+    category: Any,
+    images: Images,
+    space: LabelSpace,
+    problems: Problems,
+    file: str | Path,
+    record_of: Callable[[int], str],
+    *,
+    ignore: Any = None,
+    area: Any = None,
+    extra: Sequence[bytes | None] | None = None,
+    **columns: np.ndarray,
+) -> Boxes:
+    """The boxes that pass `clean_boxes`; those of ignore categories are marked as such.
+
+    Args:
+        image: int [n], row of each box's image.
+        xywh: float64 [n, 4].
+        category: int [n], position in ``space``.
+        record_of: names the box in a row, such as ``annotation 17``.
+        ignore: bool [n], further boxes that are regions to leave out.
+        area: float64 [n], the file's own areas; those of clipped boxes shrink with them.
+        extra: n encoded objects of further fields.
+        columns: further columns [n] of `make_boxes`.
+
+    Raises:
+        DataError: a bad box, unless problems are to be skipped.
+    """
+    image = np.asarray(image, dtype=np.int32)
+    xywh = np.asarray(xywh, dtype=np.float64).reshape(-1, 4)
+    category = np.asarray(category, dtype=np.int32)
+    keep, clean = clean_boxes(image, xywh, images.width, images.height, problems, file, record_of)
+    rows = np.flatnonzero(keep)
+    marked = space.ignore_mask[category[rows]]
+    if ignore is not None:
+        marked = marked | np.asarray(ignore, dtype=bool)[rows]
+    if area is not None:
+        area = clipped_area(np.asarray(area, dtype=np.float64), xywh, clean)[rows]
+    return make_boxes(
+        image[rows],
+        clean[rows],
+        category[rows],
+        ignore=marked,
+        area=area,
+        extra=None if extra is None else [extra[i] for i in rows],
+        **{name: values[rows] for name, values in columns.items()},
+    )
 
 
 def clean_boxes(

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import clean_boxes
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.checks import SKIP, checked_boxes, numbered_images
 from relabel.datasets.formats.records import convert_record, parse_json, read_file
 from relabel.datasets.labelspace import LabelSpace, did_you_mean
 from relabel.datasets.pixels.location import image_size
@@ -144,13 +144,7 @@ def _assemble(
     contents: list[_Content],
     problems: Problems,
 ) -> DetectionDataset:
-    sizes = np.array([c.size for c in contents], dtype=np.int32).reshape(-1, 2)
-    images = Images(
-        id=np.arange(1, len(frames) + 1, dtype=np.int64),
-        file_name=[f.file_name for f in frames],
-        width=sizes[:, 0],
-        height=sizes[:, 1],
-    )
+    images = numbered_images([f.file_name for f in frames], [c.size for c in contents])
     image = np.repeat(np.arange(len(frames)), [len(c.label) for c in contents])
     xyxy = np.concatenate([np.zeros((0, 4)), *(c.xyxy for c in contents)])
     label = np.concatenate([np.zeros(0, np.int64), *(c.label for c in contents)])
@@ -164,20 +158,16 @@ def _assemble(
     known = category >= 0
     problems.count(f"of classes not in label space {space.name!r}: left out", int((~known).sum()))
     image, category, group = image[known], category[known], group[known]
-    keep, xywh = clean_boxes(
+    boxes = checked_boxes(
         image,
         xyxy_to_xywh(xyxy[known]),
-        images.width,
-        images.height,
+        category,
+        images,
+        space,
         problems,
         path,
         lambda row: frames[image[row]].file_name,
-    )
-    boxes = make_boxes(
-        image[keep],
-        xywh[keep],
-        category[keep],
-        ignore=(group | space.ignore_mask[category])[keep],
+        ignore=group,
     )
     return DetectionDataset(name, space, images, boxes, path)
 
@@ -234,12 +224,8 @@ def _read_frame(frame: _Frame, skip_bad: bool) -> tuple[_Content | None, list[Pr
     # Runs in a thread: findings go into a collector of its own, merged in order by the caller.
     problems = Problems(skip_bad=skip_bad)
     content = None
-    try:
+    with problems.catching(""):
         content = _content(frame, problems)
-    except DataError as error:
-        problems.error(
-            error.message, file=error.file or "", record=error.record or "", remedy=error.remedy
-        )
     return content, problems.found
 
 
@@ -412,7 +398,7 @@ def _objects(
                 "polygon has fewer than two vertices or one that is not finite",
                 file=file,
                 record=f"object {i}",
-                remedy="Correct or remove the object, or leave it out with --skip-bad.",
+                remedy=SKIP,
             )
             continue
         yield i, item

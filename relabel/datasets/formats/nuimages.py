@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import check_file_name, clean_boxes
+from relabel.datasets.dataset import DetectionDataset, Images
+from relabel.datasets.formats.checks import SKIP, ImageRows, checked_boxes
 from relabel.datasets.formats.records import collector_paused, read_table
 from relabel.datasets.labelspace import LabelSpace, did_you_mean
 from relabel.errors import DataError, Problems
 
+_MIXED = "Use the tables of one release, or leave it out with --skip-bad."
 _REMEDY = "Extract all of the split's tables into this folder."
 
 
@@ -78,27 +78,20 @@ def read(
     root, tables = _tables(path, split, annotations)
     with collector_paused():
         images, row_of = _images(tables, problems)
-        boxes = _Columns(tables, space, problems)
-        boxes.read(row_of)
-    keep, xywh = clean_boxes(
-        np.asarray(boxes.image, dtype=np.int32),
-        np.asarray(boxes.xywh, dtype=np.float64).reshape(-1, 4),
-        images.width,
-        images.height,
+        columns = _Columns(tables, space, problems)
+        columns.read(row_of)
+    boxes = checked_boxes(
+        columns.image,
+        columns.xywh,
+        columns.category,
+        images,
+        space,
         problems,
-        boxes.file,
-        lambda row: f"token {boxes.token[row]}",
+        columns.file,
+        lambda row: f"token {columns.token[row]}",
+        extra=columns.extra,
     )
-    category = np.asarray(boxes.category, dtype=np.int32)
-    rows = np.flatnonzero(keep)
-    made = make_boxes(
-        np.asarray(boxes.image, dtype=np.int32)[rows],
-        xywh[rows],
-        category[rows],
-        ignore=space.ignore_mask[category[rows]],
-        extra=[boxes.extra[i] for i in rows],
-    )
-    return DetectionDataset(name, space, images, made, root)
+    return DetectionDataset(name, space, images, boxes, root)
 
 
 def _tables(path: Path, split: str | None, annotations: str | None) -> tuple[Path, Path]:
@@ -135,50 +128,25 @@ def _images(tables: Path, problems: Problems) -> tuple[Images, dict[str, int]]:
     file = tables / "sample_data.json"
     row_of: dict[str, int] = {}
     tokens: set[str] = set()
-    names: set[str] = set()
-    rows: list[_SampleData] = []
+    images = ImageRows(problems)
     for row in read_table(file, _SampleData, problems, remedy=_REMEDY):
         if not (row.is_key_frame or row.token in keys):
             continue
-        record = f"token {row.token}"
         if not _unique(row.token, tokens, file, problems):
             continue
         keys.pop(row.token, None)
-        if not check_file_name(row.filename, problems=problems, file=file, record=record):
-            continue
-        if row.width <= 0 or row.height <= 0:
-            problems.error(
-                f"image size {row.width}x{row.height} is not possible",
-                file=file,
-                record=record,
-                remedy="Correct it, or leave the image out with --skip-bad.",
-            )
-            continue
-        if row.filename in names:
-            problems.error(
-                f"file name {row.filename!r} appears twice",
-                file=file,
-                record=record,
-                remedy="Remove one, or leave it out with --skip-bad.",
-            )
-            continue
-        names.add(row.filename)
-        row_of[row.token] = len(rows)
-        rows.append(row)
+        size = row.width, row.height
+        added = images.add(row.filename, size, file=file, record=f"token {row.token}")
+        if added is not None:
+            row_of[row.token] = added
     for token, sample in keys.items():
         problems.error(
             f"key_camera_token {token!r} is not in sample_data.json",
             file=samples,
             record=f"token {sample}",
-            remedy="Use the tables of one release, or leave it out with --skip-bad.",
+            remedy=_MIXED,
         )
-    images = Images(
-        id=np.arange(1, len(rows) + 1, dtype=np.int64),
-        file_name=[row.filename for row in rows],
-        width=np.array([row.width for row in rows], dtype=np.int32),
-        height=np.array([row.height for row in rows], dtype=np.int32),
-    )
-    return images, row_of
+    return images.images(), row_of
 
 
 def _unique(token: str, seen: set[str], file: Path, problems: Problems) -> bool:
@@ -186,10 +154,7 @@ def _unique(token: str, seen: set[str], file: Path, problems: Problems) -> bool:
         seen.add(token)
         return True
     problems.error(
-        f"token {token!r} appears twice",
-        file=file,
-        record=f"token {token}",
-        remedy="Remove one of the records, or leave it out with --skip-bad.",
+        f"token {token!r} appears twice", file=file, record=f"token {token}", remedy=SKIP
     )
     return False
 
@@ -251,12 +216,8 @@ class _Columns:
         return msgspec.json.encode(extra)
 
     def _error(self, ann: _ObjectAnn, message: str) -> None:
-        self.problems.error(
-            message,
-            file=self.file,
-            record=f"token {ann.token}",
-            remedy="Use the tables of one release, or leave it out with --skip-bad.",
-        )
+        record = f"token {ann.token}"
+        self.problems.error(message, file=self.file, record=record, remedy=_MIXED)
 
 
 def _categories(tables: Path, space: LabelSpace, problems: Problems) -> dict[str, int | str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import check_file_name, clean_boxes
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.checks import SKIP, check_file_name, checked_boxes, numbered_images
+from relabel.datasets.formats.records import read_file
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.datasets.pixels.location import image_size
@@ -26,20 +27,25 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".webp", 
 _KEPT = ("pose", "truncated", "occluded")
 
 
-@dataclass
-class _Image:
-    """What one XML file says."""
+@dataclass(frozen=True)
+class _Object:
+    """One ``<object>``: its place in the file, name, corners as written, flag and kept fields."""
 
-    stem: str
+    number: int
+    label: str
+    corners: tuple[float, float, float, float]
+    difficult: bool
+    extra: bytes | None
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What one XML file says; ``size`` is (width, height)."""
+
     file: Path
     file_name: str
-    width: int
-    height: int
-    names: list[str] = field(default_factory=list)
-    corners: list[tuple[float, float, float, float]] = field(default_factory=list)
-    difficult: list[bool] = field(default_factory=list)
-    extra: list[bytes | None] = field(default_factory=list)
-    objects: list[int] = field(default_factory=list)
+    size: tuple[int, int]
+    objects: list[_Object]
 
 
 def read(
@@ -87,59 +93,33 @@ def read(
         records.append(record)
 
     own = _own_space(name, records, folder, stems)
-    images = Images(
-        np.arange(1, len(records) + 1, dtype=np.int64),
-        [r.file_name for r in records],
-        np.array([r.width for r in records], dtype=np.int32),
-        np.array([r.height for r in records], dtype=np.int32),
-    )
-    row = np.repeat(np.arange(len(records), dtype=np.int32), [len(r.names) for r in records])
-    corners = np.array([c for r in records for c in r.corners], dtype=np.float64).reshape(-1, 4)
-    xywh = corners.copy()
+    images = numbered_images([r.file_name for r in records], [r.size for r in records])
+    row = np.repeat(np.arange(len(records), dtype=np.int32), [len(r.objects) for r in records])
+    objects = [o for r in records for o in r.objects]
+    xywh = np.array([o.corners for o in objects], dtype=np.float64).reshape(-1, 4)
     xywh[:, :2] -= 1
     xywh[:, 2:] -= xywh[:, :2]
-    category = np.array([own.index(n) for r in records for n in r.names], dtype=np.int32)
-    keep = np.ones(len(category), dtype=bool)
+    category = np.array([own.index(o.label) for o in objects], dtype=np.int32)
+    rows = np.arange(len(objects))
     if space is not None:
-        category = into_space(space, own, category, keep, folder, problems)
-        keep &= category >= 0
-    numbers = [k for r in records for k in r.objects]
-    clean_rows = np.flatnonzero(keep)
-    inside, clean = _clean(records, row, xywh, clean_rows, numbers, images, problems)
-    rows = clean_rows[inside]
-    difficult = np.array([d for r in records for d in r.difficult], dtype=bool)
+        category = into_space(space, own, category, rows >= 0, folder, problems)
+        rows = np.flatnonzero(category >= 0)
+    extra = [objects[i].extra for i in rows]
     used = space or own
-    ignore = (difficult | used.ignore_mask[category]) if len(category) else difficult
-    extra = [e for r in records for e in r.extra]
-    boxes = make_boxes(
-        row[rows],
-        clean[inside],
-        category[rows],
-        ignore=ignore[rows],
-        id=rows + 1,
-        extra=[extra[i] for i in rows] if any(extra) else None,
-    )
-    return DetectionDataset(name, used, images, boxes, image_folder)
-
-
-def _clean(
-    records: list[_Image],
-    row: np.ndarray,
-    xywh: np.ndarray,
-    rows: np.ndarray,
-    numbers: list[int],
-    images: Images,
-    problems: Problems,
-) -> tuple[np.ndarray, np.ndarray]:
-    return clean_boxes(
+    boxes = checked_boxes(
         row[rows],
         xywh[rows],
-        images.width,
-        images.height,
+        category[rows],
+        images,
+        used,
         problems,
         records[0].file.parent if records else "",
-        lambda i: f"{records[row[rows[i]]].file.name}, object {numbers[rows[i]]}",
+        lambda i: f"{records[row[rows[i]]].file.name}, object {objects[rows[i]].number}",
+        ignore=[objects[i].difficult for i in rows],
+        extra=extra if any(o.extra for o in objects) else None,
+        id=rows + 1,
     )
+    return DetectionDataset(name, used, images, boxes, image_folder)
 
 
 def _devkit_folder(path: Path) -> Path:
@@ -203,49 +183,24 @@ def _image_folder(root: Path, folder: Path) -> Path:
 def _parse(
     file: Path, stem: str, image_folder: Path, present: set[str], problems: Problems
 ) -> _Image | None:
-    try:
+    with problems.catching(file):
         tree = _tree(file)
         written = (tree.findtext("filename") or "").strip()
         if written and not check_file_name(written, problems=problems, file=file):
             return None
         file_name = _image_name(stem, written, present)
-        width, height = _size(tree, image_folder / file_name, file)
-    except DataError as error:
-        problems.error(
-            error.message, file=error.file or file, record=error.record or "", remedy=error.remedy
-        )
-        return None
-    record = _Image(stem, file, file_name, width, height)
-    for number, node in enumerate(tree.findall("object"), 1):
-        try:
-            label, corners = _object(node)
-        except ValueError as error:
-            problems.error(
-                str(error),
-                file=file,
-                record=f"object {number}",
-                remedy="Correct the object, or leave it out with --skip-bad.",
-            )
-            continue
-        record.names.append(label)
-        record.corners.append(corners)
-        record.difficult.append(_flag(node, "difficult"))
-        record.objects.append(number)
-        kept = {k: (node.findtext(k) or "").strip() for k in _KEPT}
-        kept = {k: v for k, v in kept.items() if v not in ("", "0", "Unspecified")}
-        record.extra.append(json.dumps(kept).encode() if kept else None)
-    return record
+        size = _size(tree, image_folder / file_name, file)
+        objects = [
+            found
+            for number, node in enumerate(tree.findall("object"), 1)
+            if (found := _object(node, number, file, problems)) is not None
+        ]
+        return _Image(file, file_name, size, objects)
+    return None
 
 
 def _tree(file: Path) -> ET.Element:
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError("no such annotation file", file=file) from error
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=file) from error
-    if not data.strip():
-        raise DataError("the file is empty", file=file, remedy="Export it again.")
+    data = read_file(file, remedy="Remove its name from the image set.")
     # Entities can only be declared in a document type; without one nothing can be expanded. NUL
     # bytes would hide it in UTF-16.
     if b"<!DOCTYPE" in data.upper() or b"\0" in data:
@@ -294,7 +249,20 @@ def _size(tree: ET.Element, image: Path, file: Path) -> tuple[int, int]:
         ) from error
 
 
-def _object(node: ET.Element) -> tuple[str, tuple[float, float, float, float]]:
+def _object(node: ET.Element, number: int, file: Path, problems: Problems) -> _Object | None:
+    """The object, or None where it is bad and to be skipped."""
+    try:
+        label, corners = _label_and_corners(node)
+    except ValueError as error:
+        problems.error(str(error), file=file, record=f"object {number}", remedy=SKIP)
+        return None
+    difficult = (node.findtext("difficult") or "0").strip().lower() not in ("", "0", "false", "no")
+    kept = {k: (node.findtext(k) or "").strip() for k in _KEPT}
+    kept = {k: v for k, v in kept.items() if v not in ("", "0", "Unspecified")}
+    return _Object(number, label, corners, difficult, json.dumps(kept).encode() if kept else None)
+
+
+def _label_and_corners(node: ET.Element) -> tuple[str, tuple[float, float, float, float]]:
     label = (node.findtext("name") or "").strip()
     if not label:
         raise ValueError("object has no <name>")
@@ -311,12 +279,8 @@ def _object(node: ET.Element) -> tuple[str, tuple[float, float, float, float]]:
     return label, (values[0], values[1], values[2], values[3])
 
 
-def _flag(node: ET.Element, tag: str) -> bool:
-    return (node.findtext(tag) or "0").strip().lower() not in ("", "0", "false", "no")
-
-
 def _own_space(name: str, records: list[_Image], folder: Path, stems: list[str]) -> LabelSpace:
-    found = {n for r in records for n in r.names}
+    found = {o.label for r in records for o in r.objects}
     builtin = LabelSpace.load("voc")
     if found <= set(builtin.names):
         return LabelSpace(name, builtin.categories)

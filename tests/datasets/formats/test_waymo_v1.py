@@ -151,7 +151,7 @@ def frame(labels: list[bytes], **options) -> bytes:
         (frame([GOOD], images=[(2, IMAGE)]), "labels of camera 1, whose image", 2, 1),
         (frame([GOOD], images=[(1, b"no")]), "record 1, camera 1: image cannot be dec", 1, 1),
         (frame([GOOD], images=[(1, IMAGE), (9, IMAGE)]), "unknown camera 9", 2, 2),
-        (frame([GOOD], timestamp=6), "image c/6_FRONT.jpg appears twice", 1, 1),
+        (frame([GOOD], timestamp=6), "image 'c/6_FRONT.jpg' appears twice", 1, 1),
         (frame([GOOD], context="../up"), "leads out of the dataset's root", 1, 1),
         (frame([GOOD], context=""), "lacks a context name", 1, 1),
     ],

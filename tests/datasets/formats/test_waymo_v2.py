@@ -122,7 +122,7 @@ GOOD_JPEG = native.jpeg(192, 128)
         (replace("camera_box", TYPE, [7, 4, 3]), "unknown type 7", 2, 1),
         (replace("camera_box", TIME, [1, 1000, 1000]), "row 0: box of image .*/1_FRONT", 2, 1),
         (replace("camera_box", CAMERA, ["TOP", "1", "1"]), "row 0: no image key.*'TOP'", 2, 1),
-        (replace("camera_image", CAMERA, [1, 1]), "1000_FRONT.jpg appears twice", 1, 2),
+        (replace("camera_image", CAMERA, [1, 1]), "1000_FRONT.jpg' appears twice", 1, 2),
         (replace("camera_image", JPEG, [b"no", GOOD_JPEG]), "row 0: image cannot be dec", 1, 0),
         (replace("camera_image", JPEG, [None, GOOD_JPEG]), "row 0: holds no image bytes", 1, 0),
         (replace("camera_image", "key.segment_context_name", ["../x", C]), "leads out", 1, 0),

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from relabel.datasets.dataset import DetectionDataset, Images
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.checks import check_file_name
 from relabel.datasets.formats.scalabel.frames import (
     Frame,
@@ -87,14 +85,8 @@ def read(
         return Placed(file_name, "", *size)
 
     frames, _ = read_frames(file, problems, remedy=_REMEDY)
-    frames, places = place_frames(frames, place, file, problems)
-    images = Images(
-        id=np.arange(1, len(places) + 1, dtype=np.int64),
-        file_name=[p.file_name for p in places],
-        width=np.array([p.width for p in places], dtype=np.int32),
-        height=np.array([p.height for p in places], dtype=np.int32),
-    )
-    boxes = frame_boxes(frames, images.width, images.height, space, file, problems)
+    frames, images = place_frames(frames, place, file, problems)
+    boxes = frame_boxes(frames, images, space, file, problems)
     return DetectionDataset(name, space, images, boxes, root)
 
 

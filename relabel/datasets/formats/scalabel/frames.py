@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from relabel.datasets.dataset import Boxes, make_boxes
-from relabel.datasets.formats.checks import clean_boxes
+from relabel.datasets.dataset import Boxes, Images
+from relabel.datasets.formats.checks import SKIP, ImageRows, checked_boxes
 from relabel.datasets.formats.records import collector_paused, convert_record, parse_json, read_file
 from relabel.datasets.labelspace import LabelSpace, did_you_mean
 from relabel.errors import DataError, Problems
@@ -145,46 +144,30 @@ def place_frames(
     place: Callable[[Frame], Placed | None],
     file: Path,
     problems: Problems,
-) -> tuple[list[Frame], list[Placed]]:
-    """Frames that have a place, each name once."""
+) -> tuple[list[Frame], Images]:
+    """Frames that have a place, each name once, and their images."""
     kept: list[Frame] = []
-    places: list[Placed] = []
-    seen: set[str] = set()
+    rows = ImageRows(problems)
     for frame in frames:
         placed = place(frame)
         if placed is None:
             continue
-        if placed.file_name in seen:
-            problems.error(
-                f"frame {placed.file_name!r} appears twice",
-                file=file,
-                record=f"frame {frame.name}",
-                remedy="Remove one of them, or leave it out with --skip-bad.",
-            )
-            continue
-        if placed.width <= 0 or placed.height <= 0:
-            problems.error(
-                f"image size {placed.width}x{placed.height} is not possible",
-                file=file,
-                record=f"frame {frame.name}",
-                remedy="Correct it, or leave the frame out with --skip-bad.",
-            )
-            continue
-        seen.add(placed.file_name)
-        kept.append(frame)
-        places.append(placed)
-    return kept, places
+        size = placed.width, placed.height
+        record = f"frame {frame.name}"
+        row = rows.add(placed.file_name, size, file=file, record=record, location=placed.location)
+        if row is not None:
+            kept.append(frame)
+    return kept, rows.images()
 
 
 def frame_boxes(
     frames: list[Frame],
-    width: np.ndarray,
-    height: np.ndarray,
+    images: Images,
     space: LabelSpace,
     file: Path,
     problems: Problems,
 ) -> Boxes:
-    """The boxes of frames whose images have the sizes int [I] given.
+    """The boxes of frames, of one image each.
 
     Crowds and ignore categories become ignore boxes. Labels without a ``box2d`` (lanes and
     drivable areas in old releases) are left out and counted.
@@ -210,24 +193,20 @@ def frame_boxes(
                 known[title] = space.get(title)
             position = known[title]
             if position is None:
-                _label_error(
+                problems.error(
                     f"unknown category {title!r}",
-                    did_you_mean(title, space.names),
-                    file,
-                    frame,
-                    k,
-                    problems,
+                    file=file,
+                    record=f"frame {frame.name}, label {k}",
+                    remedy=did_you_mean(title, space.names),
                 )
                 continue
             if label.id is not None:
                 if label.id in seen:
-                    _label_error(
+                    problems.error(
                         f"label id {label.id!r} appears twice in the frame",
-                        "Remove one of them, or leave it out with --skip-bad.",
-                        file,
-                        frame,
-                        k,
-                        problems,
+                        file=file,
+                        record=f"frame {frame.name}, label {k}",
+                        remedy=SKIP,
                     )
                     continue
                 seen.add(label.id)
@@ -240,31 +219,18 @@ def frame_boxes(
             crowd.append(attributes is not None and attributes.crowd is True)
             extra.append(None if attributes is None else _extra(attributes, encoded))
     problems.count("labelled without a box2d: left out", shapeless)
-    image_row = np.array(image, dtype=np.int32)
-    keep, xywh = clean_boxes(
-        image_row,
-        np.array(corners, dtype=np.float64).reshape(-1, 4),
-        width,
-        height,
+    return checked_boxes(
+        image,
+        corners,
+        category,
+        images,
+        space,
         problems,
         file,
         lambda i: f"frame {frames[image[i]].name}, label {place[i]}",
+        ignore=crowd,
+        extra=extra,
     )
-    rows = np.flatnonzero(keep)
-    categories = np.array(category, dtype=np.int32)[rows]
-    return make_boxes(
-        image_row[rows],
-        xywh[rows],
-        categories,
-        ignore=np.array(crowd, dtype=bool)[rows] | space.ignore_mask[categories],
-        extra=[extra[i] for i in rows],
-    )
-
-
-def _label_error(
-    message: str, remedy: str, file: Path, frame: Frame, place: int, problems: Problems
-) -> None:
-    problems.error(message, file=file, record=f"frame {frame.name}, label {place}", remedy=remedy)
 
 
 def _extra(attributes: Attributes, encoded: dict[tuple[Any, ...], bytes | None]) -> bytes | None:

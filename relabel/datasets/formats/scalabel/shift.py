@@ -12,10 +12,9 @@ import io
 import zipfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from relabel.datasets.dataset import DetectionDataset, Images
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.checks import check_file_name
 from relabel.datasets.formats.scalabel.frames import (
     Frame,
@@ -83,15 +82,8 @@ def read(
             return None
 
     with store:
-        frames, places = place_frames(frames, place, file, problems)
-    images = Images(
-        id=np.arange(1, len(places) + 1, dtype=np.int64),
-        file_name=[p.file_name for p in places],
-        width=np.array([p.width for p in places], dtype=np.int32),
-        height=np.array([p.height for p in places], dtype=np.int32),
-        location=[p.location for p in places] if store.zipped else None,
-    )
-    boxes = frame_boxes(frames, images.width, images.height, space, file, problems)
+        frames, images = place_frames(frames, place, file, problems)
+    boxes = frame_boxes(frames, images, space, file, problems)
     return DetectionDataset(name, space, images, boxes, root)
 
 

@@ -10,7 +10,6 @@ published ``label.proto`` and ``dataset.proto``.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -95,41 +94,11 @@ def jpeg_size(data: Buffer, start: int, end: int) -> tuple[int, int]:
     raise DataError("image cannot be decoded: not a JPEG, or cut off")
 
 
-@dataclass
-class ImageRows:
-    """The images found so far, as columns."""
-
-    name: list[str] = field(default_factory=list)
-    location: list[str] = field(default_factory=list)
-    size: list[tuple[int, int]] = field(default_factory=list)
-
-    def add(self, name: str, location: str, size: tuple[int, int]) -> int:
-        """Add an image of (width, height); returns its row."""
-        self.name.append(name)
-        self.location.append(location)
-        self.size.append(size)
-        return len(self.name) - 1
-
-    def finish(self) -> Images:
-        sizes = np.array(self.size, dtype=np.int32).reshape(-1, 2)
-        return Images(
-            id=np.arange(1, len(self.name) + 1, dtype=np.int64),
-            file_name=self.name,
-            width=sizes[:, 0],
-            height=sizes[:, 1],
-            location=self.location,
-        )
-
-
 class BoxColumns:
     """Boxes gathered as columns, with the place each came from for messages."""
 
     def __init__(self) -> None:
-        self.image: list[np.ndarray] = []
-        self.cxcywh: list[np.ndarray] = []
-        self.type: list[np.ndarray] = []
-        self.difficulty: list[np.ndarray] = []
-        self.files: list[Path] = []
+        self.parts: list[tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(
         self,
@@ -140,26 +109,15 @@ class BoxColumns:
         difficulty: np.ndarray,
     ) -> None:
         """Boxes of one file: image rows [n], centre and size [n, 4], types [n], levels [n]."""
-        self.files.append(file)
-        self.image.append(image)
-        self.cxcywh.append(cxcywh)
-        self.type.append(type)
-        self.difficulty.append(difficulty)
+        self.parts.append((file, image, cxcywh, type, difficulty))
 
     def finish(self, images: Images, space: LabelSpace, problems: Problems) -> Boxes:
         """Check the boxes against their images and turn types into positions of ``space``."""
         made: list[tuple[np.ndarray, ...]] = []
-        for file, image, cxcywh, kind, level in zip(
-            self.files, self.image, self.cxcywh, self.type, self.difficulty, strict=True
-        ):
+        for file, image, cxcywh, kind, level in self.parts:
             category = self._categories(file, images, image, kind, space, problems)
             rows = np.flatnonzero(category >= 0)
-            image, category, level, cxcywh = (
-                image[rows],
-                category[rows],
-                level[rows],
-                cxcywh[rows],
-            )
+            image, category, level, cxcywh = (v[rows] for v in (image, category, level, cxcywh))
             # Infinities would only raise NumPy's own warnings on their way to being reported.
             cxcywh = np.where(np.isfinite(cxcywh), cxcywh, np.nan)
             xywh = np.concatenate([cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, 2:]], axis=1)

@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import check_file_name
+from relabel.datasets.formats.checks import AGAIN, ImageRows
 from relabel.datasets.formats.records import open_mapped
 from relabel.datasets.formats.waymo import protowire as wire
 from relabel.datasets.formats.waymo.common import (
     CAMERAS,
     BoxColumns,
-    ImageRows,
     file_name,
     jpeg_size,
     no_files,
@@ -52,13 +51,6 @@ class _Frame:
     labels: list[tuple[int, list[tuple[int, int]]]] = field(default_factory=list)
 
 
-@dataclass
-class _Rows(ImageRows):
-    """The images found so far, and their names, none of which may come twice."""
-
-    seen: set[str] = field(default_factory=set)
-
-
 def read(
     path: Path,
     *,
@@ -80,11 +72,11 @@ def read(
     """
     space = space or LabelSpace.load("waymo")
     root = path if path.is_dir() else path.parent
-    rows, columns = _Rows(), BoxColumns()
+    rows, columns = ImageRows(problems), BoxColumns()
     for file in _files(path if annotations is None else path / annotations, split):
         with problems.catching(file), open_mapped(file, remedy="Check the path.") as data:
             _read_segment(file, data, rows, columns, problems)
-    images = rows.finish()
+    images = rows.images()
     boxes = columns.finish(images, space, problems)
     return DetectionDataset(name, space, images, boxes, root)
 
@@ -100,7 +92,7 @@ def _files(path: Path, split: str | None) -> list[Path]:
 
 
 def _read_segment(
-    file: Path, data: mmap.mmap, rows: _Rows, columns: BoxColumns, problems: Problems
+    file: Path, data: mmap.mmap, rows: ImageRows, columns: BoxColumns, problems: Problems
 ) -> None:
     image: list[int] = []
     values: list[tuple[float, float, float, float, int, int]] = []
@@ -112,12 +104,8 @@ def _read_segment(
                 frame = _frame(data, start, end)
                 labels = [(c, [_label(data, *at) for at in found]) for c, found in frame.labels]
             except wire.WireError as error:
-                problems.error(
-                    f"not a Waymo frame: {error}",
-                    file=file,
-                    record=record,
-                    remedy="Download the file again, or leave the frame out with --skip-bad.",
-                )
+                what = f"not a Waymo frame: {error}"
+                problems.error(what, file=file, record=record, remedy=AGAIN)
                 continue
             row_of = _add_images(file, data, frame, record, rows, problems)
             unlabelled += not labels
@@ -126,12 +114,8 @@ def _read_segment(
                     image.extend([row_of[camera]] * len(found))
                     values.extend(found)
                 elif found and camera not in {c for c, _, _ in frame.images}:
-                    problems.error(
-                        f"labels of camera {camera}, whose image is not in the frame",
-                        file=file,
-                        record=record,
-                        remedy="Download the file again, or leave them out with --skip-bad.",
-                    )
+                    what = f"labels of camera {camera}, whose image is not in the frame"
+                    problems.error(what, file=file, record=record, remedy=AGAIN)
     finally:
         # What was read before a damaged place is kept where bad records are skipped.
         table = np.array(values, dtype=np.float64).reshape(-1, 6)
@@ -147,30 +131,24 @@ def _read_segment(
 
 
 def _add_images(
-    file: Path, data: mmap.mmap, frame: _Frame, record: str, rows: _Rows, problems: Problems
+    file: Path, data: mmap.mmap, frame: _Frame, record: str, rows: ImageRows, problems: Problems
 ) -> dict[int, int]:
     """Append a frame's images; returns the row of each camera."""
     row_of: dict[int, int] = {}
     for camera, start, end in frame.images:
+        what = f"{record}, camera {camera}"
         try:
             if camera not in CAMERAS:
                 raise DataError(f"unknown camera {camera}")
-            title = file_name(frame.context, frame.timestamp, camera)
-            if title in rows.seen:
-                raise DataError(f"image {title} appears twice")
             size = jpeg_size(data, start, end)
         except DataError as error:
-            problems.error(
-                error.message,
-                file=file,
-                record=f"{record}, camera {camera}",
-                remedy="Download the file again, or leave the image out with --skip-bad.",
-            )
+            problems.error(error.message, file=file, record=what, remedy=AGAIN)
             continue
-        if not check_file_name(title, problems=problems, file=file, record=record):
-            continue
-        rows.seen.add(title)
-        row_of[camera] = rows.add(title, f"bytes:{file}!{start}!{end - start}", size)
+        title = file_name(frame.context, frame.timestamp, camera)
+        place = f"bytes:{file}!{start}!{end - start}"
+        row = rows.add(title, size, file=file, record=what, location=place)
+        if row is not None:
+            row_of[camera] = row
     return row_of
 
 

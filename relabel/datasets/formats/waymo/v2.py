@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import check_file_name
+from relabel.datasets.formats.checks import AGAIN, ImageRows
 from relabel.datasets.formats.waymo.common import (
     BoxColumns,
-    ImageRows,
     camera_id,
     file_name,
     jpeg_size,
@@ -53,9 +52,10 @@ Key = tuple[str, int, int]
 
 
 @dataclass
-class _Rows(ImageRows):
+class _Rows:
     """The images found so far, and the row of each (context, time, camera)."""
 
+    found: ImageRows
     row_of: dict[Key, int] = field(default_factory=dict)
     # Images that were found but left out: their boxes are no second finding.
     left_out: set[Key] = field(default_factory=set)
@@ -82,12 +82,12 @@ def read(
     """
     space = space or LabelSpace.load("waymo")
     folder = _split_folder(path, split, annotations)
-    rows, columns = _Rows(), BoxColumns()
+    rows, columns = _Rows(ImageRows(problems)), BoxColumns()
     for image_file, box_file in _pairs(folder, problems):
         with problems.catching(image_file):
             _read_images(image_file, rows, problems)
             _read_boxes(box_file, rows, columns, problems)
-    images = rows.finish()
+    images = rows.found.images()
     boxes = columns.finish(images, space, problems)
     return DetectionDataset(name, space, images, boxes, path if path.is_dir() else path.parent)
 
@@ -156,12 +156,8 @@ def _keys(table: pa.Table, file: Path, problems: Problems) -> list[Key | None]:
         if isinstance(context, str) and isinstance(time, int) and number is not None:
             keys.append((context, time, number))
             continue
-        problems.error(
-            f"no image key: context {context!r}, timestamp {time!r}, camera {camera!r}",
-            file=file,
-            record=f"row {row}",
-            remedy="Download the file again, or leave the row out with --skip-bad.",
-        )
+        what = f"no image key: context {context!r}, timestamp {time!r}, camera {camera!r}"
+        problems.error(what, file=file, record=f"row {row}", remedy=AGAIN)
         keys.append(None)
     return keys
 
@@ -173,21 +169,17 @@ def _read_images(file: Path, rows: _Rows, problems: Problems) -> None:
     for row, key in enumerate(keys):
         if key is None:
             continue
-        title, record = file_name(*key), f"row {row}"
-        if key in rows.row_of:
-            problems.error(
-                f"image {title} appears twice",
-                file=file,
-                record=record,
-                remedy="Remove one of them, or leave it out with --skip-bad.",
-            )
-        elif sizes[row] is None or not check_file_name(
-            title, problems=problems, file=file, record=record
-        ):
+        size = sizes[row]
+        if size is None:
             rows.left_out.add(key)
-        else:
-            place = f"parquet:{file}!{_IMAGE}!{row}"
-            rows.row_of[key] = rows.add(title, place, sizes[row] or (0, 0))
+            continue
+        place = f"parquet:{file}!{_IMAGE}!{row}"
+        title = file_name(*key)
+        added = rows.found.add(title, size, file=file, record=f"row {row}", location=place)
+        if added is not None:
+            rows.row_of[key] = added
+        elif key not in rows.row_of:
+            rows.left_out.add(key)
 
 
 def _sizes(
@@ -222,12 +214,7 @@ def _sizes(
                     raise DataError("holds no image bytes")
                 by_camera[camera] = sizes[row] = jpeg_size(data, 0, len(data))
             except DataError as error:
-                problems.error(
-                    error.message,
-                    file=file,
-                    record=f"row {row}",
-                    remedy="Download the file again, or leave the image out with --skip-bad.",
-                )
+                problems.error(error.message, file=file, record=f"row {row}", remedy=AGAIN)
         start = stop
     if whole > _READ_ALL_BYTES:
         for row, key in enumerate(keys):

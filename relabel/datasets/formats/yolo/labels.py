@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import clean_boxes
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.checks import checked_boxes, numbered_images
 from relabel.datasets.formats.yolo.layout import Layout, find_layout, label_path
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import into_space
@@ -59,24 +59,15 @@ def read(
     tables: list[np.ndarray] = []
     lines: list[tuple[Path, int]] = []
     for image in layout.images:
-        try:
-            size = image_size(str(image))
-        except DataError as error:
-            problems.error(error.message, file=image, remedy=error.remedy)
-            continue
-        labels = label_path(image, layout)
-        table, numbers = _rows(labels, layout, problems)
-        lines += [(labels, n) for n in numbers]
-        names.append(image.relative_to(layout.root).as_posix())
-        sizes.append(size)
-        tables.append(table)
+        with problems.catching(image):
+            sizes.append(image_size(str(image)))
+            names.append(image.relative_to(layout.root).as_posix())
+            labels = label_path(image, layout)
+            table, numbers = _rows(labels, layout, problems)
+            tables.append(table)
+            lines += [(labels, n) for n in numbers]
 
-    images = Images(
-        np.arange(1, len(names) + 1, dtype=np.int64),
-        names,
-        np.array([w for w, _ in sizes], dtype=np.int32),
-        np.array([h for _, h in sizes], dtype=np.int32),
-    )
+    images = numbered_images(names, sizes)
     table = np.concatenate(tables) if tables else np.zeros((0, 6))
     row = np.repeat(np.arange(len(names), dtype=np.int32), [len(t) for t in tables])
     position = np.array([own.index_by_id[i + 1] for i in layout.names], dtype=np.int32)
@@ -90,18 +81,17 @@ def read(
     rows = np.flatnonzero(keep)
     scale = np.stack([images.width, images.height] * 2, axis=1).astype(np.float64)[row[rows]]
     xywh = _to_pixels(table[rows, 1:5], scale)
-    inside, clean = clean_boxes(
-        row[rows], xywh, images.width, images.height, problems, layout.file or layout.root,
-        lambda i: "{}, line {}".format(*lines[rows[i]]),
-    )  # fmt: skip
-    rows = rows[inside]
     used = space or own
-    boxes = make_boxes(
+    boxes = checked_boxes(
         row[rows],
-        clean[inside],
+        xywh,
         category[rows],
+        images,
+        used,
+        problems,
+        layout.file or layout.root,
+        lambda i: "{}, line {}".format(*lines[rows[i]]),
         score=table[rows, 5],
-        ignore=used.ignore_mask[category[rows]] if len(used) else None,
         id=rows + 1,
     )
     return DetectionDataset(name, used, images, boxes, layout.root)
