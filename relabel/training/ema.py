@@ -26,11 +26,13 @@ def moving_average(model: nn.Module, decay: float, *, use_buffers: bool = False)
 
     @torch.no_grad()
     def update(averaged: Any, current: Any, updates: Any) -> None:
-        if averaged[0].is_floating_point():
-            t = int(updates)
-            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
-        else:
-            torch._foreach_copy_(averaged, current)
+        t = int(updates)
+        weight = 1 - min(decay, (1 + t) / (10 + t))
+        for mine, theirs in zip(averaged, current, strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, weight)
+            else:
+                mine.copy_(theirs)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=use_buffers)
 

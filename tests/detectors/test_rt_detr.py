@@ -118,7 +118,8 @@ def test_lat_takes_the_backbone_of_an_rt_detr(rt_detr: SpecialistSettings, tmp_p
     features.fit_pca(images)
     (pooled,) = features.pool(images, [np.array([[4, 4, 40, 40]], np.float32)])
     assert pooled.shape == (1, features.width)
-    maps = trainable.model.backbone.body
+    backbone: Any = trainable.model.backbone
+    maps = backbone.body
     assert maps is not None
     for key, value in features.body.state_dict().items():
         assert torch.equal(value, maps.state_dict()[key]), key

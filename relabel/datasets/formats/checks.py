@@ -104,7 +104,8 @@ def checked_boxes(
     ignore: Any = None,
     area: Any = None,
     extra: Sequence[bytes | None] | None = None,
-    **columns: np.ndarray,
+    score: np.ndarray | None = None,
+    id: np.ndarray | None = None,
 ) -> Boxes:
     """The boxes that pass `clean_boxes`; those of ignore categories are marked as such.
 
@@ -116,7 +117,7 @@ def checked_boxes(
         ignore: bool [n], further boxes that are regions to leave out.
         area: float64 [n], the file's own areas; those of clipped boxes shrink with them.
         extra: n encoded objects of further fields.
-        columns: further columns [n] of `make_boxes`.
+        score, id: [n], see `make_boxes`.
 
     Raises:
         DataError: a bad box, unless problems are to be skipped.
@@ -137,8 +138,9 @@ def checked_boxes(
         category[rows],
         ignore=marked,
         area=area,
-        extra=None if extra is None else [extra[i] for i in rows],
-        **{name: values[rows] for name, values in columns.items()},
+        extra=None if extra is None else [extra[i] for i in rows.tolist()],
+        score=None if score is None else score[rows],
+        id=None if id is None else id[rows],
     )
 
 
