@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from relabel.crosslabel.nms import select
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.crosslabel.shards import Run, Shard, read_shard, write_shard
+from relabel.crosslabel.shards import PseudoShard, labelling_run, pseudo_shard
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.pixels.location import image_location
@@ -26,6 +27,7 @@ from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
 from relabel.workspace.atomic import remove_leftovers
+from relabel.workspace.columns import as_json, read_shard, write_shard
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
 from relabel.workspace.progress import message, progress
 from relabel.workspace.stage import Shards
@@ -73,8 +75,8 @@ def cross_label(
     if detector is None:
         detector = load_detector(checkpoint, device=runtime.device)
     space = detector.space
-    run = Run(
-        space=space.to_dict(),
+    run = labelling_run(
+        space,
         by=by or space.name,
         on=dataset.name,
         images=len(dataset),
@@ -88,7 +90,7 @@ def cross_label(
     done = len(rows) - sum(len(batch) for batches in plan.values() for batch in batches)
     with (
         progress(
-            f"Labelling {run.on} with {run.by}",
+            f"Labelling {dataset.name} with {run['by']}",
             len(rows),
             unit="img",
             initial=done,
@@ -107,7 +109,7 @@ def cross_label(
             detections: dict[int, Detections] = {}
             for batch in batches:
                 read, images = next(stream)
-                found = _predict(detector, images, source=run.by)
+                found = _predict(detector, images, source=run["by"])
                 for row, image, raw in zip(read.tolist(), images, found, strict=True):
                     detections[row] = select(
                         raw,
@@ -115,64 +117,15 @@ def cross_label(
                         num_classes=space.num_classes,
                         width=image.shape[1],
                         height=image.shape[0],
-                        source=f"{run.by} on {dataset.images.file_name[row]}",
+                        source=f"{run['by']} on {dataset.images.file_name[row]}",
                     )
                 bar.update(len(batch))
             members = rows[shards.items(i)].tolist()
             names = [str(dataset.images.file_name[row]) for row in members]
-            write_shard(shards.shard_path(i), Shard(run, members, names, detections))
+            write_shard(shards.shard_path(i), pseudo_shard(run, members, names, detections))
     if tell:
         for problem in problems.errors:
             message(f"skipped {problem.file}: {problem.message}", quiet=runtime.quiet)
-
-
-def cross_label_all(
-    specialists: Mapping[str, Path],
-    datasets: Mapping[str, DetectionDataset],
-    out: Path,
-    settings: CrossLabelSettings,
-    runtime: Runtime,
-    *,
-    detectors: Mapping[str, Detector] | None = None,
-    problems: Problems | None = None,
-) -> dict[tuple[str, str], Path]:
-    """Label every dataset with the specialist of every other one.
-
-    Args:
-        specialists: checkpoint folders by the name of the dataset they were trained on.
-        datasets: the datasets by name.
-        out: parent folder; the pseudo-labels of specialist ``m`` on dataset ``n`` go to
-            ``m_on_n``.
-        detectors: used instead of loading the checkpoint of the same name.
-        settings, runtime, problems: see `cross_label`.
-
-    Returns:
-        Folder of each pair ``(by, on)``.
-
-    Raises:
-        DataError, RelabelError: see `cross_label`; finished shards stay.
-    """
-    folders: dict[tuple[str, str], Path] = {}
-    for by, checkpoint in specialists.items():
-        others = [name for name in datasets if name != by]
-        if not others:
-            continue
-        detector = (detectors or {}).get(by)
-        if detector is None:
-            detector = load_detector(checkpoint, device=runtime.device)
-        for on in others:
-            folders[by, on] = Path(out) / f"{by}_on_{on}"
-            cross_label(
-                checkpoint,
-                datasets[on],
-                folders[by, on],
-                settings,
-                runtime,
-                detector=detector,
-                by=by,
-                problems=problems,
-            )
-    return folders
 
 
 def _image_rows(dataset: DetectionDataset, image_rows: np.ndarray | None) -> np.ndarray:
@@ -222,7 +175,7 @@ def _batches(dataset: DetectionDataset, rows: np.ndarray, size: int) -> list[np.
 def _prepare(
     shards: Shards,
     rows: np.ndarray,
-    run: Run,
+    run: Mapping[str, Any],
     dataset: DetectionDataset,
     problems: Problems,
     *,
@@ -242,16 +195,17 @@ def _prepare(
         members = rows[shards.items(i)].tolist()
         names = [str(dataset.images.file_name[row]) for row in members]
         try:
-            shard, labels = read_shard(path)
+            shard = read_shard(path, PseudoShard)
         except DataError as error:
             message(f"{error.file}: damaged, is redone ({error.message})", quiet=quiet)
             pending.append(i)
             continue
-        if (shard.run, list(shard.rows), list(shard.file_names)) != (run, members, names):
+        found = (shard.run, shard.row.tolist(), list(shard.file_name))
+        if found != (as_json(run), members, names):
             message(f"{path}: of other settings, images or specialist, is redone", quiet=quiet)
             pending.append(i)
             continue
-        skipped = [row for row in members if not labels.coverage[row]]
+        skipped = shard.row[~shard.readable].tolist()
         if skipped and not problems.skip_bad:
             pending.append(i)  # trying again raises what is wrong with the image
             continue

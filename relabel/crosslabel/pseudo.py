@@ -5,20 +5,22 @@ Shape legend: ``I`` images of the dataset, ``n`` boxes, ``C`` classes of the spe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
+from relabel.datasets.dataset import Boxes, DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
-from relabel.errors import DataError
+from relabel.datasets.table import ImageTable
+from relabel.errors import ConfigError, DataError
 from relabel.geometry import xyxy_to_xywh
 
 
 @dataclass(frozen=True, eq=False)
-class PseudoLabels:
+class PseudoLabels(ImageTable):
     """Pseudo-labels of one dataset in another dataset's label space.
 
     Attributes:
@@ -44,8 +46,7 @@ class PseudoLabels:
     covered: np.ndarray | None = None
     quality: np.ndarray | None = None
 
-    def __len__(self) -> int:
-        return len(self.image)
+    SHARED: ClassVar[frozenset[str]] = frozenset({"space", "by", "on", "file_name", "covered"})
 
     @cached_property
     def category(self) -> np.ndarray:
@@ -60,7 +61,7 @@ class PseudoLabels:
     @cached_property
     def offsets(self) -> np.ndarray:
         """int64 [I + 1]; the boxes of image ``i`` are rows ``offsets[i]:offsets[i + 1]``."""
-        return np.searchsorted(self.image, np.arange(len(self.file_name) + 1))
+        return self.offsets_of(len(self.file_name))
 
     @cached_property
     def coverage(self) -> np.ndarray:
@@ -71,19 +72,23 @@ class PseudoLabels:
         """The box rows of one image."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
-    def take(self, mask: np.ndarray) -> PseudoLabels:
-        """The boxes a bool [n] mask or ascending rows select; images and coverage stay."""
-        return replace(
-            self,
-            image=self.image[mask],
-            boxes=self.boxes[mask],
-            scores=self.scores[mask],
-            quality=None if self.quality is None else self.quality[mask],
-        )
+    def filter(self, threshold: float | Sequence[float]) -> PseudoLabels:
+        """The boxes whose best class scores at least ``threshold``; images and coverage stay.
 
-    def filter(self, min_score: float) -> PseudoLabels:
-        """The boxes whose best class scores at least ``min_score``."""
-        return self.take(self.score >= np.float32(min_score))
+        Args:
+            threshold: minimum score, for all classes or for each of the C.
+
+        Raises:
+            ConfigError: thresholds for another number of classes.
+        """
+        classes = self.space.num_classes
+        minimum = np.asarray(threshold, np.float32)
+        if minimum.ndim and len(minimum) != classes:
+            raise ConfigError(
+                f"{len(minimum)} thresholds for the {classes} classes of {self.space.name!r}",
+                remedy="Give one threshold, or one per class.",
+            )
+        return self.take(self.score >= (minimum[self.category] if minimum.ndim else minimum))
 
     def for_images(self, file_names: Sequence[str]) -> PseudoLabels:
         """The same pseudo-labels with images renumbered to the order of ``file_names``.
@@ -93,16 +98,23 @@ class PseudoLabels:
         """
         known = {name: i for i, name in enumerate(self.file_name) if name}
         old = np.array([known.get(name, -1) for name in file_names], dtype=np.int64)
-        spans = [self.rows(i) for i in old.tolist() if i >= 0]
-        pieces = [np.arange(span.start, span.stop) for span in spans]
-        taken = self.take(np.concatenate(pieces) if pieces else np.zeros(0, np.int64))
-        counts = np.zeros(len(old), np.int64)
-        counts[old >= 0] = [span.stop - span.start for span in spans]
-        return replace(
-            taken,
-            file_name=list(file_names),
-            image=np.repeat(np.arange(len(old), dtype=np.int32), counts),
-            covered=np.array([i >= 0 and self.coverage[i] for i in old.tolist()], dtype=bool),
+        taken = self.of_images(old, self.offsets)
+        covered = np.append(self.coverage, False)[old]  # the last one of names not known, -1
+        return replace(taken, file_name=list(file_names), covered=covered)
+
+    def to_boxes(self, dataset: str, by: str) -> Boxes:
+        """Boxes with score and provenance, each under its best class.
+
+        Args:
+            dataset: name of the labelled dataset.
+            by: who labelled, for the boxes' origin.
+        """
+        return make_boxes(
+            self.image,
+            xyxy_to_xywh(self.boxes.astype(np.float64)),
+            self.category,
+            score=self.score,
+            provenance=Provenance.made(dataset, f"pseudo:{by}", len(self)),
         )
 
 
@@ -119,8 +131,7 @@ def merge_pseudo_labels(parts: Sequence[PseudoLabels]) -> PseudoLabels:
         raise DataError("there are no pseudo-labels to merge", remedy="Run `relabel cross-label`.")
     first = parts[0]
     # A part without boxes cannot tell whether its detector has a quality.
-    filled = [p for p in parts if len(p)]
-    rated = filled[0].quality if filled else None
+    rated = next((p.quality is not None for p in parts if len(p)), False)
     remedy = "Merge parts of one dataset in one label space, each image in one part only."
     names = list(first.file_name)
     covered = np.zeros(len(names), dtype=bool)
@@ -130,113 +141,43 @@ def merge_pseudo_labels(parts: Sequence[PseudoLabels]) -> PseudoLabels:
             raise DataError(f"{what} and of {first.on!r}: other datasets", remedy=remedy)
         if part.space != first.space:
             raise DataError(f"{what} use another label space than the first", remedy=remedy)
-        if len(part) and (part.quality is None) != (rated is None):
+        if len(part) and (part.quality is not None) != rated:
             raise DataError(f"{what} and another part: only one has a quality", remedy=remedy)
         for row in np.flatnonzero(part.coverage).tolist():
             if covered[row]:
                 raise DataError(f"{what} cover {part.file_name[row]} again", remedy=remedy)
             names[row] = part.file_name[row]
         covered |= part.coverage
-    image = np.concatenate([p.image for p in parts])
-    order = np.argsort(image, kind="stable")
-    quality = None
-    if rated is not None:
-        quality = np.concatenate([p.quality for p in filled if p.quality is not None])[order]
-    return PseudoLabels(
-        space=first.space,
+    return replace(
+        PseudoLabels.concatenate(parts).sorted_by_image(),
         by="+".join(dict.fromkeys(p.by for p in parts)),
-        on=first.on,
         file_name=names,
-        image=image[order].astype(np.int32),
-        boxes=np.concatenate([p.boxes for p in parts])[order],
-        scores=np.concatenate([p.scores for p in parts])[order],
         covered=covered,
-        quality=quality,
     )
 
 
 def pseudo_to_dataset(
-    labels: PseudoLabels,
-    dataset: DetectionDataset,
-    threshold: float | Mapping[str, float] | Filter,
-    *,
-    covered_only: bool = False,
+    labels: PseudoLabels, dataset: DetectionDataset, threshold: float
 ) -> DetectionDataset:
-    """The images of ``dataset`` with pseudo-labels as their annotations.
+    """The images of a dataset with pseudo-labels as boxes.
 
     Args:
-        labels: pseudo-labels that cover the images; joined by file name.
-        dataset: the labelled dataset, or a part of it.
-        threshold: minimum score; or minimum scores by class name, other classes being left out;
-            or a filter (see `relabel.crosslabel.filters`).
-        covered_only: leave out images that were not labelled (broken ones that a run with
-            ``--skip-bad`` passed over) instead of raising.
+        labels: pseudo-labels on the dataset, or on more images than it holds.
+        threshold: minimum score.
 
     Returns:
         A dataset in the label space of the specialist; boxes carry score and provenance.
 
     Raises:
-        DataError: an image is not covered, unless ``covered_only``.
+        DataError: an image is not covered.
     """
     joined = labels.for_images(dataset.images.file_name)
     absent = np.flatnonzero(~joined.coverage)
-    if len(absent) and covered_only:
-        dataset = dataset.subset(np.flatnonzero(joined.coverage))
-        joined = labels.for_images(dataset.images.file_name)
-    elif len(absent):
+    if len(absent):
         raise DataError(
             f"{len(absent)} of {len(dataset)} images of {dataset.name!r} have no pseudo-labels by "
             f"{labels.by!r}, the first is {dataset.images.file_name[absent[0]]}",
             remedy="Run `relabel cross-label` on the whole dataset, or leave these images out.",
         )
-    if callable(threshold):
-        keep = threshold
-    elif isinstance(threshold, Mapping):
-        keep = class_wise_thresholds(threshold)
-    else:
-        keep = fixed_threshold(float(threshold))
-    kept = joined.take(keep(joined))
-    n = len(kept)
-    boxes = make_boxes(
-        kept.image,
-        xyxy_to_xywh(kept.boxes.astype(np.float64)),
-        kept.category,
-        score=kept.score,
-        provenance=Provenance(
-            labels.on,
-            [f"pseudo:{labels.by}"] * n,
-            np.full(n, -1, np.int64),
-            [""] * n,
-            np.full(n, np.nan, np.float32),
-        ),
-    )
+    boxes = joined.filter(threshold).to_boxes(labels.on, labels.by)
     return dataset.with_boxes(boxes, labels.space)
-
-
-Filter = Callable[[PseudoLabels], np.ndarray]
-"""From n pseudo-labels to bool [n], True for those to keep."""
-
-
-def fixed_threshold(min_score: float) -> Filter:
-    """Keep boxes whose best class scores at least ``min_score``."""
-    return lambda labels: labels.score >= np.float32(min_score)
-
-
-def class_wise_thresholds(thresholds: Mapping[str, float], default: float | None = None) -> Filter:
-    """Keep boxes whose best class reaches that class's own threshold.
-
-    Args:
-        thresholds: minimum score by class name (or alias).
-        default: for classes not named; None leaves their boxes out.
-
-    Raises:
-        ConfigError: on use, a name that the label space does not have.
-    """
-
-    def keep(labels: PseudoLabels) -> np.ndarray:
-        limits = np.full(len(labels.space), np.inf if default is None else default, np.float32)
-        for name, limit in thresholds.items():
-            limits[labels.space.index(name)] = limit
-        return labels.score >= limits[labels.category]
-
-    return keep

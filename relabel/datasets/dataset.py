@@ -11,18 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.table import ImageTable, Table
 from relabel.geometry import xywh_to_xyxy
 
 UNCERTAIN = "uncertain"
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class Images(Table):
     """The images of a dataset.
 
     Attributes:
@@ -43,22 +44,9 @@ class Images:
     location: Sequence[str] | None = None
     extra: Sequence[bytes | None] | None = None
 
-    def __len__(self) -> int:
-        return len(self.id)
-
-    def take(self, rows: np.ndarray) -> Images:
-        return Images(
-            self.id[rows],
-            _take(self.file_name, rows),
-            self.width[rows],
-            self.height[rows],
-            _take(self.location, rows),
-            _take(self.extra, rows),
-        )
-
 
 @dataclass(frozen=True, eq=False)
-class Provenance:
+class Provenance(Table):
     """Where each box of a relabelled dataset comes from; written as the ``relabel`` object.
 
     Attributes:
@@ -77,18 +65,34 @@ class Provenance:
     source_category: Sequence[str]
     source_iou: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Provenance:
-        return Provenance(
-            self.dataset,
-            _take(self.origin, rows),
-            self.source_id[rows],
-            _take(self.source_category, rows),
-            self.source_iou[rows],
+    SHARED: ClassVar[frozenset[str]] = frozenset({"dataset"})
+
+    @classmethod
+    def made(cls, dataset: str, origin: str, count: int) -> Provenance:
+        """Of boxes that no annotation of the dataset is behind."""
+        return cls(
+            dataset,
+            [origin] * count,
+            np.full(count, -1, np.int64),
+            [""] * count,
+            np.full(count, np.nan, np.float32),
+        )
+
+    @classmethod
+    def annotated(cls, source: DetectionDataset, rows: np.ndarray, origin: str) -> Provenance:
+        """Of boxes that are annotations of the source, of the given box rows."""
+        names = source.space.names
+        return cls(
+            source.name,
+            [origin] * len(rows),
+            source.boxes.id[rows].astype(np.int64),
+            [names[c] for c in source.boxes.category[rows].tolist()],
+            np.ones(len(rows), np.float32),
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Boxes:
+class Boxes(ImageTable):
     """The boxes of a dataset, grouped by image (``image`` never decreases).
 
     Attributes:
@@ -114,26 +118,10 @@ class Boxes:
     extra: Sequence[bytes | None] | None = None
     provenance: Provenance | None = None
 
-    def __len__(self) -> int:
-        return len(self.image)
-
     @property
     def xyxy(self) -> np.ndarray:
         """float64 [n, 4] corners."""
         return xywh_to_xyxy(self.xywh)
-
-    def take(self, rows: np.ndarray) -> Boxes:
-        return Boxes(
-            self.image[rows],
-            self.xywh[rows],
-            self.category[rows],
-            self.score[rows],
-            self.ignore[rows],
-            self.id[rows],
-            self.area[rows],
-            _take(self.extra, rows),
-            None if self.provenance is None else self.provenance.take(rows),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +148,7 @@ class DetectionDataset:
     @cached_property
     def offsets(self) -> np.ndarray:
         """int64 [I + 1]; the boxes of image ``i`` are rows ``offsets[i]:offsets[i + 1]``."""
-        return np.searchsorted(self.boxes.image, np.arange(len(self.images) + 1))
+        return self.boxes.offsets_of(len(self.images))
 
     def rows(self, image: int) -> slice:
         """The box rows of one image."""
@@ -174,16 +162,11 @@ class DetectionDataset:
     ) -> DetectionDataset:
         """The dataset restricted to some images (rows), in the order given."""
         keep = np.asarray(images, dtype=np.int64)
-        pieces = [np.arange(self.rows(i).start, self.rows(i).stop) for i in keep.tolist()]
-        rows = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
-        boxes = self.boxes.take(rows)
-        counts = np.array([len(p) for p in pieces], dtype=np.int64)
-        image = np.repeat(np.arange(len(keep), dtype=np.int32), counts)
         return replace(
             self,
             name=name or self.name,
             images=self.images.take(keep),
-            boxes=replace(boxes, image=image),
+            boxes=self.boxes.of_images(keep, self.offsets),
         )
 
     def with_boxes(self, boxes: Boxes, space: LabelSpace | None = None) -> DetectionDataset:
@@ -213,7 +196,7 @@ def make_boxes(
     image = np.asarray(image, dtype=np.int32).reshape(-1)
     n = len(image)
     xywh = np.asarray(xywh, dtype=np.float64).reshape(n, 4)
-    boxes = Boxes(
+    return Boxes(
         image=image,
         xywh=xywh,
         category=np.asarray(category, dtype=np.int32).reshape(n),
@@ -223,20 +206,10 @@ def make_boxes(
         area=xywh[:, 2] * xywh[:, 3] if area is None else np.asarray(area, np.float64),
         extra=extra,
         provenance=provenance,
-    )
-    if n > 1 and bool(np.any(image[1:] < image[:-1])):
-        boxes = boxes.take(np.argsort(image, kind="stable"))
-    return boxes
+    ).sorted_by_image()
 
 
 def _column(values: Any, n: int, dtype: Any, fill: Any) -> np.ndarray:
     if values is None:
         return np.full(n, fill, dtype=dtype)
     return np.asarray(values, dtype=dtype).reshape(n)
-
-
-def _take(values: Any, rows: np.ndarray) -> Any:
-    """Rows of an optional sequence, by its own ``take`` where it has one."""
-    if values is None or hasattr(values, "take"):
-        return None if values is None else values.take(rows)
-    return [values[i] for i in rows.tolist()]

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from relabel.datasets.alternatives import renamed
-from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
+from relabel.datasets.dataset import DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
-from relabel.geometry import Pairs, overlapping, suppress, xyxy_to_xywh
+from relabel.geometry import Pairs, overlapping, suppress
 
 if TYPE_CHECKING:
     from relabel.crosslabel.pseudo import PseudoLabels
@@ -73,20 +73,7 @@ def filtered_pseudo_labels(
     classes = max(pseudo.space.num_classes, 1)
     group = boxes.image.astype(np.int64) * classes + boxes.category
     boxes = boxes.take(suppress(boxes.boxes, boxes.score, group, nms_iou))
-    n = len(boxes.image)
-    made = make_boxes(
-        boxes.image,
-        xyxy_to_xywh(boxes.boxes.astype(np.float64)),
-        boxes.category,
-        score=boxes.score,
-        provenance=Provenance(
-            source.name,
-            [f"pseudo:{pseudo.space.name}"] * n,
-            np.full(n, -1, np.int64),
-            [""] * n,
-            np.full(n, np.nan, np.float32),
-        ),
-    )
+    made = boxes.to_boxes(source.name, pseudo.space.name)
     return source.with_boxes(made, pseudo.space)
 
 
@@ -209,40 +196,13 @@ def read_name_map(path: Path) -> dict[str, str | None]:
     return content
 
 
-class _Confident:
-    """Pseudo-labels above the threshold, with their best class."""
-
-    def __init__(
-        self, image: np.ndarray, boxes: np.ndarray, category: np.ndarray, score: np.ndarray
-    ) -> None:
-        self.image, self.boxes, self.category, self.score = image, boxes, category, score
-
-    def take(self, rows: np.ndarray) -> _Confident:
-        return _Confident(self.image[rows], self.boxes[rows], self.category[rows], self.score[rows])
-
-
 def _confident(
     source: DetectionDataset, pseudo: PseudoLabels, threshold: float | Sequence[float]
-) -> _Confident:
-    classes = pseudo.space.num_classes
-    least = np.asarray(threshold, np.float32)
-    if least.ndim and len(least) != classes:
-        raise ConfigError(
-            f"{len(least)} thresholds for the {classes} classes of {pseudo.space.name!r}",
-            remedy="Give one threshold, or one per class.",
-        )
-    joined = pseudo.for_images(source.images.file_name)
-    scores = np.asarray(joined.scores).reshape(len(joined.image), classes)
-    if not len(scores):
-        none = np.zeros(0, np.int64)
-        return _Confident(none, np.zeros((0, 4)), none, np.zeros(0, np.float32))
-    category = scores.argmax(axis=1)
-    best = scores[np.arange(len(scores)), category]
-    everything = _Confident(joined.image, joined.boxes, category, best)
-    return everything.take(best >= np.broadcast_to(least, (classes,))[category])
+) -> PseudoLabels:
+    return pseudo.for_images(source.images.file_name).filter(threshold)
 
 
-def _best_pairs(source: DetectionDataset, found: _Confident, min_iou: float) -> Pairs:
+def _best_pairs(source: DetectionDataset, found: PseudoLabels, min_iou: float) -> Pairs:
     """For every source box that is overlapped, its pair with the best-overlapping pseudo-label."""
     pairs = overlapping(source.boxes.xyxy, source.boxes.image, found.boxes, found.image, min_iou)
     order = np.lexsort((-found.score[pairs.right], -pairs.iou, pairs.left))
@@ -261,18 +221,10 @@ def _relabelled(
 ) -> DetectionDataset:
     # Alternatives are classes of the source's label space.
     boxes = renamed(source.boxes.take(rows), {})
-    names = source.space.names
-    n = len(rows)
     boxes = replace(
         boxes,
         category=category.astype(np.int32),
         score=score.astype(np.float32),
-        provenance=Provenance(
-            source.name,
-            ["source"] * n,
-            boxes.id.astype(np.int64),
-            [names[c] for c in boxes.category],
-            np.ones(n, np.float32),
-        ),
+        provenance=Provenance.annotated(source, rows, "source"),
     )
     return source.with_boxes(boxes, space)

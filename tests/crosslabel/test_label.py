@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relabel.crosslabel.label import cross_label, cross_label_all
+from relabel.crosslabel.label import cross_label
 from relabel.crosslabel.nms import select
 from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
 from relabel.crosslabel.settings import CrossLabelSettings
@@ -187,31 +187,6 @@ def test_cross_fitted_parts_make_a_whole(tmp_path: Path) -> None:
     parts = [read_pseudo_labels(tmp_path / f"fold{k}") for k in range(3)]
     assert [p.coverage.sum() for p in parts] == [6, 6, 5]
     assert same(merge_pseudo_labels(parts), read_pseudo_labels(tmp_path / "whole"))
-
-
-def test_every_specialist_on_every_other_dataset(tmp_path: Path) -> None:
-    datasets = {
-        "fine": make_dataset(tmp_path / "photos" / "fine", 3, "fine"),
-        "coarse": make_dataset(tmp_path / "photos" / "coarse", 4, "coarse"),
-        "legacy": make_dataset(tmp_path / "photos" / "legacy", 5, "legacy"),
-    }
-    detectors = {name: FakeDetector(name) for name in datasets}
-    checkpoints = {name: tmp_path / "specialists" / name for name in datasets}
-    out = tmp_path / "pseudo"
-    folders = cross_label_all(checkpoints, datasets, out, SETTINGS, RUNTIME, detectors=detectors)
-    assert sorted(p.name for p in out.iterdir()) == [
-        "coarse_on_fine",
-        "coarse_on_legacy",
-        "fine_on_coarse",
-        "fine_on_legacy",
-        "legacy_on_coarse",
-        "legacy_on_fine",
-    ]
-    for (by, on), folder in folders.items():
-        labels = read_pseudo_labels(folder)
-        assert folder == out / f"{by}_on_{on}"
-        assert (labels.by, labels.on, labels.space.name) == (by, on, by)
-        assert len(labels.file_name) == len(datasets[on])
 
 
 def test_bad_images_stop_the_run_or_are_skipped(tmp_path: Path, capsys) -> None:

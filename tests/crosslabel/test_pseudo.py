@@ -11,16 +11,15 @@ import pytest
 
 from relabel.crosslabel.pseudo import (
     PseudoLabels,
-    class_wise_thresholds,
-    fixed_threshold,
     merge_pseudo_labels,
     pseudo_to_dataset,
 )
-from relabel.crosslabel.shards import Run, Shard, read_pseudo_labels, write_shard
+from relabel.crosslabel.shards import labelling_run, pseudo_shard, read_pseudo_labels
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.errors import ConfigError, DataError
+from relabel.workspace.columns import write_shard
 
 SPACE = LabelSpace.from_names("fine", ["car", "bus"])
 
@@ -59,15 +58,12 @@ def test_columns() -> None:
     assert empty.offsets.tolist() == [0, 0, 0, 0]
 
 
-def test_filters_are_functions_of_the_labels() -> None:
+def test_thresholds_by_class() -> None:
     labels = example()
-    assert fixed_threshold(0.5)(labels).tolist() == [True, True, False]
-    keep = class_wise_thresholds({"CAR": 0.25, "bus": 0.6})
-    assert keep(labels).tolist() == [True, False, True]
-    assert class_wise_thresholds({"bus": 0.1})(labels).tolist() == [False, True, False]
-    assert class_wise_thresholds({"bus": 0.6}, default=0.3)(labels).tolist() == [True, False, False]
-    with pytest.raises(ConfigError, match="bus"):
-        class_wise_thresholds({"bsu": 0.5})(labels)
+    assert labels.filter([0.25, 0.6]).score.tolist() == [0.75, 0.25]
+    assert labels.filter([2, 0.1]).category.tolist() == [1]
+    with pytest.raises(ConfigError, match="3 thresholds for the 2 classes of 'fine'"):
+        labels.filter([0.5] * 3)
 
 
 def test_images_are_joined_by_name() -> None:
@@ -118,20 +114,20 @@ def test_as_a_dataset() -> None:
     assert made.boxes.provenance is not None
     assert made.boxes.provenance.origin == ["pseudo:fine"] * 2
     part = dataset().subset([2, 1])
-    assert pseudo_to_dataset(example(), part, {"car": 0.1}).boxes.image.tolist() == [0]
-    best = pseudo_to_dataset(example(), dataset(), lambda labels: labels.score > 0.6)
-    assert best.boxes.score.tolist() == [0.75]
+    assert pseudo_to_dataset(example(), part, 0.1).boxes.image.tolist() == [0]
     holes = replace(example(), covered=np.array([True, False, True]))
     with pytest.raises(DataError, match=r"1 of 3 images .* b\.png"):
         pseudo_to_dataset(holes, dataset(), 0.5)
-    rest = pseudo_to_dataset(holes, dataset(), 0.1, covered_only=True)
+    rest = pseudo_to_dataset(holes, dataset().subset([0, 2]), 0.1)
     assert list(rest.images.file_name) == ["a.png", "c.png"]
     assert rest.boxes.image.tolist() == [0, 0, 1]
 
 
 def write_example(folder: Path, storage: str = "float16", quality: bool = False) -> None:
     """Two shards: images 0 and 1 (one box in the first), then 2 (not readable) and 4 (a box)."""
-    run = Run(SPACE.to_dict(), "fine", "coarse", 5, {"score_storage": storage}, "")
+    run = labelling_run(
+        SPACE, by="fine", on="coarse", images=5, settings={"score_storage": storage}, model=""
+    )
     found = Detections(
         np.array([[0.1, 2, 4, 8]], np.float32),
         np.array([[0.1, 0.7]], np.float32),
@@ -144,10 +140,11 @@ def write_example(folder: Path, storage: str = "float16", quality: bool = False)
     )
     write_shard(
         folder / "shard-00000-of-00002.parquet",
-        Shard(run, [0, 1], ["a.png", "é.png"], {0: found, 1: none}),
+        pseudo_shard(run, [0, 1], ["a.png", "é.png"], {0: found, 1: none}),
     )
     write_shard(
-        folder / "shard-00001-of-00002.parquet", Shard(run, [2, 4], ["c.png", "e.png"], {4: found})
+        folder / "shard-00001-of-00002.parquet",
+        pseudo_shard(run, [2, 4], ["c.png", "e.png"], {4: found}),
     )
 
 
@@ -166,8 +163,8 @@ def test_shards_are_read_as_written(tmp_path: Path, storage: str, quality: bool)
     assert np.array_equal(labels.scores, expected)
     assert (labels.quality is None) is not quality
     table = pq.read_table(tmp_path / "shard-00001-of-00002.parquet")
-    assert table.column("category").to_pylist() == [1]
-    assert table.column("file_name").to_pylist() == ["e.png"]
+    assert table.column("category").to_pylist() == [[], [1]]
+    assert table.column("file_name").to_pylist() == ["c.png", "e.png"]
 
 
 def test_missing_and_damaged_shards_are_named(tmp_path: Path) -> None:
@@ -183,22 +180,26 @@ def test_missing_and_damaged_shards_are_named(tmp_path: Path) -> None:
             second.write_bytes(data)
         with pytest.raises(DataError, match=said) as error:
             read_pseudo_labels(tmp_path)
-        assert error.value.file == str(second)
+        assert error.value.file == str(second if data is not None else tmp_path)
 
-    refused(None, "missing")
+    refused(None, f"lacks 1 of 2 shards, such as {second.name}")
     refused(b"", "not a readable shard")
     refused(whole[:-30], "not a readable shard")
     second.write_bytes(whole)
-    column = pq.read_metadata(second).row_group(0).column(5)  # one bit of y2's page
+    columns = pq.read_metadata(second).row_group(0)
+    of = [columns.column(i).path_in_schema.split(".")[0] for i in range(columns.num_columns)]
+    column = columns.column(of.index("boxes"))  # one bit of its page
     at = column.data_page_offset + column.total_compressed_size - 1
     refused(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], "not a readable shard")
     foreign = tmp_path / "foreign.parquet"
     second.write_bytes(whole)
     pq.write_table(pq.read_table(second).replace_schema_metadata(None), foreign)
     refused(foreign.read_bytes(), "not a readable shard")
-    run = Run(SPACE.to_dict(), "fine", "legacy", 5, {"score_storage": "float16"}, "")
-    write_shard(second, Shard(run, [2], ["c.png"], {}))
+    run = labelling_run(
+        SPACE, by="fine", on="legacy", images=5, settings={"score_storage": "float16"}, model=""
+    )
+    write_shard(second, pseudo_shard(run, [2], ["c.png"], {}))
     refused(second.read_bytes(), "another run")
-    write_shard(tmp_path / "shard-00000-of-00003.parquet", Shard(run, [0], ["a.png"], {}))
+    write_shard(tmp_path / "shard-00000-of-00003.parquet", pseudo_shard(run, [0], ["a.png"], {}))
     with pytest.raises(DataError, match="of 2 and of 3 shards"):
         read_pseudo_labels(tmp_path)
