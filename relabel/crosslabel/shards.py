@@ -6,7 +6,7 @@ Shape legend: ``B`` images of a shard, ``n`` boxes of all of them, ``C`` classes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,15 @@ import numpy as np
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
-from relabel.workspace.columns import Column, Shard, iterate, read_shard, shard_paths
+from relabel.workspace.columns import (
+    Column,
+    Shard,
+    image_column,
+    iterate,
+    join,
+    read_shard,
+    shard_paths,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,28 +125,21 @@ def read_pseudo_labels(folder: Path) -> PseudoLabels:
     Raises:
         DataError: the folder has no shards, or one is missing, damaged or of another run.
     """
-    names: list[str] = []
-    covered = np.zeros(0, bool)
-    parts: list[PseudoLabels] = []
-    for shard in iterate(shard_paths(Path(folder)), partial(read_shard, kind=PseudoShard)):
-        run = shard.run
-        if not parts:
-            names, covered = [""] * run["images"], np.zeros(run["images"], bool)
-        for row, name in zip(shard.row.tolist(), shard.file_name, strict=True):
-            names[row] = name
-        covered[shard.row] = shard.readable
-        part = PseudoLabels(
-            space=LabelSpace.from_dict(run["space"]),
-            by=run["by"],
-            on=run["on"],
-            file_name=names,
-            image=np.repeat(shard.row, np.diff(shard.offsets)),
-            boxes=shard.boxes,
-            scores=shard.scores.astype(np.float32),
-            covered=covered,
-            quality=shard.quality,
-        )
-        parts.append(part)
-    if any(len(part) and part.quality is None for part in parts):
-        parts = [replace(part, quality=None) for part in parts]
-    return PseudoLabels.concatenate(parts)
+    paths = shard_paths(Path(folder))
+    whole = join(list(iterate(paths, partial(read_shard, kind=PseudoShard))))
+    run = whole.run
+    names, covered = [""] * run["images"], np.zeros(run["images"], bool)
+    for row, name in zip(whole.row.tolist(), whole.file_name, strict=True):
+        names[row] = name
+    covered[whole.row] = whole.readable
+    return PseudoLabels(
+        space=LabelSpace.from_dict(run["space"]),
+        by=run["by"],
+        on=run["on"],
+        file_name=names,
+        image=image_column(whole),
+        boxes=whole.boxes,
+        scores=whole.scores.astype(np.float32),
+        covered=covered,
+        quality=whole.quality,
+    )

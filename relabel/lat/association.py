@@ -19,7 +19,7 @@ from relabel.geometry import iou_matrix
 from relabel.lat.proposals import image_truth
 
 if TYPE_CHECKING:
-    from relabel.lat.bank import Material
+    from relabel.lat.bank import ProposalBank
 
 SAME_IOU = 0.5
 # As many objects of average company are added to each class's own.
@@ -29,7 +29,7 @@ NAMED = 5.0
 LIMITS = (-2.0, 4.0)
 
 
-def cooccurrence(materials: Sequence[Material], joint: JointLabelSpace) -> np.ndarray:
+def cooccurrence(banks: Sequence[ProposalBank], joint: JointLabelSpace) -> np.ndarray:
     """How often a pseudo-label's class lies on an annotation's class, float64 [C, C].
 
     Row: the class that a specialist gives, column: the class of the annotation. Of each space
@@ -37,10 +37,10 @@ def cooccurrence(materials: Sequence[Material], joint: JointLabelSpace) -> np.nd
     pseudo-labels of an annotation's own space are out-of-fold predictions.
     """
     counts = np.zeros((joint.num_classes, joint.num_classes))
-    for material in materials:
-        start = joint.slice(material.position).start
-        for row, proposals in zip(material.bank.image_rows, material.bank.proposals, strict=True):
-            boxes, classes, _ = image_truth(material.dataset, int(row))
+    for bank in banks:
+        start = joint.slice(bank.position).start
+        for row, proposals in zip(bank.image_rows, bank.proposals, strict=True):
+            boxes, classes, _ = image_truth(bank.dataset, int(row))
             labels = proposals.take(proposals.variant == 0)
             if not len(boxes) or not len(labels):
                 continue

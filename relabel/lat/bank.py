@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,19 +32,34 @@ IMAGES_PER_BATCH = 4
 
 @dataclass(frozen=True, eq=False)
 class ProposalBank:
-    """Proposals and pooled regions of some images of one dataset.
+    """What the model learns from: proposals and pooled regions of images of one dataset.
 
     Attributes:
+        dataset: the images' dataset.
+        position: its place in the joint label space.
         image_rows: int64 [I], rows of the dataset.
         proposals: one `Proposals` per image.
         region: float16 [R, F], memory-mapped; image ``i`` has rows ``offsets[i]:offsets[i+1]``.
         offsets: int64 [I + 1].
     """
 
+    dataset: DetectionDataset
+    position: int
     image_rows: np.ndarray
     proposals: list[Proposals]
     region: np.ndarray
     offsets: np.ndarray
+
+    def restricted(self, keep: np.ndarray) -> ProposalBank:
+        """Some of the images, bool [I]."""
+        at = np.flatnonzero(keep)
+        # Offsets stay those of the whole file, so each kept image still finds its rows.
+        return replace(
+            self,
+            image_rows=self.image_rows[at],
+            proposals=[self.proposals[i] for i in at],
+            offsets=self.offsets[at],
+        )
 
 
 def build_bank(
@@ -85,7 +100,8 @@ def build_bank(
         region.flush()
         done.write_text(key)
     region = np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float16)
-    return ProposalBank(np.asarray(image_rows), all_proposals, region, offsets)
+    position = joint.position(dataset.name)
+    return ProposalBank(dataset, position, np.asarray(image_rows), all_proposals, region, offsets)
 
 
 def drop_banks(folder: Path) -> None:
@@ -128,12 +144,3 @@ def _fits(file: Path, shape: tuple[int, int]) -> bool:
         return np.load(file, mmap_mode="r").shape == shape
     except (OSError, ValueError):
         return False
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What the model learns from: one dataset with its proposal bank."""
-
-    dataset: DetectionDataset
-    position: int
-    bank: ProposalBank

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,10 +96,7 @@ class TrainedTransfer:
                 "box_error": self.box_error and self.box_error.to_dict(),
                 "label_sets": self.sets and self.sets.to_dict(space.class_names),
                 "reliability": {
-                    name: {
-                        "scores": np.round(found.scores, 6).tolist(),
-                        "precision": np.round(found.precision, 4).tolist(),
-                    }
+                    name: found.to_dict()
                     for name, found in zip(space.class_names, self.reliability or (), strict=False)
                 },
             },
@@ -139,6 +137,7 @@ class TrainedTransfer:
             covered = float(config["coverage"])
             boxes = config["box_error"] and BoxError.from_dict(config["box_error"])
             sets = config["label_sets"] and LabelSets.from_dict(config["label_sets"], names)
+            reliable = _reliability(config)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(
                 f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
@@ -153,7 +152,8 @@ class TrainedTransfer:
             overlaps,
             covered,
             boxes,
-            sets=sets,
+            reliable,
+            sets,
         )
 
 
@@ -168,23 +168,21 @@ def sure_scores(folder: Path, precision: float) -> np.ndarray:
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        tables = config.get("reliability") or {}
-        return np.array(
-            [
-                Reliability(
-                    np.array(tables[name]["scores"]), np.array(tables[name]["precision"])
-                ).score_at(precision)
-                if tables
-                else 0.0
-                for name in config["thresholds"]
-            ]
-        )
+        tables = _reliability(config)
+        if tables is None:
+            return np.zeros(len(config["thresholds"]))
+        return np.array([table.score_at(precision) for table in tables])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"not a transfer model: {error}",
             file=file,
             remedy="Train it again: `relabel align --overwrite`.",
         ) from error
+
+
+def _reliability(config: Mapping[str, Any]) -> list[Reliability] | None:
+    tables = config.get("reliability")
+    return [Reliability.from_dict(tables[n]) for n in config["thresholds"]] if tables else None
 
 
 def joint_space(spaces: Mapping[str, LabelSpace], target: str) -> JointLabelSpace:

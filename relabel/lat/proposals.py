@@ -16,6 +16,7 @@ import numpy as np
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
+from relabel.datasets.table import Table
 from relabel.geometry import iou_matrix
 from relabel.lat.settings import LatSettings
 
@@ -24,7 +25,7 @@ CONFIRMED_IOU = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Proposals:
+class Proposals(Table):
     """All proposals an image could have, before any are drawn for a training step.
 
     Attributes:
@@ -42,12 +43,6 @@ class Proposals:
     variant: np.ndarray
     source_row: np.ndarray
     confirmed: np.ndarray
-
-    def take(self, keep: np.ndarray) -> Proposals:
-        return Proposals(*(getattr(self, f)[keep] for f in self.__dataclass_fields__))
-
-    def __len__(self) -> int:
-        return len(self.boxes)
 
 
 def image_proposals(
@@ -96,15 +91,14 @@ def image_proposals(
     # An annotation stays however thin it is: dropping it would lose a source box unseen.
     sound |= variant == 1
     confirmed = iou_matrix(boxes, exact).max(axis=1, initial=0) >= CONFIRMED_IOU
-    columns = (
+    return Proposals(
         boxes.astype(np.float32),
         scores,
         space.astype(np.int16),
         variant.astype(np.int16),
         source.astype(np.int64),
         confirmed,
-    )
-    return Proposals(*(column[sound] for column in columns))
+    ).take(sound)
 
 
 def image_truth(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,12 +5,15 @@ Shape legend: ``k`` predictions of an image, ``Ct`` target classes, ``G`` annota
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torchvision.ops import batched_nms
 
+from relabel.datasets.table import Table
 from relabel.geometry import iou_matrix
 from relabel.lat.settings import LatSettings
 
@@ -25,7 +28,7 @@ RARELY = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class Labels(Table):
     """Target-space predictions of one image, in order of falling score.
 
     Attributes:
@@ -39,12 +42,6 @@ class Labels:
     scores: np.ndarray
     classes: np.ndarray
     rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def take(self, keep: np.ndarray) -> Labels:
-        return Labels(self.boxes[keep], self.scores[keep], self.classes[keep], self.rows[keep])
 
 
 def candidates(scores: torch.Tensor, boxes: torch.Tensor, settings: LatSettings) -> Labels:
@@ -129,19 +126,16 @@ def uncertain(
     )
     near = np.where(iou[lost] >= COVERED_IOU, found.scores, -1.0)
     named = found.take(near.argmax(axis=1) if len(lost) else np.zeros(0, np.int64))
-    boxes = np.concatenate([doubtful.boxes, source[lost].astype(np.float32)])
-    scores = np.concatenate([doubtful.scores, named.scores])
-    classes = np.concatenate([doubtful.classes, named.classes])
-    rows = np.concatenate([doubtful.rows, named.rows])
+    named = replace(named, boxes=source[lost].astype(np.float32))
+    both = Labels.concatenate([doubtful, named])
     taken = list(kept.boxes)
     picked = []
-    for i in np.argsort(-scores, kind="stable").tolist():
+    for i in np.argsort(-both.scores, kind="stable").tolist():
         others = np.array(taken).reshape(-1, 4)
-        if iou_matrix(boxes[i : i + 1], others).max(initial=0) < COVERED_IOU:
+        if iou_matrix(both.boxes[i : i + 1], others).max(initial=0) < COVERED_IOU:
             picked.append(i)
-            taken.append(boxes[i])
-    order = np.array(picked, np.int64)
-    return Labels(boxes[order], scores[order], classes[order], rows[order])
+            taken.append(both.boxes[i])
+    return both.take(np.array(picked, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +154,16 @@ class Reliability:
         """The minimum score from which predictions are right this often; above 1 if none are."""
         reached = np.flatnonzero(self.precision >= precision)
         return float(self.scores[reached[0]]) if len(reached) else 2.0
+
+    def to_dict(self) -> dict[str, list[float]]:
+        return {
+            "scores": np.round(self.scores, 6).tolist(),
+            "precision": np.round(self.precision, 4).tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Reliability:
+        return cls(np.array(values["scores"]), np.array(values["precision"]))
 
 
 def reliability(

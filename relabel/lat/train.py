@@ -18,7 +18,7 @@ from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
 from relabel.lat.association import association, cooccurrence
-from relabel.lat.bank import Material, ProposalBank, build_bank, drop_banks
+from relabel.lat.bank import ProposalBank, build_bank, drop_banks
 from relabel.lat.boxes import box_error
 from relabel.lat.checkpoint import TrainedTransfer, joint_space
 from relabel.lat.features import FrozenFeatures
@@ -84,19 +84,19 @@ def train_lat(
     chosen = {n: training_rows(d, settings) for n, d in named.items()}
     features.fit_pca(_pca_images(named, chosen, runtime))
     folder = bank_folder or out / "bank"
-    materials = []
+    banks = []
     for name, dataset in named.items():
         pseudo = {by: pl for (by, on), pl in labels.items() if on == name}
         bank = build_bank(dataset, chosen[name], joint, pseudo, features, settings, runtime, folder)
-        materials.append(Material(dataset, joint.position(name), bank))
-    if not any(len(m.bank.image_rows) for m in materials):
+        banks.append(bank)
+    if not any(len(bank.image_rows) for bank in banks):
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
     thresholds = np.full(joint.spaces[0].num_classes, max(settings.score_threshold, 0.5))
     models, found, truth, played = [], [], [], []
-    held_back = calibration_folds(materials[0], settings)
-    counts = cooccurrence(materials[1:], joint) if settings.association else None
+    held_back = calibration_folds(banks[0], settings)
+    counts = cooccurrence(banks[1:], joint) if settings.association else None
     for number, (held, learned) in enumerate(held_back):
-        kept = [_restrict(materials[0], learned), *materials[1:]]
+        kept = [banks[0].restricted(learned), *banks[1:]]
         part = out / "parts" / str(number)
         title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
         model = _train_model(
@@ -104,8 +104,8 @@ def train_lat(
         )
         models.append(model)
         if held.any():
-            rest = _restrict(materials[0], held)
-            predicted = hidden_predictions(model, rest, joint, settings, device, len(materials))
+            rest = banks[0].restricted(held)
+            predicted = hidden_predictions(model, rest, joint, settings, device, len(banks))
             found += predicted[0]
             truth += predicted[1]
             played += predicted[2]
@@ -150,7 +150,7 @@ def train_lat(
 
 
 def _train_model(
-    materials: list[Material],
+    banks: list[ProposalBank],
     joint: JointLabelSpace,
     width: int,
     counts: np.ndarray | None,
@@ -164,7 +164,7 @@ def _train_model(
     """One of the models; its finished weights in ``part`` are reused.
 
     Args:
-        counts: `cooccurrence` of all materials but the target's, which differ from model to model.
+        counts: `cooccurrence` of all banks but the target's, which differ from model to model.
     """
     from safetensors.torch import load_file, save_file
 
@@ -176,9 +176,9 @@ def _train_model(
         return model.to(device).eval()
     part.mkdir(parents=True, exist_ok=True)
     if counts is not None:
-        table = association(cooccurrence(materials[:1], joint) + counts, joint)
+        table = association(cooccurrence(banks[:1], joint) + counts, joint)
         model.associate(torch.from_numpy(table))
-    batches = LatBatches(materials, joint, settings)
+    batches = LatBatches(banks, joint, settings)
 
     def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:
         batch, targets = data
@@ -212,10 +212,10 @@ def training_rows(dataset: DetectionDataset, settings: LatSettings) -> np.ndarra
 
 
 def calibration_folds(
-    target: Material, settings: LatSettings
+    target: ProposalBank, settings: LatSettings
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Which of the target's images each model is tried on and learns from; bool [I] each."""
-    rows = target.bank.image_rows
+    rows = target.image_rows
     k = min(settings.calibration_folds, len(rows) // 2)
     if k < 2:
         return [(np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool))]
@@ -228,24 +228,24 @@ def calibration_folds(
 class LatBatches:
     """Step number to (`ProposalBatch`, `Targets`). Depends on nothing but the step.
 
-    ``target_share`` of each batch are the target's images, the first of ``materials``; they and
+    ``target_share`` of each batch are the target's images, the first of ``banks``; they and
     the others take turns in permutations of their own.
     """
 
     def __init__(
-        self, materials: list[Material], joint: JointLabelSpace, settings: LatSettings
+        self, banks: list[ProposalBank], joint: JointLabelSpace, settings: LatSettings
     ) -> None:
-        self.materials = [m for m in materials if len(m.bank.image_rows)]
-        self.datasets = len(materials)
+        self.banks = [bank for bank in banks if len(bank.image_rows)]
+        self.datasets = len(banks)
         self.joint, self.settings = joint, settings
-        self._starts = np.cumsum([0] + [len(m.bank.image_rows) for m in self.materials])
-        self._target = len(materials[0].bank.image_rows)
+        self._starts = np.cumsum([0] + [len(bank.image_rows) for bank in self.banks])
+        self._target = len(banks[0].image_rows)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def rows(self, step: int) -> np.ndarray:
-        """The images of a step, int64 [batch_size]: positions in all materials joined."""
+        """The images of a step, int64 [batch_size]: positions in all banks joined."""
         s, rest = self.settings, len(self) - self._target
         if s.target_share <= 0 or not self._target or not rest:
             return rows_of_step(len(self), step, s.batch_size, s.seed)
@@ -263,12 +263,10 @@ class LatBatches:
         items = []
         for index in self.rows(step):
             which = int(np.searchsorted(self._starts, index, side="right") - 1)
-            material = self.materials[which]
+            bank = self.banks[which]
             i = int(index - self._starts[which])
-            drawn = draw(
-                material.bank.proposals[i], material.position, s, rng, datasets=self.datasets
-            )
-            items.append((material, i, *drawn))
+            drawn = draw(bank.proposals[i], bank.position, s, rng, datasets=self.datasets)
+            items.append((bank, i, *drawn))
         return collate(items, self.joint)
 
 
@@ -276,13 +274,13 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
     """Pad drawn proposals and annotations of several images into tensors.
 
     Args:
-        items: (material, position in its bank, proposal rows, scores, confidence) per image.
+        items: (bank, place in it, proposal rows, scores, confidence) per image.
     """
     longest = max(1, *(len(item[2]) for item in items))
-    truth = [image_truth(m.dataset, int(m.bank.image_rows[i])) for m, i, *_ in items]
+    truth = [image_truth(bank.dataset, int(bank.image_rows[i])) for bank, i, *_ in items]
     objects = max(1, *(len(t[1]) for t in truth))
     regions = max(0, *(len(t[2]) for t in truth))
-    b, width = len(items), items[0][0].bank.region.shape[1]
+    b, width = len(items), items[0][0].region.shape[1]
     region = np.zeros((b, longest, width), np.float32)
     boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (b, longest, 1))
     scores = np.zeros((b, longest, joint.num_classes), np.float32)
@@ -293,18 +291,18 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
     classes = np.full((b, objects), -1, np.int64)
     ignored = np.zeros((b, regions, 4), np.float32)
     mask = np.zeros((b, joint.num_classes), bool)
-    for k, ((m, i, rows, values, sure), (gt, gt_class, skip)) in enumerate(
+    for k, ((bank, i, rows, values, sure), (gt, gt_class, skip)) in enumerate(
         zip(items, truth, strict=True)
     ):
-        n, row = len(rows), int(m.bank.image_rows[i])
-        region[k, :n] = m.bank.region[m.bank.offsets[i] + rows]
-        boxes[k, :n] = m.bank.proposals[i].boxes[rows]
+        n, row = len(rows), int(bank.image_rows[i])
+        region[k, :n] = bank.region[bank.offsets[i] + rows]
+        boxes[k, :n] = bank.proposals[i].boxes[rows]
         scores[k, :n], confidence[k, :n], valid[k, :n] = values, sure, True
-        size[k] = m.dataset.images.width[row], m.dataset.images.height[row]
+        size[k] = bank.dataset.images.width[row], bank.dataset.images.height[row]
         goal[k, : len(gt)] = gt
-        classes[k, : len(gt)] = joint.slice(m.position).start + gt_class
+        classes[k, : len(gt)] = joint.slice(bank.position).start + gt_class
         ignored[k, : len(skip)] = skip
-        mask[k] = joint.mask(m.position)
+        mask[k] = joint.mask(bank.position)
     t = torch.from_numpy
     return (
         ProposalBatch(t(region), t(boxes), t(scores), t(confidence), t(valid), t(size)),
@@ -314,7 +312,7 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
 
 def hidden_predictions(
     model: TransferModel,
-    material: Material,
+    bank: ProposalBank,
     joint: JointLabelSpace,
     settings: LatSettings,
     device: torch.device,
@@ -328,44 +326,31 @@ def hidden_predictions(
     """
     model.eval()
     found, truth, played = [], [], []
-    target = joint.slice(material.position)
+    target = joint.slice(bank.position)
     spaces = len(joint.spaces) if datasets is None else datasets
-    others = [p for p in range(spaces) if p != material.position]
-    for i in range(len(material.bank.image_rows)):
+    others = [p for p in range(spaces) if p != bank.position]
+    for i in range(len(bank.image_rows)):
         for stand_in in others if settings.stand_in else others[:1]:
             rng = np.random.default_rng([settings.seed, 4, i])
             drawn = draw(
-                material.bank.proposals[i],
-                material.position,
+                bank.proposals[i],
+                bank.position,
                 settings,
                 rng,
                 stand_in=stand_in,
                 training=False,
             )
-            batch, _ = collate([(material, i, *drawn)], joint)
+            batch, _ = collate([(bank, i, *drawn)], joint)
             batch = batch.to(device)
             with torch.inference_mode():
                 logits, deltas = model(batch)
                 scores, boxes = predict_target(logits, deltas, batch, target, settings)
             found.append(candidates(scores[0], boxes[0], settings))
-            row = int(material.bank.image_rows[i])
-            truth.append(image_truth(material.dataset, row)[:2])
+            row = int(bank.image_rows[i])
+            truth.append(image_truth(bank.dataset, row)[:2])
             at, _, confidence = drawn
-            played.append(material.bank.proposals[i].boxes[at[confidence == 1]])
+            played.append(bank.proposals[i].boxes[at[confidence == 1]])
     return found, truth, played
-
-
-def _restrict(material: Material, keep: np.ndarray) -> Material:
-    bank = material.bank
-    at = np.flatnonzero(keep)
-    # Offsets stay those of the whole file, so each kept image still finds its rows.
-    return Material(
-        material.dataset,
-        material.position,
-        ProposalBank(
-            bank.image_rows[at], [bank.proposals[i] for i in at], bank.region, bank.offsets[at]
-        ),
-    )
 
 
 def _pca_images(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from relabel.datasets.alternatives import alternatives_field
 from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.batches import ImageBatches
+from relabel.datasets.table import ImageTable
 from relabel.errors import DataError
 from relabel.geometry import iou_matrix, xyxy_to_xywh
 from relabel.lat.boxes import BoxError, restyle
@@ -27,25 +30,56 @@ from relabel.lat.sets import alternatives, evidence
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
-from relabel.workspace.atomic import atomic_path, atomic_write_bytes
-from relabel.workspace.progress import progress
+from relabel.workspace.atomic import atomic_write_bytes
+from relabel.workspace.columns import (
+    AGAIN,
+    Column,
+    Shard,
+    image_column,
+    iterate,
+    join,
+    read_shard,
+    write_shard,
+)
+from relabel.workspace.progress import Progress, progress
+from relabel.workspace.stage import Shards
 
 SHARD_IMAGES = 256
 IMAGES_PER_BATCH = 4
 PROVENANCE_IOU = 0.5
 SCORED = "scored.json"
+_NONE = Labels(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), *(np.zeros(0, np.int64),) * 2)
 
 
-@dataclass(frozen=True, eq=False)
-class _Shard:
-    """Predictions of consecutive images, before thresholds; columns of equal length."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PredictionShard(Shard):
+    """Predictions of images, before thresholds.
 
-    image: np.ndarray
+    Attributes:
+        offsets: int64 [B + 1].
+        boxes: float32 [n, 4] xyxy.
+        scores: float32 [n], falling within an image.
+        classes: int64 [n], position in the target space.
+        space: int64 [n], position of the space whose labels the proposal behind it speaks.
+        source_row: int64 [n], box row of that proposal in the source, -1 for a pseudo-label.
+    """
+
+    offsets: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     space: np.ndarray
     source_row: np.ndarray
+
+    KIND: ClassVar[str] = "predictions"
+    COLUMNS: ClassVar[dict[str, Column]] = {
+        "row": Column("int32"),
+        "boxes": Column("float32", "offsets", wide=True),
+        "scores": Column("float32", "offsets"),
+        "classes": Column("int64", "offsets"),
+        "space": Column("int64", "offsets"),
+        "source_row": Column("int64", "offsets"),
+    }
 
 
 def transfer(
@@ -76,36 +110,32 @@ def transfer(
         source stay ignore regions, under the target class that their source class mostly became.
 
     Raises:
-        DataError: a damaged model, or an image that cannot be read (unless ``skip_bad``).
+        DataError: a damaged model or shard, shards of another transfer, or an image that cannot
+            be read (unless ``skip_bad``).
     """
     device = resolve_device(runtime.device)
     settings = settings.resolved()
     trained = TrainedTransfer.load(model, device)
     # Thresholds and NMS of the settings in force may differ from those at training.
-    out.mkdir(parents=True, exist_ok=True)
-    shards = []
-    starts = range(0, max(1, len(source)), SHARD_IMAGES)
+    shards = Shards(out, total=max(1, len(source)), size=SHARD_IMAGES)
+    run = {"source": source.name, "images": len(source), "target": trained.target}
     title = f"Transferring {source.name} into {trained.target}"
     with progress(title, total=len(source), unit="img", quiet=runtime.quiet) as bar:
-        for number, start in enumerate(starts):
-            rows = np.arange(start, min(len(source), start + SHARD_IMAGES))
-            file = out / f"shard-{number:05d}.npz"
-            shard = _read_shard(file)
-            if shard is None:
-                shard = _transfer_rows(trained, source, labels, rows, runtime, bar)
-                with atomic_path(file) as temporary, temporary.open("wb") as stream:
-                    np.savez(stream, **shard.__dict__)
-            else:
+        for number, file in enumerate(shards.paths):
+            at = shards.items(number)
+            rows = np.arange(at.start, min(at.stop, len(source)))
+            if file.is_file():
                 bar.update(len(rows))
-            shards.append(shard)
+            else:
+                write_shard(file, _transfer_rows(trained, source, labels, rows, run, runtime, bar))
+    found = join(list(iterate(shards.paths, partial(read_shard, kind=PredictionShard))))
+    if found.run != run:
+        raise DataError("holds shards of another transfer", file=out, remedy=AGAIN)
     space = trained.joint.spaces[trained.joint.position(trained.target)]
-    merged = _Shard(
-        *(np.concatenate([getattr(s, f) for s in shards]) for f in _Shard.__dataclass_fields__)
-    )
-    _write_scored(out / SCORED, merged, source, space)
+    _write_scored(out / SCORED, found, source, space)
     if not with_uncertain:
         settings = replace(settings, uncertain=0.0)
-    return _assemble(merged, source, space, trained, settings)
+    return _assemble(found, source, space, trained, settings)
 
 
 def _transfer_rows(
@@ -113,10 +143,12 @@ def _transfer_rows(
     source: DetectionDataset,
     labels: Mapping[str, PseudoLabels],
     rows: np.ndarray,
+    run: Mapping[str, Any],
     runtime: Runtime,
-    bar: object,
-) -> _Shard:
-    columns: dict[str, list[np.ndarray]] = {f: [] for f in _Shard.__dataclass_fields__}
+    bar: Progress,
+) -> PredictionShard:
+    nothing = np.zeros(0, np.int64)
+    parts = [_shard(run, nothing, _NONE, nothing, nothing)]
     with ImageBatches(
         source,
         rows=rows,
@@ -133,19 +165,29 @@ def _transfer_rows(
             for row, p, region in zip(found_rows, proposals, regions, strict=True):
                 size = int(source.images.width[row]), int(source.images.height[row])
                 found = _predict(trained, p, region, size)
-                columns["image"].append(np.full(len(found), row, np.int64))
-                columns["boxes"].append(found.boxes.astype(np.float32))
-                columns["scores"].append(found.scores.astype(np.float32))
-                columns["classes"].append(found.classes.astype(np.int64))
-                columns["space"].append(p.space[found.rows].astype(np.int64))
-                columns["source_row"].append(p.source_row[found.rows])
-            bar.update(len(found_rows))  # type: ignore[attr-defined]
-    empty = {"boxes": np.zeros((0, 4), np.float32), "scores": np.zeros(0, np.float32)}
-    return _Shard(
-        **{
-            name: np.concatenate(parts) if parts else empty.get(name, np.zeros(0, np.int64))
-            for name, parts in columns.items()
-        }
+                of = found.rows
+                parts.append(_shard(run, np.array([row]), found, p.space[of], p.source_row[of]))
+            bar.update(len(found_rows))
+    return join(parts)
+
+
+def _shard(
+    run: Mapping[str, Any],
+    row: np.ndarray,
+    found: Labels,
+    space: np.ndarray,
+    source_row: np.ndarray,
+) -> PredictionShard:
+    """The predictions of one image, or of none."""
+    return PredictionShard(
+        run=run,
+        row=row.astype(np.int32),
+        offsets=np.array([0, len(found)] if len(row) else [0]),
+        boxes=found.boxes.astype(np.float32),
+        scores=found.scores.astype(np.float32),
+        classes=found.classes.astype(np.int64),
+        space=space.astype(np.int64),
+        source_row=source_row,
     )
 
 
@@ -153,8 +195,7 @@ def _predict(
     trained: TrainedTransfer, p: Proposals, region: np.ndarray, size: tuple[int, int]
 ) -> Labels:
     if len(p) == 0:
-        none = np.zeros(0, np.int64)
-        return Labels(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
+        return _NONE
     confidence = np.where(p.variant > 0, 1.0, p.scores.max(axis=1)).astype(np.float32)
     t = torch.from_numpy
     batch = ProposalBatch(
@@ -170,7 +211,7 @@ def _predict(
 
 
 @dataclass(frozen=True, eq=False)
-class _Made:
+class _Made(ImageTable):
     """Labels of consecutive images in the making; columns of equal length ``n``.
 
     Attributes:
@@ -189,22 +230,16 @@ class _Made:
     iou: np.ndarray
     origin: list[str]
 
-    @classmethod
-    def joined(cls, parts: Sequence[_Made]) -> _Made:
-        names = [name for name in cls.__dataclass_fields__ if name != "origin"]
-        columns = {n: np.concatenate([getattr(part, n) for part in parts]) for n in names}
-        return cls(**columns, origin=[o for part in parts for o in part.origin])
-
 
 def _assemble(
-    found: _Shard,
+    found: PredictionShard,
     source: DetectionDataset,
     space: LabelSpace,
     trained: TrainedTransfer,
     settings: LatSettings,
 ) -> DetectionDataset:
     """Decide per image, carry ignore regions over, add provenance."""
-    ends = np.searchsorted(found.image, np.arange(len(source) + 1))
+    ends = np.searchsorted(image_column(found), np.arange(len(source) + 1))
     predictions = []
     for row in range(len(source)):
         index = np.arange(ends[row], ends[row + 1])
@@ -224,6 +259,7 @@ def _assemble(
         # What lowers scores on unlike images lowers evidence as well.
         factor = thresholds.sum() / max(float(trained.thresholds.sum()), 1e-9)
         object_score = trained.sets.object_score * float(factor)
+    names = [space.name for space in trained.joint.spaces]
     parts = []
     for row, here in enumerate(predictions):
         kept = decide(here, thresholds, trained.overlaps)
@@ -231,7 +267,10 @@ def _assemble(
         others = _no_others(kept, space)
         if least is not None:
             others = alternatives(kept, evidence(kept.boxes, rest, len(least)), least)
-        parts.append(_sure(row, kept, others, found, source, trained))
+        own, by = found.source_row[kept.rows], found.space[kept.rows].tolist()
+        by = [f"pseudo:{names[s]}" for s in by]
+        origin = ["source" if r >= 0 else b for r, b in zip(own.tolist(), by, strict=True)]
+        parts.append(_made(row, kept, others, own, np.zeros(len(kept), bool), origin, source))
         if settings.uncertain > 0:
             annotated = image_truth(source, row)[0]
             doubtful = uncertain(here, kept, annotated, thresholds, settings.uncertain)
@@ -240,11 +279,12 @@ def _assemble(
                 table = evidence(doubtful.boxes, rest, len(least))
                 present = table.sum(axis=1) >= object_score
                 others = alternatives(doubtful, table, least) & present[:, None]
-            parts.append(_doubtful(row, doubtful, others, present, source))
-    made = _Made.joined(parts)
+            own, origin = np.full(len(doubtful), -1, np.int64), [UNCERTAIN] * len(doubtful)
+            parts.append(_made(row, doubtful, others, own, ~present, origin, source))
+    made = _Made.concatenate(parts)
     if settings.annotated_boxes and trained.box_error is not None:
         made = _restyled(made, source, trained.box_error)
-    made = _Made.joined([made, _regions(source, made)])
+    made = _Made.concatenate([made, _regions(source, made)])
     linked = made.rows >= 0
     ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
     names = source.space.names
@@ -265,55 +305,25 @@ def _assemble(
     return source.with_boxes(boxes, space)
 
 
-def _sure(
+def _made(
     row: int,
-    kept: Labels,
+    labels: Labels,
     others: np.ndarray,
-    found: _Shard,
-    source: DetectionDataset,
-    trained: TrainedTransfer,
-) -> _Made:
-    """The labels of one image: what reaches the threshold of its class."""
-    linked, iou = link_to_source(kept.boxes, found.source_row[kept.rows], source, row)
-    names = [space.name for space in trained.joint.spaces]
-    own, by = found.source_row[kept.rows].tolist(), found.space[kept.rows].tolist()
-    return _Made(
-        np.full(len(kept), row),
-        kept.boxes,
-        kept.classes,
-        kept.scores,
-        np.zeros(len(kept), bool),
-        others,
-        linked,
-        iou,
-        ["source" if r >= 0 else f"pseudo:{names[s]}" for r, s in zip(own, by, strict=True)],
-    )
-
-
-def _doubtful(
-    row: int,
-    doubtful: Labels,
-    others: np.ndarray,
-    present: np.ndarray,
+    own: np.ndarray,
+    ignore: np.ndarray,
+    origin: list[str],
     source: DetectionDataset,
 ) -> _Made:
-    """The rest of one image, for training: objects of one of several classes, or ignore regions.
+    """Labels of one image: what reaches the threshold of its class, or, for training, the rest.
 
     Args:
-        present: bool [k], which of them are taken for objects.
+        own: see `link_to_source`.
+        ignore: bool [k], which of them are ignore regions, not objects.
     """
-    linked, iou = link_to_source(doubtful.boxes, np.full(len(doubtful), -1, np.int64), source, row)
-    return _Made(
-        np.full(len(doubtful), row),
-        doubtful.boxes,
-        doubtful.classes,
-        doubtful.scores,
-        ~present,
-        others,
-        linked,
-        iou,
-        [UNCERTAIN] * len(doubtful),
-    )
+    linked, iou = link_to_source(labels.boxes, own, source, row)
+    image = np.full(len(labels), row)
+    columns = (labels.boxes, labels.classes, labels.scores)
+    return _Made(image, *columns, ignore, others, linked, iou, origin)
 
 
 def _no_others(labels: Labels, space: LabelSpace) -> np.ndarray:
@@ -389,7 +399,9 @@ def usual_target(rows: np.ndarray, classes: np.ndarray, source: DetectionDataset
     return np.where(table.sum(axis=1) > 0, table.argmax(axis=1), table.sum(axis=0).argmax())
 
 
-def _write_scored(file: Path, found: _Shard, source: DetectionDataset, space: LabelSpace) -> None:
+def _write_scored(
+    file: Path, found: PredictionShard, source: DetectionDataset, space: LabelSpace
+) -> None:
     xywh = np.round(xyxy_to_xywh(found.boxes.astype(np.float64)), 2).tolist()
     ids = source.images.id
     rows = [
@@ -400,21 +412,11 @@ def _write_scored(file: Path, found: _Shard, source: DetectionDataset, space: La
             "score": round(float(s), 5),
         }
         for i, c, box, s in zip(
-            found.image.tolist(), found.classes.tolist(), xywh, found.scores.tolist(), strict=True
+            image_column(found).tolist(),
+            found.classes.tolist(),
+            xywh,
+            found.scores.tolist(),
+            strict=True,
         )
     ]
     atomic_write_bytes(file, json.dumps(rows, separators=(",", ":")).encode())
-
-
-def _read_shard(file: Path) -> _Shard | None:
-    if not file.exists():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as data:
-            return _Shard(**{name: data[name] for name in _Shard.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(
-            f"shard cannot be read: {error}",
-            file=file,
-            remedy="Delete the file and run the same command again.",
-        ) from error

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -66,6 +66,11 @@ class Shard:
 
 
 S = TypeVar("S", bound=Shard)
+
+
+def image_column(shard: Any) -> np.ndarray:
+    """int32 [n], for each value of the lists under ``offsets`` the row of its image."""
+    return np.repeat(shard.row, np.diff(shard.offsets))
 
 
 def write_shard(path: Path, shard: Shard) -> None:
@@ -204,6 +209,35 @@ def iterate(paths: Iterable[Path], read: Callable[[Path], S]) -> Iterator[S]:
         run = shard.run
         last = int(shard.row[-1]) if len(shard.row) else last
         yield shard
+
+
+def join(shards: Sequence[S]) -> S:
+    """Shards of one run as one, over the images of all.
+
+    An optional column is None if it is in any shard; those without a value do not tell.
+    """
+    values: dict[str, Any] = {}
+    for name, column in shards[0].COLUMNS.items():
+        parts = [getattr(shard, name) for shard in shards]
+        if column.lists:
+            sizes = [int(getattr(shard, column.lists)[-1]) for shard in shards]
+            values[column.lists] = _joined_offsets([getattr(s, column.lists) for s in shards])
+        else:
+            sizes = [len(shard) for shard in shards]
+        parts = [part for part, size in zip(parts, sizes, strict=True) if size] or parts[:1]
+        if any(part is None for part in parts):
+            values[name] = None
+        elif column.dtype == "string":
+            values[name] = [text for part in parts for text in part]
+        elif column.dtype == "rle":
+            values[name] = RleColumn.from_list(text for part in parts for text in part)
+        else:
+            values[name] = np.concatenate(parts)
+    return replace(shards[0], **values)
+
+
+def _joined_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.cumsum(np.concatenate([[0], *(np.diff(part) for part in parts)]), dtype=np.int64)
 
 
 def as_json(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from relabel.datasets.labelspace import Category, JointLabelSpace, LabelSpace
 from relabel.lat.association import association, cooccurrence, named
-from relabel.lat.bank import Material, ProposalBank
+from relabel.lat.bank import ProposalBank
 from relabel.lat.proposals import image_proposals
 from relabel.lat.settings import LatSettings
 from relabel.lat.train import LatBatches
@@ -80,24 +80,23 @@ def test_a_word_that_every_class_has_says_nothing() -> None:
     assert by_name[1].tolist() == [0, 0, 0, 0]
 
 
-def _materials(world: World, settings: LatSettings) -> tuple[list[Material], JointLabelSpace]:
+def _banks(world: World, settings: LatSettings) -> tuple[list[ProposalBank], JointLabelSpace]:
     joint = JointLabelSpace((world.target.space, world.source.space))
-    materials = []
+    banks = []
     for position, dataset in enumerate((world.target, world.source)):
         labels = {by: pl for (by, on), pl in world.labels.items() if on == dataset.name}
         rows = np.arange(len(dataset))
         found = [image_proposals(dataset, int(r), joint, labels, settings) for r in rows]
         none = np.zeros((0, 4), np.float16)
-        materials.append(
-            Material(dataset, position, ProposalBank(rows, found, none, np.zeros(1, np.int64)))
-        )
-    return materials, joint
+        start = np.zeros(1, np.int64)
+        banks.append(ProposalBank(dataset, position, rows, found, none, start))
+    return banks, joint
 
 
 def test_pseudo_labels_are_counted_where_they_lie_on_annotations(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=24)
-    materials, joint = _materials(world, LatSettings(min_score=0.0))
-    counts = cooccurrence(materials, joint)
+    banks, joint = _banks(world, LatSettings(min_score=0.0))
+    counts = cooccurrence(banks, joint)
     objects = np.bincount(world.target.boxes.category, minlength=2)
     # Out-of-fold labels of the target's own classes: five in six are of the right class.
     assert counts[0, 0] > 2 * counts[0, 1] and counts[1, 1] > 2 * counts[1, 0]
@@ -109,11 +108,11 @@ def test_pseudo_labels_are_counted_where_they_lie_on_annotations(tmp_path: Path)
 
 
 def _drawn(target: int, other: int, share: float, batch: int, steps: int) -> np.ndarray:
-    def material(images: int) -> Material:
-        return cast(Material, SimpleNamespace(bank=SimpleNamespace(image_rows=np.arange(images))))
+    def bank(images: int) -> ProposalBank:
+        return cast(ProposalBank, SimpleNamespace(image_rows=np.arange(images)))
 
     settings = LatSettings(target_share=share, batch_size=batch)
-    batches = LatBatches([material(target), material(other)], JOINT, settings)
+    batches = LatBatches([bank(target), bank(other)], JOINT, settings)
     assert len(batches) == target + other
     return np.array([batches.rows(step) for step in range(steps)])
 
@@ -144,11 +143,11 @@ def test_the_targets_images_alone() -> None:
 
 def test_batches_are_made_of_those_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = LatSettings(min_score=0.0, target_share=0.5, batch_size=8)
-    materials, joint = _materials(make_world(tmp_path, images=24), settings)
-    batches = LatBatches(materials, joint, settings)
+    banks, joint = _banks(make_world(tmp_path, images=24), settings)
+    batches = LatBatches(banks, joint, settings)
     monkeypatch.setattr("relabel.lat.train.collate", lambda items, joint: items)
     for step in range(6):
         items = cast(list, batches(step))
-        drawn = [material.position * 24 + image for material, image, *_ in items]
+        drawn = [bank.position * 24 + image for bank, image, *_ in items]
         assert drawn == batches.rows(step).tolist()
-        assert sum(material.position == 0 for material, *_ in items) == 4
+        assert sum(bank.position == 0 for bank, *_ in items) == 4

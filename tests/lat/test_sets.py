@@ -16,7 +16,7 @@ from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.select import Labels, class_overlaps
 from relabel.lat.sets import LEAST_RATIO, LabelSets, alternatives, evidence, label_sets, leaders
 from relabel.lat.settings import LatSettings
-from relabel.lat.transfer import _assemble, _Shard
+from relabel.lat.transfer import PredictionShard, _assemble
 
 HERE, THERE = [0.0, 0, 10, 10], [50.0, 0, 60, 10]
 
@@ -121,13 +121,15 @@ def _transferred(
     source = DetectionDataset("source", SOURCE, images, boxes, root)
     predicted, scores, classes = found
     count = len(scores)
-    shard = _Shard(
-        np.zeros(count, np.int64),
-        predicted.astype(np.float32),
-        scores.astype(np.float32),
-        classes,
-        np.zeros(count, np.int64),
-        np.full(count, -1),
+    shard = PredictionShard(
+        run={},
+        row=np.zeros(1, np.int32),
+        offsets=np.array([0, count]),
+        boxes=predicted.astype(np.float32),
+        scores=scores.astype(np.float32),
+        classes=classes,
+        space=np.zeros(count, np.int64),
+        source_row=np.full(count, -1),
     )
     model = TrainedTransfer(
         [],
