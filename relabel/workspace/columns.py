@@ -229,8 +229,6 @@ def join(shards: Sequence[S]) -> S:
             values[name] = None
         elif column.dtype == "string":
             values[name] = [text for part in parts for text in part]
-        elif column.dtype == "rle":
-            values[name] = RleColumn.from_list(text for part in parts for text in part)
         else:
             values[name] = np.concatenate(parts)
     return replace(shards[0], **values)
