@@ -134,7 +134,7 @@ def execute(
     Raises:
         StageError: settings changed and ``overwrite`` is off.
         BusyError: another process works in the workspace or on what it shares.
-        DataError: a labeller's weights cannot be had; raised before anything runs.
+        DataError: a labeller's weights are not available; raised before anything runs.
     """
     steps = plan.to_run if goals is None else plan.needed_for(goals)
     if not overwrite:

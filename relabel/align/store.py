@@ -1,7 +1,7 @@
 """Transferred boxes on disk, exactly as they were in memory.
 
 The boxes' columns go into one NumPy archive and the names into JSON beside them; images and
-the label space come from the datasets, which are read anew.
+the label space come from the datasets, which are read again.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _torchvision_classifier(name: str) -> tuple[nn.Module, list[str]]:
         net = torchvision.models.get_model(name, weights=weights)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise RelabelError(
-            f"weights of torchvision's {name} cannot be had: {str(error).splitlines()[0]}",
+            f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
             remedy="Give the folder of a transformers classifier instead.",
         ) from error
     return net, [str(c) for c in weights.meta["categories"]]

@@ -62,7 +62,7 @@ def resolve_backbone(name: str) -> BackboneSpec:
     """Find out what ``name`` is: a local folder, a torchvision model, or a hub id.
 
     Raises:
-        ConfigError: none of the three, or its files cannot be had.
+        ConfigError: none of the three, or its files are not available.
     """
     folder = Path(name)
     if folder.is_dir() or "/" in name:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Load in silence: layers that are left out or start anew are meant to be here, and no news."""
+    """Load in silence: layers that are left out or start anew are expected here, and no news."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -147,7 +147,7 @@ def build_classifier(
         The classifier on the CPU, and whether the pretrained layer was kept.
 
     Raises:
-        ConfigError: the network cannot be had, or is no image classifier.
+        ConfigError: the network is not available, or is no image classifier.
     """
     base = resolve_backbone(name)
     if base.kind == "transformers":

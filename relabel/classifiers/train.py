@@ -69,7 +69,7 @@ def train_classifier(
 
     Raises:
         DataError: nothing to learn from, or an image that cannot be read.
-        ConfigError: the network cannot be had, or the batch cannot be shared by the processes.
+        ConfigError: the network is not available, or the batch cannot be shared by the processes.
     """
     rank, world = process_rank()
     if settings.batch_size % world:
@@ -167,7 +167,7 @@ def predict(
     """(rows int64 [B], probabilities float32 [B, C]) over all images in order.
 
     Args:
-        model: on the device it shall run on, in eval mode.
+        model: on the device it runs on, in eval mode.
         bad: receives images that cannot be decoded, which are left out; None raises.
     """
     device = next(model.parameters()).device

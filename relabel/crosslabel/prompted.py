@@ -41,7 +41,7 @@ def cross_label_sam3(
         settings, runtime, image_rows, problems: see `cross_label`.
 
     Raises:
-        DataError: the weights cannot be had, or see `cross_label`.
+        DataError: the weights are not available, or see `cross_label`.
         ConfigError: the space has no classes, or a prompt is too long.
         RelabelError: see `cross_label`.
     """

@@ -90,7 +90,7 @@ def read_class_list(source: str | Path) -> ClassList:
     twice = [key for key, n in Counter(found.keys).items() if n > 1]
     if twice:
         raise DataError(
-            f"class {twice[0]!r} is there twice",
+            f"class {twice[0]!r} is listed twice",
             file=path,
             remedy="Give each class a key of its own, as `key<TAB>name`.",
         )

@@ -165,7 +165,7 @@ def _parse(path: Path, lines: Iterable[str], num_classes: int | None) -> LabelTa
     if len(set(names)) < len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))
-        raise DataError(f"{twice!r} is there twice", file=path, remedy="Keep one line per image.")
+        raise DataError(f"{twice!r} is listed twice", file=path, remedy="Keep one line per image.")
     id_column = np.frombuffer(ids, np.int32) if ids else np.zeros(0, np.int32)
     labels = csr_array(
         (
@@ -191,7 +191,7 @@ def _fields(fields: list[str], num_classes: int | None) -> tuple[int, list[int],
     if len(ids) != len(probs):
         raise ValueError(f"has {len(ids)} classes, but {len(probs)} probabilities")
     if len(set(ids)) < len(ids):
-        raise ValueError(f"class {next(i for i in ids if ids.count(i) > 1)} is there twice")
+        raise ValueError(f"class {next(i for i in ids if ids.count(i) > 1)} is listed twice")
     if own < -1 or min(ids, default=0) < 0:
         raise ValueError(f"class {min([own, *ids])} is negative")
     greatest = max([own, *ids])

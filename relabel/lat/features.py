@@ -59,7 +59,7 @@ class FrozenFeatures:
         """From a backbone's name, or from a trained specialist's own backbone.
 
         Raises:
-            ConfigError: the backbone cannot be had, or the specialist has none that can be taken.
+            ConfigError: the backbone is not available, or the specialist has none to take.
             DataError: the specialist's checkpoint is damaged.
         """
         if settings.backbone == SPECIALIST:

@@ -75,7 +75,7 @@ def draw_boxes(
 ) -> Image.Image:
     """Draw boxes with their class names.
 
-    A name is left out where it would cover another name or where its box is too small to bear
+    A name is left out where it would cover another name or where its box is too small to hold
     one; the colour still tells the class. Larger boxes are drawn first, so that small ones in
     front stay visible.
 
@@ -85,7 +85,7 @@ def draw_boxes(
         labels: n class names.
         scores: float [n], shown behind the name where not NaN.
         colors: colour by class name; default `class_palette` of ``labels``.
-        ignore: bool [n]; these regions are hatched in grey and bear no name.
+        ignore: bool [n]; these regions are hatched in grey and have no name.
         width: scale the picture to this width, at most twice its own, before drawing.
         tags: write the class names.
 

@@ -114,7 +114,7 @@ def test_what_others_write(tmp_path: Path) -> None:
         ("x\tdog\t2\t0.5", "'dog' is not a class index"),
         ("x\t1\t2,\t0.5,0.5", "'' is not a class index"),
         ("x\t1\t2,3\t0.5", "has 2 classes, but 1 probabilities"),
-        ("x\t1\t2,2\t0.5,0.5", "class 2 is there twice"),
+        ("x\t1\t2,2\t0.5,0.5", "class 2 is listed twice"),
         ("x\t1\t-2\t0.5", "class -2 is negative"),
         ("x\t-2\t2\t0.5", "class -2 is negative"),
         ("x\t1\t2\t1.5", r"'1\.5' is not a probability"),
@@ -133,7 +133,7 @@ def test_errors_name_the_line(tmp_path: Path, line: str, message: str) -> None:
 
 
 def test_other_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'a' is there twice"):
+    with pytest.raises(DataError, match="'a' is listed twice"):
         read_text(tmp_path, "a\t0\nb\t0\na\t1\n")
     with pytest.raises(DataError, match="cannot be read"):
         read_text(tmp_path, b"\xff\xfe\t1\n")

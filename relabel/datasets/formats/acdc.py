@@ -5,7 +5,7 @@ The labels are one file per condition, ``gt_detection/{condition}/``
 ``gt_detection/instancesonly_{split}_gt_detection.json``: both are read, all conditions become one
 dataset. Category ids are read from each file's ``categories`` and matched to the label space by
 name. Image and annotation ids are those of the files where they are unique over all of them, and
-are numbered anew otherwise.
+are renumbered otherwise.
 
 Source: Sakaridis et al., ACDC, ICCV 2021, and its published file layout.
 """

@@ -60,7 +60,7 @@ class Sam3Detector:
         """Load weights and processor from the hub, its cache, or a local folder.
 
         Raises:
-            DataError: the weights cannot be had; the message names the remedy.
+            DataError: the weights are not available; the message names the remedy.
             ConfigError: an image size that does not fit the model, or see `Sam3Detector`.
         """
         import torch
@@ -215,7 +215,7 @@ class Sam3Detector:
         """Load what `save` wrote.
 
         Raises:
-            DataError: damaged, or the weights cannot be had.
+            DataError: damaged, or the weights are not available.
         """
         file = Path(folder) / "config.json"
         try:
@@ -258,7 +258,7 @@ def merge_prompts(
 
 
 def why_unavailable(model: str) -> str | None:
-    """Why SAM 3's weights cannot be had, with the remedy; None where they can.
+    """Why SAM 3's weights are not available, with the remedy; None where they are.
 
     Looks for a local folder, else asks the hub (or its cache) for the model's configuration.
     Imports no torch.
@@ -267,7 +267,7 @@ def why_unavailable(model: str) -> str | None:
     if folder.is_dir() or model.startswith(("/", ".", "~")):
         return _why_not_folder(folder, model)
     reason = _why_not_hub(model)
-    return reason and f"SAM 3's weights {model!r} cannot be had: {reason}. {_remedy(model)}"
+    return reason and f"SAM 3's weights {model!r} are not available: {reason}. {_remedy(model)}"
 
 
 def _why_not_hub(model: str) -> str | None:
@@ -306,7 +306,7 @@ def _why_not_folder(folder: Path, model: str) -> str | None:
         reason = "the folder has no safetensors weights"
     else:
         reason = _why_not_config(folder / "config.json")
-    return reason and f"SAM 3's weights {model!r} cannot be had: {reason}. {_remedy(model)}"
+    return reason and f"SAM 3's weights {model!r} are not available: {reason}. {_remedy(model)}"
 
 
 def _why_not_config(file: Path) -> str | None:

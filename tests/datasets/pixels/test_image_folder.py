@@ -107,7 +107,7 @@ def test_classes_by_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'ant' is none of the 2 classes"):
         read_image_set(root, classes=text)
     text.write_text("zebra\nzebra\n")
-    with pytest.raises(DataError, match="'zebra' is there twice"):
+    with pytest.raises(DataError, match="'zebra' is listed twice"):
         read_image_set(root, classes=text)
     with pytest.raises(ConfigError, match="Did you mean 'imagenet1k'"):
         read_image_set(root, classes="imagenet")
