@@ -6,7 +6,6 @@ is taken seed by seed, over the seeds that the arm and the default have in commo
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from relabel.align.settings import stage_settings
 from relabel.evaluation.tables import Rows, markdown
 from relabel.studies.ablation.arms import DEFAULT
 from relabel.studies.ablation.run import AblationPlan, floor_metrics, metrics_of
+from relabel.studies.means import Mean, paired, percent
 from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
 
 JSON_FILE, MARKDOWN_FILE = "ablation.json", "ablation.md"
@@ -43,19 +43,16 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def summarize(values: Sequence[float | None]) -> dict[str, float | None]:
     """Mean and standard deviation of what is known of some values."""
-    known = [v for v in values if v is not None]
-    return {
-        "mean": statistics.fmean(known) if known else None,
-        "std": statistics.stdev(known) if len(known) > 1 else None,
-    }
+    found = Mean.of(values)
+    return {"mean": found and found.mean, "std": found and found.std}
 
 
 def differences(
     values: Mapping[int, float | None], reference: Mapping[int, float | None]
 ) -> dict[str, Any]:
     """Values by seed minus a reference's, over the seeds that both have."""
-    common = [s for s in values if values[s] is not None and reference.get(s) is not None]
-    return {"seeds": common, **summarize([values[s] - reference[s] for s in common])}  # type: ignore[operator]
+    found = paired(values, reference)
+    return {"seeds": list(found), **summarize(list(found.values()))}
 
 
 def collect(plan: AblationPlan) -> dict[str, Any]:
@@ -69,17 +66,16 @@ def collect(plan: AblationPlan) -> dict[str, Any]:
     arms = {}
     for name, (arm, seeds) in by_arm.items():
         owner = plan.owner[name].name
+        values = {m: [found[m] for found in seeds.values()] for m in METRICS}
+        means = {m: summarize(values[m]) for m in METRICS}
         arms[name] = {
             "group": arm.group,
             "about": arm.about,
             "changes": {k: list(v) if isinstance(v, tuple) else v for k, v in arm.changes.items()},
             "same_as": None if owner == name else owner,
             "seeds": list(seeds),
-            "values": {m: [seeds[s][m] for s in seeds] for m in METRICS},
-            **{
-                key: {m: summarize([seeds[s][m] for s in seeds])[key] for m in METRICS}
-                for key in ("mean", "std")
-            },
+            "values": values,
+            **{key: {m: means[m][key] for m in METRICS} for key in ("mean", "std")},
             "difference": {
                 m: differences(
                     {s: seeds[s][m] for s in seeds}, {s: reference[s][m] for s in reference}
@@ -113,17 +109,17 @@ def table(content: Mapping[str, Any]) -> Rows:
     shown = [f"{name} − default" for name in SHOWN_DIFFERENCES]
     header = ["arm", "what", "seeds", *METRICS, *shown]
     rows = [
-        ["floor", name, "", *(_cell(values[m], None) for m in METRICS), *("" for _ in shown)]
+        ["floor", name, "", *(percent(values[m]) for m in METRICS), *("" for _ in shown)]
         for name, values in content["floors"].items()
     ]
     for name, arm in content["arms"].items():
         about = f"{arm['about']} (= {arm['same_as']})" if arm["same_as"] else arm["about"]
-        cells = [_cell(arm["mean"][m], arm["std"][m]) for m in METRICS]
+        cells = [percent(arm["mean"][m], std=arm["std"][m]) for m in METRICS]
         changes = [arm["difference"][m] for m in SHOWN_DIFFERENCES]
         if name == DEFAULT or arm["same_as"] == DEFAULT:
             cells += ["" for _ in changes]
         else:
-            cells += [_cell(c["mean"], c["std"], sign=True) for c in changes]
+            cells += [percent(c["mean"], std=c["std"], signed=True) for c in changes]
         rows.append([name, about, str(len(arm["seeds"])), *cells])
     return header, rows
 
@@ -132,7 +128,7 @@ def difference_table(content: Mapping[str, Any]) -> Rows:
     """Every metric of every arm minus the default's, in points, over common seeds."""
     rows = [
         [name, str(len(arm["difference"]["AP"]["seeds"]))]
-        + [_cell(d["mean"], d["std"], sign=True) for d in arm["difference"].values()]
+        + [percent(d["mean"], std=d["std"], signed=True) for d in arm["difference"].values()]
         for name, arm in content["arms"].items()
         if name != DEFAULT and arm["same_as"] != DEFAULT
     ]
@@ -182,10 +178,3 @@ def _threshold(settings: Mapping[str, Any]) -> str:
     if fixed >= 0:
         return f"score {fixed:g}"
     return "calibrated thresholds per class" if settings["calibration_folds"] > 1 else "score 0.5"
-
-
-def _cell(mean: float | None, std: float | None, *, sign: bool = False) -> str:
-    if mean is None:
-        return "-"
-    text = f"{100 * mean:+.1f}" if sign else f"{100 * mean:.1f}"
-    return text if std is None else f"{text} ± {100 * std:.1f}"

@@ -14,14 +14,13 @@ from relabel.studies.downstream.results import (
     METRIC_NAMES,
     ORACLE,
     Comparison,
-    Mean,
     share_of_gain,
 )
+from relabel.studies.means import NONE, Mean, percent
 from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
 
 JSON = "downstream.json"
 MARKDOWN = "downstream.md"
-_NONE = "-"
 
 
 def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
@@ -37,7 +36,7 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
         title = "AP per class, in percent"
         if _has_others(comparison):
             title = f"AP per class in percent: differences to {comparison.base}"
-        tables.append((title, class_rows(comparison, brief=True)))
+        tables.append((title, arm_class_rows(comparison, brief=True)))
     if comparison.not_run:
         tables.append(("Not run", not_run_rows(comparison)))
     return tables
@@ -64,7 +63,7 @@ def arm_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
         row = [name, *([str(len(arm.seeds))] if counted else [])]
         row += [percent(comparison.mean(name, metric)) for metric in METRIC_NAMES]
         row += [
-            _NONE
+            NONE
             if name == comparison.base
             else percent(comparison.difference(name, metric), signed=True)
             for metric in changes
@@ -72,12 +71,12 @@ def arm_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
         if bounded:
             row.append(_share(comparison, name))
         rows.append(row)
-    empty = [_NONE] * (len(header) - 2)
+    empty = [NONE] * (len(header) - 2)
     rows += [[name, "not run", *empty] for name in comparison.not_run]
     return header, rows
 
 
-def class_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
+def arm_class_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
     """A row per class: AP of the base arm, then the difference of every other arm to it.
 
     Without the base arm, or with no other, the AP of every arm.
@@ -146,7 +145,7 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
         else:
             text = "AP"
         parts.append(f"## Classes\n\n{text}, in percent.\n")
-        parts.append(markdown(class_rows(comparison)))
+        parts.append(markdown(arm_class_rows(comparison)))
         parts.append("![AP per class](classes.svg)\n")
     if any(arm.curves for arm in comparison.arms.values()):
         parts.append("## Learning curves\n\n![AP over iterations](curves.svg)\n")
@@ -175,21 +174,11 @@ def write_outputs(folder: Path, comparison: Comparison) -> None:
     atomic_write_bytes(folder / MARKDOWN, markdown_report(comparison).encode())
 
 
-def percent(value: Mean | float | None, *, signed: bool = False) -> str:
-    """A fraction or a mean as percent with one decimal: ``24.1 ± 0.3``, ``+4.9``, ``-``."""
-    if value is None:
-        return _NONE
-    mean, std = (value.mean, value.std) if isinstance(value, Mean) else (value, None)
-    # Adding zero turns a rounded -0.0 into 0.0.
-    text = f"{round(100 * mean, 1) + 0.0:{'+' if signed else ''}.1f}"
-    return text if std is None else f"{text} ± {100 * std:.1f}"
-
-
 def _share(comparison: Comparison, arm: str) -> str:
     if arm in (ORACLE, comparison.base):
-        return _NONE
-    share = share_of_gain(comparison, arm, ORACLE, comparison.base).value
-    return _NONE if share is None else f"{round(100 * share) + 0} %"
+        return NONE
+    share = share_of_gain(comparison, arm, ORACLE, comparison.base)
+    return NONE if share is None else f"{round(100 * share) + 0} %"
 
 
 def _has_others(comparison: Comparison) -> bool:

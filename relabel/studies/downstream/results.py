@@ -7,14 +7,15 @@ share the images' order and the initial weights.
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
 
 from relabel.errors import ConfigError, DataError, did_you_mean
+from relabel.studies.means import Mean, paired
 
 METRICS = "metrics.json"
 CURVE = "curve.json"
@@ -25,22 +26,23 @@ Metric = Literal["AP", "AP50", "AP75"]
 METRIC_NAMES: tuple[Metric, ...] = ("AP", "AP50", "AP75")
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A mean over seeds and the sample standard deviation (n - 1), None for a single seed."""
+_Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)] | None
 
-    mean: float
-    std: float | None
-    count: int
 
-    @classmethod
-    def of(cls, values: Sequence[float | None]) -> Mean | None:
-        """Of the values that are there; None if there is none."""
-        known = [v for v in values if v is not None]
-        if not known:
-            return None
-        std = statistics.stdev(known) if len(known) > 1 else None
-        return cls(statistics.fmean(known), std, len(known))
+class CurvePoint(TypedDict):
+    """What was measured at one iteration; None where there was nothing to measure."""
+
+    step: int
+    AP: _Fraction
+    AP50: _Fraction
+    AP75: _Fraction
+
+
+class _Metrics(TypedDict):
+    AP: _Fraction
+    AP50: _Fraction
+    AP75: _Fraction
+    per_class: dict[str, _Fraction]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ArmResult:
         seeds: the seeds that are finished, S of them.
         AP, AP50, AP75: S fractions; None where there was nothing to measure.
         per_class: AP by class name, S fractions each; None for a class without test boxes.
-        curves: by seed, the points ``{"step", "AP", "AP50", "AP75"}`` measured on the way.
+        curves: by seed, the points measured on the way, by step.
     """
 
     name: str
@@ -60,7 +62,7 @@ class ArmResult:
     AP50: tuple[float | None, ...]
     AP75: tuple[float | None, ...]
     per_class: dict[str, tuple[float | None, ...]]
-    curves: dict[int, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    curves: dict[int, tuple[CurvePoint, ...]] = field(default_factory=dict)
 
     def values(self, metric: Metric = "AP", category: str | None = None) -> dict[int, float | None]:
         """By seed: a metric, or the AP of ``category``."""
@@ -127,14 +129,8 @@ class Comparison:
         base: str | None = None,
     ) -> dict[int, float]:
         """Differences to the base arm by seed, over the seeds measured in both."""
-        ours = self._arm(arm).values(metric, category)
         theirs = self._arm(base or self.base).values(metric, category)
-        differences = {}
-        for seed, value in ours.items():
-            other = theirs.get(seed)
-            if value is not None and other is not None:
-                differences[seed] = value - other
-        return differences
+        return paired(self._arm(arm).values(metric, category), theirs)
 
     def difference(
         self,
@@ -162,7 +158,7 @@ class Comparison:
             content["missing_seeds"] = self.missing_seeds
         if ORACLE in self.arms and self.base in self.arms:
             content["share_of_oracle_gain"] = {
-                name: share_of_gain(self, name, ORACLE, self.base).value
+                name: share_of_gain(self, name, ORACLE, self.base)
                 for name in self.arms
                 if name not in (ORACLE, self.base)
             }
@@ -176,35 +172,21 @@ class Comparison:
         return self.arms[name]
 
 
-@dataclass(frozen=True)
-class Share:
-    """How much of an oracle's gain an arm reaches.
-
-    Attributes:
-        value: the mean gain of the arm over the mean gain of the oracle; None without a seed that
-            all three have, or where the oracle gains nothing.
-        per_seed: the same for each seed; None where the oracle gains nothing.
-    """
-
-    value: float | None
-    per_seed: dict[int, float | None]
-
-
 def share_of_gain(
     comparison: Comparison, arm: str, oracle: str = ORACLE, base: str = BASE, metric: Metric = "AP"
-) -> Share:
+) -> float | None:
     """``(AP_arm - AP_base) / (AP_oracle - AP_base)``, over the seeds that all three have.
+
+    None without such a seed, or where the oracle gains nothing.
 
     Raises:
         ConfigError: one of the arms has no results.
     """
     gains = comparison.paired(arm, metric, base=base)
     bounds = comparison.paired(oracle, metric, base=base)
-    common = [seed for seed in gains if seed in bounds]
-    return Share(
-        _ratio(sum(gains[s] for s in common), sum(bounds[s] for s in common)),
-        {s: _ratio(gains[s], bounds[s]) for s in common},
-    )
+    common = gains.keys() & bounds.keys()
+    bound = sum(bounds[s] for s in sorted(common))
+    return sum(gains[s] for s in sorted(common)) / bound if bound > 0 else None
 
 
 def gather(
@@ -235,7 +217,7 @@ def gather(
     for name in arms:
         if name in reasons:
             continue
-        arm = read_arm(folder / TRAINING / name, name, seeds)
+        arm = _read_arm(folder / TRAINING / name, name, seeds)
         if arm is None:
             reasons[name] = "no training of it is finished"
         else:
@@ -252,79 +234,34 @@ def gather(
     )
 
 
-def read_arm(folder: Path, name: str, seeds: Sequence[int]) -> ArmResult | None:
-    """The finished seeds of one arm, None if there is none.
-
-    Raises:
-        DataError: a result that is damaged.
-    """
+def _read_arm(folder: Path, name: str, seeds: Sequence[int]) -> ArmResult | None:
+    """The finished seeds of one arm, None if there is none."""
     finished = [seed for seed in seeds if (folder / f"seed{seed}" / METRICS).is_file()]
     if not finished:
         return None
-    metrics = [_read_metrics(folder / f"seed{seed}" / METRICS) for seed in finished]
+    metrics = [_read(folder / f"seed{seed}" / METRICS, _Metrics) for seed in finished]
     classes = list(dict.fromkeys(c for m in metrics for c in m["per_class"]))
     curves = {}
     for seed in finished:
         file = folder / f"seed{seed}" / CURVE
         if file.is_file():
-            curves[seed] = _read_curve(file)
+            points = _read(file, list[CurvePoint])
+            curves[seed] = tuple(sorted(points, key=lambda p: p["step"]))
     return ArmResult(
-        name=name,
-        seeds=tuple(finished),
-        AP=tuple(m["AP"] for m in metrics),
-        AP50=tuple(m["AP50"] for m in metrics),
-        AP75=tuple(m["AP75"] for m in metrics),
+        name,
+        tuple(finished),
+        *(tuple(m[metric] for m in metrics) for metric in METRIC_NAMES),
         per_class={c: tuple(m["per_class"].get(c) for m in metrics) for c in classes},
         curves=curves,
     )
 
 
-def _read_metrics(file: Path) -> dict[str, Any]:
-    content = _read_json(file)
-    classes = content.get("per_class") if isinstance(content, dict) else None
-    if not isinstance(classes, dict):
-        raise _damaged(file, "it has no `per_class`")
-    for metric in METRIC_NAMES:
-        if metric not in content:
-            raise _damaged(file, f"it has no `{metric}`")
-    numbers = [*(content[m] for m in METRIC_NAMES), *classes.values()]
-    if not all(_is_fraction(v) for v in numbers):
-        raise _damaged(file, "a value is not a fraction between 0 and 1")
-    return content
-
-
-def _read_curve(file: Path) -> tuple[dict[str, Any], ...]:
-    content = _read_json(file)
-    if not isinstance(content, list) or not all(
-        isinstance(p, dict)
-        and isinstance(p.get("step"), int)
-        and all(_is_fraction(p.get(m)) for m in METRIC_NAMES)
-        for p in content
-    ):
-        raise _damaged(file, "it is not a list of points with step, AP, AP50 and AP75")
-    return tuple(sorted(content, key=lambda p: p["step"]))
-
-
-def _read_json(file: Path) -> Any:
+def _read(file: Path, type: Any) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(file, str(error)) from error
-
-
-def _is_fraction(value: Any) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _damaged(file: Path, why: str) -> DataError:
-    return DataError(
-        f"is damaged: {why}",
-        file=file,
-        remedy="Delete the file's folder and run the comparison again; the rest is kept.",
-    )
-
-
-def _ratio(gain: float, bound: float) -> float | None:
-    return gain / bound if bound > 0 else None
+        return msgspec.json.decode(file.read_bytes(), type=type)
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"is damaged: {error}",
+            file=file,
+            remedy="Delete the file's folder and run the comparison again; the rest is kept.",
+        ) from error
