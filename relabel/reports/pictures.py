@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -161,10 +162,11 @@ def draw_masks(
         boxes[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         color = np.array(colors.get(labels[i], IGNORE_COLOR), np.float32)
         pixels[mask] = 0.6 * pixels[mask] + 0.4 * color
-        inner = _shrunk(mask, line)
+        # Beyond the picture, a mask is taken to go on.
+        inner = binary_erosion(mask, iterations=line, border_value=1)
         pixels[mask & ~inner] = color
         # A dark seam keeps light colours visible on bright ground.
-        pixels[_shrunk(inner, 1) ^ inner] *= 0.55
+        pixels[inner & ~binary_erosion(inner, border_value=1)] *= 0.55
     picture = Image.fromarray(pixels.astype(np.uint8))
     if tags:
         seen = (boxes[:, 2] > boxes[:, 0]).nonzero()[0]
@@ -182,21 +184,12 @@ def _scaled(image: np.ndarray, width: int | None) -> tuple[Image.Image, float]:
     return picture.resize(size, Image.Resampling.LANCZOS), scale
 
 
-def _shrunk(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The mask without its outermost pixels; beyond the picture it is taken to go on."""
-    for _ in range(pixels):
-        edge = np.pad(mask, 1, mode="edge")
-        mask = mask & edge[:-2, 1:-1] & edge[2:, 1:-1] & edge[1:-1, :-2] & edge[1:-1, 2:]
-    return mask
-
-
 def contact_sheet(
     pictures: Sequence[Image.Image],
-    captions: Sequence[str] | None = None,
+    captions: Sequence[str],
     *,
     columns: int = 2,
     cell_width: int = 640,
-    background: Color = (255, 255, 255),
 ) -> Image.Image:
     """Pictures in a grid, each scaled to the cell's width, with a line of text above each.
 
@@ -205,29 +198,29 @@ def contact_sheet(
     """
     if not pictures:
         raise ValueError("no pictures for the sheet")
-    if captions is not None and len(captions) != len(pictures):
+    if len(captions) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures, but {len(captions)} captions")
-    gap, font = 12, ImageFont.load_default(size=18)
-    head = 28 if captions is not None else 0
+    gap, head, font = 12, 28, ImageFont.load_default(size=18)
     cells = [
-        p.convert("RGB").resize((cell_width, max(1, round(p.height * cell_width / p.width))))
-        for p in pictures
+        (
+            text,
+            p.convert("RGB").resize((cell_width, max(1, round(p.height * cell_width / p.width)))),
+        )
+        for text, p in zip(captions, pictures, strict=True)
     ]
     columns = min(columns, len(cells))
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    heights = [max(c.height for c in row) + head for row in rows]
-    width = columns * cell_width + (columns + 1) * gap
-    sheet = Image.new("RGB", (width, sum(heights) + (len(rows) + 1) * gap), background)
+    heights = [max(picture.height for _, picture in row) + head + gap for row in rows]
+    size = (columns * (cell_width + gap) + gap, sum(heights) + gap)
+    sheet = Image.new("RGB", size, (255, 255, 255))
     pen = ImageDraw.Draw(sheet)
     y = gap
-    for r, row in enumerate(rows):
-        for c, cell in enumerate(row):
+    for row, height in zip(rows, heights, strict=True):
+        for c, (text, picture) in enumerate(row):
             x = gap + c * (cell_width + gap)
-            if captions is not None:
-                text = captions[r * columns + c]
-                pen.text((x, y + 4), text, fill=_ink(background), font=font, anchor="lt")
-            sheet.paste(cell, (x, y + head))
-        y += heights[r] + gap
+            pen.text((x, y + 4), text, fill=(0, 0, 0), font=font, anchor="lt")
+            sheet.paste(picture, (x, y + head))
+        y += height
     return sheet
 
 

@@ -83,7 +83,7 @@ def test_wrong_lengths() -> None:
     with pytest.raises(ValueError, match="1 boxes, but 2 labels"):
         draw_boxes(np.zeros((5, 5, 3), np.uint8), np.zeros((1, 4)), ["a", "b"])
     with pytest.raises(ValueError, match="no pictures"):
-        contact_sheet([])
+        contact_sheet([], [])
 
 
 def test_contact_sheet_places_cells_in_a_grid() -> None:

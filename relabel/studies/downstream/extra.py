@@ -6,8 +6,9 @@ tool: such a file needs no source and no map.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from relabel.datasets.dataset import DetectionDataset
@@ -88,31 +89,6 @@ def read_extra(
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Lookup:
-    """The images of one dataset by name, and by last part of the name where unique."""
-
-    name: str
-    dataset: DetectionDataset
-    whole: dict[str, int]
-    last: dict[str, int]
-
-    @classmethod
-    def of(cls, name: str, dataset: DetectionDataset) -> _Lookup:
-        names = [_normal(n) for n in dataset.images.file_name]
-        last: dict[str, int] = {}
-        for row, text in enumerate(names):
-            part = text.rsplit("/", 1)[-1]
-            last[part] = -1 if part in last else row
-        whole = {n: row for row, n in enumerate(names)}
-        return cls(name, dataset, whole, {n: row for n, row in last.items() if row >= 0})
-
-    def row(self, file_name: str, whole: bool) -> int | None:
-        if whole:
-            return self.whole.get(_normal(file_name))
-        return self.last.get(_normal(file_name).rsplit("/", 1)[-1])
-
-
 def _locations(
     found: DetectionDataset, images: Mapping[str, DetectionDataset], file: Path
 ) -> list[str]:
@@ -120,29 +96,28 @@ def _locations(
     names = found.images.file_name
     location = [""] * len(names)
     lost = [i for i in range(len(names)) if not found.image_path(i).is_file()]
-    lookups = [_Lookup.of(name, dataset) for name, dataset in images.items()]
-    for whole in (True, False):
-        rows = {
-            lookup.name: {i: row for i in lost if (row := lookup.row(names[i], whole)) is not None}
-            for lookup in lookups
-        }
+    for key in (_normal, _last_part):
+        rows: dict[str, dict[int, int]] = {}
+        for name, dataset in images.items():
+            known = _unique_rows([key(n) for n in dataset.images.file_name])
+            rows[name] = {i: known[k] for i in lost if (k := key(names[i])) in known}
         # Numbered frames have the same names in many datasets: the file is of the one that has
         # most of its images.
-        lookups.sort(key=lambda lookup: -len(rows[lookup.name]))
+        order = sorted(rows, key=lambda name: -len(rows[name]))
         for i in lost:
-            having = [lookup for lookup in lookups if i in rows[lookup.name]]
+            having = [name for name in order if i in rows[name]]
             if not having:
                 continue
             first = having[0]
-            if len(having) > 1 and len(rows[first.name]) == len(rows[having[1].name]):
+            if len(having) > 1 and len(rows[first]) == len(rows[having[1]]):
                 raise DataError(
-                    f"image {names[i]!r} is in {first.name!r} and in {having[1].name!r}",
+                    f"image {names[i]!r} is in {first!r} and in {having[1]!r}",
                     file=file,
                     remedy="Put the file beside its images, so that it is clear which is meant.",
                 )
-            row = rows[first.name][i]
-            _check_size(found, i, first, row, file)
-            location[i] = image_location(first.dataset, row)
+            row = rows[first][i]
+            _check_size(found, i, images[first], row, first, file)
+            location[i] = image_location(images[first], row)
         lost = [i for i in lost if not location[i]]
     if lost:
         known = ", ".join(images) or "none"
@@ -155,12 +130,15 @@ def _locations(
     return location
 
 
-def _check_size(found: DetectionDataset, image: int, lookup: _Lookup, row: int, file: Path) -> None:
-    mine = int(found.images.width[image]), int(found.images.height[image])
-    theirs = int(lookup.dataset.images.width[row]), int(lookup.dataset.images.height[row])
+def _check_size(
+    found: DetectionDataset, image: int, other: DetectionDataset, row: int, name: str, file: Path
+) -> None:
+    mine, theirs = (
+        (int(d.images.width[i]), int(d.images.height[i])) for d, i in ((found, image), (other, row))
+    )
     if mine != theirs:
         raise DataError(
-            f"is {mine[0]}x{mine[1]} in the file and {theirs[0]}x{theirs[1]} in {lookup.name!r}",
+            f"is {mine[0]}x{mine[1]} in the file and {theirs[0]}x{theirs[1]} in {name!r}",
             file=file,
             record=f"image {found.images.file_name[image]!r}",
             remedy="The boxes must be in the pixels of the images that are trained on.",
@@ -188,3 +166,13 @@ def _absolute(dataset: DetectionDataset) -> Sequence[str]:
 
 def _normal(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")
+
+
+def _last_part(name: str) -> str:
+    return _normal(name).rsplit("/", 1)[-1]
+
+
+def _unique_rows(names: Sequence[str]) -> dict[str, int]:
+    """The row of each name that stands in one row only."""
+    count = Counter(names)
+    return {name: row for row, name in enumerate(names) if count[name] == 1}
