@@ -112,30 +112,16 @@ def _source(
     before, after = source.before, source.after
     style = statistics.box_style(before, after)
     scores = after.boxes.score[~after.boxes.ignore]
-    shapes = [
-        charts.histogram(values, title=title, low=0, high=2, mark=1, ticks=(0, 0.5, 1, 1.5, 2))
-        for title, values in (
-            ("Width, after / before", style.width),
-            ("Height, after / before", style.height),
-        )
-    ]
-    shapes.append(
-        charts.histogram(
-            style.shift * 100,
-            title="Centre shift, share of diagonal",
-            low=0,
-            high=30,
-            ticks=(0, 10, 20, 30),
-            unit="%",
-        )
+    ratio: dict[str, Any] = {"low": 0, "high": 2, "mark": 1, "ticks": (0, 0.5, 1, 1.5, 2)}
+    share: dict[str, Any] = {"low": 0, "high": 1, "ticks": (0, 0.25, 0.5, 0.75, 1)}
+    percent: dict[str, Any] = {"low": 0, "high": 30, "ticks": (0, 10, 20, 30), "unit": "%"}
+    shapes = (
+        charts.histogram(style.width, title="Width, after / before", **ratio),
+        charts.histogram(style.height, title="Height, after / before", **ratio),
+        charts.histogram(style.shift * 100, title="Centre shift, share of diagonal", **percent),
+        charts.histogram(style.iou, title="IoU with the source box", **share),
     )
-    iou_chart, score_chart = (
-        charts.histogram(values, title=title, low=0, high=1, ticks=(0, 0.25, 0.5, 0.75, 1))
-        for title, values in (
-            ("IoU with the source box", style.iou),
-            ("Score", scores[~np.isnan(scores)]),
-        )
-    )
+    score_chart = charts.histogram(scores[~np.isnan(scores)], title="Score", **share)
     parts = [
         f'<section id="source-{k}"><h2>{escape(source.name)}</h2>',
         _pictures(source, palette, pictures, seed),
@@ -150,7 +136,7 @@ def _source(
             "Boxes that come from a source annotation, compared with it. The dashed line is no "
             "change; the outermost bars hold everything beyond."
         ),
-        f'<div class="charts">{"".join(shapes)}{iou_chart}</div>',
+        f'<div class="charts">{"".join(shapes)}</div>',
         "<h3>Origin and score</h3>",
         charts.share_bar(statistics.origins(after)),
         f'<div class="charts">{score_chart}</div>',
