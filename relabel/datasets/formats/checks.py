@@ -174,19 +174,7 @@ def clean_boxes(
     Raises:
         DataError: a bad box, unless problems are to be skipped.
     """
-    finite = np.asarray(np.isfinite(xywh).all(axis=1))
-    bad = ~finite | (xywh[:, 2] < 0) | (xywh[:, 3] < 0)
-    for row in np.flatnonzero(bad).tolist():
-        what = "a negative size" if finite[row] else "a coordinate that is not finite"
-        numbers = ", ".join(f"{v:g}" for v in xywh[row])
-        problems.error(
-            f"bbox [{numbers}] has {what}",
-            file=file,
-            record=record_of(row),
-            remedy="Correct or remove the box, or leave it out with --skip-bad.",
-        )
-    keep = ~bad
-
+    keep = real_boxes(xywh, problems, file, record_of)
     empty = keep & ((xywh[:, 2] == 0) | (xywh[:, 3] == 0))
     problems.count(EMPTY, int(empty.sum()))
     keep &= ~empty
@@ -220,6 +208,28 @@ def clean_boxes(
     clipped[rows, :2] = low
     clipped[rows, 2:] = high - low
     return keep, clipped
+
+
+def real_boxes(
+    xywh: np.ndarray, problems: Problems, file: str | Path, record_of: Callable[[int], str]
+) -> np.ndarray:
+    """bool [n], False on boxes that are not finite or have a negative size.
+
+    Raises:
+        DataError: there are such, unless problems are to be skipped.
+    """
+    finite = np.asarray(np.isfinite(xywh).all(axis=1))
+    bad = ~finite | (xywh[:, 2] < 0) | (xywh[:, 3] < 0)
+    for row in np.flatnonzero(bad).tolist():
+        what = "a negative size" if finite[row] else "a coordinate that is not finite"
+        numbers = ", ".join(f"{v:g}" for v in xywh[row])
+        problems.error(
+            f"bbox [{numbers}] has {what}",
+            file=file,
+            record=record_of(row),
+            remedy="Correct or remove the box, or leave it out with --skip-bad.",
+        )
+    return ~bad
 
 
 def clipped_area(area: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -58,24 +58,28 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def read_file(path: Path, *, remedy: str) -> bytes:
-    """The bytes of an annotation file.
+def read_file(path: Path, *, remedy: str = "Check the path.") -> bytearray:
+    """The bytes of an annotation file, without a byte order mark.
 
     Raises:
         DataError: it is missing, empty, or cannot be read.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = bytearray(path.stat().st_size)
+            del data[stream.readinto(data) :]
     except (FileNotFoundError, NotADirectoryError):
         raise DataError("file does not exist", file=path, remedy=remedy) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=path, remedy=remedy) from error
-    if not data.strip():
+    if data.startswith(b"\xef\xbb\xbf"):
+        del data[:3]
+    if not data or (len(data) < 64 and not data.strip()):
         raise DataError("file is empty", file=path, remedy="Download the file again.")
     return data
 
 
-def parse_json(data: bytes, path: Path) -> Any:
+def parse_json(data: bytes | bytearray, path: Path) -> Any:
     """Plain Python objects from JSON that may hold NaN and Infinity, as Python writes them.
 
     Raises:

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 from scipy.sparse import csr_array
 
-from relabel.datasets.formats.coco.decode import collector_off, read_bytes
+from relabel.datasets.formats.records import collector_paused, read_file
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.multilabels import label_matrix, label_rows, read_tsv
 from relabel.errors import ConfigError, DataError, did_you_mean
@@ -120,9 +120,9 @@ def detect(path: Path) -> str:
 
 
 def _decode(path: Path, kind: Any) -> Any:
-    data = read_bytes(path)
+    data = read_file(path)
     try:
-        with collector_off():
+        with collector_paused():
             return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at ")

@@ -10,6 +10,7 @@ from PIL import Image
 from relabel.datasets.dataset import Provenance, make_boxes
 from relabel.datasets.formats.coco import decode as coco_decode
 from relabel.datasets.formats.coco import read as coco
+from relabel.datasets.formats.records import read_file
 from relabel.datasets.formats.registry import read_dataset, write_dataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems, RelabelError
@@ -365,8 +366,8 @@ def test_all_ways_of_decoding_agree(tmp_path, monkeypatch, block, indent):
     rows.append({"id": 30, "image_id": 7, "category_id": 3, "bbox": [1, 1, 2, 2], "area": None})
     file = put(tmp_path, json.dumps(data, indent=indent))
     monkeypatch.setattr(coco_decode, "_BLOCK_BYTES", block)
-    fast = coco_decode._decode_fast(coco_decode.read_bytes(file), file)
-    slow = coco_decode.decode_slowly(coco_decode.read_bytes(file), file, Problems())
+    fast = coco_decode._decode_fast(read_file(file), file)
+    slow = coco_decode.decode_slowly(read_file(file), file, Problems())
     assert fast.fields == slow.fields == {k: data[k] for k in ("info", "licenses")}
     assert fast.categories == slow.categories
     for ours, theirs in ((fast.images, slow.images), (fast.annotations, slow.annotations)):

@@ -136,8 +136,8 @@ class AnnotationColumns:
     """The annotations of a file in file order.
 
     id int64 [n] with ``numbered`` bool [n] where the file has one; image_id, category_id int64
-    [n]; xywh float64 [n, 4]; area float64 [n], NaN where not given; ignore bool [n]; score
-    float32 [n], NaN where not given.
+    [n]; xywh float64 [n, 4]; area float64 [n], NaN where not given; crowd and ignore bool [n],
+    of the fields ``iscrowd`` and ``ignore``; score float64 [n], NaN where not given.
     """
 
     id: np.ndarray
@@ -146,6 +146,7 @@ class AnnotationColumns:
     category_id: np.ndarray
     xywh: np.ndarray
     area: np.ndarray
+    crowd: np.ndarray
     ignore: np.ndarray
     score: np.ndarray
     extra: RawFields | None
@@ -179,13 +180,13 @@ class AnnotationBlocks:
             ids = [0 if i is None else i for i in ids]
         boxes = chain.from_iterable([r.bbox for r in records])
         # None becomes False in flags and NaN in numbers.
-        ignore = np.array([r.iscrowd for r in records], dtype=bool)
-        score = np.full(n, np.nan, dtype=np.float32)
+        crowd, ignore = np.array([r.iscrowd for r in records], dtype=bool), np.zeros(n, bool)
+        score = np.full(n, np.nan)
         if "score" in names:
-            score = np.array([r.score for r in records], dtype=np.float32)
+            score = np.array([r.score for r in records], dtype=np.float64)
         if "ignore" in names:
             flags = [r.ignore for r in records]
-            ignore |= np.array(flags, dtype=bool)
+            ignore = np.array(flags, dtype=bool)
             # Worked with and yet kept as it stands: on disk only iscrowd is ours.
             kept = [b"" if f is None else msgspec.json.encode(f) for f in flags]
             self.extra.add(self.count, "ignore", kept)
@@ -200,6 +201,7 @@ class AnnotationBlocks:
                 np.array([r.category_id for r in records], dtype=np.int64),
                 np.fromiter(boxes, dtype=np.float64, count=4 * n).reshape(n, 4),
                 np.array([r.area for r in records], dtype=np.float64),
+                crowd,
                 ignore,
                 score,
             )

@@ -8,11 +8,9 @@ on without it.
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,10 +25,12 @@ from relabel.datasets.formats.coco.columns import (
     INTEGER_FIELDS,
     OPTIONAL_FIELDS,
     AnnotationBlocks,
+    AnnotationColumns,
     CocoFile,
     image_columns,
     record_type,
 )
+from relabel.datasets.formats.records import collector_paused, read_file
 from relabel.errors import DataError, Problems
 
 _LISTS = ("images", "annotations", "categories")
@@ -43,54 +43,52 @@ _BOUNDARY = re.compile(rb"\}\s*(,)\s*\{")
 _MOST_TRIES = 100
 
 
-@contextmanager
-def collector_off() -> Iterator[None]:
-    """Without Python's cyclic collector, which would walk the new objects again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def read_bytes(path: Path) -> bytearray:
-    """The bytes of an annotation file, without a byte order mark.
-
-    Raises:
-        DataError: the file is missing, unreadable or empty.
-    """
-    try:
-        with path.open("rb") as stream:
-            data = bytearray(path.stat().st_size)
-            del data[stream.readinto(data) :]
-    except FileNotFoundError as error:
-        raise DataError("no such file", file=path, remedy="Check the path.") from error
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=path) from error
-    if data.startswith(b"\xef\xbb\xbf"):
-        del data[:3]
-    if not data or (len(data) < 64 and not data.strip()):
-        raise DataError("the file is empty", file=path, remedy="Export or download it again.")
-    return data
-
-
-def decode(path: Path, problems: Problems) -> CocoFile:
+def decode(path: str | Path, problems: Problems, data: bytearray | None = None) -> CocoFile:
     """Decode a COCO file.
+
+    Args:
+        path: the file.
+        problems: told of bad records.
+        data: the file's bytes where they are at hand; ``path`` is a name for messages then.
 
     Raises:
         DataError: not JSON, not a COCO file, or a record of the wrong shape or type.
     """
-    data = read_bytes(path)
-    with collector_off():
+    data = read_file(Path(path)) if data is None else data
+    with collector_paused():
         try:
             return _decode_fast(data, path)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return decode_slowly(data, path, problems)
 
 
-def _decode_fast(data: bytearray, path: Path) -> CocoFile:
+def decode_results(path: str | Path, problems: Problems, data: bytearray) -> AnnotationColumns:
+    """Decode a list of detection results; its records are called ``result``.
+
+    Args:
+        path: a name for messages.
+        problems: told of bad records.
+        data: the file's bytes, which begin with ``[``.
+
+    Raises:
+        DataError: not JSON, not a list, or a record of the wrong shape or type.
+    """
+    results = AnnotationBlocks()
+    end = data.rfind(b"]") + 1
+    with collector_paused():
+        try:
+            if data[end:].strip():
+                raise msgspec.DecodeError("goes on after the list, or is cut off")
+            for records, further in _annotation_blocks(data, data.index(b"["), end, ["score"]):
+                results.add(records, further)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            results = AnnotationBlocks()
+            rows = _python_json(data, path)
+            results.add(*_records(rows, _itself, "result", path, problems))
+    return results.columns()
+
+
+def _decode_fast(data: bytearray, path: str | Path) -> CocoFile:
     """All records typed and good, or msgspec's error."""
     top = msgspec.json.decode(data, type=dict[str, Raw])
     for key in _LISTS:
@@ -99,7 +97,8 @@ def _decode_fast(data: bytearray, path: Path) -> CocoFile:
     images, names = _typed(memoryview(top["images"]), IMAGE_FIELDS, [])
     annotations = AnnotationBlocks()
     start = _offset(data, top["annotations"])
-    for records, further in _annotation_blocks(data, start, len(memoryview(top["annotations"]))):
+    end = start + len(memoryview(top["annotations"]))
+    for records, further in _annotation_blocks(data, start, end, []):
         annotations.add(records, further)
     categories = msgspec.json.decode(top["categories"], type=list[dict[str, Any]])
     return CocoFile(
@@ -108,17 +107,16 @@ def _decode_fast(data: bytearray, path: Path) -> CocoFile:
 
 
 def _annotation_blocks(
-    data: bytearray, start: int, length: int
+    data: bytearray, start: int, stop: int, names: list[str]
 ) -> Iterator[tuple[list[Any], list[str]]]:
-    """The records of the list at ``data[start : start + length]``, about 2 MB at a time.
+    """The records of the list at ``data[start:stop]``, about 2 MB at a time.
 
     The commas before and after a block become brackets for the time of its decoding. A block that
     decodes did end between two records: a prefix of a JSON list has one reading only. One that
     does not, since its end lies in a list inside a record, is tried with the next boundary.
     """
     view = memoryview(data)
-    first, end = start, start + length - 1
-    names: list[str] = []
+    first, end = start, stop - 1
     while first < end:
         last, tries = _boundary(data, first + _BLOCK_BYTES, end), 0
         while True:
@@ -169,7 +167,7 @@ def _file_fields(top: dict[str, Raw]) -> dict[str, Any]:
     return {k: msgspec.json.decode(v) for k, v in top.items() if k not in _LISTS}
 
 
-def _not_coco(path: Path, what: str) -> DataError:
+def _not_coco(path: str | Path, what: str) -> DataError:
     return DataError(
         f"{what}: not a COCO instances file",
         file=path,
@@ -177,7 +175,7 @@ def _not_coco(path: Path, what: str) -> DataError:
     )
 
 
-def decode_slowly(data: bytearray, path: Path, problems: Problems) -> CocoFile:
+def decode_slowly(data: bytearray, path: str | Path, problems: Problems) -> CocoFile:
     """Record by record: names the bad ones, and accepts what the strict way does not.
 
     NaN and Infinity, which Python's json writes and JSON does not have, are read here so that the
@@ -198,6 +196,14 @@ def decode_slowly(data: bytearray, path: Path, problems: Problems) -> CocoFile:
         fields = _file_fields(top)
     except (msgspec.DecodeError, UnicodeDecodeError):
         top = _python_json(data, path)
+        if isinstance(top, list):
+            raise DataError(
+                "is a list, as of detection results, not a COCO dataset",
+                file=path,
+                remedy="Results go to `relabel evaluate detections --predictions`.",
+            ) from None
+        if not isinstance(top, dict):
+            raise DataError("is not a JSON object: not a COCO file", file=path) from None
         lists = {k: top[k] for k in _LISTS if k in top}
         load = _itself
         fields = {k: v for k, v in top.items() if k not in _LISTS}
@@ -212,9 +218,9 @@ def decode_slowly(data: bytearray, path: Path, problems: Problems) -> CocoFile:
             categories.append(row)
         else:
             problems.error("is not an object", file=path, record=f"categories[{i}]")
-    images = image_columns(*_records(lists["images"], load, IMAGE_FIELDS, path, problems))
+    images = image_columns(*_records(lists["images"], load, "image", path, problems))
     blocks = AnnotationBlocks()
-    blocks.add(*_records(lists["annotations"], load, ANNOTATION_FIELDS, path, problems))
+    blocks.add(*_records(lists["annotations"], load, "annotation", path, problems))
     return CocoFile(images, blocks.columns(), categories, fields)
 
 
@@ -222,9 +228,9 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _python_json(data: bytearray, path: Path) -> dict[str, Any]:
+def _python_json(data: bytearray, path: str | Path) -> Any:
     try:
-        top = json.loads(data)
+        return json.loads(data)
     except UnicodeDecodeError as error:
         raise DataError(
             f"not UTF-8 text at byte {error.start}",
@@ -238,27 +244,18 @@ def _python_json(data: bytearray, path: Path) -> dict[str, Any]:
         cut = at is not None and not data[at:].strip()
         what = "the JSON is cut off at its end" if cut else f"not valid JSON: {error}"
         raise DataError(what, file=path, remedy="Export or download the file again.") from error
-    if isinstance(top, list):
-        raise DataError(
-            "is a list, as of detection results, not a COCO dataset",
-            file=path,
-            remedy="Results go to `relabel evaluate detections --predictions`.",
-        )
-    if not isinstance(top, dict):
-        raise DataError("is not a JSON object: not a COCO file", file=path)
-    return top
 
 
 def _records(
     rows: list[Any],
     load: Callable[[Any], Any],
-    known: dict[str, tuple[Any, Any]],
-    path: Path,
+    kind: str,
+    path: str | Path,
     problems: Problems,
 ) -> tuple[list[Any], list[str]]:
     """Checked records of the good rows, and the names of their further fields."""
-    kind = "image" if known is IMAGE_FIELDS else "annotation"
-    typed = {**known, **OPTIONAL_FIELDS} if kind == "annotation" else known
+    known = IMAGE_FIELDS if kind == "image" else ANNOTATION_FIELDS
+    typed = known if kind == "image" else {**known, **OPTIONAL_FIELDS}
     core = record_type(typed, [])
     good: list[tuple[Any, dict[str, Any]]] = []
     names: dict[str, None] = {}

@@ -17,10 +17,11 @@ import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
 from relabel.datasets.formats.checks import check_file_name, clean_boxes, clipped_area
-from relabel.datasets.formats.coco.columns import CocoFile, ImageColumns
-from relabel.datasets.formats.coco.decode import collector_off, decode
+from relabel.datasets.formats.coco.columns import AnnotationColumns, CocoFile, ImageColumns
+from relabel.datasets.formats.coco.decode import decode
 from relabel.datasets.formats.coco.layout import find_annotations, find_root
 from relabel.datasets.formats.coco.write import write
+from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.datasets.pixels.location import image_size
@@ -64,8 +65,8 @@ def read(
     """
     file = find_annotations(path, split=split, annotations=annotations)
     decoded = decode(file, problems)
-    with collector_off():
-        own_space, category_fields = _space(decoded, name, file, problems)
+    with collector_paused():
+        own_space, category_fields = label_space(decoded.categories, name, file, problems)
         images = _images(decoded.images, file, problems)
         root = find_root(path, file, images.file_name, decoded.fields, split)
         images = _fill_sizes(images, root, file, problems)
@@ -76,13 +77,18 @@ def read(
     return DetectionDataset(name, space or own_space, images, boxes, root, info)
 
 
-def _space(
-    decoded: CocoFile, name: str, file: Path, problems: Problems
+def label_space(
+    rows: list[dict[str, Any]], name: str, file: str | Path, problems: Problems
 ) -> tuple[LabelSpace, dict[str, dict[str, Any]]]:
+    """The categories of a file as a label space, and by name their fields that it has not.
+
+    Raises:
+        DataError: a category without integer id or name, or one that is there twice.
+    """
     categories: list[Category] = []
     fields: dict[str, dict[str, Any]] = {}
     ids: set[int] = set()
-    for i, row in enumerate(decoded.categories):
+    for i, row in enumerate(rows):
         id, label = row.get("id"), row.get("name")
         record = f"category {id}" if isinstance(id, int) else f"categories[{i}]"
         if isinstance(id, bool) or not isinstance(id, int) or not isinstance(label, str):
@@ -118,17 +124,8 @@ def _space(
 
 def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
     names, ids = columns.file_name, columns.id
-    if None in names:
-        _names_from_url(names, columns, file, problems)
-    keep = np.ones(len(ids), dtype=bool)
-    for i in _duplicates(ids):
-        keep[i] = False
-        problems.error(
-            f"image id {ids[i]} appears twice",
-            file=file,
-            record=f"image {ids[i]}",
-            remedy="Give every image its own id.",
-        )
+    names_from_url(columns, file, problems)
+    keep = first_of_each(ids, "image", file, problems)
     seen: set[str] = set()
     for i, file_name in enumerate(names):
         if file_name is None or not keep[i]:
@@ -153,10 +150,15 @@ def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
     return images if keep.all() else images.take(np.flatnonzero(keep))
 
 
-def _names_from_url(
-    names: list[str | None], columns: ImageColumns, file: Path, problems: Problems
-) -> None:
-    """LVIS: an image without file_name is called by the last two parts of its coco_url."""
+def names_from_url(columns: ImageColumns, file: str | Path, problems: Problems) -> None:
+    """LVIS: an image without file_name is called by the last two parts of its coco_url.
+
+    Raises:
+        DataError: an image has neither.
+    """
+    names = columns.file_name
+    if None not in names:
+        return
     for i, name in enumerate(names):
         if name is not None:
             continue
@@ -198,50 +200,18 @@ def _boxes(
     problems: Problems,
 ) -> Boxes:
     columns = decoded.annotations
-    ids = _annotation_ids(columns.id, columns.numbered)
-    image_id, category_id, xywh = columns.image_id, columns.category_id, columns.xywh
-    n = len(ids)
-
-    def record(row: int) -> str:
-        return f"annotation {ids[row]}"
-
-    keep = np.ones(n, dtype=bool)
-    for row in _duplicates(ids):
-        keep[row] = False
-        problems.error(
-            f"annotation id {ids[row]} appears twice",
-            file=file,
-            record=record(row),
-            remedy="Give every annotation its own id.",
-        )
-    image, found = _positions(image_id, images.id)
-    for row in np.flatnonzero(keep & ~found).tolist():
-        problems.error(
-            f"belongs to image {image_id[row]}, which is not in the file",
-            file=file,
-            record=record(row),
-            remedy="Add the image or remove the annotation, or use --skip-bad.",
-        )
-    keep &= found
-    category, found = _positions(category_id, own_space.ids)
-    for row in np.flatnonzero(keep & ~found).tolist():
-        problems.error(
-            f"category_id {category_id[row]} is not in the file's categories",
-            file=file,
-            record=record(row),
-            remedy="Add the category or remove the annotation, or use --skip-bad.",
-        )
-    keep &= found
+    ids, keep, image, category = located(columns, images.id, own_space.ids, file, problems)
+    xywh, n = columns.xywh, len(ids)
     if space is not None:
         category = into_space(space, own_space, category, keep, file, problems)
         keep &= category >= 0
-    ignore = columns.ignore
+    ignore = columns.crowd | columns.ignore
     if len(own_space):
         ignore = ignore | (space or own_space).ignore_mask[category]
     rows = np.flatnonzero(keep)
     inside, clean = clean_boxes(
         image[rows], xywh[rows], images.width, images.height, problems, file,
-        lambda i: record(int(rows[i])),
+        lambda i: f"annotation {ids[rows[i]]}",
     )  # fmt: skip
     area = np.where(np.isfinite(columns.area), columns.area, xywh[:, 2] * xywh[:, 3])[rows]
     area = clipped_area(area, xywh[rows], clean)
@@ -262,12 +232,75 @@ def _boxes(
     )
 
 
-def _annotation_ids(ids: np.ndarray, numbered: np.ndarray) -> np.ndarray:
-    """int64 [n]; annotations without an id are numbered from the largest one on."""
-    if numbered.all():
-        return ids
-    largest = int(ids[numbered].max(initial=0))
-    return np.where(numbered, ids, largest + np.cumsum(~numbered))
+def located(
+    columns: AnnotationColumns,
+    image_ids: np.ndarray,
+    category_ids: np.ndarray,
+    file: str | Path,
+    problems: Problems,
+    *,
+    kind: str = "annotation",
+    owner: str = "the file",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where annotations belong.
+
+    Args:
+        columns: n annotations.
+        image_ids, category_ids: int64 ids, unique, any order.
+        file: named in errors.
+        problems: told of annotations that belong nowhere, and of ids that appear twice.
+        kind, owner: what the annotations are, and whose the ids are, for messages.
+
+    Returns:
+        ids: int64 [n]; annotations without an id are numbered from the largest one on.
+        keep: bool [n], False on those told of.
+        image, category: int64 [n], positions among the ids; 0 where ``keep`` is False.
+
+    Raises:
+        DataError: one that belongs nowhere or is there twice, unless problems are to be skipped.
+    """
+    ids = columns.id
+    if not columns.numbered.all():
+        largest = int(ids[columns.numbered].max(initial=0))
+        ids = np.where(columns.numbered, ids, largest + np.cumsum(~columns.numbered))
+    keep = first_of_each(ids, kind, file, problems)
+    image, found = positions(columns.image_id, image_ids)
+    for row in np.flatnonzero(keep & ~found).tolist():
+        problems.error(
+            f"belongs to image {columns.image_id[row]}, which is not in {owner}",
+            file=file,
+            record=f"{kind} {ids[row]}",
+            remedy=f"Add the image or remove the {kind}, or use --skip-bad.",
+        )
+    keep &= found
+    category, found = positions(columns.category_id, category_ids)
+    for row in np.flatnonzero(keep & ~found).tolist():
+        problems.error(
+            f"category_id {columns.category_id[row]} is not in {owner}'s categories",
+            file=file,
+            record=f"{kind} {ids[row]}",
+            remedy=f"Add the category or remove the {kind}, or use --skip-bad.",
+        )
+    keep &= found
+    return ids, keep, image, category
+
+
+def first_of_each(ids: np.ndarray, kind: str, file: str | Path, problems: Problems) -> np.ndarray:
+    """bool [n], False where an id stands in an earlier row too.
+
+    Raises:
+        DataError: there are such, unless problems are to be skipped.
+    """
+    keep = np.ones(len(ids), dtype=bool)
+    for row in _duplicates(ids):
+        keep[row] = False
+        problems.error(
+            f"{kind} id {ids[row]} appears twice",
+            file=file,
+            record=f"{kind} {ids[row]}",
+            remedy=f"Give every {kind} its own id.",
+        )
+    return keep
 
 
 def _duplicates(ids: np.ndarray) -> list[int]:
@@ -279,7 +312,7 @@ def _duplicates(ids: np.ndarray) -> list[int]:
     return np.sort(order[1:][ordered[1:] == ordered[:-1]]).tolist()
 
 
-def _positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position of each value in ``known`` (unique, any order), and whether it is there."""
     if not len(known):
         return np.zeros(len(values), np.int64), np.zeros(len(values), bool)

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Provenance
-from relabel.datasets.formats.coco.decode import collector_off
+from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.pixels.placing import CopyImages, place_images, writing
 from relabel.errors import Problems
 
@@ -84,7 +84,7 @@ def write(
     if copy_images != "none":
         place_images(dataset, images, copy_images, problems=problems)
         root = images
-    with writing(file) as temp, collector_off(), temp.open("wb", buffering=1 << 20) as stream:
+    with writing(file) as temp, collector_paused(), temp.open("wb", buffering=1 << 20) as stream:
         for piece in encode(dataset, _relative(root, file.parent)):
             stream.write(piece)
     return [file]
