@@ -17,16 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.dataset import Boxes, DetectionDataset, make_boxes
+from relabel.datasets.formats.coco.as_written import CocoSource, read_as_written, read_results
 from relabel.detectors.base import Detections
 from relabel.errors import DataError
-from relabel.evaluation.annotations import ANY_CLASS, Annotations
-from relabel.evaluation.joining import join_by_id
-from relabel.evaluation.predictions import (
-    Source,
-    read_annotations,
-    read_predictions,
-)
+from relabel.evaluation.joining import in_id_order, join_by_id
 from relabel.geometry import suppress, xyxy_to_xywh
 
 MAX_DETECTIONS = (1, 10, 100)
@@ -74,7 +69,7 @@ NUMBERS = (
 
 
 def evaluate_detections(
-    truth: Source, predictions: Source | Sequence[Mapping[str, Any]]
+    truth: CocoSource, predictions: CocoSource | Sequence[Mapping[str, Any]]
 ) -> DetectionMetrics:
     """COCO AP of a results list, or of a COCO file with scores, against a COCO truth file.
 
@@ -95,21 +90,21 @@ def evaluate_detections(
 
 
 def read_scored(
-    truth: Source, predictions: Source | Sequence[Mapping[str, Any]]
-) -> tuple[Annotations, Annotations]:
+    truth: CocoSource, predictions: CocoSource | Sequence[Mapping[str, Any]]
+) -> tuple[DetectionDataset, Boxes]:
     """Truth, and scored predictions brought onto its images and categories.
 
     Raises:
         DataError: as `evaluate_detections`.
     """
-    reference = read_annotations(truth)
-    found = read_predictions(predictions, reference)
-    unscored = np.flatnonzero(~np.isfinite(found.score))
+    reference = read_as_written(truth)
+    found = read_results(predictions, reference)
+    unscored = np.flatnonzero(~np.isfinite(found.boxes.score))
     if len(unscored):
         raise DataError(
             "prediction without a score",
             file=found.name,
-            record=f"annotations[{int(unscored[0])}]",
+            record=f"annotation {found.boxes.id[unscored[0]]}",
             remedy="AP needs scores: add a `score` to every annotation.",
         )
     return reference, join_by_id(found, reference)
@@ -148,8 +143,9 @@ def evaluate_dataset(
     classes = truth.space.num_classes
     part = truth if image_rows is None else truth.subset(rows)
     # Ids that are not from a COCO file carry no meaning: pycocotools' rule for id 0 is left out.
-    reference = Annotations.from_dataset(part)
-    reference = replace(reference, id=np.arange(1, len(reference) + 1))
+    reference = in_id_order(part)
+    ids = np.arange(1, len(reference.boxes) + 1)
+    reference = reference.with_boxes(replace(reference.boxes, id=ids))
     counts = np.array([len(d) for d in detections], dtype=np.int64)
     n = int(counts.sum())
     boxes, scores = np.zeros((0, 4)), np.zeros((0, classes))
@@ -163,7 +159,7 @@ def evaluate_dataset(
                 f"scores have {scores.shape[1]} classes, label space {truth.space.name!r} "
                 f"has {classes}"
             )
-    image = np.repeat(np.searchsorted(reference.image_id, part.images.id), counts)
+    image = np.repeat(np.searchsorted(reference.images.id, part.images.id), counts)
     row, category = np.nonzero(scores > score_threshold)
     score = scores[row, category]
     keep = suppress(boxes[row], score, image[row] * classes + category, nms_iou)
@@ -172,31 +168,18 @@ def evaluate_dataset(
     place = np.arange(len(order)) - np.searchsorted(image[row][order], image[row][order])
     order = order[place < max_detections]
     row, category, score = row[order], category[order], score[order]
-    xywh = xyxy_to_xywh(boxes[row])
-    found = replace(
-        reference,
-        name="detections",
-        image=image[row],
-        category=category,
-        xywh=xywh,
-        area=xywh[:, 2] * xywh[:, 3],
-        crowd=np.zeros(len(row), bool),
-        score=score,
-        id=np.arange(1, len(row) + 1),
-        source_category=None,
-    )
-    return average_precision(reference, found)
+    made = make_boxes(image[row], xyxy_to_xywh(boxes[row]), category)
+    return average_precision(reference, replace(made, score=score))
 
 
-def average_precision(truth: Annotations, predictions: Annotations) -> DetectionMetrics:
+def average_precision(truth: DetectionDataset, found: Boxes) -> DetectionMetrics:
     """The twelve numbers and AP per class.
 
     Args:
-        truth: boxes with ``crowd`` regions.
-        predictions: boxes with scores on the truth's image rows and category positions.
+        truth: images in the order of their ids, which decides between equal scores.
+        found: boxes with scores on the truth's image rows and category positions.
     """
-    names = _distinct(truth)
-    precision, recall, warnings = _curves(_spread(truth), predictions)
+    precision, recall, warnings = _curves(truth, found)
     everything = precision[:, :, :, 0, 2]
     return DetectionMetrics(
         AP=_mean(everything),
@@ -211,7 +194,9 @@ def average_precision(truth: Annotations, predictions: Annotations) -> Detection
         ARs=_mean(recall[:, :, 1, 2]),
         ARm=_mean(recall[:, :, 2, 2]),
         ARl=_mean(recall[:, :, 3, 2]),
-        per_class={name: _mean(everything[:, :, k]) for k, name in enumerate(names)},
+        per_class={
+            name: _mean(everything[:, :, k]) for k, name in enumerate(truth.space.class_names)
+        },
         warnings=warnings,
     )
 
@@ -221,69 +206,64 @@ def _mean(values: np.ndarray) -> float | None:
     return float(np.mean(measured)) if measured.size else None
 
 
-def _distinct(truth: Annotations) -> list[str]:
-    names = list(truth.category_name)
-    if len(set(names)) == len(names):
-        return names
-    return [f"{n} (id {int(i)})" for n, i in zip(names, truth.category_id, strict=True)]
-
-
-def _spread(truth: Annotations) -> Annotations:
+def _spread(boxes: Boxes, classes: int) -> Boxes:
     """Repeat regions that concern every class once per class."""
-    anyone = np.flatnonzero(truth.category == ANY_CLASS)
-    if not len(anyone):
-        return truth
-    classes = len(truth.category_id)
-    rows = np.concatenate([np.flatnonzero(truth.category != ANY_CLASS), np.repeat(anyone, classes)])
-    spread = truth.take(rows)
-    category = spread.category.copy()
-    category[len(rows) - len(anyone) * classes :] = np.tile(np.arange(classes), len(anyone))
+    anyone = boxes.category >= classes
+    if not anyone.any():
+        return boxes
+    own, shared = np.flatnonzero(~anyone), np.flatnonzero(anyone)
+    spread = boxes.take(np.concatenate([own, np.repeat(shared, classes)]))
+    category, ignore = spread.category.copy(), spread.ignore.copy()
+    category[len(own) :] = np.tile(np.arange(classes), len(shared))
+    ignore[len(own) :] = True
     # The regions are crowd, so only that their ids differ from the others' matters.
-    return replace(spread, category=category, id=np.arange(1, len(rows) + 1))
+    return replace(spread, category=category, ignore=ignore, id=np.arange(1, len(spread) + 1))
 
 
 def _curves(
-    truth: Annotations, predictions: Annotations
+    truth: DetectionDataset, found: Boxes
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """precision [T, R, K, A, M], recall [T, K, A, M], -1 where a category has no truth."""
     import hotcoco
 
-    images, classes = len(truth.image_id), len(truth.category_id)
+    images, classes = len(truth), truth.space.num_classes
     shape = (10, 101, classes, 4, 3)
     if not images or not classes:
         return np.full(shape, -1.0), np.full((10, classes, 4, 3), -1.0), ()
+    boxes = _spread(truth.boxes, classes)
     # Rows count from 1 in the order of the image ids: the order decides between equal scores.
-    ids = np.arange(1, len(truth) + 1)
+    ids = np.arange(1, len(boxes) + 1)
     reference = hotcoco.COCO.from_arrays(
         [{"id": i} for i in range(1, images + 1)],
         [{"id": k, "name": str(k)} for k in range(1, classes + 1)],
-        truth.image + 1,
-        truth.category + 1,
-        np.ascontiguousarray(truth.xywh, np.float64),
+        boxes.image.astype(np.int64) + 1,
+        boxes.category.astype(np.int64) + 1,
+        np.ascontiguousarray(boxes.xywh, np.float64),
         ids=ids,
-        area=np.ascontiguousarray(truth.area, np.float64),
-        iscrowd=truth.crowd.astype(np.int64),
+        area=np.ascontiguousarray(boxes.area, np.float64),
+        iscrowd=boxes.ignore.astype(np.int64),
     )
-    table = np.empty((len(predictions), 7))
-    table[:, 0] = predictions.image + 1
-    table[:, 1:5] = predictions.xywh
-    table[:, 5] = predictions.score
-    table[:, 6] = predictions.category + 1
+    table = np.empty((len(found), 7))
+    table[:, 0] = found.image
+    table[:, 1:5] = found.xywh
+    table[:, 5] = found.score
+    table[:, 6] = found.category
+    table[:, [0, 6]] += 1
     engine = hotcoco.COCOeval(reference, reference.load_res(table), "bbox")
     engine.evaluate()
     engine.accumulate()
     curves = engine.eval or {}
     precision = np.array(curves["precision"]).reshape(shape)
     recall = np.array(curves["recall"]).reshape(10, classes, 4, 3)
-    zero = np.flatnonzero(truth.id == 0)
+    zero = np.flatnonzero(boxes.id == 0)
     if not len(zero):
         return precision, recall, ()
     row = int(zero[0])
-    category = int(truth.category[row])
+    category = int(boxes.category[row])
     engine.params.cat_ids = [category + 1]
     engine.evaluate()
     precision[:, :, category], recall[:, category] = _as_pycocotools_counts_id_zero(
-        engine.eval_imgs, int(ids[row]), predictions.area
+        engine.eval_imgs, int(ids[row]), found.area
     )
     return (
         precision,

@@ -32,9 +32,10 @@ from typing import Any
 
 import numpy as np
 
-from relabel.evaluation.annotations import ANY_CLASS, Annotations
+from relabel.datasets.dataset import Boxes, DetectionDataset
+from relabel.datasets.formats.coco.as_written import CocoSource
 from relabel.evaluation.detections import MAX_DETECTIONS, precision_at_recalls, read_scored
-from relabel.evaluation.predictions import Source
+from relabel.evaluation.regions import inside_regions, objects_and_regions
 from relabel.evaluation.transfer import Transition
 from relabel.geometry import Pairs, greedy_match, overlapping
 
@@ -92,8 +93,8 @@ class ErrorAnalysis:
 
 
 def evaluate_errors(
-    truth: Source,
-    predictions: Source | Sequence[Mapping[str, Any]],
+    truth: CocoSource,
+    predictions: CocoSource | Sequence[Mapping[str, Any]],
     *,
     min_score: float = 0.3,
 ) -> ErrorAnalysis:
@@ -111,19 +112,20 @@ def evaluate_errors(
 
 
 def analyse_errors(
-    truth: Annotations,
-    detections: Annotations,
+    truth: DetectionDataset,
+    detections: Boxes,
     *,
     min_score: float = 0.3,
     foreground: float = FOREGROUND,
     background: float = BACKGROUND,
 ) -> ErrorAnalysis:
     """`evaluate_errors` of boxes already on the truth's image rows and category positions."""
-    classes = len(truth.category_id)
-    real = truth.take(~truth.crowd)
+    names = tuple(truth.space.class_names)
+    classes = len(names)
+    real, regions = objects_and_regions(truth)
     found = _best_of_each_cell(detections, classes)
     pairs = overlapping(found.xyxy, found.image, real.xyxy, real.image, background)
-    ignored = _in_regions(found, truth.take(truth.crowd), foreground)
+    ignored = inside_regions(found, regions, classes, foreground)
     kind, about, matched = _types(found, real, pairs, ignored, foreground)
     usable = np.zeros(len(real), bool)
     usable[about[(kind == _CLS) | (kind == _LOC)]] = True
@@ -136,7 +138,7 @@ def analyse_errors(
     measured = np.bincount(real.category, minlength=classes) > 0
     per_type = [np.bincount(found.category[kind == t], minlength=classes) for t in range(_MISS)]
     per_type.append(np.bincount(real.category[missed], minlength=classes))
-    confusion, duplicates = _confusion(truth, found, real, pairs, ignored, min_score, foreground)
+    confusion, duplicates = _confusion(names, found, real, pairs, ignored, min_score, foreground)
     return ErrorAnalysis(
         AP50=_mean(base, measured),
         counts={name: int(per_type[t].sum()) for t, name in enumerate(ERROR_TYPES)},
@@ -150,7 +152,7 @@ def analyse_errors(
                     kind: float(change[kind][c]) if measured[c] else None for kind in ERROR_TYPES
                 },
             }
-            for c, name in enumerate(truth.category_name)
+            for c, name in enumerate(names)
         },
         confusion=confusion,
         duplicates=duplicates,
@@ -160,28 +162,19 @@ def analyse_errors(
     )
 
 
-def _best_of_each_cell(detections: Annotations, classes: int) -> Annotations:
+def _best_of_each_cell(detections: Boxes, classes: int) -> Boxes:
     """In COCO's order of equal scores, at most 100 detections of an image and class."""
     order = np.lexsort((np.arange(len(detections)), detections.image, -detections.score))
     ordered = detections.take(order)
-    cell = ordered.image * max(classes, 1) + ordered.category
+    cell = ordered.image.astype(np.int64) * max(classes, 1) + ordered.category
     by_cell = np.argsort(cell, kind="stable")
     place = np.arange(len(cell)) - np.searchsorted(cell[by_cell], cell[by_cell])
     kept = np.sort(by_cell[place < MAX_DETECTIONS[-1]])
     return ordered.take(kept)
 
 
-def _in_regions(found: Annotations, regions: Annotations, least: float) -> np.ndarray:
-    """bool [n]: at least that share of the box lies in a region of its class, or of any class."""
-    inside = np.zeros(len(found), bool)
-    pairs = overlapping(found.xyxy, found.image, regions.xyxy, regions.image, least, over_left=True)
-    category = regions.category[pairs.right]
-    inside[pairs.left[(category == ANY_CLASS) | (category == found.category[pairs.left])]] = True
-    return inside
-
-
 def _types(
-    found: Annotations, real: Annotations, pairs: Pairs, ignored: np.ndarray, foreground: float
+    found: Boxes, real: Boxes, pairs: Pairs, ignored: np.ndarray, foreground: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Type [n] of each detection, the truth box it is about [n] or -1, and matched truth [m]."""
     n, m = len(found), len(real)
@@ -224,8 +217,8 @@ class _Repairs:
 
     def __init__(
         self,
-        found: Annotations,
-        real: Annotations,
+        found: Boxes,
+        real: Boxes,
         kind: np.ndarray,
         about: np.ndarray,
         matched: np.ndarray,
@@ -284,15 +277,15 @@ class _Repairs:
 
 
 def _confusion(
-    truth: Annotations,
-    found: Annotations,
-    real: Annotations,
+    names: tuple[str, ...],
+    found: Boxes,
+    real: Boxes,
     pairs: Pairs,
     ignored: np.ndarray,
     min_score: float,
     foreground: float,
 ) -> tuple[Transition, dict[str, int]]:
-    names, k = tuple(truth.category_name), len(truth.category_id)
+    k = len(names)
     close = pairs.take((pairs.iou >= foreground) & (found.score >= min_score)[pairs.left])
     matches = greedy_match(close, found.score, len(real))
     counts = np.zeros((k + 1, k + 1), np.int64)

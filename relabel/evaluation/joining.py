@@ -7,11 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from relabel.datasets.dataset import Boxes, DetectionDataset
+from relabel.datasets.formats.coco.read import positions
 from relabel.errors import DataError, did_you_mean
-from relabel.evaluation.annotations import ANY_CLASS, Annotations
 
 
-def join_by_id(predictions: Annotations, truth: Annotations) -> Annotations:
+def in_id_order(dataset: DetectionDataset) -> DetectionDataset:
+    """The dataset with its images in the order of their ids, as COCO's evaluation takes them."""
+    ids = dataset.images.id
+    return dataset if bool(np.all(ids[1:] > ids[:-1])) else dataset.subset(np.argsort(ids))
+
+
+def join_by_id(predictions: DetectionDataset, truth: DetectionDataset) -> Boxes:
     """Predictions on the truth's rows, for AP: nothing may be left over.
 
     Images are joined by id when every image with boxes has the same ``file_name`` in both files
@@ -21,30 +28,29 @@ def join_by_id(predictions: Annotations, truth: Annotations) -> Annotations:
     Raises:
         DataError: a prediction on an image or of a category the truth does not have.
     """
-    used = np.unique(predictions.image)
-    rows = _rows_by_id(predictions.image_id, truth.image_id)
-    if predictions.file_name is not None and truth.file_name is not None:
-        agree = all(
-            rows[i] >= 0 and predictions.file_name[i] == truth.file_name[int(rows[i])]
-            for i in used.tolist()
-        )
-        if not agree:
-            rows = _rows_by_name(predictions.file_name, _name_table(truth))
+    if predictions.images is truth.images:  # a results list
+        return predictions.boxes
+    used = np.unique(predictions.boxes.image)
+    rows = _rows_by_id(predictions, truth)
+    if _named(predictions) and _named(truth):
+        ours, theirs = predictions.images.file_name, truth.images.file_name
+        if not all(rows[i] >= 0 and ours[i] == theirs[int(rows[i])] for i in used.tolist()):
+            rows = _rows_by_name(ours, _name_table(truth))
     missing = used[rows[used] < 0]
     if len(missing):
         image = int(missing[0])
         raise DataError(
             f"image {_image_text(predictions, image)} does not exist in {truth.name}",
             file=predictions.name,
-            record=f"image id {int(predictions.image_id[image])}",
+            record=f"image id {int(predictions.images.id[image])}",
             remedy="Predict on the images of the truth file, or give the truth file that fits.",
         )
-    return _onto(predictions, truth, rows, category_positions(predictions, truth, by_id=True))
+    return _onto(predictions.boxes, rows, _category_positions(predictions, truth, by_id=True))
 
 
 def join_by_name(
-    predictions: Annotations, truth: Annotations, *, categories: bool = True
-) -> tuple[Annotations, list[str]]:
+    predictions: DetectionDataset, truth: DetectionDataset, *, categories: bool = True
+) -> tuple[Boxes, list[str]]:
     """Predictions on the truth's rows, for transfer: joined by ``file_name``.
 
     An image not found by its whole ``file_name`` is looked for by its last part, where that is
@@ -57,21 +63,21 @@ def join_by_name(
         categories: also bring the categories onto the truth's, by name; if False they stay.
 
     Returns:
-        The predictions with the truth's images, and warnings about images on one side only.
+        The boxes on the truth's images, and warnings about images on one side only.
 
     Raises:
         DataError: no image in common, or a category the truth does not have.
     """
-    if predictions.image_id is truth.image_id:  # a results list has the truth's image ids
-        rows = np.arange(len(truth.image_id))
-    elif predictions.file_name is None or truth.file_name is None:
-        rows = _rows_by_id(predictions.image_id, truth.image_id)
+    if predictions.images is truth.images:  # a results list has the truth's image ids
+        rows = np.arange(len(truth))
+    elif not (_named(predictions) and _named(truth)):
+        rows = _rows_by_id(predictions, truth)
     else:
-        rows = _rows_by_name(predictions.file_name, _name_table(truth))
-        _complete_by_basename(rows, predictions.file_name, truth.file_name)
+        rows = _rows_by_name(predictions.images.file_name, _name_table(truth))
+        _complete_by_basename(rows, predictions.images.file_name, truth.images.file_name)
     warnings = []
     found = rows[rows >= 0]
-    total = len(truth.image_id)
+    total = len(truth)
     if total and not len(found) and len(rows):
         raise DataError(
             f"has no image in common with {truth.name}; its first is "
@@ -88,76 +94,74 @@ def join_by_name(
     extra = int((rows < 0).sum())
     if extra:
         warnings.append(f"{extra} images of {predictions.name} are not in {truth.name}; left out")
-    kept = predictions.take(rows[predictions.image] >= 0)
-    if not categories:
-        return replace(
-            kept, image_id=truth.image_id, file_name=truth.file_name, image=rows[kept.image]
-        ), warnings
-    return _onto(kept, truth, rows, category_positions(kept, truth, by_id=False)), warnings
+    boxes = predictions.boxes.take(np.flatnonzero(rows[predictions.boxes.image] >= 0))
+    place = None
+    if categories:
+        kept = predictions.with_boxes(boxes)
+        place = _category_positions(kept, truth, by_id=False)
+    return _onto(boxes, rows, place), warnings
 
 
-def category_positions(predictions: Annotations, truth: Annotations, *, by_id: bool) -> np.ndarray:
-    """int64 [K of predictions]: position of each category in the truth, -1 where unused there.
+def _category_positions(
+    predictions: DetectionDataset, truth: DetectionDataset, *, by_id: bool
+) -> np.ndarray:
+    """int64 [categories of the predictions]: position in the truth, -1 where unused there.
+
+    ``ignore`` categories go past the truth's last one: their boxes are regions.
 
     Raises:
-        DataError: a category with boxes does not exist in the truth.
+        DataError: a class with boxes does not exist in the truth.
     """
-    position = {name: i for i, name in enumerate(truth.category_name)}
-    if len(position) < len(truth.category_name) and not by_id:
-        raise DataError(
-            "two categories have the same name",
-            file=truth.name,
-            remedy="Categories are joined by name; rename one.",
-        )
-    used = np.unique(predictions.category[predictions.category != ANY_CLASS])
-    rows = np.array([position.get(n, -1) for n in predictions.category_name], dtype=np.int64)
+    ours, theirs = predictions.space, truth.space
+    classes = ours.num_classes
+    used = np.unique(predictions.boxes.category)
+    used = used[used < classes]
+    place = {name: i for i, name in enumerate(theirs.class_names)}
+    rows = np.array([place.get(n, -1) for n in ours.class_names], dtype=np.int64)
     if by_id:
-        same = {int(i): k for k, i in enumerate(truth.category_id)}
-        ids = np.array([same.get(int(i), -1) for i in predictions.category_id], dtype=np.int64)
-        agree = all(
-            ids[k] >= 0 and predictions.category_name[int(k)] == truth.category_name[int(ids[k])]
-            for k in used
-        )
+        ids = _where(ours.ids[:classes], theirs.ids[: theirs.num_classes])
+        agree = all(ids[k] >= 0 and ours.names[k] == theirs.names[ids[k]] for k in used.tolist())
         rows = ids if agree else rows
     unknown = used[rows[used] < 0]
     if len(unknown):
-        name = predictions.category_name[int(unknown[0])]
+        category = ours.categories[int(unknown[0])]
         raise DataError(
-            f"category {name!r} does not exist in {truth.name}",
+            f"category {category.name!r} does not exist in {truth.name}",
             file=predictions.name,
-            record=f"category id {int(predictions.category_id[unknown[0]])}",
-            remedy=did_you_mean(name, truth.category_name),
+            record=f"category id {category.id}",
+            remedy=did_you_mean(category.name, theirs.class_names),
         )
-    return rows
+    return np.append(rows, np.full(len(ours) - classes, len(theirs)))
 
 
-def _onto(
-    predictions: Annotations, truth: Annotations, rows: np.ndarray, categories: np.ndarray
-) -> Annotations:
-    category = predictions.category
-    if len(categories):
-        category = np.where(category == ANY_CLASS, ANY_CLASS, categories[category])
-    return replace(
-        predictions,
-        image_id=truth.image_id,
-        file_name=truth.file_name,
-        category_id=truth.category_id,
-        category_name=truth.category_name,
-        image=rows[predictions.image],
-        category=category,
-    )
+def _onto(boxes: Boxes, rows: np.ndarray, categories: np.ndarray | None) -> Boxes:
+    """Boxes on other image rows and, where given, category positions."""
+    image = rows[boxes.image].astype(np.int32)
+    category = boxes.category
+    if categories is not None and len(categories):
+        category = categories[category].astype(np.int32)
+    boxes = replace(boxes, image=image, category=category)
+    if bool(np.any(image[1:] < image[:-1])):
+        boxes = boxes.take(np.argsort(image, kind="stable"))
+    return boxes
 
 
-def _rows_by_id(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """int64 [len(ids)]: positions in ``known``, which ascends; -1 where absent."""
-    if not len(known):
-        return np.full(len(ids), -1)
-    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return np.where(known[at] == ids, at, -1)
+def _rows_by_id(predictions: DetectionDataset, truth: DetectionDataset) -> np.ndarray:
+    return _where(predictions.images.id, truth.images.id)
 
 
-def _name_table(truth: Annotations) -> dict[str, int]:
-    names = truth.file_name or ()
+def _where(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """int64 [len(ids)]: positions in ``known``, -1 where absent."""
+    at, found = positions(ids, known)
+    return np.where(found, at, -1)
+
+
+def _named(dataset: DetectionDataset) -> bool:
+    return all(dataset.images.file_name)
+
+
+def _name_table(truth: DetectionDataset) -> dict[str, int]:
+    names = truth.images.file_name
     table = {_normal(name): i for i, name in enumerate(names)}
     if len(table) < len(names):
         seen: set[str] = set()
@@ -198,7 +202,6 @@ def _base(name: str) -> str:
     return _normal(name).rsplit("/", 1)[-1]
 
 
-def _image_text(annotations: Annotations, row: int) -> str:
-    if annotations.file_name is not None:
-        return repr(annotations.file_name[row])
-    return str(int(annotations.image_id[row]))
+def _image_text(dataset: DetectionDataset, row: int) -> str:
+    name = dataset.images.file_name[row]
+    return repr(name) if name else str(int(dataset.images.id[row]))

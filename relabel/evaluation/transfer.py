@@ -9,24 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset
-from relabel.evaluation.annotations import ANY_CLASS, Annotations
+from relabel.datasets.dataset import Boxes, DetectionDataset
+from relabel.datasets.formats.coco.as_written import CocoSource, read_as_written, read_results
 from relabel.evaluation.detections import average_precision
-from relabel.evaluation.joining import join_by_name
-from relabel.evaluation.predictions import (
-    read_annotations,
-    read_predictions,
-)
+from relabel.evaluation.joining import in_id_order, join_by_name
+from relabel.evaluation.regions import inside_regions, objects_and_regions
 from relabel.geometry import Pairs, greedy_match, overlapping
 
 THRESHOLDS = (0.5, 0.75)
 _IGNORE_IOA = 0.5
-Labels = DetectionDataset | Annotations | Path | str | Mapping[str, Any]
+Labels = DetectionDataset | CocoSource
 
 
 @dataclass(frozen=True)
@@ -167,18 +163,17 @@ def evaluate_transfer(
     """
     reference = _read(truth)
     raw = _read(predictions, reference)
-    made, warnings = join_by_name(raw, reference)
-    made = _claims(made)
-    ranked = made
+    classes, names = reference.space.num_classes, tuple(reference.space.class_names)
+    joined, warnings = join_by_name(raw, reference)
+    made = ranked = _claims(joined, classes)
     if scored is not None:
-        ranked, more = join_by_name(_read(scored, reference), reference)
-        ranked, warnings = _claims(ranked), warnings + more
+        joined, more = join_by_name(_read(scored, reference), reference)
+        ranked, warnings = _claims(joined, classes), warnings + more
     average = average_precision(reference, ranked)
-    real = reference.take(~reference.crowd)
-    matcher = _Matcher(reference, real)
-    blind = matcher.pairs(made)
+    real, regions = objects_and_regions(reference)
+    blind = _pairs(made, real)
     at, half = {}, None
-    ignored = matcher.in_ignore_region(made)
+    ignored = inside_regions(made, regions, classes, _IGNORE_IOA)
     per_class: dict[str, dict[str, float | None]] = {}
     for threshold in THRESHOLDS:
         close = blind.take(blind.iou >= threshold)
@@ -198,12 +193,11 @@ def evaluate_transfer(
         )
         if half is None:
             half = any_class
-            per_class = _per_class(reference, real, made, hits, wrong, average.per_class)
+            per_class = _per_class(names, real, made, hits, wrong, average.per_class)
     assert half is not None
-    before, before_warnings, transition = _before(source, reference, real, matcher)
-    if transition is None and made.source_category is not None:
-        transition = _by_provenance(made, real, half)
-    classes = tuple(reference.category_name)
+    before, before_warnings, transition = _before(source, reference, real)
+    if transition is None and made.provenance is not None:
+        transition = _by_provenance(made.provenance.source_category, real, half, names)
     return TransferMetrics(
         name=name or raw.name,
         AP=average.AP,
@@ -214,14 +208,14 @@ def evaluate_transfer(
         per_class=per_class,
         transition=transition,
         confusion=Transition(
-            classes,
-            classes,
-            _count(made.category[half.left], real.category[half.right], len(classes), len(classes)),
+            names,
+            names,
+            _count(made.category[half.left], real.category[half.right], classes, classes),
         ),
         counts={
-            "images": len(reference.image_id),
+            "images": len(reference),
             "truth": len(real),
-            "ignore_regions": len(reference) - len(real),
+            "ignore_regions": len(regions),
             "predictions": len(made),
             "predictions_ignored": int((ignored & _unmatched(half, len(made))).sum()),
             "source": 0 if before is None else before[1],
@@ -239,74 +233,50 @@ def compare_transfer(
     return [evaluate_transfer(reference, r, before, name=n) for n, r in results.items()]
 
 
-class _Matcher:
+def _pairs(boxes: Boxes, real: Boxes) -> Pairs:
     """Overlaps with the truth, class-blind."""
-
-    def __init__(self, truth: Annotations, real: Annotations) -> None:
-        self.real = real
-        self.regions = truth.take(truth.crowd)
-        self.classes = max(len(truth.category_id), 1)
-
-    def pairs(self, boxes: Annotations) -> Pairs:
-        return overlapping(
-            boxes.xyxy, boxes.image, self.real.xyxy, self.real.image, min(THRESHOLDS)
-        )
-
-    def in_ignore_region(self, boxes: Annotations) -> np.ndarray:
-        """bool [n]: at least half of the box lies in a region of its class, or of any class."""
-        inside = np.zeros(len(boxes), bool)
-        pairs = overlapping(
-            boxes.xyxy,
-            boxes.image,
-            self.regions.xyxy,
-            self.regions.image,
-            _IGNORE_IOA,
-            over_left=True,
-        )
-        region = self.regions.category[pairs.right]
-        inside[pairs.left[(region == ANY_CLASS) | (region == boxes.category[pairs.left])]] = True
-        return inside
+    return overlapping(boxes.xyxy, boxes.image, real.xyxy, real.image, min(THRESHOLDS))
 
 
-def _read(labels: Any, truth: Annotations | None = None) -> Annotations:
-    if isinstance(labels, Annotations):
-        return labels
+def _read(labels: Any, truth: DetectionDataset | None = None) -> DetectionDataset:
     if isinstance(labels, DetectionDataset):
-        return Annotations.from_dataset(labels)
-    return read_annotations(labels) if truth is None else read_predictions(labels, truth)
+        return in_id_order(labels)
+    return read_as_written(labels) if truth is None else read_results(labels, truth)
 
 
-def _claims(predictions: Annotations) -> Annotations:
+def _claims(boxes: Boxes, classes: int) -> Boxes:
     """The boxes that claim an object, with a score each."""
-    kept = predictions.take(~predictions.crowd)
+    kept = boxes.take(np.flatnonzero(~boxes.ignore & (boxes.category < classes)))
     return replace(kept, score=np.where(np.isnan(kept.score), 1.0, kept.score))
 
 
 def _before(
-    source: Labels | None, truth: Annotations, real: Annotations, matcher: _Matcher
+    source: Labels | None, truth: DetectionDataset, real: Boxes
 ) -> tuple[tuple[Pairs, int] | None, list[str], Transition | None]:
     if source is None:
         return None, [], None
-    boxes, warnings = join_by_name(_read(source), truth, categories=False)
-    boxes = _claims(boxes)
-    matches = greedy_match(matcher.pairs(boxes), np.ones(len(boxes)), len(real))
+    labels = _read(source)
+    space = labels.space
+    joined, warnings = join_by_name(labels, truth, categories=False)
+    boxes = _claims(joined, space.num_classes)
+    matches = greedy_match(_pairs(boxes, real), np.ones(len(boxes)), len(real))
     counts = _count(
         boxes.category[matches.left],
         real.category[matches.right],
-        len(boxes.category_id),
-        len(truth.category_id),
+        space.num_classes,
+        truth.space.num_classes,
     )
-    transition = Transition(tuple(boxes.category_name), tuple(truth.category_name), counts)
+    transition = Transition(tuple(space.class_names), tuple(truth.space.class_names), counts)
     return (matches, len(boxes)), warnings, transition
 
 
-def _by_provenance(made: Annotations, real: Annotations, matches: Pairs) -> Transition:
-    names = made.source_category or ()
+def _by_provenance(
+    names: Sequence[str], real: Boxes, matches: Pairs, columns: tuple[str, ...]
+) -> Transition:
     rows = tuple(sorted({n for n in names if n}))
     position = {n: i for i, n in enumerate(rows)}
     sources = np.array([position.get(names[int(i)], -1) for i in matches.left], dtype=np.int64)
     known = sources >= 0
-    columns = tuple(real.category_name)
     counts = _count(sources[known], real.category[matches.right][known], len(rows), len(columns))
     return Transition(rows, columns, counts)
 
@@ -332,14 +302,14 @@ def _mean_iou(before: tuple[Pairs, int] | None, after: Pairs, n: int) -> dict[st
 
 
 def _per_class(
-    truth: Annotations,
-    real: Annotations,
-    made: Annotations,
+    names: Sequence[str],
+    real: Boxes,
+    made: Boxes,
     hits: Pairs,
     wrong: np.ndarray,
     average: Mapping[str, float | None],
 ) -> dict[str, dict[str, float | None]]:
-    k = len(truth.category_id)
+    k = len(names)
     found = np.bincount(made.category[hits.left], minlength=k)
     total = np.bincount(real.category, minlength=k)
     false = np.bincount(made.category[wrong], minlength=k)
@@ -352,7 +322,7 @@ def _per_class(
             "truth": int(total[c]),
             "predictions": int(found[c] + false[c]),
         }
-        for c, name in enumerate(truth.category_name)
+        for c, name in enumerate(names)
     }
 
 
@@ -363,7 +333,7 @@ def _unmatched(matches: Pairs, n: int) -> np.ndarray:
 
 
 def _count(rows: np.ndarray, columns: np.ndarray, m: int, n: int) -> np.ndarray:
-    return np.bincount(rows * n + columns, minlength=m * n).reshape(m, n)
+    return np.bincount(rows.astype(np.int64) * n + columns, minlength=m * n).reshape(m, n)
 
 
 def _mean(values: np.ndarray) -> float | None:

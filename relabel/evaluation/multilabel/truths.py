@@ -28,9 +28,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from relabel.datasets.formats.records import collector_paused, read_file
-from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.multilabels import label_matrix, label_rows, read_tsv
-from relabel.errors import ConfigError, DataError, did_you_mean
+from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 
 IMAGENET_CLASSES = 1000
 _REAL_LISTS = 50_000
@@ -184,76 +184,28 @@ def _imagenetv2(path: Path) -> Truths:
     return Truths(path, "imagenetv2", names, _matrix(classes), imagenet=True)
 
 
-class _Image(msgspec.Struct, gc=False):
-    id: int
-    file_name: str | None = None
-    coco_url: str | None = None
-
-
-class _CocoCategory(msgspec.Struct, gc=False):
-    id: int
-    name: str
-    ignore: bool | int | None = None
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
-    ignore: bool | int | None = None
-
-
-class _Coco(msgspec.Struct, gc=False):
-    images: list[_Image]
-    categories: list[_CocoCategory]
-    annotations: list[_Annotation]
-
-
 def _coco(path: Path) -> Truths:
-    """Boxes do not matter here, so files are read without the dataset reader's checks of them."""
+    """Sizes and boxes do not matter here, so they are not checked."""
+    from relabel.datasets.formats.coco.decode import decode
     from relabel.datasets.formats.coco.layout import find_annotations
+    from relabel.datasets.formats.coco.read import (
+        first_of_each,
+        label_space,
+        located,
+        names_from_url,
+    )
 
-    file = find_annotations(path, split=None, annotations=None)
-    content = _decode(file, _Coco)
-    try:
-        space = LabelSpace(
-            file.stem,
-            tuple(
-                Category(c.id, c.name, ignore=bool(c.ignore))
-                for c in sorted(content.categories, key=lambda c: c.id)
-            ),
-        )
-    except DataError as error:
-        raise DataError(error.message, file=file, remedy=error.remedy) from error
-    names: list[str] = []
-    row_of: dict[int, int] = {}
-    for image in content.images:
-        # LVIS gives no file_name; the last two parts of the address are split and file.
-        name = image.file_name or "/".join((image.coco_url or "").rsplit("/", 2)[-2:])
-        if not name or image.id in row_of:
-            what = "appears twice" if image.id in row_of else "has no file_name"
-            raise DataError(what, file=file, record=f"image {image.id}", remedy="Correct it.")
-        row_of[image.id] = len(names)
-        names.append(name)
-    position = space.index_by_id
-    rows = np.fromiter(
-        (row_of.get(a.image_id, -1) for a in content.annotations),
-        np.int64,
-        len(content.annotations),
-    )
-    classes = np.fromiter(
-        (position.get(a.category_id, -1) for a in content.annotations), np.int64, len(rows)
-    )
-    for values, what in ((rows, "image"), (classes, "category")):
-        if len(bad := np.flatnonzero(values < 0)):
-            annotation = content.annotations[int(bad[0])]
-            raise DataError(
-                f"{what}_id {getattr(annotation, what + '_id')} is not in the file",
-                file=file,
-                record=f"annotations[{int(bad[0])}]",
-                remedy=f"Add the {what} or remove the annotation.",
-            )
-    doubtful = np.fromiter((bool(a.ignore) for a in content.annotations), bool, len(rows))
-    return _from_boxes(file, "coco", names, space, rows, classes, doubtful)
+    file, problems = find_annotations(path, split=None, annotations=None), Problems()
+    decoded = decode(file, problems)
+    space, _ = label_space(decoded.categories, file.stem, file, problems)
+    space = LabelSpace(file.stem, tuple(sorted(space.categories, key=lambda c: c.id)))
+    images = decoded.images
+    first_of_each(images.id, "image", file, problems)
+    names_from_url(images, file, problems)
+    names = [name or "" for name in images.file_name]
+    boxes = decoded.annotations
+    _, _, rows, classes = located(boxes, images.id, space.ids, file, problems)
+    return _from_boxes(file, "coco", names, space, rows, classes, boxes.ignore)
 
 
 def _voc(path: Path) -> Truths:

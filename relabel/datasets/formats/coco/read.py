@@ -9,6 +9,7 @@ Shape legend: ``I`` images, ``n`` boxes, ``K`` categories of the file.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,7 @@ def located(
     file: str | Path,
     problems: Problems,
     *,
-    kind: str = "annotation",
+    record_of: Callable[[int], str] | None = None,
     owner: str = "the file",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Where annotations belong.
@@ -249,7 +250,8 @@ def located(
         image_ids, category_ids: int64 ids, unique, any order.
         file: named in errors.
         problems: told of annotations that belong nowhere, and of ids that appear twice.
-        kind, owner: what the annotations are, and whose the ids are, for messages.
+        record_of: names the annotation in a row, default by its id.
+        owner: whose the ids are.
 
     Returns:
         ids: int64 [n]; annotations without an id are numbered from the largest one on.
@@ -263,14 +265,15 @@ def located(
     if not columns.numbered.all():
         largest = int(ids[columns.numbered].max(initial=0))
         ids = np.where(columns.numbered, ids, largest + np.cumsum(~columns.numbered))
-    keep = first_of_each(ids, kind, file, problems)
+    named = record_of or (lambda row: f"annotation {ids[row]}")
+    keep = first_of_each(ids, "annotation", file, problems)
     image, found = positions(columns.image_id, image_ids)
     for row in np.flatnonzero(keep & ~found).tolist():
         problems.error(
             f"belongs to image {columns.image_id[row]}, which is not in {owner}",
             file=file,
-            record=f"{kind} {ids[row]}",
-            remedy=f"Add the image or remove the {kind}, or use --skip-bad.",
+            record=named(row),
+            remedy="Add the image or remove the annotation, or use --skip-bad.",
         )
     keep &= found
     category, found = positions(columns.category_id, category_ids)
@@ -278,8 +281,8 @@ def located(
         problems.error(
             f"category_id {columns.category_id[row]} is not in {owner}'s categories",
             file=file,
-            record=f"{kind} {ids[row]}",
-            remedy=f"Add the category or remove the {kind}, or use --skip-bad.",
+            record=named(row),
+            remedy="Add the category or remove the annotation, or use --skip-bad.",
         )
     keep &= found
     return ids, keep, image, category

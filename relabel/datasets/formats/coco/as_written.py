@@ -1,0 +1,187 @@
+"""COCO files exactly as written, for measuring.
+
+The dataset reader clips boxes to their image, drops empty ones and rounds scores to float32. Any of
+that would change AP, so here nothing is clipped or dropped, scores are float64, and boxes stand in
+file order within their image (it decides between equal scores). ``iscrowd`` alone marks regions to
+leave out, as in pycocotools.
+
+Shape legend: ``I`` images, ``n`` boxes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from relabel.datasets.dataset import Boxes, DetectionDataset, Images, Provenance
+from relabel.datasets.formats.checks import real_boxes
+from relabel.datasets.formats.coco.columns import AnnotationColumns
+from relabel.datasets.formats.coco.decode import decode, decode_results
+from relabel.datasets.formats.coco.read import first_of_each, label_space, located
+from relabel.datasets.formats.records import collector_paused, read_file
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import DataError, Problems
+
+CocoSource = Path | str | Mapping[str, Any]
+"""A COCO file's path, or its content."""
+
+
+_RESULT = "A result has image_id, category_id, bbox and score."
+
+
+class _Origin(msgspec.Struct, gc=False):
+    source_category: str | None = None
+
+
+class _Strict(Problems):
+    """Where nothing is skipped, no remedy says how to skip."""
+
+    def error(
+        self, message: str, *, file: str | Path, record: str = "", remedy: str | None = None
+    ) -> None:
+        remedy = re.sub(r",? or (leave it out with|use) --skip-bad", "", remedy or "")
+        super().error(message, file=file, record=record, remedy=remedy or None)
+
+
+def read_as_written(source: CocoSource) -> DetectionDataset:
+    """A COCO file, images in the order of their ids.
+
+    Images need no size and no ``file_name``, which is "" then. Categories of one name are told
+    apart by their ids. Of ``relabel`` objects
+    the source's category is kept, as provenance; no other fields are.
+
+    Raises:
+        DataError: missing, empty or truncated file, wrong types or shapes, values that are not
+            finite, negative sizes, duplicate ids, annotations of absent images or categories.
+    """
+    return _dataset(*_content(source, "the annotations given"))
+
+
+def read_results(
+    source: CocoSource | Sequence[Mapping[str, Any]], truth: DetectionDataset
+) -> DetectionDataset:
+    """A COCO results list, or a COCO file whose annotations may carry ``score``.
+
+    A results list is in the truth's image and category ids, so it comes back with the truth's
+    images and label space. A COCO file comes back with its own.
+
+    Raises:
+        DataError: as `read_as_written`; a result without a score; ids the truth does not have.
+    """
+    file, data = _content(source, "the predictions given")
+    if data[:64].lstrip()[:1] != b"[":
+        return _dataset(file, data)
+    with collector_paused():
+        results = decode_results(file, _Strict(), data)
+        results.id = np.arange(1, len(results.id) + 1)
+        results.numbered = np.ones(len(results.id), bool)
+        bad = np.flatnonzero(~np.isfinite(results.score))
+        if len(bad):
+            raise DataError(
+                "needs a finite `score`", file=file, record=f"results[{bad[0]}]", remedy=_RESULT
+            )
+        boxes = _boxes(
+            results, truth.images.id, truth.space.ids, file, results=True, owner=truth.name
+        )
+    return DetectionDataset(file, truth.space, truth.images, boxes, truth.root)
+
+
+def _content(source: Any, name: str) -> tuple[str, bytearray]:
+    if isinstance(source, str | Path):
+        return str(source), read_file(Path(source))
+    try:
+        return name, bytearray(msgspec.json.encode(source, enc_hook=_plain))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"cannot be used: {error}", file=name) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+
+
+def _dataset(file: str, data: bytearray) -> DetectionDataset:
+    problems = _Strict()
+    with collector_paused():
+        decoded = decode(file, problems, data)
+        space = _label_space(decoded.categories, file, problems)
+        columns = decoded.images
+        first_of_each(columns.id, "image", file, problems)
+        names = [name or "" for name in columns.file_name]
+        images = Images(columns.id, names, columns.width, columns.height)
+        images = images.take(np.argsort(columns.id, kind="stable"))
+        boxes = _boxes(decoded.annotations, images.id, space.ids, file)
+    return DetectionDataset(file, space, images, boxes, Path(file).parent)
+
+
+def _label_space(rows: list[dict[str, Any]], file: str, problems: Problems) -> LabelSpace:
+    """Categories in file order, none of them ``ignore``."""
+    named = []
+    times = Counter(str(row.get("name")) for row in rows)
+    for row in rows:
+        id, name = row.get("id"), row.get("name")
+        if name is None:
+            name = str(id)
+        elif times[str(name)] > 1:
+            name = f"{name} (id {id})"
+        named.append({"id": id, "name": name})
+    return label_space(named, file, file, problems)[0]
+
+
+def _boxes(
+    columns: AnnotationColumns,
+    image_ids: np.ndarray,
+    category_ids: np.ndarray,
+    file: str,
+    *,
+    results: bool = False,
+    owner: str = "the file",
+) -> Boxes:
+    def by_place(row: int) -> str:
+        return f"results[{row}]"
+
+    problems, record_of = _Strict(), by_place if results else None
+    ids, _, image, category = located(
+        columns, image_ids, category_ids, file, problems, record_of=record_of, owner=owner
+    )
+    real_boxes(columns.xywh, problems, file, record_of or (lambda row: f"annotation {ids[row]}"))
+    xywh = columns.xywh
+    boxes = Boxes(
+        image=image.astype(np.int32),
+        xywh=xywh,
+        category=category.astype(np.int32),
+        score=columns.score,
+        ignore=columns.crowd,
+        id=ids,
+        area=np.where(np.isnan(columns.area), xywh[:, 2] * xywh[:, 3], columns.area),
+        provenance=_provenance(columns, file),
+    )
+    if bool(np.any(image[1:] < image[:-1])):
+        boxes = boxes.take(np.argsort(image, kind="stable"))
+    return boxes
+
+
+def _provenance(columns: AnnotationColumns, file: str) -> Provenance | None:
+    """The source's categories from the ``relabel`` objects; None where there are none."""
+    if columns.extra is None or "relabel" not in columns.extra.names:
+        return None
+    raw = columns.extra.columns[columns.extra.names.index("relabel")]
+    decoder = msgspec.json.Decoder(_Origin | None)
+    names = []
+    for row, value in enumerate(raw):
+        try:
+            origin = decoder.decode(value) if len(bytes(value)) else None
+        except msgspec.MsgspecError as error:
+            raise DataError(
+                f"relabel: {error}", file=file, record=f"annotations[{row}]", remedy="Correct it."
+            ) from error
+        names.append((origin and origin.source_category) or "")
+    n = len(names)
+    return Provenance(file, [""] * n, np.full(n, -1), names, np.full(n, np.nan, np.float32))
