@@ -1,5 +1,4 @@
-"""Datasets: label spaces, the in-memory dataset, a module per on-disk format, the catalogue of
-names in relabel.toml.
+"""Datasets: the in-memory dataset, label spaces, name maps, fingerprints; formats and pixels.
 
 In: native files on disk. Out: `DetectionDataset`, and files again.
 """

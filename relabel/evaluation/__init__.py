@@ -1,4 +1,4 @@
-"""Evaluation: detection AP and the quality of transferred labels.
+"""Evaluation: measures, nothing else: AP, error types, the quality of transferred labels.
 
 In: truth and predictions as COCO files. Out: numbers.
 """
