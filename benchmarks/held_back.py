@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,6 @@ from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMiss
 )
 
 from relabel.align.inputs import read_training_set
-from relabel.align.run import files_in
 from relabel.catalogue.catalogue import load_catalogue
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.datasets.formats.coco import read as coco
@@ -102,23 +102,19 @@ def measure(args: argparse.Namespace) -> None:
                 },
                 inputs=inputs,
             )
-            if stage.status() != "done":
-                stage.begin(overwrite=args.overwrite)
-                try:
-                    train_arm(
-                        "labels",
-                        whole.subset(parts[fold].rest),
-                        sources,
-                        whole.subset(parts[fold].held_out),
-                        out,
-                        detector,
-                        settings,
-                        runtime,
-                        f"Training on {name}, fold {fold} held back",
-                    )
-                    stage.finish(files_in(out))
-                finally:
-                    stage.release()
+            work = partial(
+                train_arm,
+                "labels",
+                whole.subset(parts[fold].rest),
+                sources,
+                whole.subset(parts[fold].held_out),
+                out,
+                detector,
+                settings,
+                runtime,
+                f"Training on {name}, fold {fold} held back",
+            )
+            stage.run(work, overwrite=args.overwrite)
             found = json.loads((out / METRICS).read_text(encoding="utf-8"))
             rows[name, fold] = [100 * found[k] for k in ("AP", "AP50", "AP75")]
     print("| labels | fold | AP | AP50 | AP75 |\n|---|---:|---:|---:|---:|")

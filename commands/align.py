@@ -36,8 +36,7 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from relabel.align.plan import Plan
-    from relabel.align.run import AlignResult
+    from relabel.align.plan import AlignPlan
     from relabel.catalogue.catalogue import Catalogue
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,7 +110,7 @@ def cli(
     reused and interrupted ones resumed by the same command. Datasets are named in relabel.toml
     or with --data.
     """
-    from relabel.align.run import execute, prepare
+    from relabel.align.plan import prepare
 
     started = time.monotonic()
     catalogue = catalogue_of(params)
@@ -135,10 +134,10 @@ def cli(
     if dry_run:
         _print_plan(plan, as_json)
         return
-    result = execute(plan, catalogue, runtime, overwrite=overwrite)
-    if not result.ran:
+    ran = plan.run(overwrite=overwrite).ran
+    if not ran:
         message("Everything is done already.", quiet=runtime.quiet)
-    _print_result(plan, result, as_json)
+    _print_result(plan, ran, as_json)
     message(f"Took {time.monotonic() - started:.0f} s.", quiet=runtime.quiet or as_json)
 
 
@@ -167,46 +166,35 @@ def pipeline_settings(catalogue: Catalogue, params: dict[str, Any]) -> PipelineS
     )
 
 
-def _print_plan(plan: Plan, as_json: bool) -> None:
-    to_run = {step.title for step in plan.to_run}
-    rows = []
-    for step in plan.steps:
-        status = plan.status[step.title]
-        needed = step.title in to_run or status == "done"
-        rows.append(
-            {
-                "stage": step.title,
-                "status": status,
-                "runs": step.title in to_run,
-                "folder": str(step.stage.folder),
-                "note": _STATUS[status] if needed else "not needed",
-                "differences": step.stage.differences() if status == "changed" else [],
-            }
-        )
+def _print_plan(plan: AlignPlan, as_json: bool) -> None:
+    rows = plan.rows()
     if as_json:
-        plain = [{k: v for k, v in row.items() if k != "note"} for row in rows]
-        click.echo(json.dumps({"out": str(plan.out), "stages": plain}))
+        click.echo(json.dumps({"out": str(plan.out), "stages": rows}))
         return
     width = max(len(row["stage"]) for row in rows)
     for row in rows:
-        click.echo(f"{row['stage']:<{width}}  {row['note']}")
+        needed = row["runs"] or row["status"] == "done"
+        click.echo(f"{row['stage']:<{width}}  {_STATUS[row['status']] if needed else 'not needed'}")
         for difference in row["differences"]:
             click.echo(f"{'':<{width}}    {difference}")
-    click.echo(f"{len(to_run)} of {len(rows)} stages to run in {plan.out}")
+    click.echo(f"{sum(row['runs'] for row in rows)} of {len(rows)} stages to run in {plan.out}")
 
 
-def _print_result(plan: Plan, result: AlignResult, as_json: bool) -> None:
-    summary = {
-        "result": str(result.folder),
-        "annotations": {name: str(path) for name, path in result.annotations.items()},
-        "merged": str(result.merged),
-        "report": str(result.folder / "report.html"),
-        "ran": list(result.ran),
-    }
+def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
+    folder = plan.result.folder
+    annotations = {name: folder / name / "annotations.json" for name in plan.sources}
+    merged, report = folder / "merged.json", folder / "report.html"
     if as_json:
+        summary = {
+            "result": str(folder),
+            "annotations": {name: str(path) for name, path in annotations.items()},
+            "merged": str(merged),
+            "report": str(report),
+            "ran": list(ran),
+        }
         click.echo(json.dumps(summary))
         return
-    for name, path in result.annotations.items():
+    for name, path in annotations.items():
         click.echo(f"{name} in the label space of {plan.target}: {path}")
-    click.echo(f"target and sources in one file: {result.merged}")
-    click.echo(f"report: {result.folder / 'report.html'}")
+    click.echo(f"target and sources in one file: {merged}")
+    click.echo(f"report: {report}")

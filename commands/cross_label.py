@@ -113,24 +113,17 @@ def cli(
         values[SAM3] = sam3_identity(sam3)
         inputs["prompts"] = fingerprint([space.class_names, class_prompts(space)])
     stage = Stage(f"labels on {entry.name}", folder, settings=values, inputs=inputs)
-    status = stage.status()
-    if status == "changed" and not overwrite:
-        raise stage.changed_error()
-    if status == "done":
-        message("Labelled already.", quiet=runtime.quiet)
-    else:
-        from relabel.align.run import files_in
+
+    def label_it() -> None:
         from relabel.crosslabel.label import cross_label
 
-        stage.begin(overwrite=status == "changed")
-        try:
-            if space is None:
-                cross_label(Path(checkpoint), images, folder, settings, runtime)
-            else:
-                cross_label_sam3(space, images, folder, settings, runtime, sam3=sam3)
-            stage.finish(files_in(folder))
-        finally:
-            stage.release()
+        if space is None:
+            cross_label(Path(checkpoint), images, folder, settings, runtime)
+        else:
+            cross_label_sam3(space, images, folder, settings, runtime, sam3=sam3)
+
+    if not stage.run(label_it, overwrite=overwrite):
+        message("Labelled already.", quiet=runtime.quiet)
     labels = read_pseudo_labels(folder)
     counts = {"images": len(images), "boxes": len(labels), "by": labels.by, "on": labels.on}
     if as_json:

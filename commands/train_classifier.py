@@ -141,8 +141,7 @@ def _train(
     overwrite: bool,
 ) -> dict[str, Any]:
     """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
-    from relabel.align.plan import backbone_identities
-    from relabel.align.run import files_in
+    from relabel.align.job import backbone_identities
     from relabel.backbones.extractor import resolve_backbone as resolve_network
     from relabel.classifiers.train import METRICS_FILE, train_classifier
     from relabel.workspace.stage import Stage
@@ -166,7 +165,7 @@ def _train(
         return metrics
     resolve_network(settings.model)  # a misspelt name leaves no folder behind
     if rank == 0:
-        stage.begin(overwrite=status == "changed")
+        stage.begin(overwrite)
     try:
         if world > 1:
             _wait_for_everyone(runtime.device)
@@ -174,7 +173,7 @@ def _train(
             train, folder, settings, runtime, validation=val, problems=problems
         )
         if rank == 0:
-            stage.finish(files_in(folder))
+            stage.finish()
     finally:
         if rank == 0:
             stage.release()

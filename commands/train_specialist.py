@@ -56,8 +56,8 @@ def cli(
     validation images, their AP is printed.
     """
     from relabel.align.inputs import read_training_set
-    from relabel.align.plan import backbone_identities, specialist_stage
-    from relabel.align.run import files_in
+    from relabel.align.job import backbone_identities
+    from relabel.align.plan import specialist_stage
     from relabel.datasets.fingerprint import dataset_fingerprint
 
     catalogue = catalogue_of(params)
@@ -81,22 +81,16 @@ def cli(
         settings,
         backbone_identities(settings.backbone),
     )
-    status = stage.status()
-    if status == "changed" and not overwrite:
-        raise stage.changed_error()
-    if status == "done":
-        message("Trained already.", quiet=runtime.quiet)
-    else:
+
+    def train_it() -> None:
         from relabel.detectors.specialist import train_specialist
         from relabel.evaluation.detector import validator
 
         val = entry.read("val", problems=problems) if entry.has("val") else None
-        stage.begin(overwrite=status == "changed")
-        try:
-            train_specialist(train, folder, settings, runtime, validate=validator(val, runtime))
-            stage.finish(files_in(folder))
-        finally:
-            stage.release()
+        train_specialist(train, folder, settings, runtime, validate=validator(val, runtime))
+
+    if not stage.run(train_it, overwrite=overwrite):
+        message("Trained already.", quiet=runtime.quiet)
     measured = _last_validation(folder)
     if as_json:
         click.echo(json.dumps({"checkpoint": str(folder), "validation": measured}))

@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 
 from relabel import __version__
-from relabel.align.plan import Plan
+from relabel.align.job import AlignJob
 from relabel.align.settings import stage_settings
 from relabel.crosslabel.prompted import sam3_identity
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
@@ -59,7 +59,7 @@ class SourceResult:
 
 
 def write_result(
-    plan: Plan, results: Sequence[SourceResult], out: Path, *, quiet: bool = False
+    plan: AlignJob, results: Sequence[SourceResult], out: Path, *, quiet: bool = False
 ) -> dict[str, str | Path]:
     """Write all files of the result; returns the main ones by name, relative to ``out``.
 
@@ -175,7 +175,7 @@ def with_images_in(dataset: DetectionDataset, folder: Path) -> DetectionDataset:
     return replace(dataset, root=folder, images=replace(dataset.images, location=None))
 
 
-def _write_coco(plan: Plan, dataset: DetectionDataset, folder: Path) -> str:
+def _write_coco(plan: AlignJob, dataset: DetectionDataset, folder: Path) -> str:
     description = f"{dataset.name} in the label space of {plan.target}"
     path = folder / "annotations.json"
     described = replace(dataset, info={"info": _info(description)})
@@ -204,7 +204,7 @@ def _write_fiftyone(
     )
 
 
-def _write_merged(plan: Plan, parts: Sequence[DetectionDataset], out: Path) -> str:
+def _write_merged(plan: AlignJob, parts: Sequence[DetectionDataset], out: Path) -> str:
     """Target and sources in one file, ids counted from 1 in order."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -236,7 +236,7 @@ def _write_merged(plan: Plan, parts: Sequence[DetectionDataset], out: Path) -> s
 
 
 def _write_manifest(
-    plan: Plan, parts: Sequence[DetectionDataset], outputs: Mapping[str, str | Path], out: Path
+    plan: AlignJob, parts: Sequence[DetectionDataset], outputs: Mapping[str, str | Path], out: Path
 ) -> str:
     files = {}
     for name in sorted(outputs):
@@ -260,7 +260,7 @@ def _write_manifest(
             }
             for name, dataset in plan.datasets.items()
         },
-        "stages": {step.title: step.stage.fingerprint for step in plan.steps},
+        "stages": {name: stage.fingerprint for name, stage in plan.stages.items()},
         "boxes": {part.name: int((~part.boxes.ignore).sum()) for part in parts},
         "files": files,
     }
@@ -268,7 +268,7 @@ def _write_manifest(
     return "manifest.json"
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
+def _settings(plan: AlignJob) -> dict[str, Any]:
     settings = plan.settings
     sam3 = {"sam3": sam3_identity(settings.sam3)} if "sam3" in plan.labellers else {}
     return {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from relabel.errors import BusyError
 
 LOCK_FILE = ".lock"
+_PAUSE = 0.2  # seconds between two tries
 
 
 class FolderLock:
@@ -24,12 +27,23 @@ class FolderLock:
         self.what = what
         self._stream: IO[str] | None = None
 
-    def acquire(self) -> None:
+    def acquire(self, patience: float = 0.0) -> None:
         """Take the lock; nothing happens if this object already has it.
+
+        Args:
+            patience: seconds for which another process that has it is waited for.
 
         Raises:
             BusyError: another process has it.
         """
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            with suppress(BusyError):
+                return self._try()
+            time.sleep(_PAUSE)
+        return self._try()
+
+    def _try(self) -> None:
         if self._stream is not None:
             return
         try:

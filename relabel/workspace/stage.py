@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from relabel.workspace.fingerprint import file_fingerprint, fingerprint
 from relabel.workspace.lock import LOCK_FILE, FolderLock
 
 Status = Literal["missing", "partial", "done", "changed"]
+Outputs = Mapping[str, str | Path]
 STAGE_FILE = "stage.json"
 _SHOWN_DIFFERENCES = 6
 
@@ -34,16 +36,34 @@ class Stage:
         folder: where its files go; nothing else may live there.
         settings: JSON-ready settings that change what is computed.
         inputs: fingerprints of what goes in, by name.
+        needs: the stages whose output it reads; their fingerprints are inputs by their names.
+        work: makes the outputs; called with the stage by `relabel.workspace.pipeline`. It resumes
+            from what is in the folder, and returns the outputs as `finish` takes them.
+        shards: what the work makes, where several processes make some each, without locks.
+        lock: of a folder that holds more than this workspace's stages.
     """
 
     def __init__(
-        self, name: str, folder: str | Path, *, settings: dict[str, Any], inputs: dict[str, str]
+        self,
+        name: str,
+        folder: str | Path,
+        *,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str] | None = None,
+        needs: Sequence[Stage] = (),
+        work: Callable[[Stage], Outputs | None] | None = None,
+        shards: Shards | None = None,
+        lock: FolderLock | None = None,
     ) -> None:
         self.name = name
         self.folder = Path(folder)
         # Through JSON, so that what is compared is what is read back (tuples become lists).
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.inputs = dict(inputs)
+        self.needs = tuple(needs)
+        self.inputs = {**(inputs or {}), **{need.name: need.fingerprint for need in self.needs}}
+        self.work = work
+        self.shards = shards
+        self.lock = lock
         self._lock = FolderLock(self.folder, f"stage {name!r}")
 
     @cached_property
@@ -68,7 +88,7 @@ class Stage:
         return {k: self.folder / v["path"] for k, v in written.get("outputs", {}).items()}
 
     def differences(self) -> list[str]:
-        """What changed since the folder was begun: ``settings.epochs: 10 → 20``."""
+        """What changed since the folder was started: ``settings.epochs: 10 → 20``."""
         written = self._read()
         if written is None:
             return []
@@ -80,13 +100,19 @@ class Stage:
             if old.get(key, _ABSENT) != new.get(key, _ABSENT)
         ]
 
-    def begin(self, overwrite: bool = False) -> None:
+    def begin(self, overwrite: bool = False, patience: float = 0.0) -> None:
         """Take the folder's lock and mark the stage as running; partial files stay for resuming.
 
+        A stage that is done stays done.
+
+        Args:
+            overwrite: empty the folder if settings or inputs changed.
+            patience: seconds for which another process that works in the folder is waited for.
+
         Raises:
-            StageError: settings or inputs changed since the folder was begun and ``overwrite`` is
-                not given (with it the folder is emptied); the folder holds files of somebody
-                else (never emptied); or another process works in it.
+            StageError: settings or inputs changed since the folder was started and ``overwrite``
+                is off, or the folder holds files of somebody else (never emptied).
+            BusyError: another process works in it.
         """
         existed = self.folder.is_dir()
         if existed and self._read() is None and not self._is_empty():
@@ -96,7 +122,7 @@ class Stage:
                 remedy="Choose another output folder, or move them away.",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
+        self._lock.acquire(patience)
         try:
             self._begin_locked(overwrite)
         except BaseException:
@@ -108,33 +134,63 @@ class Stage:
         status = self.status()
         if status == "changed" and not overwrite:
             raise self.changed_error()
-        written = self._read()
-        cut_off_clearing = written is not None and written.get("state") == "clearing"
-        if status != "missing" and (overwrite or cut_off_clearing):
+        if status == "changed" or (self._read() or {}).get("state") == "clearing":
             # Written first, so that a kill halfway through is carried on by the next begin.
             self._write("clearing")
             self._clear()
-        if status != "done" or overwrite:
+        if status != "done":
             self._write("running")
 
+    @contextmanager
+    def locked(self, overwrite: bool = False, patience: float = 0.0) -> Iterator[None]:
+        """`begin` before the block and `release` after it; see there."""
+        self.begin(overwrite, patience)
+        try:
+            yield
+        finally:
+            self.release()
+
+    def run(self, work: Callable[[], Outputs | None], *, overwrite: bool = False) -> bool:
+        """Do a stage that stands alone, unless it is done.
+
+        Args:
+            work: makes the outputs, and returns them as `finish` takes them.
+            overwrite: redo it if its settings or inputs changed.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            StageError, BusyError: as `begin`.
+        """
+        if self.status() == "done":
+            return False
+        with self.locked(overwrite):
+            self.finish(work())
+        return True
+
     def changed_error(self) -> StageError:
-        """The error for a stage that was begun with other settings or inputs."""
+        """The error for a stage that was started with different settings or inputs."""
         found = self.differences()
         shown = "; ".join(found[:_SHOWN_DIFFERENCES])
         if len(found) > _SHOWN_DIFFERENCES:
             shown += f"; and {len(found) - _SHOWN_DIFFERENCES} more"
         return StageError(
-            f"stage {self.name!r} was begun with other settings or inputs: {shown}",
+            f"stage {self.name!r} was started with different settings or inputs: {shown}",
             file=self.folder,
             remedy="Redo it with --overwrite, or keep it and choose another --out.",
         )
 
-    def finish(self, outputs: Mapping[str, str | Path]) -> None:
+    def finish(self, outputs: Outputs | None = None) -> None:
         """Mark the stage as done; ``outputs`` maps names to files or folders inside its folder.
 
-        The manifest is the last file written. Of files it keeps size and SHA-256, of folders the
-        number of files and their total size.
+        Without them everything visible in the folder is an output. The manifest is the last file
+        written. Of files it keeps size and SHA-256, of folders the number of files and their
+        total size.
         """
+        if outputs is None:
+            visible = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith("."))
+            outputs = {name: name for name in visible if name != STAGE_FILE}
         listed = {}
         for key, value in outputs.items():
             path = self.folder / value

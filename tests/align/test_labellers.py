@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.align.plan import labels_folder
-from relabel.align.run import execute, prepare
+from relabel.align.plan import labels_folder, prepare
 from relabel.align.settings import AlignSettings, PipelineSettings, stage_settings
 from relabel.catalogue.catalogue import load_catalogue
 from relabel.errors import ConfigError, StageError
@@ -176,25 +175,21 @@ def test_what_another_process_made_meanwhile_is_not_made_again(world: World) -> 
         target: prepare(catalogue, target, sources, Path(target), settings(), RUNTIME, shared=pool)
         for target, sources in (("fine", ["coarse"]), ("coarse", ["fine"]))
     }
-    first = execute(plans["fine"], catalogue, RUNTIME)
+    first = plans["fine"].run()
     world.calls()
-    second = execute(plans["coarse"], catalogue, RUNTIME)  # planned when nothing was there
+    second = plans["coarse"].run()  # planned when nothing was there
     assert "specialist fine" in first.ran and "specialist fine" not in second.ran
     assert [call for call in world.calls() if call.startswith("train")] == ["train coarse 2"] * 2
 
 
 def test_shared_stages_changed_under_a_plan_are_noticed(world: World) -> None:
     catalogue = load_catalogue()
-    execute(
-        prepare(catalogue, "fine", ["coarse"], Path("a"), settings(), RUNTIME, shared=Path("p")),
-        catalogue,
-        RUNTIME,
-    )
+    prepare(catalogue, "fine", ["coarse"], Path("a"), settings(), RUNTIME, shared=Path("p")).run()
     plan = prepare(catalogue, "fine", ["coarse"], Path("b"), settings(), RUNTIME, shared=Path("p"))
     stage = Path("p") / "2_crosslabels" / "fine_ensemble_on_coarse" / "stage.json"
     stage.write_text(stage.read_text().replace('"done"', '"running"'))
     with pytest.raises(StageError, match="'labels by fine on coarse' was changed by another"):
-        execute(plan, catalogue, RUNTIME)
+        plan.run()
 
 
 def test_two_processes_do_not_work_in_a_shared_folder_at_once(world: World) -> None:

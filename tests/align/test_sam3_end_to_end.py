@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.align.run import execute, prepare, stage_labels
+from relabel.align.plan import prepare
 from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.catalogue.catalogue import load_catalogue
 from relabel.cli import main
@@ -94,12 +94,12 @@ def test_lat_with_sam3_and_sam3_alone(folder: Path, capsys: pytest.CaptureFixtur
     )
     catalogue, runtime = load_catalogue(), Runtime(device="cpu", workers=0, quiet=True)
     plan = prepare(catalogue, "fine", ["coarse"], folder / "arm", settings, runtime, shared=work)
-    goals = [plan.step("crosslabel", by="sam3", on="coarse")]
-    assert plan.needed_for(goals) == []  # made by the run above
+    goals = [plan.labels["sam3", "coarse"]]
+    assert plan.to_run(goals) == []  # made by the run above
     alone = prepare(catalogue, "fine", ["coarse"], folder / "alone", settings, runtime)
-    goals = [alone.step("crosslabel", by="sam3", on="coarse")]
-    assert execute(alone, catalogue, runtime, goals=goals).ran == ("labels by sam3 on coarse",)
-    found = stage_labels(alone, "sam3", "coarse")
+    goals = [alone.labels["sam3", "coarse"]]
+    assert alone.run(goals).ran == ("labels by sam3 on coarse",)
+    found = alone.read_labels("sam3", "coarse")
     source = alone.datasets["coarse"]
     half = float(found.score.max()) / 2
     labels = filtered_pseudo_labels(source, found, half)

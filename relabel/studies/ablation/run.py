@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relabel.align.plan import backbone_identities
+from relabel.align.job import backbone_identities
 from relabel.align.settings import stage_settings
 from relabel.errors import DataError, Problems
 from relabel.lat.settings import LatSettings

@@ -6,23 +6,22 @@ the trainings that no other is at, and the last one to finish has the whole tabl
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relabel.align.inputs import usable_images
-from relabel.align.plan import Plan, Step, backbone_identities
-from relabel.align.run import execute, files_in, prepare, stage_labels
+from relabel.align.job import backbone_identities
+from relabel.align.plan import AlignPlan, prepare
 from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.fingerprint import dataset_fingerprint
-from relabel.errors import BusyError, ConfigError, Problems
+from relabel.errors import ConfigError, Problems
 from relabel.evaluation.floors import NameMap
 from relabel.settings import Runtime, settings_dict
-from relabel.studies.downstream.arms import Arm
+from relabel.studies.downstream.arms import Arm, How
 from relabel.studies.downstream.labels import label_source, name_map_of
 from relabel.studies.downstream.mixture import target_only_from
 from relabel.studies.downstream.request import (
@@ -34,25 +33,13 @@ from relabel.studies.downstream.request import (
 )
 from relabel.studies.downstream.results import Comparison, gather
 from relabel.training.loop import total_steps
+from relabel.workspace.pipeline import Pipeline
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Stage
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
     from relabel.crosslabel.pseudo import PseudoLabels
-
-_WAIT = 5.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Training:
-    """One stage of the comparison."""
-
-    arm: str
-    seed: int
-    stage: Stage
-    sources: Mapping[str, DetectionDataset]
-    how: Any
 
 
 def compare(
@@ -171,7 +158,7 @@ class _Job:
         )
         return {name: self._usable(found)}
 
-    def _plan(self, out: Path, pipeline: PipelineSettings, shared: Path | None) -> Plan:
+    def _plan(self, out: Path, pipeline: PipelineSettings, shared: Path | None) -> AlignPlan:
         r = self.request
         return prepare(
             self.catalogue,
@@ -183,16 +170,6 @@ class _Job:
             shared=shared,
             problems=self.problems,
         )
-
-    def _execute(self, plan: Plan, goals: Sequence[Step]) -> None:
-        """Run what the goals need, or wait for the process that is at it."""
-        while plan.needed_for(goals):
-            try:
-                execute(plan, self.catalogue, self.runtime, overwrite=self.overwrite, goals=goals)
-            except BusyError as error:
-                message(f"waiting: {error.message}", quiet=self.runtime.quiet)
-                time.sleep(_WAIT)
-                plan.status.update({s.title: s.stage.status() for s in plan.steps})
 
     def _label(self, arm: Arm) -> None:
         """The sources as an arm sees them; an arm that cannot run here is noted with its reason."""
@@ -220,8 +197,8 @@ class _Job:
         if "lat" in arm.needs:
             return self._transferred(self.plan)
         target = self.request.target
-        goals = [self.plan.step("crosslabel", by=target, on=name) for name in sources]
-        self._execute(self.plan, goals)
+        goals = [self.plan.labels[target, name] for name in sources]
+        self.plan.run(goals, overwrite=self.overwrite, busy="wait")
         found = {}
         for name, source in sources.items():
             pseudo = self._pseudo(name)
@@ -233,7 +210,7 @@ class _Job:
     def _pseudo(self, source: str) -> PseudoLabels:
         """The target specialist's labels, read once for all arms, as their name map is made."""
         if source not in self.pseudo:
-            found = stage_labels(self.plan, self.request.target, source)
+            found = self.plan.read_labels(self.request.target, source)
             self.pseudo[source] = found
             self.name_maps[source] = name_map_of(
                 self.plan.datasets[source],
@@ -254,25 +231,24 @@ class _Job:
         )
         if "lat" in arm.needs:
             return self._transferred(plan)
-        goals = [plan.step("crosslabel", by="sam3", on=name) for name in plan.sources]
-        self._execute(plan, goals)
+        goals = [plan.labels["sam3", name] for name in plan.sources]
+        plan.run(goals, overwrite=self.overwrite, busy="wait")
         return {
             name: filtered_pseudo_labels(
-                plan.datasets[name], stage_labels(plan, "sam3", name), pipeline.sam3.threshold
+                plan.datasets[name], plan.read_labels("sam3", name), pipeline.sam3.threshold
             )
             for name in plan.sources
         }
 
-    def _transferred(self, plan: Plan) -> dict[str, DetectionDataset]:
+    def _transferred(self, plan: AlignPlan) -> dict[str, DetectionDataset]:
         from relabel.align.store import read_transferred
 
-        steps = [plan.step("transfer", on=name) for name in plan.sources]
-        self._execute(plan, steps)
+        plan.run(list(plan.transfers.values()), overwrite=self.overwrite, busy="wait")
         return {
-            step.on: read_transferred(
-                step.stage.folder, plan.datasets[step.on], self.target.space, uncertain=True
+            name: read_transferred(
+                stage.folder, plan.datasets[name], self.target.space, uncertain=True
             )
-            for step in steps
+            for name, stage in plan.transfers.items()
         }
 
     def _write_labels(self, arm: str) -> None:
@@ -283,54 +259,9 @@ class _Job:
             write(dataset, self.request.out / "labels" / arm / f"{name}.json")
 
     def _train(self) -> None:
-        waiting = self._trainings()
-        changed = [t for t in waiting if t.stage.status() == "changed"]
-        if changed and not self.overwrite:
-            raise changed[0].stage.changed_error()
-        waiting = [t for t in waiting if t.stage.status() != "done"]
-        total = len(waiting)
-        while waiting:
-            busy: list[_Training] = []
-            for training in waiting:
-                if not self._train_one(training, total):
-                    busy.append(training)
-            if len(busy) == len(waiting):
-                time.sleep(_WAIT)
-            waiting = [t for t in busy if t.stage.status() != "done"]
-
-    def _train_one(self, training: _Training, total: int) -> bool:
-        """Train one arm and seed; False if another process is at it."""
-        from relabel.studies.downstream.train import train_arm
-
-        stage = training.stage
-        if stage.status() == "done":
-            return True
-        try:
-            stage.begin(overwrite=self.overwrite and stage.status() == "changed")
-        except BusyError:
-            return False
-        title = f"Training {training.arm}, seed {training.seed}"
-        message(f"{title} ({total} trainings in all)", quiet=self.runtime.quiet)
-        try:
-            train_arm(
-                training.how,
-                self.target,
-                training.sources,
-                self.test,
-                stage.folder,
-                replace(self.detector, seed=training.seed),
-                self.request.settings,
-                self.runtime,
-                title,
-            )
-            stage.finish(files_in(stage.folder))
-        finally:
-            stage.release()
-        return True
-
-    def _trainings(self) -> list[_Training]:
-        """All stages, seed by seed, so that a run that is cut off leaves whole seeds."""
-        how = {arm.name: arm.how for arm in self.request.arms}
+        """Every arm and seed, seed by seed, so that a run that is cut off leaves whole seeds."""
+        job = Pipeline(self.request.out, log="downstream.log", quiet=self.runtime.quiet)
+        how: dict[str, How] = {arm.name: arm.how for arm in self.request.arms}
         shared = {
             "target": dataset_fingerprint(self.target),
             "test": dataset_fingerprint(self.test),
@@ -339,10 +270,9 @@ class _Job:
             arm: {f"source {n}": dataset_fingerprint(d) for n, d in sources.items()}
             for arm, sources in self.labels.items()
         }
-        found = []
-        for seed in self.request.seeds:
-            for arm, sources in self.labels.items():
-                kind = how.get(arm, "labels")
+        for seed in dict.fromkeys(self.request.seeds):
+            for arm in self.labels:
+                kind: How = how.get(arm, "labels")
                 stage = Stage(
                     f"training {arm}, seed {seed}",
                     self.request.out / "training" / arm / f"seed{seed}",
@@ -353,9 +283,25 @@ class _Job:
                         "downstream": self.request.settings.result_dict(kind),
                     },
                     inputs={**shared, **prints[arm]},
+                    work=partial(self._train_one, arm=arm, seed=seed, how=kind),
                 )
-                found.append(_Training(arm, seed, stage, sources, kind))
-        return found
+                job.add(stage)
+        job.run(overwrite=self.overwrite, busy="wait")
+
+    def _train_one(self, stage: Stage, *, arm: str, seed: int, how: How) -> None:
+        from relabel.studies.downstream.train import train_arm
+
+        train_arm(
+            how,
+            self.target,
+            self.labels[arm],
+            self.test,
+            stage.folder,
+            replace(self.detector, seed=seed),
+            self.request.settings,
+            self.runtime,
+            f"Training {arm}, seed {seed}",
+        )
 
     def _detector_settings(self) -> dict[str, Any]:
         """Of every arm alike; the steps stand for the epochs, and the seed is the stage's own."""

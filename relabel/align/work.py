@@ -1,0 +1,130 @@
+"""What is done in each stage of align. Models and torch are imported by those that need them."""
+
+from __future__ import annotations
+
+from relabel.align.job import AlignJob
+from relabel.workspace.fingerprint import fingerprint
+from relabel.workspace.stage import Outputs, Stage
+
+
+def train(job: AlignJob, stage: Stage, *, name: str, fold: int | None = None) -> None:
+    """A dataset's specialist, or the one that never sees a fold."""
+    from relabel.detectors.specialist import train_specialist
+    from relabel.evaluation.detector import validator
+
+    dataset, validate = job.datasets[name], None
+    if fold is None:
+        entry = job.catalogue.get(name)
+        val = entry.read("val") if entry.has("val") else None
+        validate = validator(val, job.runtime)
+    else:
+        dataset = dataset.subset(job.folds_of(name)[fold].rest)
+    train_specialist(dataset, stage.folder, job.settings.specialist, job.runtime, validate=validate)
+
+
+def label(job: AlignJob, stage: Stage, *, on: str) -> None:
+    """One dataset's pseudo-labels on another, by one specialist or by several as one."""
+    from relabel.crosslabel.label import cross_label
+
+    folders = [need.folder for need in stage.needs]
+    detector, model = None, None
+    if len(folders) > 1:
+        from relabel.crosslabel.ensemble import EnsembleDetector
+
+        detector = EnsembleDetector.load(folders, job.runtime.device)
+        model = fingerprint([need.fingerprint for need in stage.needs])
+    cross_label(
+        folders[0],
+        job.datasets[on],
+        stage.folder,
+        job.settings.crosslabel,
+        job.runtime,
+        detector=detector,
+        model=model,
+    )
+
+
+def label_held_out(job: AlignJob, stage: Stage, *, on: str) -> Outputs:
+    """Every image is labelled by the specialist that was trained without its fold."""
+    from relabel.crosslabel.label import cross_label
+
+    names = [f"fold{i}" for i in range(len(stage.needs))]
+    for name, specialist, fold in zip(names, stage.needs, job.folds_of(on), strict=True):
+        cross_label(
+            specialist.folder,
+            job.datasets[on],
+            stage.folder / name,
+            job.settings.crosslabel,
+            job.runtime,
+            image_rows=fold.held_out,
+        )
+    return {name: name for name in names}
+
+
+def label_prompted(job: AlignJob, stage: Stage, *, on: str) -> None:
+    """Labels by SAM 3 in the target's label space."""
+    from relabel.crosslabel.prompted import cross_label_sam3
+
+    cross_label_sam3(
+        job.datasets[job.target].space,
+        job.datasets[on],
+        stage.folder,
+        job.settings.crosslabel,
+        job.runtime,
+        sam3=job.settings.sam3,
+    )
+
+
+def train_transfer(job: AlignJob, stage: Stage) -> None:
+    """LAT, on all datasets and all labels on them."""
+    from relabel.lat.train import train_lat
+
+    train_lat(
+        dict(job.datasets),
+        {key: job.read_labels(*key) for key in job.labels},
+        job.target,
+        stage.folder,
+        job.settings.lat,
+        job.runtime,
+        specialists={name: one.folder for name, one in job.specialists.items()},
+        labellers=dict.fromkeys(job.labellers, job.datasets[job.target].space),
+    )
+
+
+def move_labels(job: AlignJob, stage: Stage, *, source: str) -> Outputs:
+    """A source's boxes in the target's label space."""
+    from relabel.align.store import write_transferred
+    from relabel.lat.transfer import transfer
+
+    moved = transfer(
+        job.lat.folder,
+        job.datasets[source],
+        job.labels_on(source),
+        stage.folder,
+        job.settings.lat,
+        job.runtime,
+        with_uncertain=True,
+    )
+    sure = None
+    if job.settings.lat.sure > 0:
+        from relabel.lat.checkpoint import sure_scores
+
+        sure = sure_scores(job.lat.folder, job.settings.lat.sure)
+    return write_transferred(moved, stage.folder, sure=sure)
+
+
+def write_all(job: AlignJob, stage: Stage) -> Outputs:
+    """The result's files."""
+    from relabel.align.export import SourceResult, write_result
+    from relabel.align.store import read_transferred
+
+    space = job.datasets[job.target].space
+    results = [
+        SourceResult(
+            job.datasets[source],
+            read_transferred(transferred.folder, job.datasets[source], space),
+            job.labels_on(source),
+        )
+        for source, transferred in job.transfers.items()
+    ]
+    return write_result(job, results, stage.folder, quiet=job.runtime.quiet)
