@@ -79,7 +79,7 @@ class Family:
         title: the family in messages, with its article.
         retrain: what a user can do about a damaged checkpoint.
         new: a network to train, from pretrained weights.
-        rebuild: the network that a `DetectionNetwork.description` tells of, with any weights, for
+        rebuild: the network that a `DetectionNetwork.description` describes, with any weights, for
             a number of classes; needs neither hub nor folder.
         restrict: a copy of a network that has the classes at some positions only, in that order.
         sees_padding: what is found in an image depends on the size it is padded to.

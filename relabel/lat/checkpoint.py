@@ -158,7 +158,7 @@ class TrainedTransfer:
 
 
 def sure_scores(folder: Path, precision: float) -> np.ndarray:
-    """Score from which a label of a saved model is right so often, float64 [Ct].
+    """Score from which a label of a saved model is right this often, float64 [Ct].
 
     Zeros where the model was trained without held-back images.
 

@@ -81,7 +81,7 @@ def class_overlaps(
     """The IoU above which boxes of two classes are one object, float64 [count, count].
 
     A rider and a bicycle overlap and are two objects; a small and a medium truck in one place are
-    one. The target's own annotations tell which: the limit of a pair is the smallest of `OVERLAPS`
+    one. The target's own annotations show which: the limit of a pair is the smallest of `OVERLAPS`
     that at most one in `RARELY` of the rarer class's annotations exceeds with the other class.
     Boxes of one class are left to the class-wise NMS before.
 

@@ -28,7 +28,7 @@ QUANTILES = 101
 
 @dataclass(frozen=True, eq=False)
 class LabelSets:
-    """What held-back images tell of objects whose class is in doubt.
+    """What held-back images show about objects whose class is in doubt.
 
     Attributes:
         object_score: evidence, summed over classes, from which boxes are taken for objects: that

@@ -45,7 +45,7 @@ class Pipeline:
 
     Args:
         out: the workspace; it need not exist.
-        lock: what a process that comes second is told is taken, such as ``this workspace``. None
+        lock: what a second process reads is in use, such as ``this workspace``. None
             lets processes share the job: each takes the stages that no other one is at.
         log: name of a file in ``out`` with a JSON line for every start and end of a stage.
         quiet: say nothing on stderr.
@@ -81,7 +81,7 @@ class Pipeline:
         """The stages that are not done and whose output is still needed, in order.
 
         Args:
-            goals: what shall be there; by default the stages that no other one needs.
+            goals: what is to be there; by default the stages that no other one needs.
         """
         if goals is None:
             needed = {need.name for stage in self.stages.values() for need in stage.needs}
@@ -127,7 +127,7 @@ class Pipeline:
         """Run what is missing; the same call goes on after an interruption.
 
         Args:
-            goals: what shall be there, see `to_run`.
+            goals: what is to be there, see `to_run`.
             overwrite: redo stages whose settings or inputs changed, and what depends on them.
             busy: what to do where another process is at work: raise BusyError, do what is left
                 and wait for the rest, or leave it to the other process.

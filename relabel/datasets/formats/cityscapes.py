@@ -1,7 +1,7 @@
 """Cityscapes: ``leftImg8bit/{split}/{city}/`` images and ``gtFine/{split}/{city}/`` annotations.
 
 The box of an object is its visible extent. It is read from ``instanceIds.png``, where every pixel
-holds ``label id * 1000 + instance`` or, for a group of objects not told apart, the bare label id.
+holds ``label id * 1000 + instance`` or, for a group of objects, the bare label id.
 Where that file is absent the polygons are drawn in file order (nearer objects come later) into
 the same kind of map. Each connected region of a group becomes one ignore box of its class: one
 box around all groups of a class could cover half of the image. Caravans and trailers, which the
@@ -289,7 +289,7 @@ def instance_boxes(
     Returns:
         xyxy: float64 [n, 4]; the last pixel's right and bottom edges are included.
         label: int64 [n], Cityscapes label ids.
-        group: bool [n], a region of objects not told apart.
+        group: bool [n], a region of objects not distinguished.
     """
     if ids.size and int(ids.min()) < 0:
         raise DataError("holds negative instance ids", file=file, remedy="Download it again.")

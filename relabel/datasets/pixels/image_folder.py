@@ -287,7 +287,7 @@ def _scan(folder: Path | str) -> tuple[list[str], list[str]]:
                 name = entry.name
                 if name.startswith("."):
                     continue
-                # The directory itself tells what an entry is: no file is asked for its status.
+                # The directory itself says what an entry is: no file is asked for its status.
                 if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and entry.is_dir()):
                     folders.append(name)
                 elif os.path.splitext(name)[1].lower() in _SUFFIXES:  # noqa: PTH122 (a third of the time)

@@ -25,7 +25,7 @@ class RTDetr(DetectionNetwork):
     """transformers' RT-DETRv2 with our loss: images in, named losses or detections out.
 
     Boxes are fractions of the padded batch in training and in inference alike; the network is not
-    told what is padding. Queries, boxes and scores are computed in full precision under autocast
+    given what is padding. Queries, boxes and scores are computed in full precision under autocast
     too, since bf16 would round boxes to a pixel or more.
 
     Attributes:

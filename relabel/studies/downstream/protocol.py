@@ -66,7 +66,7 @@ class Schedule:
 
     Attributes:
         factor: the iterations, relative to those of the settings; the same for every arm.
-        arms: names of the arms that are trained so long.
+        arms: names of the arms that are trained this long.
     """
 
     factor: float

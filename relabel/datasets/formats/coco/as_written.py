@@ -52,9 +52,9 @@ class _Strict(Problems):
 def read_as_written(source: CocoSource) -> DetectionDataset:
     """A COCO file, images in the order of their ids.
 
-    Images need no size and no ``file_name``, which is "" then. Categories of one name are told
-    apart by their ids. Of ``relabel`` objects
-    the source's category is kept, as provenance; no other fields are.
+    Images need no size and no ``file_name``, which is "" then. Categories of one name are
+    distinguished by their ids. Of ``relabel`` objects the source's category is kept,
+    as provenance; no other fields are.
 
     Raises:
         DataError: missing, empty or truncated file, wrong types or shapes, values that are not

@@ -48,7 +48,7 @@ def decode(path: str | Path, problems: Problems, data: bytearray | None = None) 
 
     Args:
         path: the file.
-        problems: told of bad records.
+        problems: receives bad records.
         data: the file's bytes where they are at hand; ``path`` is a name for messages then.
 
     Raises:
@@ -67,7 +67,7 @@ def decode_results(path: str | Path, problems: Problems, data: bytearray) -> Ann
 
     Args:
         path: a name for messages.
-        problems: told of bad records.
+        problems: receives bad records.
         data: the file's bytes, which begin with ``[``.
 
     Raises:

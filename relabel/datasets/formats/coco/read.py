@@ -84,7 +84,7 @@ def label_space(
     """The categories of a file as a label space, and by name their fields that it has not.
 
     Raises:
-        DataError: a category without integer id or name, or one that is there twice.
+        DataError: a category without integer id or name, or one that is listed twice.
     """
     categories: list[Category] = []
     fields: dict[str, dict[str, Any]] = {}
@@ -249,17 +249,17 @@ def located(
         columns: n annotations.
         image_ids, category_ids: int64 ids, unique, any order.
         file: named in errors.
-        problems: told of annotations that belong nowhere, and of ids that appear twice.
+        problems: receives annotations that belong nowhere, and ids that appear twice.
         record_of: names the annotation in a row, default by its id.
         owner: whose the ids are.
 
     Returns:
         ids: int64 [n]; annotations without an id are numbered from the largest one on.
-        keep: bool [n], False on those told of.
+        keep: bool [n], False on those reported.
         image, category: int64 [n], positions among the ids; 0 where ``keep`` is False.
 
     Raises:
-        DataError: one that belongs nowhere or is there twice, unless problems are to be skipped.
+        DataError: one that belongs nowhere or is listed twice, unless problems are to be skipped.
     """
     ids = columns.id
     if not columns.numbered.all():
