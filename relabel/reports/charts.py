@@ -33,10 +33,11 @@ INK, SOFT, LINE = "#222222", "#666666", "#d9d9d9"
 _BAR, _MARK = "#2f74ad", "#b3480a"
 _TONES = (_BAR, "#d98200", "#12855f", "#b0508f", "#7a6ad8", "#8a8f96")
 # What the style sheet of pages calls these colours, lighter where the page is dark.
-_VARIABLES = {c: f"t{k}" for k, c in enumerate(_TONES)} | {
-    SOFT: "soft",
-    _BAR: "bar",
-    _MARK: "mark",
+_VARIABLES = {
+    **{colour: f"var(--t{k})" for k, colour in enumerate(_TONES)},
+    SOFT: "var(--soft)",
+    _BAR: "var(--bar)",
+    _MARK: "var(--mark)",
 }
 _WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP = 320, 150, 8, 22, 10
 _DPI = 160
@@ -102,18 +103,14 @@ def histogram(
     """
     values = np.asarray(values, np.float64)
     counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
-    median = f"median {np.median(values):.2f}{unit} of {len(values):,}" if len(values) else ""
-
-    def place(value: float) -> float:
-        return (value - low) / (high - low) * bins
-
     return _bar_chart(
         counts.tolist(),
+        edges,
         [f"{a:.3g}{unit} to {b:.3g}{unit}" for a, b in pairwise(edges)],
         title=title,
-        note=median,
-        ticks={place(tick): f"{tick:g}{unit}" for tick in ticks},
-        mark=None if mark is None else place(mark),
+        note=f"median {np.median(values):.2f}{unit} of {len(values):,}" if len(values) else "",
+        ticks={tick: f"{tick:g}{unit}" for tick in ticks},
+        mark=mark,
     )
 
 
@@ -136,13 +133,15 @@ def bars(
     """
     shift = 0.5 if every == 1 else 0
     ticks = {k + shift: name for k, name in enumerate(counts) if k % every == 0}
+    edges = np.arange(len(counts) + 1)
     return _bar_chart(
-        list(counts.values()), list(counts), title=title, note=note, ticks=ticks, mark=mark
+        list(counts.values()), edges, list(counts), title=title, note=note, ticks=ticks, mark=mark
     )
 
 
 def _bar_chart(
     counts: Sequence[int],
+    edges: np.ndarray,
     names: Sequence[str],
     *,
     title: str,
@@ -150,35 +149,32 @@ def _bar_chart(
     ticks: Mapping[float, str],
     mark: float | None,
 ) -> str:
-    """Bars that begin at 0, 1, 2 ...; ``ticks`` and ``mark`` are places on that axis."""
+    """Bars from each of k + 1 ``edges`` to the next; ``ticks`` and ``mark`` are places there."""
     total, most = sum(counts), max(counts, default=0)
     caption = f"{escape(title)}{f'<small>{escape(note)}</small>' if note else ''}"
     head = f'<figure class="chart"><figcaption>{caption}</figcaption>'
     if not total:
         return f"{head}<p>none</p></figure>"
     figure, axes = _panel(_WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP)
-    step = (_WIDTH - 2 * _SIDE) / len(counts)
-    gap = (1 if len(counts) > 15 else 3) / step
-    # The smallest count is still to be seen.
-    heights = [n and max(n, most / (_HEIGHT - _BOTTOM - _TOP)) for n in counts]
-    left = np.arange(len(counts)) + gap / 2
-    drawn = axes.bar(left, heights, 1 - gap, align="edge", color=_BAR, clip_on=False)
-    for bar, n in zip(drawn, counts, strict=True):
-        bar.set_visible(n > 0)
+    low, high = float(edges[0]), float(edges[-1])
+    gap = (1 if len(counts) > 15 else 3) / (_WIDTH - 2 * _SIDE) * (high - low)
+    visible = most / (_HEIGHT - _BOTTOM - _TOP)  # the smallest count is still to be seen
+    tips = {}
+    for k, n in enumerate(counts):
+        if n:
+            width = edges[k + 1] - edges[k] - gap
+            (bar,) = axes.bar(edges[k] + gap / 2, max(n, visible), width, align="edge", color=_BAR)
+            tips[bar] = f"{names[k]}: {n:,} ({n / total:.1%})"
     axes.axhline(0, color=SOFT, linewidth=1, clip_on=False)
     if mark is not None:
         style = {"color": _MARK, "linewidth": 1.5, "linestyle": (0, (3.3, 2)), "clip_on": False}
         axes.axvline(mark, ymax=1.07, **style)
-    axes.set_xlim(0, len(counts))
+    axes.set_xlim(low, high)
     axes.set_ylim(0, most)
     axes.set_xticks(list(ticks), list(ticks.values()), fontsize=11, color=SOFT, va="baseline")
     axes.tick_params(length=0, pad=16)
     for place, label in zip(ticks, axes.get_xticklabels(), strict=True):
-        label.set_ha("left" if place == 0 else "right" if place == len(counts) else "center")
-    tips = {
-        bar: f"{name}: {n:,} ({n / total:.1%})"
-        for bar, name, n in zip(drawn, names, counts, strict=True)
-    }
+        label.set_ha("left" if place == low else "right" if place == high else "center")
     return f"{head}{_inline(figure, f'{title}: {note}' if note else title, tips)}</figure>"
 
 
@@ -211,14 +207,8 @@ def _panel(width: int, height: int, side: int = 0, bottom: int = 0, top: int = 0
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / 72, height / 72))
-    axes = figure.add_axes(
-        (
-            side / width,
-            bottom / height,
-            1 - 2 * side / width,
-            1 - (bottom + top) / height,
-        )
-    )
+    inner = (1 - 2 * side / width, 1 - (bottom + top) / height)
+    axes = figure.add_axes((side / width, bottom / height, *inner))
     figure.patch.set_visible(False)
     axes.set_frame_on(False)
     axes.set_yticks([])
@@ -245,15 +235,10 @@ def _inline(figure: Figure, label: str, tips: Mapping[Any, str], *, stretch: boo
     for k, tip in enumerate(tips.values()):
         body = body.replace(f'<g id="tip{k}">', f"<g><title>{escape(tip)}</title>")
     body = re.sub(r' id="[^"]*"| font-family: [^;]*;| transform="rotate\(-0 [^"]*"', "", body)
-    body = re.sub("#[0-9a-f]{6}", lambda found: _variable(found[0]), body)
+    body = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
     free = ' preserveAspectRatio="none"' if stretch else ""
     return (
         f'<svg viewBox="0 0 {width} {height}"{free} role="img" aria-label="{escape(label)}">{body}'
     )
-
-
-def _variable(colour: str) -> str:
-    name = _VARIABLES.get(colour)
-    return colour if name is None else f"var(--{name})"
