@@ -124,12 +124,12 @@ def cli(
     problems = Problems(runtime.skip_bad)
 
     def save() -> None:
-        results.write(results.collect(plan), plan.out, command)
+        results.write_ablation(results.collect(plan), plan.out, command)
 
     execute(plan, catalogue, runtime, overwrite=overwrite, problems=problems, after_each=save)
     tell_problems(problems, runtime.quiet)
     content = results.collect(plan)
-    files = results.write(content, plan.out, command)
+    files = results.write_ablation(content, plan.out, command)
     if as_json:
         click.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
         return
@@ -137,7 +137,7 @@ def cli(
 
     from relabel.evaluation.tables import rich_table
 
-    Console().print(rich_table(results.table(content), "Ablation, in percent"))
+    Console().print(rich_table(results.ablation_table(content), "Ablation, in percent"))
     message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet)
 
 

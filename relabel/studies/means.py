@@ -27,7 +27,7 @@ class Mean:
         return cls(statistics.fmean(known), std, len(known))
 
 
-def paired(
+def seed_differences(
     values: Mapping[int, float | None], reference: Mapping[int, float | None]
 ) -> dict[int, float]:
     """Values minus a reference's, by seed, over the seeds that both have."""

@@ -20,7 +20,7 @@ OTHER_BACKBONE = "<--other-backbone>"
 
 
 @dataclass(frozen=True)
-class Arm:
+class LatArm:
     """One row of the table.
 
     Attributes:
@@ -66,94 +66,94 @@ _PPG = {"own_rows": "gt", "jitter": 0.05, "drop_gt": 0.3}
 _HOW_SCORED = ("backbone", "calibration_folds", "score_threshold", "match_coverage")
 _PAPER = {k: v for k, v in PRESETS["paper"].items() if k not in _HOW_SCORED}
 
-ARMS: tuple[Arm, ...] = (
-    Arm(DEFAULT, "default", "the settings of all arms"),
+ARMS: tuple[LatArm, ...] = (
+    LatArm(DEFAULT, "default", "the settings of all arms"),
     # As published: classes reach the heads through the fusion alone.
-    Arm("sff-none", "sff", "no attention, regions alone", {**_SFF_ALONE, "fusion": "none"}),
-    Arm("sff-plain", "sff", "plain attention", {**_SFF_ALONE, "fusion": "plain"}),
-    Arm("sff-class-aware", "sff", "class-aware", {**_SFF_ALONE, **_SFF}),
+    LatArm("sff-none", "sff", "no attention, regions alone", {**_SFF_ALONE, "fusion": "none"}),
+    LatArm("sff-plain", "sff", "plain attention", {**_SFF_ALONE, "fusion": "plain"}),
+    LatArm("sff-class-aware", "sff", "class-aware", {**_SFF_ALONE, **_SFF}),
     # Beside what the default reads directly.
-    Arm("direct-none", "direct", "no attention, scores direct", {**_DIRECT, "fusion": "none"}),
-    Arm("direct-plain", "direct", "plain, scores direct", {**_DIRECT, "fusion": "plain"}),
-    Arm("direct-class-aware", "direct", "class-aware, scores direct", {**_DIRECT, **_SFF}),
-    Arm(
+    LatArm("direct-none", "direct", "no attention, scores direct", {**_DIRECT, "fusion": "none"}),
+    LatArm("direct-plain", "direct", "plain, scores direct", {**_DIRECT, "fusion": "plain"}),
+    LatArm("direct-class-aware", "direct", "class-aware, scores direct", {**_DIRECT, **_SFF}),
+    LatArm(
         "own-only",
         "direct",
         "own scores alone direct",
         {**_SFF, "own_scores": True, "consensus": False, "association": False},
     ),
-    Arm(
+    LatArm(
         "no-association",
         "direct",
         "own scores and consensus direct",
         {**_SFF, "own_scores": True, "consensus": True, "association": False},
     ),
-    Arm(
+    LatArm(
         "no-geometry",
         "direct",
         "no geometry in attention",
         {**_DIRECT, **_SFF, "geometry": False},
     ),
-    Arm("target-share-0", "share", "all images alike", {"target_share": 0.0}),
-    Arm("target-share-0.5", "share", "half of each batch the target's", {"target_share": 0.5}),
-    Arm("target-share-1", "share", "the target's images alone", {"target_share": 1.0}),
-    Arm("clamp-printed", "clamp", "clamp at 1/sqrt(N)", _SFF),
-    Arm("clamp-off", "clamp", "no clamp", {**_SFF, "clamp": False}),
-    Arm("clamp-0.1", "clamp", "clamp at 0.1", {**_SFF, "clamp_at": 0.1}),
-    Arm("clamp-0.25", "clamp", "clamp at 0.25", {**_SFF, "clamp_at": 0.25}),
-    Arm("clamp-0.8", "clamp", "clamp at 0.8", {**_SFF, "clamp_at": 0.8}),
-    Arm("clamp-renormalised", "clamp", "rows sum to 1 again", {**_SFF, "renormalize": True}),
-    Arm("leakage-no-remedy", "leakage", "annotations as proposals", _ANNOTATIONS),
-    Arm(
+    LatArm("target-share-0", "share", "all images alike", {"target_share": 0.0}),
+    LatArm("target-share-0.5", "share", "half of each batch the target's", {"target_share": 0.5}),
+    LatArm("target-share-1", "share", "the target's images alone", {"target_share": 1.0}),
+    LatArm("clamp-printed", "clamp", "clamp at 1/sqrt(N)", _SFF),
+    LatArm("clamp-off", "clamp", "no clamp", {**_SFF, "clamp": False}),
+    LatArm("clamp-0.1", "clamp", "clamp at 0.1", {**_SFF, "clamp_at": 0.1}),
+    LatArm("clamp-0.25", "clamp", "clamp at 0.25", {**_SFF, "clamp_at": 0.25}),
+    LatArm("clamp-0.8", "clamp", "clamp at 0.8", {**_SFF, "clamp_at": 0.8}),
+    LatArm("clamp-renormalised", "clamp", "rows sum to 1 again", {**_SFF, "renormalize": True}),
+    LatArm("leakage-no-remedy", "leakage", "annotations as proposals", _ANNOTATIONS),
+    LatArm(
         "leakage-a",
         "leakage",
         "(a) cross-fitted rows",
         {"own_rows": "crossfit", "stand_in": False},
     ),
-    Arm(
+    LatArm(
         "leakage-b", "leakage", "(b) 90 % of annotations dropped", {**_ANNOTATIONS, "drop_gt": 0.9}
     ),
-    Arm("leakage-c", "leakage", "(c) own scores hidden", {**_ANNOTATIONS, "mask_self": True}),
-    Arm(
+    LatArm("leakage-c", "leakage", "(c) own scores hidden", {**_ANNOTATIONS, "mask_self": True}),
+    LatArm(
         "leakage-d", "leakage", "(d) half of scores dropped", {**_ANNOTATIONS, "score_dropout": 0.5}
     ),
-    Arm("leakage-e", "leakage", "(e) stand-in source", {"own_rows": "none", "stand_in": True}),
-    Arm("leakage-a+e", "leakage", "(a) and (e)", {"own_rows": "crossfit", "stand_in": True}),
-    Arm("ppg-jitter-0", "ppg", "annotations unmoved", {**_PPG, "jitter": 0.0}),
-    Arm("ppg-jitter-0.05", "ppg", "jitter 0.05", _PPG),
-    Arm("ppg-jitter-0.1", "ppg", "jitter 0.1", {**_PPG, "jitter": 0.1}),
-    Arm("ppg-jitter-0.2", "ppg", "jitter 0.2", {**_PPG, "jitter": 0.2}),
-    Arm("ppg-drop-0", "ppg", "no annotation dropped", {**_PPG, "drop_gt": 0.0}),
-    Arm("ppg-drop-0.3", "ppg", "30 % dropped", _PPG),
-    Arm("ppg-drop-0.6", "ppg", "60 % dropped", {**_PPG, "drop_gt": 0.6}),
+    LatArm("leakage-e", "leakage", "(e) stand-in source", {"own_rows": "none", "stand_in": True}),
+    LatArm("leakage-a+e", "leakage", "(a) and (e)", {"own_rows": "crossfit", "stand_in": True}),
+    LatArm("ppg-jitter-0", "ppg", "annotations unmoved", {**_PPG, "jitter": 0.0}),
+    LatArm("ppg-jitter-0.05", "ppg", "jitter 0.05", _PPG),
+    LatArm("ppg-jitter-0.1", "ppg", "jitter 0.1", {**_PPG, "jitter": 0.1}),
+    LatArm("ppg-jitter-0.2", "ppg", "jitter 0.2", {**_PPG, "jitter": 0.2}),
+    LatArm("ppg-drop-0", "ppg", "no annotation dropped", {**_PPG, "drop_gt": 0.0}),
+    LatArm("ppg-drop-0.3", "ppg", "30 % dropped", _PPG),
+    LatArm("ppg-drop-0.6", "ppg", "60 % dropped", {**_PPG, "drop_gt": 0.6}),
     *(
-        Arm(f"threshold-{s:g}", "threshold", f"pseudo-labels from {s:g}", {"min_score": s})
+        LatArm(f"threshold-{s:g}", "threshold", f"pseudo-labels from {s:g}", {"min_score": s})
         for s in (0.05, 0.1, 0.3, 0.5)
     ),
     *(
-        Arm(f"layer-{s}", "layer", f"regions at stride {s}", {"feature_strides": (s,)})
+        LatArm(f"layer-{s}", "layer", f"regions at stride {s}", {"feature_strides": (s,)})
         for s in (4, 8, 16, 32)
     ),
-    Arm("layer-all", "layer", "all four strides", {"feature_strides": (4, 8, 16, 32)}),
-    Arm("paper", "paper", "printed formula, class-aware", _PAPER),
-    Arm("paper-plain", "paper", "printed recipe, plain", {**_PAPER, "fusion": "plain"}),
-    Arm("paper-none", "paper", "printed recipe, no attention", {**_PAPER, "fusion": "none"}),
-    Arm("softmax", "other", "one class per proposal", {"multi_label": False}),
-    Arm("score-one", "other", "score target 1, not IoU", {"quality_target": False}),
-    Arm("one-box", "other", "one box per proposal", {"class_boxes": False}),
-    Arm("nothing-hidden", "other", "nothing hidden", {"hide_rows": 0.0, "hide_region": 0.0}),
-    Arm(
+    LatArm("layer-all", "layer", "all four strides", {"feature_strides": (4, 8, 16, 32)}),
+    LatArm("paper", "paper", "printed formula, class-aware", _PAPER),
+    LatArm("paper-plain", "paper", "printed recipe, plain", {**_PAPER, "fusion": "plain"}),
+    LatArm("paper-none", "paper", "printed recipe, no attention", {**_PAPER, "fusion": "none"}),
+    LatArm("softmax", "other", "one class per proposal", {"multi_label": False}),
+    LatArm("score-one", "other", "score target 1, not IoU", {"quality_target": False}),
+    LatArm("one-box", "other", "one box per proposal", {"class_boxes": False}),
+    LatArm("nothing-hidden", "other", "nothing hidden", {"hide_rows": 0.0, "hide_region": 0.0}),
+    LatArm(
         "stand-in-by-score",
         "other",
         "stand-in not confirmed",
         {"stand_in": True, "stand_in_confirmed": False},
     ),
-    Arm("other-backbone", "other", "the backbone named", {"backbone": OTHER_BACKBONE}),
+    LatArm("other-backbone", "other", "the backbone named", {"backbone": OTHER_BACKBONE}),
 )
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(arm.group for arm in ARMS))
 
 
-def select_arms(wanted: Sequence[str], *, with_backbone: bool = False) -> list[Arm]:
+def select_arms(wanted: Sequence[str], *, with_backbone: bool = False) -> list[LatArm]:
     """The arms of groups or names, in the order of the table, the default always among them.
 
     Args:

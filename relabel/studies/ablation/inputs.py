@@ -146,7 +146,7 @@ def check_played(run: AlignRun, played: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class HeldBackFold:
     """What every arm is trained and scored on.
 
     Attributes:
@@ -166,16 +166,16 @@ class Material:
     convention: Convention
 
 
-def read_material(
+def read_held_back(
     run: AlignRun, played: str, catalogue: Catalogue, runtime: Runtime, problems: Problems
-) -> Material:
+) -> HeldBackFold:
     """Read datasets and labels, hold the target's last fold back and simulate a source with it.
 
     Raises:
         DataError: a dataset is missing, damaged, or not the one that the run was made with.
     """
     from relabel.lat.folds import folds
-    from relabel.studies.ablation.simulate import measure, simulate
+    from relabel.studies.ablation.simulate import measure_convention, simulate
 
     data = {
         name: read_training_set(catalogue.get(name), run.folder, runtime, problems)
@@ -193,11 +193,11 @@ def read_material(
     last = folds(whole, run.folds, stretches=run.stretches, gap=run.gap)[-1]
     truth, kept = whole.subset(last.held_out), whole.subset(last.rest)
     pseudo = labels[target, played].for_images(data[played].images.file_name)
-    convention = measure(data[played], pseudo)
+    convention = measure_convention(data[played], pseudo)
     training = dict(labels)
     for by in run.names:
         training[by, target] = labels[by, target].for_images(kept.images.file_name)
-    return Material(
+    return HeldBackFold(
         data={**data, target: kept},
         training=training,
         truth=truth,

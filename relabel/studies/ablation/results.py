@@ -14,7 +14,7 @@ from relabel.align.settings import stage_settings
 from relabel.evaluation.tables import Rows, markdown
 from relabel.studies.ablation.arms import DEFAULT
 from relabel.studies.ablation.run import AblationPlan, floor_metrics, metrics_of
-from relabel.studies.means import Mean, paired, percent
+from relabel.studies.means import Mean, percent, seed_differences
 from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
 
 JSON_FILE, MARKDOWN_FILE = "ablation.json", "ablation.md"
@@ -51,7 +51,7 @@ def differences(
     values: Mapping[int, float | None], reference: Mapping[int, float | None]
 ) -> dict[str, Any]:
     """Values by seed minus a reference's, over the seeds that both have."""
-    found = paired(values, reference)
+    found = seed_differences(values, reference)
     return {"seeds": list(found), **summarize(list(found.values()))}
 
 
@@ -104,7 +104,7 @@ def collect(plan: AblationPlan) -> dict[str, Any]:
     }
 
 
-def table(content: Mapping[str, Any]) -> Rows:
+def ablation_table(content: Mapping[str, Any]) -> Rows:
     """One row per floor and arm, in percent; differences to the default at the end."""
     shown = [f"{name} − default" for name in SHOWN_DIFFERENCES]
     header = ["arm", "what", "seeds", *METRICS, *shown]
@@ -135,7 +135,7 @@ def difference_table(content: Mapping[str, Any]) -> Rows:
     return ["arm − default", "seeds", *METRICS], rows
 
 
-def write(content: Mapping[str, Any], out: Path, command: str) -> dict[str, Path]:
+def write_ablation(content: Mapping[str, Any], out: Path, command: str) -> dict[str, Path]:
     """Write ``ablation.json`` and ``ablation.md``; returns them by kind."""
     files = {"json": out / JSON_FILE, "markdown": out / MARKDOWN_FILE}
     atomic_write_json(files["json"], content, indent=1)
@@ -164,7 +164,7 @@ def _report(content: Mapping[str, Any], command: str) -> str:
             + (f" ({settings['steps']} steps)" if settings["steps"] else "")
             + f", {settings['calibration_folds']} model(s) per arm.",
         ]
-    lines += ["", "```", command, "```", "", markdown(table(content))]
+    lines += ["", "```", command, "```", "", markdown(ablation_table(content))]
     if len(content["arms"]) > 1:
         lines += ["Differences to the default, in points:", "", markdown(difference_table(content))]
     if content["missing"]:

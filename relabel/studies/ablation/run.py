@@ -22,8 +22,8 @@ from relabel.align.settings import stage_settings
 from relabel.errors import DataError, Problems
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
-from relabel.studies.ablation.arms import ARMS, Arm
-from relabel.studies.ablation.inputs import AlignRun, Material, read_material
+from relabel.studies.ablation.arms import ARMS, LatArm
+from relabel.studies.ablation.inputs import AlignRun, HeldBackFold, read_held_back
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.lock import FolderLock
@@ -53,7 +53,7 @@ _ANNOTATED_REGIONS = ("jitter", "jitter_variants", "seed")
 class Job:
     """One training: the arm, its settings with the seed, and its stage."""
 
-    arm: Arm
+    arm: LatArm
     seed: int
     settings: LatSettings
     stage: Stage
@@ -76,19 +76,19 @@ class AblationPlan:
     played: str
     out: Path
     base: LatSettings
-    arms: tuple[Arm, ...]
+    arms: tuple[LatArm, ...]
     seeds: tuple[int, ...]
     other_backbone: str | None = None
 
     @cached_property
-    def known(self) -> tuple[Arm, ...]:
+    def known(self) -> tuple[LatArm, ...]:
         """All arms that these settings can make."""
         return tuple(a for a in ARMS if not a.needs_backbone or self.other_backbone is not None)
 
     @cached_property
-    def owner(self) -> dict[str, Arm]:
+    def owner(self) -> dict[str, LatArm]:
         """For each known arm, the first arm of equal settings: its training is theirs too."""
-        first: dict[str, Arm] = {}
+        first: dict[str, LatArm] = {}
         owners = {}
         for arm in self.known:
             key = fingerprint(arm.settings(self.base, self.other_backbone))
@@ -99,7 +99,7 @@ class AblationPlan:
     def _backbones(self) -> dict[str, str]:
         return backbone_identities(self.base.backbone, self.other_backbone or "")
 
-    def job(self, arm: Arm, seed: int) -> Job:
+    def job(self, arm: LatArm, seed: int) -> Job:
         """The training that an arm's numbers come from."""
         owner = self.owner[arm.name]
         settings = replace(owner.settings(self.base, self.other_backbone), seed=seed)
@@ -177,13 +177,13 @@ def execute(
     lock.acquire()
     try:
         problems = Problems(runtime.skip_bad) if problems is None else problems
-        material = read_material(plan.run, plan.played, catalogue, runtime, problems)
+        fold = read_held_back(plan.run, plan.played, catalogue, runtime, problems)
         if stages[0] is plan.floors:
-            _run_stage(plan.floors, lambda: _score_floors(plan, material))
+            _run_stage(plan.floors, lambda: _score_floors(plan, fold))
         for number, job in enumerate(jobs):
             message(f"[{number + 1}/{len(jobs)}] {job.stage.name}", quiet=runtime.quiet)
             started = time.monotonic()
-            _run_stage(job.stage, lambda job=job: _run_job(plan, job, material, runtime))
+            _run_stage(job.stage, lambda job=job: _run_job(plan, job, fold, runtime))
             _log(plan.out, job.stage.name, time.monotonic() - started)
             if job.bank not in {later.bank for later in jobs[number + 1 :]}:
                 shutil.rmtree(job.bank, ignore_errors=True)
@@ -214,17 +214,17 @@ def _run_stage(stage: Stage, work: Callable[[], dict[str, str | Path]]) -> None:
         stage.release()
 
 
-def _score_floors(plan: AblationPlan, material: Material) -> dict[str, str | Path]:
+def _score_floors(plan: AblationPlan, fold: HeldBackFold) -> dict[str, str | Path]:
     from relabel.evaluation.floors import all_floors
     from relabel.evaluation.transfer import evaluate_transfer
 
-    floors = all_floors(material.played, material.hidden[plan.run.target])
+    floors = all_floors(fold.played, fold.hidden[plan.run.target])
     content = {
-        "images": len(material.truth),
-        "boxes": int((~material.truth.boxes.ignore).sum()),
-        "convention": material.convention.to_dict(),
+        "images": len(fold.truth),
+        "boxes": int((~fold.truth.boxes.ignore).sum()),
+        "convention": fold.convention.to_dict(),
         "floors": {
-            name: evaluate_transfer(material.truth, floor, material.played).to_dict()
+            name: evaluate_transfer(fold.truth, floor, fold.played).to_dict()
             for name, floor in floors.items()
         },
     }
@@ -233,7 +233,7 @@ def _score_floors(plan: AblationPlan, material: Material) -> dict[str, str | Pat
 
 
 def _run_job(
-    plan: AblationPlan, job: Job, material: Material, runtime: Runtime
+    plan: AblationPlan, job: Job, fold: HeldBackFold, runtime: Runtime
 ) -> dict[str, str | Path]:
     from relabel.evaluation.transfer import evaluate_transfer
     from relabel.lat.train import train_lat
@@ -246,8 +246,8 @@ def _run_job(
         return _clear(folder)
     if not log.is_file():
         train_lat(
-            material.data,
-            material.training,
+            fold.data,
+            fold.training,
             plan.run.target,
             model,
             job.settings,
@@ -255,9 +255,9 @@ def _run_job(
             specialists={plan.run.target: plan.run.specialist},
             bank_folder=job.bank,
         )
-    found = transfer(model, material.played, material.hidden, moved, job.settings, runtime)
+    found = transfer(model, fold.played, fold.hidden, moved, job.settings, runtime)
     scored = json.loads((moved / SCORED).read_text(encoding="utf-8"))
-    metrics = evaluate_transfer(material.truth, found, material.played, scored)
+    metrics = evaluate_transfer(fold.truth, found, fold.played, scored)
     atomic_write_json(folder / METRICS_FILE, metrics.to_dict())
     log.replace(kept)
     return _clear(folder)
@@ -276,7 +276,7 @@ def _log(out: Path, name: str, seconds: float) -> None:
         stream.write(json.dumps(line) + "\n")
 
 
-def metrics_of(plan: AblationPlan, arm: Arm) -> dict[int, dict[str, Any]]:
+def metrics_of(plan: AblationPlan, arm: LatArm) -> dict[int, dict[str, Any]]:
     """`TransferMetrics` as a dict by seed, of every seed of an arm that is finished."""
     found = {}
     folder = plan.out / "arms" / plan.owner[arm.name].name

@@ -43,7 +43,7 @@ class Convention:
         return asdict(self)
 
 
-def measure(source: DetectionDataset, pseudo: PseudoLabels) -> Convention:
+def measure_convention(source: DetectionDataset, pseudo: PseudoLabels) -> Convention:
     """Compare a source's annotations with the target specialist's pseudo-labels on it.
 
     Args:

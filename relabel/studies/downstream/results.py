@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import msgspec
 
 from relabel.errors import ConfigError, DataError, did_you_mean
-from relabel.studies.means import Mean, paired
+from relabel.studies.means import Mean, seed_differences
 
 METRICS = "metrics.json"
 CURVE = "curve.json"
@@ -130,7 +130,7 @@ class Comparison:
     ) -> dict[int, float]:
         """Differences to the base arm by seed, over the seeds measured in both."""
         theirs = self._arm(base or self.base).values(metric, category)
-        return paired(self._arm(arm).values(metric, category), theirs)
+        return seed_differences(self._arm(arm).values(metric, category), theirs)
 
     def difference(
         self,

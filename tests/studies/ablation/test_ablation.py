@@ -13,8 +13,8 @@ import pytest
 import relabel.crosslabel.shards
 from relabel.cli import main
 from relabel.studies.ablation import results
-from relabel.studies.ablation.inputs import read_align_run, read_material
-from relabel.studies.ablation.simulate import measure, simulate
+from relabel.studies.ablation.inputs import read_align_run, read_held_back
+from relabel.studies.ablation.simulate import measure_convention, simulate
 from tests.studies.ablation.world import Workspace
 
 
@@ -79,7 +79,7 @@ def bench(
 def test_the_played_source_has_the_source_s_convention(workspace: Workspace) -> None:
     """The world's source boxes are 1.24 times larger, and it leaves small blocks out."""
     world = workspace.world
-    convention = measure(world.source, world.labels["tight", "loose"])
+    convention = measure_convention(world.source, world.labels["tight", "loose"])
     assert convention.wider == pytest.approx(1.24, abs=0.06)
     assert convention.higher == pytest.approx(1.24, abs=0.06)
     assert convention.classes == {"red": "thing", "blue": "thing"}
@@ -100,16 +100,16 @@ def test_no_arm_sees_the_held_back_fold(bench: Bench, workspace: Workspace) -> N
 
     run = read_align_run(workspace.run)
     assert (run.target, run.names, run.folds) == ("tight", ("tight", "loose"), 2)
-    material = read_material(
+    fold = read_held_back(
         run, "loose", load_catalogue(), Runtime(workers=0, quiet=True), Problems()
     )
-    held = list(material.truth.images.file_name)
+    held = list(fold.truth.images.file_name)
     assert held == [f"{i:03d}.png" for i in range(6, 12)]  # the second half of the video
     # The frame next to the held-out stretch is in the gap: nothing learns from it either.
-    assert list(material.data["tight"].images.file_name) == [f"{i:03d}.png" for i in range(5)]
-    for (_, on), labels in material.training.items():
+    assert list(fold.data["tight"].images.file_name) == [f"{i:03d}.png" for i in range(5)]
+    for (_, on), labels in fold.training.items():
         assert on != "tight" or not set(labels.file_name) & set(held)
-    assert set(material.hidden) == {"tight"}  # the simulated source's specialist has no say
+    assert set(fold.hidden) == {"tight"}  # the simulated source's specialist has no say
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from relabel.errors import ConfigError
 from relabel.lat.settings import LatSettings
-from relabel.studies.ablation.arms import ARMS, DEFAULT, GROUPS, Arm, select_arms
+from relabel.studies.ablation.arms import ARMS, DEFAULT, GROUPS, LatArm, select_arms
 
 BASE = replace(LatSettings(), calibration_folds=1)
 # What an arm's name promises, spelled out once more.
@@ -47,7 +47,7 @@ PROMISED: dict[str, dict[str, Any]] = {
 }
 
 
-def changed(arm: Arm, base: LatSettings) -> dict[str, Any]:
+def changed(arm: LatArm, base: LatSettings) -> dict[str, Any]:
     made = arm.settings(base, "a-backbone")
     return {
         f.name: getattr(made, f.name)
@@ -57,7 +57,7 @@ def changed(arm: Arm, base: LatSettings) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
-def test_an_arm_changes_the_settings_it_names_and_no_other(arm: Arm) -> None:
+def test_an_arm_changes_the_settings_it_names_and_no_other(arm: LatArm) -> None:
     found = changed(arm, BASE)
     wanted = {k: v for k, v in arm.changes.items() if v != getattr(BASE, k)}
     if arm.needs_backbone:

@@ -8,11 +8,11 @@ import pytest
 
 from relabel.studies.ablation.results import (
     METRICS,
+    ablation_table,
     difference_table,
     differences,
     numbers,
     summarize,
-    table,
 )
 
 
@@ -63,7 +63,7 @@ def test_tables_in_percent_with_spread() -> None:
             "again": _arm("default", 0.5, 0.01, 0.0),
         },
     }
-    header, rows = table(content)
+    header, rows = ablation_table(content)
     assert header[-2:] == ["AP − default", "F1@0.75 − default"]
     assert rows[0] == ["floor", "filtered", "", *["12.3"] * 6, "", ""]
     assert rows[1] == ["default", "what", "2", *["50.0 ± 1.0"] * 6, "", ""]
