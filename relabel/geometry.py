@@ -1,7 +1,7 @@
 """Box geometry: conversions, overlaps, one-to-one matching and non-maximum suppression.
 
 The NumPy part works on whole datasets without a loop over images: boxes carry a group number (the
-image, or image and class together) and only boxes of one group meet. Pairs are made in blocks of
+image, or image and class together) and only boxes of one group meet. BoxPairs are made in blocks of
 bounded size; the greedy choices are then made for all groups at once, in rounds. Torch is imported
 only by the functions that take tensors.
 
@@ -50,32 +50,62 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 IGNORE_OVERLAP = 0.5
 
 
-def inside_ignored(boxes: Tensor, ignored: Tensor) -> Tensor:
-    """bool [n]: at least half of the box lies inside one ignore region."""
+def box_areas(boxes: Tensor) -> Tensor:
+    """Areas of xyxy boxes: [..., 4] -> [...]."""
+    return (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+
+
+def shared_areas(a: Tensor, b: Tensor) -> Tensor:
+    """Intersections of all pairs of xyxy boxes: [..., m, 4] x [..., n, 4] -> [..., m, n]."""
     import torch
 
-    if len(ignored) == 0 or len(boxes) == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    low = torch.maximum(boxes[:, None, :2], ignored[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], ignored[None, :, 2:])
-    inter = (high - low).clamp(min=0).prod(dim=2)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
-    return (inter / area[:, None]).amax(dim=1) >= IGNORE_OVERLAP
+    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    return (high - low).clamp(min=0).prod(dim=-1)
+
+
+def batched_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of all pairs of xyxy boxes: [..., m, 4] x [..., n, 4] -> [..., m, n]."""
+    inter = shared_areas(a, b)
+    total = box_areas(a)[..., :, None] + box_areas(b)[..., None, :]
+    return inter / (total - inter).clamp(min=1e-6)
+
+
+def aligned_iou(a: Tensor, b: Tensor, least: float = 1e-6) -> Tensor:
+    """IoU of xyxy boxes row by row: [n, 4] and [n, 4] -> [n].
+
+    Args:
+        least: what a union is divided by at least; boxes in parts of an image need a smaller one.
+    """
+    import torch
+
+    sides = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
+    inter = sides.clamp(min=0).prod(dim=1)
+    return inter / (box_areas(a) + box_areas(b) - inter).clamp(min=least)
+
+
+def inside_ignored(boxes: Tensor, ignored: Tensor) -> Tensor:
+    """bool [..., n]: at least half of the box lies inside one of the regions [..., k, 4]."""
+    if 0 in (boxes.shape[-2], ignored.shape[-2]):
+        return boxes.new_zeros(boxes.shape[:-1]).bool()
+    inter = shared_areas(boxes, ignored)
+    area = box_areas(boxes).clamp(min=1e-6)
+    return (inter / area[..., None]).amax(dim=-1) >= IGNORE_OVERLAP
 
 
 _BLOCK = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class BoxPairs:
     """Overlapping boxes of two sides: row on the left, row on the right, IoU; each [p]."""
 
     left: np.ndarray
     right: np.ndarray
     iou: np.ndarray
 
-    def take(self, keep: np.ndarray) -> Pairs:
-        return Pairs(self.left[keep], self.right[keep], self.iou[keep])
+    def take(self, keep: np.ndarray) -> BoxPairs:
+        return BoxPairs(self.left[keep], self.right[keep], self.iou[keep])
 
 
 def group_pairs(
@@ -129,27 +159,27 @@ def overlapping(
     min_iou: float,
     *,
     over_left: bool = False,
-) -> Pairs:
-    """Pairs of one group with IoU >= ``min_iou`` (> 0): xyxy [m, 4] and [n, 4] -> p pairs."""
-    parts: list[Pairs] = []
+) -> BoxPairs:
+    """BoxPairs of one group with IoU >= ``min_iou`` (> 0): xyxy [m, 4] and [n, 4] -> p pairs."""
+    parts: list[BoxPairs] = []
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     for i, j in group_pairs(left_group, right_group):
         iou = paired_iou(left[i], right[j], over_a=over_left)
         keep = (iou >= min_iou) & (iou > 0)
-        parts.append(Pairs(i[keep], j[keep], iou[keep]))
+        parts.append(BoxPairs(i[keep], j[keep], iou[keep]))
     if not parts:
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    return Pairs(
+        return BoxPairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    return BoxPairs(
         np.concatenate([p.left for p in parts]),
         np.concatenate([p.right for p in parts]),
         np.concatenate([p.iou for p in parts]),
     )
 
 
-def greedy_match(pairs: Pairs, score: np.ndarray, num_right: int) -> Pairs:
+def greedy_match(pairs: BoxPairs, score: np.ndarray, num_right: int) -> BoxPairs:
     """One-to-one matches, greedy by score, then IoU.
 
-    Pairs are taken in order of decreasing score of the left box, then decreasing IoU, then file
+    BoxPairs are taken in order of decreasing score of the left box, then decreasing IoU, then file
     order, each if both its boxes are still free. With distinct scores this is: every prediction
     in order of score takes the free truth box it overlaps most.
 

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relabel.geometry import (
+    aligned_iou,
+    batched_iou,
     greedy_match,
     group_pairs,
+    inside_ignored,
     iou_matrix,
     overlapping,
     paired_iou,
@@ -83,6 +86,32 @@ def test_suppression_is_torchvisions(seed: int, n: int) -> None:
     score = np.random.default_rng(seed).permutation(n) / max(n, 1)
     kept = batched_nms(torch.as_tensor(boxes), torch.as_tensor(score), torch.as_tensor(group), 0.5)
     assert np.flatnonzero(suppress(boxes, score, group, 0.5)).tolist() == sorted(kept.tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 9))
+def test_tensors_have_torchvisions_overlaps(seed: int, m: int, n: int) -> None:
+    import torch
+    from torchvision.ops import box_iou
+
+    a, b = (
+        torch.as_tensor(np.stack([world(seed + k, size, 1)[0] + [0, 0, 1, 1] for k in (0, 10)]))
+        for seed, size in ((seed, m), (seed + 1, n))
+    )
+    expected = torch.stack([box_iou(x, y) for x, y in zip(a, b, strict=True)])
+    assert torch.allclose(batched_iou(a, b), expected)
+    assert torch.allclose(batched_iou(a[0], b[0]), expected[0])
+    both = min(m, n)
+    rows = aligned_iou(a[0, :both], b[0, :both])
+    assert torch.allclose(rows, expected[0, :both, :both].diagonal())
+    inside = inside_ignored(a, b)
+    assert inside.shape == (2, m)
+    share = [
+        [[paired_iou(x[None], y[None], over_a=True)[0] for y in ys] for x in xs]
+        for xs, ys in zip(a.numpy(), b.numpy(), strict=True)
+    ]
+    wanted = np.array(share).reshape(2, m, n).max(axis=2, initial=0) >= 0.5
+    assert inside.tolist() == wanted.tolist()
 
 
 def test_suppression_frees_what_a_dropped_box_overlaps() -> None:

@@ -198,7 +198,7 @@ def measure_classifier(
         DataError: no image has a true label.
     """
     from relabel.datasets.multilabels import label_matrix
-    from relabel.evaluation.multilabel.metrics import measure
+    from relabel.evaluation.multilabel.metrics import measure_labels
     from relabel.evaluation.multilabel.scores import DenseScores
 
     found, scores = [], []
@@ -219,7 +219,7 @@ def measure_classifier(
             file=images.root,
             remedy="Check --validate and --validate-labels.",
         )
-    metrics = measure(
+    metrics = measure_labels(
         truth[kept],
         DenseScores(np.concatenate(scores), kept),
         ignored=ignored[kept],

@@ -17,18 +17,18 @@ def validator(
     """What a training is handed to measure itself by; None without images to measure on."""
     if val is None or len(val) == 0:
         return None
-    return lambda detector: validate(detector, val, runtime)
+    return lambda detector: validation_scores(detector, val, runtime)
 
 
-def validate(
+def validation_scores(
     detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
 ) -> dict[str, float]:
     """COCO metrics of a detector on a dataset of its label space (AP, AP50, AP75: fractions)."""
-    metrics = measure(detector, val, runtime, batch_size).to_dict()
+    metrics = evaluate_detector(detector, val, runtime, batch_size).to_dict()
     return {k: float(metrics[k]) for k in ("AP", "AP50", "AP75") if metrics[k] is not None}
 
 
-def measure(
+def evaluate_detector(
     detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
 ) -> DetectionMetrics:
     """All COCO metrics of a detector on a dataset of its label space."""

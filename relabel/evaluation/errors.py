@@ -37,7 +37,7 @@ from relabel.datasets.formats.coco.as_written import CocoSource
 from relabel.evaluation.detections import MAX_DETECTIONS, precision_at_recalls, read_scored
 from relabel.evaluation.regions import inside_regions, objects_and_regions
 from relabel.evaluation.transfer import Transition
-from relabel.geometry import Pairs, greedy_match, overlapping
+from relabel.geometry import BoxPairs, greedy_match, overlapping
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 ERROR_TYPES = ("classification", "localization", "both", "duplicate", "background", "missed")
@@ -174,7 +174,7 @@ def _best_of_each_cell(detections: Boxes, classes: int) -> Boxes:
 
 
 def _types(
-    found: Boxes, real: Boxes, pairs: Pairs, ignored: np.ndarray, foreground: float
+    found: Boxes, real: Boxes, pairs: BoxPairs, ignored: np.ndarray, foreground: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Type [n] of each detection, the truth box it is about [n] or -1, and matched truth [m]."""
     n, m = len(found), len(real)
@@ -182,7 +182,7 @@ def _types(
     # boxes with equal IoU pycocotools takes the last, `greedy_match` the first.
     same = found.category[pairs.left] == real.category[pairs.right]
     close = pairs.take(same & (pairs.iou >= foreground))
-    turned = Pairs(close.left, m - 1 - close.right, close.iou)
+    turned = BoxPairs(close.left, m - 1 - close.right, close.iou)
     hits = greedy_match(turned, -np.arange(n, dtype=np.float64), m)
     matched = np.zeros(m, bool)
     matched[m - 1 - hits.right] = True
@@ -202,7 +202,7 @@ def _types(
     return kind, about, matched
 
 
-def _best(pairs: Pairs, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _best(pairs: BoxPairs, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Greatest IoU of each of n left boxes, 0 without a pair, and its right box, -1 without."""
     iou, right = np.zeros(n), np.full(n, -1)
     order = np.lexsort((-pairs.right, pairs.iou))
@@ -280,7 +280,7 @@ def _confusion(
     names: tuple[str, ...],
     found: Boxes,
     real: Boxes,
-    pairs: Pairs,
+    pairs: BoxPairs,
     ignored: np.ndarray,
     min_score: float,
     foreground: float,

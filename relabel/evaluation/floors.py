@@ -21,7 +21,7 @@ from relabel.datasets.alternatives import renamed
 from relabel.datasets.dataset import DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
-from relabel.geometry import Pairs, overlapping, suppress
+from relabel.geometry import BoxPairs, overlapping, suppress
 
 if TYPE_CHECKING:
     from relabel.crosslabel.pseudo import PseudoLabels
@@ -202,7 +202,7 @@ def _confident(
     return pseudo.for_images(source.images.file_name).filter(threshold)
 
 
-def _best_pairs(source: DetectionDataset, found: PseudoLabels, min_iou: float) -> Pairs:
+def _best_pairs(source: DetectionDataset, found: PseudoLabels, min_iou: float) -> BoxPairs:
     """For every source box that is overlapped, its pair with the best-overlapping pseudo-label."""
     pairs = overlapping(source.boxes.xyxy, source.boxes.image, found.boxes, found.image, min_iou)
     order = np.lexsort((-found.score[pairs.right], -pairs.iou, pairs.left))

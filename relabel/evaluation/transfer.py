@@ -18,7 +18,7 @@ from relabel.datasets.formats.coco.as_written import CocoSource, read_as_written
 from relabel.evaluation.detections import average_precision
 from relabel.evaluation.joining import in_id_order, join_by_name
 from relabel.evaluation.regions import inside_regions, objects_and_regions
-from relabel.geometry import Pairs, greedy_match, overlapping
+from relabel.geometry import BoxPairs, greedy_match, overlapping
 
 THRESHOLDS = (0.5, 0.75)
 _IGNORE_IOA = 0.5
@@ -233,7 +233,7 @@ def compare_transfer(
     return [evaluate_transfer(reference, r, before, name=n) for n, r in results.items()]
 
 
-def _pairs(boxes: Boxes, real: Boxes) -> Pairs:
+def _pairs(boxes: Boxes, real: Boxes) -> BoxPairs:
     """Overlaps with the truth, class-blind."""
     return overlapping(boxes.xyxy, boxes.image, real.xyxy, real.image, min(THRESHOLDS))
 
@@ -252,7 +252,7 @@ def _claims(boxes: Boxes, classes: int) -> Boxes:
 
 def _before(
     source: Labels | None, truth: DetectionDataset, real: Boxes
-) -> tuple[tuple[Pairs, int] | None, list[str], Transition | None]:
+) -> tuple[tuple[BoxPairs, int] | None, list[str], Transition | None]:
     if source is None:
         return None, [], None
     labels = _read(source)
@@ -271,7 +271,7 @@ def _before(
 
 
 def _by_provenance(
-    names: Sequence[str], real: Boxes, matches: Pairs, columns: tuple[str, ...]
+    names: Sequence[str], real: Boxes, matches: BoxPairs, columns: tuple[str, ...]
 ) -> Transition:
     rows = tuple(sorted({n for n in names if n}))
     position = {n: i for i, n in enumerate(rows)}
@@ -281,7 +281,9 @@ def _by_provenance(
     return Transition(rows, columns, counts)
 
 
-def _mean_iou(before: tuple[Pairs, int] | None, after: Pairs, n: int) -> dict[str, float | None]:
+def _mean_iou(
+    before: tuple[BoxPairs, int] | None, after: BoxPairs, n: int
+) -> dict[str, float | None]:
     values: dict[str, float | None] = {
         "before": None,
         "after": _mean(after.iou),
@@ -305,7 +307,7 @@ def _per_class(
     names: Sequence[str],
     real: Boxes,
     made: Boxes,
-    hits: Pairs,
+    hits: BoxPairs,
     wrong: np.ndarray,
     average: Mapping[str, float | None],
 ) -> dict[str, dict[str, float | None]]:
@@ -326,7 +328,7 @@ def _per_class(
     }
 
 
-def _unmatched(matches: Pairs, n: int) -> np.ndarray:
+def _unmatched(matches: BoxPairs, n: int) -> np.ndarray:
     free = np.ones(n, bool)
     free[matches.left] = False
     return free

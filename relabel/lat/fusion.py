@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from relabel.geometry import shared_areas
 from relabel.lat.settings import LatSettings
 
 GEOMETRY_TERMS = 6
@@ -115,9 +116,7 @@ def pairwise_geometry(boxes: Tensor) -> Tensor:
     """
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
     centre = boxes[..., :2] + size / 2
-    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    inter = (high - low).clamp(min=0).prod(dim=-1)
+    inter = shared_areas(boxes, boxes)
     area = size.prod(dim=-1)
     iou = inter / (area[:, :, None] + area[:, None, :] - inter).clamp(min=1e-6)
     offset = (centre[:, None, :, :] - centre[:, :, None, :]) / size[:, :, None, :]

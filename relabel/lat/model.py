@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relabel.geometry import aligned_iou, batched_iou, inside_ignored
 from relabel.lat.fusion import SemanticFeatureFusion, pairwise_geometry
 from relabel.lat.settings import LatSettings
 
@@ -155,7 +156,7 @@ def overlapping_scores(boxes: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
         [B, M, C]: per class the largest score of the proposals, itself among them, that overlap a
         proposal by `CONSENSUS_IOU`.
     """
-    near = (_iou(boxes, boxes) >= CONSENSUS_IOU) & valid[:, None, :]
+    near = (batched_iou(boxes, boxes) >= CONSENSUS_IOU) & valid[:, None, :]
     index = near.nonzero()
     b, i, j = index.unbind(1)
     flat = scores.new_zeros(scores.shape[0] * scores.shape[1], scores.shape[2])
@@ -220,7 +221,7 @@ def lat_losses(
     that match nothing count neither way.
     """
     classes = targets.mask.shape[1]
-    iou = _iou(batch.boxes, targets.boxes)  # [B, M, G]
+    iou = batched_iou(batch.boxes, targets.boxes)  # [B, M, G]
     iou = iou * (targets.classes >= 0)[:, None, :]
     onehot = F.one_hot(targets.classes.clamp(min=0), classes).bool()  # [B, G, C]
     per_class = torch.where(onehot[:, None], iou[..., None], iou.new_zeros(()))  # [B, M, G, C]
@@ -232,7 +233,7 @@ def lat_losses(
         top = best.amax(dim=-1, keepdim=True)
         first = F.one_hot(best.argmax(dim=-1), classes).bool()
         positive = positive & (best == top) & first
-    inside = _inside(batch.boxes, targets.ignored) & ~positive.any(dim=-1)
+    inside = inside_ignored(batch.boxes, targets.ignored) & ~positive.any(dim=-1)
     counted = batch.valid & ~inside
     index = positive.nonzero()
     loss_box = logits.sum() * 0 + deltas.sum() * 0
@@ -248,7 +249,7 @@ def lat_losses(
         loss_box = loss_box + (raw * weight).sum() / weight.sum().clamp(min=1.0)
         if s.quality_target:
             refined = decode_deltas(batch.boxes[b, m], chosen.detach())
-            quality = paired_iou(refined, goal)
+            quality = aligned_iou(refined, goal)
     if s.multi_label:
         wanted = torch.zeros_like(logits)
         wanted[index[:, 0], index[:, 1], index[:, 2]] = quality
@@ -283,31 +284,3 @@ def predict_target(
     limit = torch.cat([batch.size, batch.size], dim=-1)[:, None, None, :]
     boxes = torch.minimum(boxes.clamp(min=0), limit)
     return scores * batch.valid[..., None], boxes
-
-
-def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes row by row: [n, 4], [n, 4] -> [n]."""
-    inter = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
-    inter = inter.prod(dim=1)
-    union = (a[:, 2:] - a[:, :2]).prod(dim=1) + (b[:, 2:] - b[:, :2]).prod(dim=1) - inter
-    return inter / union.clamp(min=1e-6)
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    low = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
-    high = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
-    inter = (high - low).clamp(min=0).prod(dim=-1)
-    area_a = (a[..., 2:] - a[..., :2]).prod(dim=-1)
-    area_b = (b[..., 2:] - b[..., :2]).prod(dim=-1)
-    return inter / (area_a[:, :, None] + area_b[:, None, :] - inter).clamp(min=1e-6)
-
-
-def _inside(boxes: Tensor, regions: Tensor) -> Tensor:
-    """bool [B, M]: at least half of the box lies inside one region."""
-    if regions.shape[1] == 0:
-        return torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
-    low = torch.maximum(boxes[:, :, None, :2], regions[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], regions[:, None, :, 2:])
-    inter = (high - low).clamp(min=0).prod(dim=-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1).clamp(min=1e-6)
-    return (inter / area[..., None]).amax(dim=-1) >= 0.5

@@ -14,7 +14,7 @@ import torch
 from torchvision.ops import batched_nms
 
 from relabel.datasets.table import Table
-from relabel.geometry import iou_matrix
+from relabel.geometry import BoxPairs, greedy_match, iou_matrix
 from relabel.lat.settings import LatSettings
 
 FLOOR = 0.01
@@ -282,13 +282,11 @@ def greedy_matches(iou: np.ndarray, at: float) -> np.ndarray:
 
 def greedy_pairs(iou: np.ndarray, at: float) -> np.ndarray:
     """int64 [k]: the unmatched annotation that each prediction, in order, gets; -1 for none."""
-    free = np.ones(iou.shape[1], dtype=bool)
+    left, right = np.nonzero(iou >= at)
+    in_order = -np.arange(len(iou), dtype=np.float64)
+    found = greedy_match(BoxPairs(left, right, iou[left, right]), in_order, iou.shape[1])
     pairs = np.full(len(iou), -1, np.int64)
-    for i in range(len(iou)):
-        row = np.where(free, iou[i], 0)
-        if row.size and row.max() >= at:
-            pairs[i] = row.argmax()
-            free[pairs[i]] = False
+    pairs[found.left] = found.right
     return pairs
 
 

@@ -20,10 +20,10 @@ from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.table import ImageTable
 from relabel.errors import DataError
-from relabel.geometry import iou_matrix, xyxy_to_xywh
+from relabel.geometry import aligned_iou, iou_matrix, xyxy_to_xywh
 from relabel.lat.boxes import BoxError, restyle
 from relabel.lat.checkpoint import TrainedTransfer
-from relabel.lat.model import ProposalBatch, paired_iou
+from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, image_proposals, image_truth
 from relabel.lat.select import Labels, candidates, decide, match_coverage, uncertain
 from relabel.lat.sets import alternatives, evidence
@@ -365,7 +365,7 @@ def _restyled(made: _Made, source: DetectionDataset, error: BoxError) -> _Made:
     boxes, iou = made.boxes.astype(np.float64), made.iou.copy()
     boxes[at] = np.clip(moved, 0, limit)
     annotated = source.boxes.xyxy[rows].astype(np.float64)
-    iou[at] = paired_iou(torch.from_numpy(boxes[at]), torch.from_numpy(annotated)).numpy()
+    iou[at] = aligned_iou(torch.from_numpy(boxes[at]), torch.from_numpy(annotated)).numpy()
     return replace(made, boxes=boxes, iou=iou)
 
 

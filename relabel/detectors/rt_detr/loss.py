@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
-from relabel.geometry import inside_ignored
+from relabel.geometry import aligned_iou, inside_ignored
 
 LOSSES = ("vfl", "bbox", "giou")
 
@@ -141,7 +141,7 @@ class Criterion:
             label = logits[image, level, query].masked_fill(~possible, -torch.inf).argmax(dim=1)
             target, quality = torch.zeros_like(logits), torch.zeros_like(logits)
             target[image, level, query, label] = 1
-            quality[image, level, query, label] = _paired_iou(mine_xyxy, wanted_xyxy)
+            quality[image, level, query, label] = aligned_iou(mine_xyxy, wanted_xyxy, 1e-12)
             focal = self.alpha * logits.sigmoid().pow(self.gamma) * (1 - target)
             counted = self._counted(boxes, truths, size)
             counted[image, level, query] = True
@@ -225,11 +225,3 @@ def denoising_pairs(meta: dict[str, Any], truths: Sequence[Truth], sets: int) ->
     image, query, box = torch.cat(parts, dim=1).repeat(1, sets).unbind()
     level = torch.arange(sets, device=device).repeat_interleave(len(query) // sets)
     return Pairs(image, level, query, box)
-
-
-def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of xyxy boxes row by row, [K]."""
-    sides = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
-    shared = sides.clamp(min=0).prod(dim=1)
-    areas = [(x[:, 2:] - x[:, :2]).prod(dim=1) for x in (a, b)]
-    return shared / (areas[0] + areas[1] - shared).clamp(min=1e-12)

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from relabel.datasets.multilabels import label_rows
 from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.multilabel.joining import join_images
-from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure
+from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure_labels
 from relabel.evaluation.multilabel.predictions import Predictions, read_predictions
 from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
 from relabel.evaluation.multilabel.truths import IMAGENET_CLASSES, Truths, read_truths
@@ -136,7 +136,7 @@ def evaluate_multilabel(
 
     scores, count = _scores(true, given, record, classes, classes_by, warnings)
     _check_truth(true, count)
-    metrics = measure(
+    metrics = measure_labels(
         _over(true.labels[kept], count),
         scores,
         ignored=None if true.ignored is None else _over(true.ignored[kept], count),

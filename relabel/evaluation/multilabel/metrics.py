@@ -90,10 +90,10 @@ def score_matrix(truth: Sequence[Sequence[int]], scores: np.ndarray) -> MultiLab
     rows = np.repeat(np.arange(len(truth)), counts)
     ids = np.array([label for labels in truth for label in labels], np.int64)
     labels, kept = label_matrix(rows, ids, scores.shape), np.flatnonzero(counts)
-    return measure(labels[kept], DenseScores(scores, kept), skipped=len(truth) - len(kept))
+    return measure_labels(labels[kept], DenseScores(scores, kept), skipped=len(truth) - len(kept))
 
 
-def measure(
+def measure_labels(
     truth: csr_array, scores: Scores, *, ignored: csr_array | None = None, skipped: int = 0
 ) -> MultiLabelMetrics:
     """The metrics of images that all have a true class.

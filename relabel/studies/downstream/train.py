@@ -12,7 +12,7 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.base import Detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import new_trainable, train_detector
-from relabel.evaluation.detector import measure
+from relabel.evaluation.detector import evaluate_detector
 from relabel.settings import Runtime
 from relabel.studies.downstream.arms import How
 from relabel.studies.downstream.mixture import MixedBatches
@@ -49,7 +49,7 @@ def train_arm(
     out.mkdir(parents=True, exist_ok=True)
 
     def evaluate(found: Detector, _step: int) -> dict[str, Any]:
-        metrics = measure(found, test, runtime).to_dict()
+        metrics = evaluate_detector(found, test, runtime).to_dict()
         return {k: metrics[k] for k in (*METRIC_NAMES, "per_class")}
 
     if how == "student-teacher":

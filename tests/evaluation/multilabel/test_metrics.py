@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from relabel.datasets.multilabels import label_matrix
 from relabel.errors import DataError
-from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure, score_matrix
+from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure_labels, score_matrix
 from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
 
 
@@ -97,7 +97,7 @@ def test_equal_scores_are_one_step_whatever_their_order() -> None:
         assert score_matrix([[1, second]], scores).example_mAP == pytest.approx((1 + 2 / 3) / 2)
     # A class that is not listed ties with all the others that are not: 2 of 1000.
     listed = SparseScores(csr_array(([0.9], [7], [0, 1]), shape=(1, 1000)))
-    found = measure(marked([[7, 500]], 1000), listed)
+    found = measure_labels(marked([[7, 500]], 1000), listed)
     assert found.example_mAP == pytest.approx((1 + 2 / 1000) / 2)
 
 
@@ -107,7 +107,7 @@ def test_top1_of_equal_scores() -> None:
     # The lowest class id of equals; a row that says nothing is wrong, listed or not.
     for found in (
         score_matrix(truth, scores),
-        measure(marked(truth, 3), sparse(scores)),
+        measure_labels(marked(truth, 3), sparse(scores)),
     ):
         assert found.top1 == pytest.approx(1 / 4)
 
@@ -116,12 +116,12 @@ def test_ignored_classes_leave_the_rankings() -> None:
     truth, ignored = marked([[1], [0]], 3), marked([[0], []], 3)
     scores = np.array([[0.9, 0.6, 0.3], [0.5, 0.1, 0.2]])
     for held in (DenseScores(scores), sparse(scores)):
-        found = measure(truth, held, ignored=ignored)
+        found = measure_labels(truth, held, ignored=ignored)
         assert found.top1 == 1.0
         assert found.example_mAP == 1.0
         assert found.class_AP[:2] == pytest.approx([1.0, 1.0])
         assert math.isnan(found.class_AP[2])
-        counted = measure(truth, held)
+        counted = measure_labels(truth, held)
         assert counted.example_mAP == pytest.approx((1 / 2 + 1) / 2)
         assert counted.class_AP[0] == pytest.approx(1 / 2)
 
@@ -148,7 +148,9 @@ def test_equal_to_a_direct_computation(
     labels, away = marked(truth, scores.shape[1]), marked(ignored, scores.shape[1])
     expected = direct(truth, scores, ignored)
     for held in (DenseScores(scores), DenseScores(scores.astype(np.float32)), sparse(scores)):
-        assert numbers(measure(labels, held, ignored=away)) == pytest.approx(expected, abs=1e-12)
+        assert numbers(measure_labels(labels, held, ignored=away)) == pytest.approx(
+            expected, abs=1e-12
+        )
 
 
 def test_equal_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +176,7 @@ def test_equal_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(metrics, "_CELLS", cells)
             monkeypatch.setattr(scores, "_BLOCK_CELLS", cells)
             for held in (DenseScores(values), sparse(values)):
-                found = measure(labels, held)
+                found = measure_labels(labels, held)
                 assert found.image_AP == pytest.approx(ap, abs=1e-12)
                 assert found.class_AP[used] == pytest.approx(of_classes, abs=1e-12)
                 assert found.top1 == pytest.approx(
@@ -188,7 +190,7 @@ def test_records_in_another_order_and_other_columns() -> None:
     # The second image has no record; class 1 is column 0, and no column is class 2.
     held = DenseScores(values, np.array([1, -1, 0]), np.array([2, 0, -1]))
     plain = np.array([[0.3, 0.8, -1], [0, 0, -1], [0.4, 0.1, -1]])
-    assert numbers(measure(truth, held)) == pytest.approx(
+    assert numbers(measure_labels(truth, held)) == pytest.approx(
         numbers(score_matrix([[0], [1], [1]], plain))
     )
     listed = sparse(values).renamed(np.array([1, -1, 0]), 3).take(np.array([1, -1, 0]))

@@ -17,7 +17,7 @@ from relabel.detectors.family import DetectionNetwork, Trainable
 from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import new_trainable
-from relabel.evaluation.detector import validate
+from relabel.evaluation.detector import validation_scores
 from relabel.studies.downstream import student_teacher
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.studies.downstream.student_teacher import (
@@ -343,4 +343,4 @@ def test_it_finds_and_names_blocks_it_has_not_seen(
         RUNTIME,
     )
     # A detector that finds every block and guesses its class has 0.5 at most.
-    assert validate(load_detector(folder, device="cpu"), fresh, RUNTIME)["AP50"] > 0.5
+    assert validation_scores(load_detector(folder, device="cpu"), fresh, RUNTIME)["AP50"] > 0.5

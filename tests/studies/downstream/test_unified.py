@@ -18,7 +18,7 @@ from relabel.detectors.base import Detector
 from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import Evaluate, new_trainable, train_detector
-from relabel.evaluation.detector import validate
+from relabel.evaluation.detector import validation_scores
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.studies.downstream.unified import (
     TargetPart,
@@ -263,4 +263,4 @@ def test_it_finds_and_names_blocks_it_has_not_seen(
         DownstreamSettings(),
     )
     # 0.36 when written; half of the images it saw have no colours to learn.
-    assert validate(load_detector(folder, device="cpu"), fresh, RUNTIME)["AP50"] > 0.25
+    assert validation_scores(load_detector(folder, device="cpu"), fresh, RUNTIME)["AP50"] > 0.25
