@@ -14,11 +14,10 @@ paths of the workspace, so that an interrupted run ends with the same bytes as a
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,17 +28,13 @@ from relabel.align.settings import stage_settings
 from relabel.crosslabel.prompted import sam3_identity
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.fingerprint import image_sizes
 from relabel.datasets.formats.coco.write import encode
 from relabel.datasets.formats.registry import write_dataset
-from relabel.datasets.pixels.location import image_location, read_image_bytes
-from relabel.errors import DataError
+from relabel.datasets.pixels.placing import place_images, with_images_in
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes, atomic_write_json
 from relabel.workspace.fingerprint import file_fingerprint
-from relabel.workspace.progress import progress
 
 MANIFEST_SCHEMA = 1
-_COPIED_BYTES = 2 * 1024**3
 _PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "numpy", "pillow", "pyarrow")
 
 
@@ -72,11 +67,11 @@ def write_result(
     settings = plan.settings.align
     outputs: dict[str, str | Path] = {}
     target = plan.datasets[plan.target]
-    place_images(target, out / "images" / target.name, quiet=quiet)
+    place_images(target, out / "images" / target.name, "hard", quiet=quiet)
     reports, parts = [], [target]
     for result in results:
         name = result.before.name
-        place_images(result.before, out / "images" / name, quiet=quiet)
+        place_images(result.before, out / "images" / name, "hard", quiet=quiet)
         after = with_images_in(result.after, out / "images" / name)
         before = replace(after, space=result.before.space, boxes=result.before.boxes)
         pseudo = {
@@ -108,71 +103,6 @@ def write_result(
     outputs["report.html"] = "report.html"
     outputs["manifest.json"] = _write_manifest(plan, parts, outputs, out)
     return outputs
-
-
-def place_images(dataset: DetectionDataset, folder: Path, *, quiet: bool = False) -> None:
-    """Make every image of the dataset available as ``folder / file_name``.
-
-    Images stored in archives and records are written as files. Plain files become hard links:
-    some loaders follow symbolic links and then refuse what lies outside their image folder.
-    Where the file system allows no hard links, a dataset of up to 2 GB is copied and the files
-    of a larger one become symbolic links.
-
-    Raises:
-        DataError: an image cannot be read, or its name leads out of the folder.
-        RelabelError: the disk is full.
-    """
-    for row, name in enumerate(dataset.images.file_name):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise DataError(
-                f"image name {name!r} leads out of its folder",
-                file=dataset.root,
-                record=f"image {int(dataset.images.id[row])}",
-                remedy="Correct the file name.",
-            )
-    link: Callable[[Path, Path], None] | None = None
-    with progress(
-        f"Placing images of {dataset.name}", len(dataset), unit="images", quiet=quiet
-    ) as bar:
-        for row, name in enumerate(dataset.images.file_name):
-            path = folder / name
-            if not path.exists():  # made in one go: one that exists is whole
-                path.parent.mkdir(parents=True, exist_ok=True)
-                location = image_location(dataset, row)
-                if _is_packed(location):
-                    atomic_write_bytes(path, read_image_bytes(location))
-                else:
-                    file = Path(location).resolve()
-                    link = link or _way_to_link(dataset, file, path)
-                    if not path.exists():
-                        link(file, path)
-            bar.update()
-
-
-def _is_packed(location: str) -> bool:
-    return location.partition(":")[0] in ("zip", "bytes", "parquet")
-
-
-def _way_to_link(dataset: DetectionDataset, file: Path, path: Path) -> Callable[[Path, Path], None]:
-    """Hard links, copies or symbolic links; found out by making the first."""
-    try:
-        path.hardlink_to(file)
-    except OSError:  # another file system, or files of another user
-        small = sum(image_sizes(dataset)) <= _COPIED_BYTES
-        return _copy if small else lambda file, path: path.symlink_to(file)
-    return lambda file, path: path.hardlink_to(file)
-
-
-def _copy(file: Path, path: Path) -> None:
-    with atomic_path(path) as temp:
-        shutil.copyfile(file, temp)
-
-
-def with_images_in(dataset: DetectionDataset, folder: Path) -> DetectionDataset:
-    """A dataset with packed images, reading them from where `place_images` put them."""
-    if not any(_is_packed(text) for text in dataset.images.location or () if text):
-        return dataset
-    return replace(dataset, root=folder, images=replace(dataset.images, location=None))
 
 
 def _write_coco(plan: AlignJob, dataset: DetectionDataset, folder: Path) -> str:

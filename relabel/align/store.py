@@ -1,26 +1,66 @@
-"""Transferred boxes on disk, exactly as they were in memory.
+"""Transferred boxes on disk, exactly as they were in memory, as one shard of all images.
 
-The boxes' columns go into one NumPy archive and the names into JSON beside them; images and
-the label space come from the datasets, which are read again.
+Images and the label space come from the datasets, which are read again.
+
+Shape legend: ``B`` images, ``n`` boxes, ``C`` classes of the target.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from relabel.datasets.alternatives import alternatives_field, possible_classes
 from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
-from relabel.errors import DataError
-from relabel.workspace.atomic import atomic_path, atomic_write_json
+from relabel.workspace.columns import Column, Shard, image_column, read_shard, write_shard
 
-BOXES_FILE = "boxes.npz"
-NAMES_FILE = "names.json"
-_COLUMNS = ("image", "xywh", "category", "score", "ignore", "id", "area")
+BOXES_FILE = "boxes.parquet"
+_OF_BOXES = ("xywh", "category", "score", "ignore", "id", "area")
+_OF_PROVENANCE = ("origin", "source_id", "source_category", "source_iou")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TransferredShard(Shard):
+    """The columns of `Boxes` and `Provenance`; ``run`` holds the source's name and ``sure``.
+
+    Attributes:
+        offsets: int64 [B + 1].
+        others: bool [n, C], classes that a box may be of beside its own; None if no box has any.
+    """
+
+    offsets: np.ndarray
+    xywh: np.ndarray
+    category: np.ndarray
+    score: np.ndarray
+    ignore: np.ndarray
+    id: np.ndarray
+    area: np.ndarray
+    origin: Sequence[str]
+    source_id: np.ndarray
+    source_category: Sequence[str]
+    source_iou: np.ndarray
+    others: np.ndarray | None
+
+    KIND: ClassVar[str] = "transferred boxes"
+    COLUMNS: ClassVar[dict[str, Column]] = {
+        "row": Column("int32"),
+        "xywh": Column("float64", "offsets", wide=True),
+        "category": Column("int32", "offsets"),
+        "score": Column("float32", "offsets"),
+        "ignore": Column("bool", "offsets"),
+        "id": Column("int64", "offsets"),
+        "area": Column("float64", "offsets"),
+        "origin": Column("string", "offsets"),
+        "source_id": Column("int64", "offsets"),
+        "source_category": Column("string", "offsets"),
+        "source_iou": Column("float32", "offsets"),
+        "others": Column("bool", "offsets", wide=True, optional=True),
+    }
 
 
 def write_transferred(
@@ -38,22 +78,23 @@ def write_transferred(
     origin = boxes.provenance
     if origin is None:
         raise ValueError("transferred boxes need provenance")
-    columns = {name: getattr(boxes, name) for name in _COLUMNS}
-    columns |= {"source_id": origin.source_id, "source_iou": origin.source_iou}
-    possible = possible_classes(dataset, slice(0, len(boxes)))
-    if possible is not None:
-        row, of = np.nonzero(possible)
-        columns["alternatives"] = np.stack([row, of], axis=1)[of != boxes.category[row]]
-    with atomic_path(folder / BOXES_FILE) as temp:
-        np.savez(temp, **columns)
-    names = {
-        "dataset": origin.dataset,
-        "origin": list(origin.origin),
-        "source_category": list(origin.source_category),
-        "sure": [] if sure is None else np.round(sure, 6).tolist(),
-    }
-    atomic_write_json(folder / NAMES_FILE, names)
-    return {"boxes": BOXES_FILE, "names": NAMES_FILE}
+    others = possible_classes(dataset, slice(0, len(boxes)))
+    if others is not None:
+        of_class = np.flatnonzero(boxes.category < others.shape[1])
+        others[of_class, boxes.category[of_class]] = False
+    shard = TransferredShard(
+        run={
+            "dataset": origin.dataset,
+            "sure": [] if sure is None else np.round(sure, 6).tolist(),
+        },
+        row=np.arange(len(dataset), dtype=np.int32),
+        offsets=dataset.offsets,
+        **{name: getattr(boxes, name) for name in _OF_BOXES},
+        **{name: getattr(origin, name) for name in _OF_PROVENANCE},
+        others=others,
+    )
+    write_shard(folder / BOXES_FILE, shard)
+    return {"boxes": BOXES_FILE}
 
 
 def read_transferred(
@@ -67,37 +108,22 @@ def read_transferred(
             enough to train on as ignore regions.
 
     Raises:
-        DataError: the files are missing or damaged.
+        DataError: the file is missing or damaged.
     """
-    try:
-        names = json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
-        with np.load(folder / BOXES_FILE, allow_pickle=False) as archive:
-            columns = {name: archive[name] for name in archive.files}
-        provenance = Provenance(
-            names["dataset"],
-            names["origin"],
-            columns.pop("source_id"),
-            names["source_category"],
-            columns.pop("source_iou"),
-        )
-        others = columns.pop("alternatives", None)
-        boxes = Boxes(**columns, provenance=provenance)
-        if others is not None:
-            table = np.zeros((len(boxes), space.num_classes), bool)
-            table[others[:, 0], others[:, 1]] = True
-            boxes = replace(boxes, extra=alternatives_field(table, space))
-        least = np.array(names.get("sure", []))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(
-            f"transferred boxes cannot be read: {error}",
-            file=folder,
-            remedy="Remove the folder and run align again.",
-        ) from error
+    shard = read_shard(folder / BOXES_FILE, TransferredShard)
+    origin = {name: getattr(shard, name) for name in _OF_PROVENANCE}
+    boxes = Boxes(
+        image=image_column(shard),
+        **{name: getattr(shard, name) for name in _OF_BOXES},
+        extra=None if shard.others is None else alternatives_field(shard.others, space),
+        provenance=Provenance(dataset=shard.run["dataset"], **origin),
+    )
+    minimum = np.array(shard.run["sure"])
     if not uncertain:
-        sure = [origin != UNCERTAIN for origin in provenance.origin]
-        if not all(sure):
-            boxes = boxes.take(np.flatnonzero(sure))
+        sure = np.array([name != UNCERTAIN for name in shard.origin], bool)
+        if not sure.all():
+            boxes = boxes.take(sure)
             boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
-    elif len(least):
-        boxes = replace(boxes, ignore=boxes.ignore | (boxes.score < least[boxes.category]))
+    elif len(minimum):
+        boxes = replace(boxes, ignore=boxes.ignore | (boxes.score < minimum[boxes.category]))
     return replace(source, boxes=boxes, space=space)

@@ -7,7 +7,6 @@ the network sees.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +20,12 @@ from torch import Tensor
 from relabel.classifiers.augment import Mix, centre_view, draw_mix, training_view
 from relabel.classifiers.settings import ClassifierSettings
 from relabel.datasets.pixels.batches import decoding_workers
-from relabel.datasets.pixels.location import decode_rgb, image_location, read_image_bytes
+from relabel.datasets.pixels.location import (
+    decode_rgb,
+    image_location,
+    read_image_bytes,
+    stored_bytes,
+)
 from relabel.errors import DataError, Problems
 from relabel.training.order import rows_of_step
 from relabel.training.prefetch import prefetch
@@ -97,7 +101,7 @@ class LabelledImages:
         for values in (self.file_names, self.class_names, self.class_keys):
             digest.update(f"{len(values)}:".encode())
             digest.update("\0".join(values).encode())
-        sizes = np.array([_size(location) for location in self.locations], dtype=np.int64)
+        sizes = np.array([stored_bytes(location) for location in self.locations], dtype=np.int64)
         for column in (self.gt, self.offsets, self.ids, self.probs, sizes):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
@@ -363,13 +367,3 @@ def ordered_batches(
 
     batches = -(-len(images) // batch_size)
     yield from prefetch(make, 0, batches, workers=decoding_workers(workers))
-
-
-def _size(location: str) -> int:
-    """Bytes of an image's file, or of the larger file it lies in; -1 if absent."""
-    scheme, _, rest = location.partition(":")
-    path = rest.partition("!")[0] if scheme in ("zip", "bytes", "parquet") else location
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 (a Path per image would double the time)
-    except OSError:
-        return -1

@@ -9,8 +9,8 @@ from typing import Literal
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.registry import format_info, write_dataset
 from relabel.datasets.namemap import NameMap
-from relabel.datasets.pixels.location import image_location
-from relabel.datasets.pixels.placing import CopyImages, is_packed
+from relabel.datasets.pixels.location import image_location, is_packed
+from relabel.datasets.pixels.placing import CopyImages
 from relabel.errors import Problems
 
 Placement = Literal["auto", "none", "link", "copy"]
@@ -66,7 +66,7 @@ def convert(
             notes.append(f"the map names what the dataset does not have: {', '.join(unused)}")
         dataset = name_map.apply(dataset)
 
-    packed = len(dataset) > 0 and is_packed(dataset, 0)
+    packed = len(dataset) > 0 and is_packed(image_location(dataset, 0))
     mode: CopyImages = "none" if images == "auto" else images
     place_problems = problems
     if images == "auto" and info.name in _NEEDS_IMAGES:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.pixels.location import stored_bytes
 from relabel.workspace.fingerprint import fingerprint
 
 
@@ -60,24 +60,6 @@ def dataset_fingerprint(dataset: DetectionDataset, *, boxes: bool = True) -> str
 
 def image_sizes(dataset: DetectionDataset) -> list[int]:
     """Bytes of each image's file, or of the archive or record file it lies in; -1 if absent."""
-    root = str(dataset.root)
-    archives: dict[str, int] = {}
-    sizes = []
-    for row, name in enumerate(dataset.images.file_name):
-        location = dataset.images.location[row] if dataset.images.location is not None else None
-        scheme, _, rest = (location or "").partition(":")
-        if scheme in ("zip", "bytes", "parquet"):
-            parts = rest.rsplit("!", 1 if scheme == "zip" else 2)
-            if parts[0] not in archives:
-                archives[parts[0]] = _size(parts[0])
-            sizes.append(archives[parts[0]])
-        else:
-            sizes.append(_size(location or f"{root}/{name}"))
-    return sizes
-
-
-def _size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return -1
+    root, names, places = str(dataset.root), dataset.images.file_name, dataset.images.location
+    places = [""] * len(names) if places is None else places
+    return [stored_bytes(p or f"{root}/{n}") for p, n in zip(places, names, strict=True)]

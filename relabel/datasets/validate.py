@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.pixels.location import image_location, image_size, read_image_bytes
-from relabel.datasets.pixels.placing import is_packed
+from relabel.datasets.pixels.location import image_location, image_size, is_packed, read_image_bytes
 from relabel.errors import Problem, Problems, RelabelError
 from relabel.workspace.progress import progress
 
@@ -76,7 +75,7 @@ def check_images(
     quiet: bool = False,
 ) -> None:
     """Report images that are missing, damaged, or not of the size their annotations state."""
-    plain = [i for i in range(len(dataset)) if not is_packed(dataset, i)]
+    plain = [i for i in range(len(dataset)) if not is_packed(image_location(dataset, i))]
     present = [Path(image_location(dataset, i)).is_file() for i in plain]
     if plain and not any(present) and Path(path).is_file():
         problems.warning(

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relabel.align.export import place_images, with_images_in
 from relabel.align.store import read_transferred, write_transferred
 from relabel.catalogue.catalogue import DatasetEntry
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import load_rgb
+from relabel.datasets.pixels.placing import place_images, with_images_in
 from relabel.errors import DataError
 
 
@@ -26,7 +26,7 @@ def dataset(coco_set: Callable[..., Path]) -> DetectionDataset:
 def test_plain_files_are_linked_without_symbolic_links(
     dataset: DetectionDataset, tmp_path: Path
 ) -> None:
-    place_images(dataset, tmp_path / "out", quiet=True)
+    place_images(dataset, tmp_path / "out", "hard", quiet=True)
     for name in dataset.images.file_name:
         path = tmp_path / "out" / name
         assert path.samefile(dataset.root / name) and not path.is_symlink()
@@ -42,8 +42,8 @@ def test_without_hard_links_small_sets_are_copied(
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     if not small:
-        monkeypatch.setattr("relabel.align.export._COPIED_BYTES", 10)
-    place_images(dataset, tmp_path / "out", quiet=True)
+        monkeypatch.setattr("relabel.datasets.pixels.placing._COPIED_BYTES", 10)
+    place_images(dataset, tmp_path / "out", "hard", quiet=True)
     for name in dataset.images.file_name:
         path = tmp_path / "out" / name
         assert path.is_symlink() is not small
@@ -59,7 +59,7 @@ def test_packed_images_are_taken_out(dataset: DetectionDataset, tmp_path: Path) 
     packed_set = replace(
         dataset, root=tmp_path / "gone", images=replace(dataset.images, location=locations)
     )
-    place_images(packed_set, tmp_path / "out", quiet=True)
+    place_images(packed_set, tmp_path / "out", "hard", quiet=True)
     archive.unlink()
     plain = with_images_in(packed_set, tmp_path / "out")
     assert plain.root == tmp_path / "out"
@@ -70,7 +70,7 @@ def test_names_that_lead_out_are_refused(dataset: DetectionDataset, tmp_path: Pa
     names = ["../../evil.png", *dataset.images.file_name[1:]]
     bad = replace(dataset, images=replace(dataset.images, file_name=names))
     with pytest.raises(DataError, match=r"leads out.*image 1|image 1.*leads out"):
-        place_images(bad, tmp_path / "out", quiet=True)
+        place_images(bad, tmp_path / "out", "hard", quiet=True)
 
 
 def test_transferred_boxes_come_back_exactly(dataset: DetectionDataset, tmp_path: Path) -> None:
@@ -102,6 +102,6 @@ def test_transferred_boxes_come_back_exactly(dataset: DetectionDataset, tmp_path
     sure = read_transferred(tmp_path, dataset, space).boxes
     trained = read_transferred(tmp_path, dataset, space, uncertain=True).boxes
     assert sure.ignore.tolist() == [False, True] and trained.ignore.tolist() == [True, True]
-    (tmp_path / "boxes.npz").write_bytes(b"PK cut")
-    with pytest.raises(DataError, match="cannot be read"):
+    (tmp_path / "boxes.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataError, match=r"boxes\.parquet: not a readable shard"):
         read_transferred(tmp_path, dataset, space)

@@ -14,24 +14,22 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
 
 from relabel.datasets.alternatives import alternatives_of
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.pixels.location import image_location, read_image_bytes
+from relabel.datasets.pixels.location import image_location, is_packed, read_image_bytes
+from relabel.datasets.pixels.placing import CopyImages, place_image
 from relabel.errors import ConfigError, DataError
-from relabel.workspace.atomic import atomic_path, atomic_write_bytes, disk_full_as_error
+from relabel.workspace.atomic import atomic_path, atomic_write_bytes
 
 FORMAT_VERSION = "1.22.0"
 """The FiftyOne revision the documents follow; later ones migrate them on import."""
-
-CopyImages = Literal["none", "link", "copy"]
 
 # The importer replaces every date by the time of the import.
 _DATE = {"$date": "2020-01-01T00:00:00Z"}
@@ -211,12 +209,10 @@ def _place_image(
     """Put the image where the sample can refer to it; returns the sample's ``filepath``.
 
     The importer prepends the dataset folder to relative paths, so results can be moved together
-    with images stored in them. An image that is there with the right size is not written again;
-    one that was cut off by a kill is.
+    with images stored in them.
     """
     location = image_location(dataset, row)
-    packed = location.partition(":")[0] in ("zip", "bytes", "parquet")
-    if copy_images == "none" and not packed:
+    if copy_images == "none" and not is_packed(location):
         return str(Path(location).absolute())
 
     name = dataset.images.file_name[row]
@@ -224,42 +220,12 @@ def _place_image(
     if ".." in parts or name.startswith("/") or "\\" in name or ":" in name:
         name = identity + PurePosixPath(name).suffix
     target = out / "data" / name
-    if not packed:
-        place_file(Path(location).absolute(), target, copy_images)
-    else:
+    if is_packed(location) and not target.suffix:
         data = read_image_bytes(location)
-        if not target.suffix:
-            kind = next((s for magic, s in _IMAGE_SUFFIXES.items() if data.startswith(magic)), "")
-            target = target.with_name(target.name + kind)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.is_file() or target.stat().st_size != len(data):
-            with disk_full_as_error(target):
-                target.write_bytes(data)
+        kind = next((s for magic, s in _IMAGE_SUFFIXES.items() if data.startswith(magic)), "")
+        target = target.with_name(target.name + kind)
+    place_image(location, target, "copy" if copy_images == "none" else copy_images)
     return target.relative_to(out).as_posix()
-
-
-def place_file(source: Path, target: Path, copy_images: CopyImages) -> None:
-    """Put an image into the dataset's folder, as a link or a copy.
-
-    Raises:
-        DataError: it does not exist.
-    """
-    if not source.is_file():
-        raise DataError(
-            "image file does not exist",
-            file=source,
-            remedy="Check the dataset's root in relabel.toml.",
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if copy_images == "copy":
-        if target.is_symlink():
-            target.unlink()
-        if not target.is_file() or target.stat().st_size != source.stat().st_size:
-            with disk_full_as_error(target):
-                shutil.copyfile(source, target)
-    elif not (target.is_symlink() and target.readlink() == source):
-        target.unlink(missing_ok=True)
-        target.symlink_to(source)
 
 
 def schema_field(

@@ -10,6 +10,7 @@ A location is a plain path, or one of
 from __future__ import annotations
 
 import io
+import os
 import threading
 import zipfile
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from relabel.errors import DataError
 
 _handles = threading.local()
 _OPEN_FILES = 8
+_SCHEMES = ("zip", "bytes", "parquet")
 _NOT_DECODABLE = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
@@ -38,6 +40,22 @@ def image_location(dataset: DetectionDataset, row: int) -> str:
     if dataset.images.location is not None and dataset.images.location[row]:
         return dataset.images.location[row]
     return str(dataset.image_path(row))
+
+
+def is_packed(location: str) -> bool:
+    """True if the image is a part of a larger file: an archive, a TFRecord, a Parquet file."""
+    return location.partition(":")[0] in _SCHEMES
+
+
+def stored_bytes(location: str) -> int:
+    """Size of the image's file, or of the larger file it lies in; -1 if absent."""
+    scheme, _, rest = location.partition(":")
+    if scheme in _SCHEMES:
+        location = rest.partition("!")[0] if scheme == "zip" else rest.rsplit("!", 2)[0]
+    try:
+        return os.stat(location).st_size  # noqa: PTH116 (a Path per image would double the time)
+    except OSError:
+        return -1
 
 
 def read_image_bytes(location: str) -> bytes:
@@ -113,7 +131,7 @@ def image_size(location: str) -> tuple[int, int]:
         DataError: missing or not an image.
     """
     try:
-        if location.partition(":")[0] in ("zip", "bytes", "parquet"):
+        if is_packed(location):
             source: Any = io.BytesIO(read_image_bytes(location))
         else:
             source = location

@@ -18,14 +18,13 @@ import numpy as np
 import orjson
 
 from relabel.datasets.formats.fiftyone import (
-    CopyImages,
     dataset_document,
     detection_fields,
     object_id,
-    place_file,
     schema_field,
 )
 from relabel.datasets.pixels.image_folder import ImageSet
+from relabel.datasets.pixels.placing import CopyImages, place_image
 from relabel.multilabel.result.export import label_order, label_origin_text, label_origins
 from relabel.multilabel.store import LabelShard, RegionShard
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes
@@ -98,7 +97,7 @@ def _samples(
             identity = object_id(name, "sample", file_name)
             path = images.root.absolute() / file_name
             if copy_images != "none":
-                place_file(path, out / "data" / file_name, copy_images)
+                place_image(str(path), out / "data" / file_name, copy_images)
             chosen = order[labels.label_offsets[i] : labels.label_offsets[i + 1]]
             found = [
                 {

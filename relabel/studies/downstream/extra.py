@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.pixels.location import image_location
+from relabel.datasets.pixels.location import image_location, is_packed
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.studies.downstream.arms import ARMS
 
@@ -160,8 +160,7 @@ def _refuse_test_images(found: DetectionDataset, test: DetectionDataset, file: P
 def _absolute(dataset: DetectionDataset) -> Sequence[str]:
     """Locations that are the same for the same image, however it is reached."""
     places = [image_location(dataset, row) for row in range(len(dataset))]
-    archived = ("zip:", "bytes:", "parquet:")
-    return [p if p.startswith(archived) else str(Path(p).resolve()) for p in places]
+    return [p if is_packed(p) else str(Path(p).resolve()) for p in places]
 
 
 def _normal(name: str) -> str:
