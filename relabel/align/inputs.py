@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relabel.datasets.fingerprint import dataset_fingerprint, image_sizes
+from relabel.datasets.fingerprint import dataset_fingerprint
+from relabel.datasets.pixels.location import image_sizes
 from relabel.errors import ConfigError, DataError, Problem, Problems
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.pixels.location import stored_bytes
+from relabel.datasets.pixels.location import image_sizes
 from relabel.workspace.fingerprint import fingerprint
 
 
@@ -56,10 +56,3 @@ def dataset_fingerprint(dataset: DetectionDataset, *, boxes: bool = True) -> str
         column("source id", rows.provenance.source_id)
         column("source iou", rows.provenance.source_iou)
     return digest.hexdigest()
-
-
-def image_sizes(dataset: DetectionDataset) -> list[int]:
-    """Bytes of each image's file, or of the archive or record file it lies in; -1 if absent."""
-    root, names, places = str(dataset.root), dataset.images.file_name, dataset.images.location
-    places = [""] * len(names) if places is None else places
-    return [stored_bytes(p or f"{root}/{n}") for p, n in zip(places, names, strict=True)]

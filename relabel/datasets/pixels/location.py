@@ -58,6 +58,13 @@ def stored_bytes(location: str) -> int:
         return -1
 
 
+def image_sizes(dataset: DetectionDataset) -> list[int]:
+    """Bytes of each image's file, or of the archive or record file it lies in; -1 if absent."""
+    root, names, places = str(dataset.root), dataset.images.file_name, dataset.images.location
+    places = [""] * len(names) if places is None else places
+    return [stored_bytes(p or f"{root}/{n}") for p, n in zip(places, names, strict=True)]
+
+
 def read_image_bytes(location: str) -> bytes:
     """The encoded bytes of the image at ``location``.
 

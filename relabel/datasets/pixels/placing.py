@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.fingerprint import image_sizes
-from relabel.datasets.pixels.location import image_location, is_packed, read_image_bytes
+from relabel.datasets.pixels.location import (
+    image_location,
+    image_sizes,
+    is_packed,
+    read_image_bytes,
+)
 from relabel.errors import DataError, Problems
 from relabel.workspace.atomic import TEMP_PREFIX, atomic_path
 from relabel.workspace.progress import progress
