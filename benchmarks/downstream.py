@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def helpers(jobs: int) -> list[subprocess.Popen[bytes]]:
-    """More processes with the same arguments; every one takes what no other is at."""
+    """More processes with the same arguments; each takes what no other works on."""
     if jobs < 2:
         return []
     threads = str(max(1, (os.cpu_count() or 1) // jobs))

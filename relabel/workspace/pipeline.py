@@ -23,7 +23,7 @@ from relabel.workspace.progress import message
 from relabel.workspace.stage import Stage, Status
 
 Busy = Literal["refuse", "wait", "leave"]
-_WAIT = 5.0  # seconds until what other processes are at is looked at again
+_WAIT = 5.0  # seconds until stages of other processes are looked at again
 _PATIENCE = 60.0  # seconds; stages made of shards are locked to read and write a manifest only
 
 
@@ -46,7 +46,7 @@ class Pipeline:
     Args:
         out: the workspace; it need not exist.
         lock: what a second process reads is in use, such as ``this workspace``. None
-            lets processes share the job: each takes the stages that no other one is at.
+            lets processes share the job: each takes the stages that no other one works on.
         log: name of a file in ``out`` with a JSON line for every start and end of a stage.
         quiet: say nothing on stderr.
 

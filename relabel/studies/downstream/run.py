@@ -1,7 +1,7 @@
 """`relabel evaluate downstream`: plan, run what is missing, gather the results.
 
 Every arm and seed is a stage of its own. Several processes may work on one comparison: each takes
-the trainings that no other is at, and the last one to finish has the whole table.
+the trainings that no other works on, and the last one to finish has the whole table.
 """
 
 from __future__ import annotations
