@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure
-from relabel.studies.downstream.results import Comparison, Mean, Metric
+from relabel.studies.downstream.results import Comparison, Metric
+from relabel.studies.means import Mean, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,21 +54,16 @@ def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
             seen += [centre - spread, centre + spread]
         axes.plot([centre, centre], [y - 0.27, y + 0.27], color=colour, linewidth=3, zorder=3)
         axes.scatter(*(points, [y] * len(points)), s=26, color=colour, edgecolor="white", zorder=4)
-        axes.annotate(
-            _number(comparison, name, metric, mean),
-            (1.02, y),
-            xycoords=axes.get_yaxis_transform(),
-            va="center",
-            annotation_clip=False,
-        )
-    for y in range(len(names), len(names) + len(absent)):
-        axes.annotate(
-            "not run", (1.02, y), xycoords=axes.get_yaxis_transform(), va="center", color=SOFT
-        )
-    axes.set_yticks(range(len(names) + len(absent)), [*names, *absent])
+    rows = [*names, *absent]
+    for y, name in enumerate(rows):
+        text = _number(comparison, name, metric) if name in names else "not run"
+        colour = "black" if name in names else SOFT
+        place = {"xycoords": axes.get_yaxis_transform(), "annotation_clip": False}
+        axes.annotate(text, (1.02, y), va="center", color=colour, **place)
+    axes.set_yticks(range(len(rows)), rows)
     for label in axes.get_yticklabels()[len(names) :]:
         label.set_color(SOFT)
-    axes.set_ylim(len(names) + len(absent) - 0.4, -0.6)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
     room = max(0.08 * (high - low), 0.7 - (high - low) / 2)
     axes.set_xlim(max(low - room, 0 if low >= room else -room), high + room)
@@ -100,21 +96,15 @@ def classes_figure(comparison: Comparison) -> Figure:
     import numpy as np
     from matplotlib import colormaps
 
-    base = comparison.base if comparison.base in comparison.arms else None
-    others = [name for name in comparison.arms if name != base]
-    relative = base is not None and bool(others)
-    shown = others if relative else list(comparison.arms)
-    classes = comparison.classes
-    cells = np.full((len(classes), len(shown)), np.nan)
-    for i, category in enumerate(classes):
-        for j, name in enumerate(shown):
-            value = (
-                comparison.difference(name, category=category)
-                if relative
-                else comparison.mean(name, category=category)
-            )
-            if value is not None:
-                cells[i, j] = 100 * value.mean
+    base, classes, relative = comparison.base, comparison.classes, comparison.relative
+    shown = [name for name in comparison.arms if not relative or name != base]
+
+    def percents(measure: Callable[..., Mean | None], names: Sequence[str]) -> np.ndarray:
+        """[classes, names], NaN where nothing was measured."""
+        means = [[measure(name, category=c) for name in names] for c in classes]
+        return 100 * np.array([[mean and mean.mean for mean in row] for row in means], float)
+
+    cells = percents(comparison.difference if relative else comparison.mean, shown)
     columns = len(shown) + relative
     width = 1.2 + 0.085 * max(map(len, classes)) + 0.72 * columns
     deepest = max(map(len, shown))
@@ -133,23 +123,20 @@ def classes_figure(comparison: Comparison) -> Figure:
         edgecolors="white",
         linewidth=1.5,
     )
-    for i, category in enumerate(classes):
-        if relative:
-            own = comparison.mean(base or "", category=category)
-            text = "–" if own is None else f"{100 * own.mean:.1f}"
+    if relative:
+        for (i, _), value in np.ndenumerate(percents(comparison.mean, [base])):
+            text = "–" if np.isnan(value) else f"{value:.1f}"
             axes.text(0.5, i + 0.5, text, ha="center", va="center", color=SOFT)
-        for j in range(len(shown)):
-            value = cells[i, j]
-            blank = not np.isfinite(value)
-            text = "–" if blank else _signed(value) if relative else f"{value:.1f}"
-            dark = not blank and abs(value) / top > 0.8
-            axes.text(
-                *(j + left + 0.5, i + 0.5, text),
-                ha="center",
-                va="center",
-                fontsize=9.5,
-                color=SOFT if blank else "white" if dark else INK,
-            )
+    for (i, j), value in np.ndenumerate(cells):
+        blank, dark = np.isnan(value), abs(value) / top > 0.8
+        axes.text(
+            *(j + left + 0.5, i + 0.5),
+            "–" if blank else _signed(value) if relative else f"{value:.1f}",
+            ha="center",
+            va="center",
+            fontsize=9.5,
+            color=SOFT if blank else "white" if dark else INK,
+        )
     labels = [f"{base}, AP", *shown] if relative else shown
     axes.set_xlim(0, columns)
     axes.set_ylim(len(classes), 0)
@@ -300,10 +287,11 @@ def _darker(colour: str) -> tuple[float, ...]:
     return tuple(0.75 * part for part in to_rgb(colour))
 
 
-def _number(comparison: Comparison, name: str, metric: Metric, mean: Mean) -> str:
-    text = f"{100 * mean.mean:.1f}"
-    if mean.std is not None:
-        text += f" ± {100 * mean.std:.1f}"
+def _number(comparison: Comparison, name: str, metric: Metric) -> str:
+    mean = comparison.mean(name, metric)
+    if mean is None:
+        return ""
+    text = percent(mean)
     if comparison.base in comparison.arms and name != comparison.base:
         change = comparison.difference(name, metric)
         text += "" if change is None else f"   ({_signed(100 * change.mean)})"
@@ -314,8 +302,8 @@ def _number(comparison: Comparison, name: str, metric: Metric, mean: Mean) -> st
 
 
 def _signed(value: float) -> str:
-    """One decimal with sign, a true minus, and no negative zero."""
-    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
+    """Points with sign and a true minus."""
+    return percent(value / 100, signed=True).replace("-", "−")
 
 
 def _title(comparison: Comparison, what: str) -> str:

@@ -28,13 +28,13 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
     tables = []
     if comparison.arms:
         title = f"Test AP in percent, {_spread_text(comparison)}"
-        if _has_others(comparison):
+        if comparison.relative:
             title += f"; change: to {comparison.base}"
             title += "; share: of the oracle's gain" if ORACLE in comparison.arms else ""
         tables.append((title, arm_rows(comparison, brief=True)))
     if comparison.arms and comparison.classes:
         title = "AP per class, in percent"
-        if _has_others(comparison):
+        if comparison.relative:
             title = f"AP per class in percent: differences to {comparison.base}"
         tables.append((title, arm_class_rows(comparison, brief=True)))
     if comparison.not_run:
@@ -89,7 +89,7 @@ def arm_class_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
         return percent(value.mean if brief and value else value, signed=signed)
 
     first, others = list(comparison.arms), []
-    if _has_others(comparison):
+    if comparison.relative:
         first = [comparison.base]
         others = [name for name in comparison.arms if name != comparison.base]
     rows = [
@@ -130,7 +130,7 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
     parts.append("\n".join(f"- {k}: {v}" for k, v in facts.items() if v not in (None, "")) + "\n")
     if comparison.arms:
         text = f"Percent, {_spread_text(comparison)}."
-        if _has_others(comparison):
+        if comparison.relative:
             text += f" Changes are differences to {comparison.base}, taken seed by seed."
         parts.append(f"## Test AP\n\n{text}\n")
         parts.append(markdown(arm_rows(comparison)))
@@ -140,7 +140,7 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
             f"Not finished: seed {_listed(seeds)} of {name}.\n" for name, seeds in missing.items()
         ]
     if comparison.arms and comparison.classes:
-        if _has_others(comparison):
+        if comparison.relative:
             text = f"AP of {comparison.base}, and the differences of the other arms to it"
         else:
             text = "AP"
@@ -179,10 +179,6 @@ def _share(comparison: Comparison, arm: str) -> str:
         return NONE
     share = share_of_gain(comparison, arm, ORACLE, comparison.base)
     return NONE if share is None else f"{round(100 * share) + 0} %"
-
-
-def _has_others(comparison: Comparison) -> bool:
-    return comparison.base in comparison.arms and len(comparison.arms) > 1
 
 
 def _spread_text(comparison: Comparison) -> str:

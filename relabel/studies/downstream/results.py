@@ -103,6 +103,11 @@ class Comparison:
     hardware: str | None = None
 
     @property
+    def relative(self) -> bool:
+        """True if there is something to compare with the base arm."""
+        return self.base in self.arms and len(self.arms) > 1
+
+    @property
     def classes(self) -> list[str]:
         """Every class that an arm was measured on, in the order of the first arm that has it."""
         return list(dict.fromkeys(name for arm in self.arms.values() for name in arm.per_class))
