@@ -189,11 +189,12 @@ def _score_floors(
 ) -> list[TransferMetrics]:
     from relabel.crosslabel.shards import read_pseudo_labels
     from relabel.datasets.formats.registry import read_dataset
-    from relabel.evaluation.floors import all_floors, read_name_map
+    from relabel.datasets.namemap import NameMap
+    from relabel.evaluation.floors import all_floors
     from relabel.evaluation.transfer import compare_transfer
 
     dataset = read_dataset(source, "coco")
-    names = None if map_file is None else read_name_map(map_file)
+    names = None if map_file is None else NameMap.load(map_file).names
     found = all_floors(dataset, read_pseudo_labels(folder), names, threshold)
     return compare_transfer(truth, dataset, found)
 

@@ -90,7 +90,7 @@ def multilabel(
         allow_missing=allow_missing,
     )
     warn(result.warnings)
-    rows = tables.class_rows(result)
+    rows = tables.label_class_rows(result)
     total = len(result.class_aps())
     lowest = f", the lowest of {total}" if len(rows[1]) < total else ""
     shown = [

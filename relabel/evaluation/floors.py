@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +25,11 @@ from relabel.geometry import BoxPairs, overlapping, suppress
 if TYPE_CHECKING:
     from relabel.crosslabel.pseudo import PseudoLabels
 
-NameMap = Mapping[str, str | None]
+TargetNames = Mapping[str, str | None]
 
 
 def untouched_with_map(
-    source: DetectionDataset, target_space: LabelSpace, names: NameMap
+    source: DetectionDataset, target_space: LabelSpace, names: TargetNames
 ) -> DetectionDataset:
     """The source's own boxes with their categories renamed.
 
@@ -43,11 +42,7 @@ def untouched_with_map(
     Raises:
         ConfigError: a name that one of the label spaces does not have.
     """
-    table = np.full(len(source.space), -1, np.int64)
-    for mine, theirs in names.items():
-        row = source.space.index(mine)
-        table[row] = -1 if theirs is None else target_space.index(theirs)
-    category = table[source.boxes.category] if len(source.space) else np.zeros(0, np.int64)
+    category = _renamed_categories(source, target_space, names)
     kept = np.flatnonzero(category >= 0)
     return _relabelled(source, target_space, kept, category[kept], source.boxes.score[kept])
 
@@ -82,7 +77,7 @@ def best_overlap(
     pseudo: PseudoLabels,
     threshold: float | Sequence[float] = 0.5,
     min_iou: float = 0.5,
-    fallback: NameMap | None = None,
+    fallback: TargetNames | None = None,
 ) -> DetectionDataset:
     """The source's boxes, each with class and score of the pseudo-label that overlaps it best.
 
@@ -108,11 +103,8 @@ def best_overlap(
     category[pairs.left] = found.category[pairs.right]
     score[pairs.left] = found.score[pairs.right]
     if fallback is not None:
-        table = np.full(len(source.space), -1, np.int64)
-        for mine, theirs in fallback.items():
-            table[source.space.index(mine)] = -1 if theirs is None else pseudo.space.index(theirs)
         bare = np.flatnonzero(category < 0)
-        category[bare] = table[source.boxes.category[bare]]
+        category[bare] = _renamed_categories(source, pseudo.space, fallback)[bare]
         # Confirmed by no pseudo-label: after all those that are.
         score[bare] = 0.0
     kept = np.flatnonzero((category >= 0) & ~source.boxes.ignore)
@@ -155,7 +147,7 @@ def derive_name_map(
 def all_floors(
     source: DetectionDataset,
     pseudo: PseudoLabels,
-    names: NameMap | None = None,
+    names: TargetNames | None = None,
     threshold: float | Sequence[float] = 0.5,
 ) -> dict[str, DetectionDataset]:
     """The three floors by name; ``names`` is derived from the data where None."""
@@ -173,27 +165,14 @@ def all_floors(
     }
 
 
-def read_name_map(path: Path) -> dict[str, str | None]:
-    """A YAML file of ``source name: target name``, or null to drop the category.
-
-    Raises:
-        ConfigError: missing, or not such a map.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"cannot be read: {error}", file=path, remedy="Give a YAML file of name: name."
-        ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(k, str) and (v is None or isinstance(v, str)) for k, v in content.items()
-    ):
-        raise ConfigError(
-            "is not a name map", file=path, remedy="Write `source name: target name` or null."
-        )
-    return content
+def _renamed_categories(
+    source: DetectionDataset, space: LabelSpace, names: TargetNames
+) -> np.ndarray:
+    """int64 [n], each box's position in another label space, -1 where its category has none."""
+    table = np.full(max(len(source.space), 1), -1, np.int64)
+    for mine, theirs in names.items():
+        table[source.space.index(mine)] = -1 if theirs is None else space.index(theirs)
+    return table[source.boxes.category]
 
 
 def _confident(

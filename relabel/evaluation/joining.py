@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def join_by_id(predictions: DetectionDataset, truth: DetectionDataset) -> Boxes:
     if _named(predictions) and _named(truth):
         ours, theirs = predictions.images.file_name, truth.images.file_name
         if not all(rows[i] >= 0 and ours[i] == theirs[int(rows[i])] for i in used.tolist()):
-            rows = _rows_by_name(ours, _name_table(truth))
+            rows = _in_table(ours, truth)
     missing = used[rows[used] < 0]
     if len(missing):
         image = int(missing[0])
@@ -73,7 +74,7 @@ def join_by_name(
     elif not (_named(predictions) and _named(truth)):
         rows = _rows_by_id(predictions, truth)
     else:
-        rows = _rows_by_name(predictions.images.file_name, _name_table(truth))
+        rows = _in_table(predictions.images.file_name, truth)
         _complete_by_basename(rows, predictions.images.file_name, truth.images.file_name)
     warnings = []
     found = rows[rows >= 0]
@@ -160,22 +161,10 @@ def _named(dataset: DetectionDataset) -> bool:
     return all(dataset.images.file_name)
 
 
-def _name_table(truth: DetectionDataset) -> dict[str, int]:
-    names = truth.images.file_name
-    table = {_normal(name): i for i, name in enumerate(names)}
-    if len(table) < len(names):
-        seen: set[str] = set()
-        double = next(n for n in names if _normal(n) in seen or seen.add(_normal(n)))
-        raise DataError(
-            f"file_name {double!r} is used by two images",
-            file=truth.name,
-            remedy="Images are joined by file_name; make them unique.",
-        )
-    return table
-
-
-def _rows_by_name(names: Sequence[str], table: dict[str, int]) -> np.ndarray:
-    return np.array([table.get(_normal(n), -1) for n in names], dtype=np.int64)
+def _in_table(names: Sequence[str], truth: DetectionDataset) -> np.ndarray:
+    """int64 [len(names)]: the truth's images of these names, -1 where it has none."""
+    table = rows_by_name(truth.images.file_name, truth.name)
+    return np.array([table.get(plain_name(n), -1) for n in names], dtype=np.int64)
 
 
 def _complete_by_basename(rows: np.ndarray, names: Sequence[str], known: Sequence[str]) -> None:
@@ -194,12 +183,34 @@ def _complete_by_basename(rows: np.ndarray, names: Sequence[str], known: Sequenc
             rows[mine[0]] = others[0]
 
 
-def _normal(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
+def plain_name(name: str) -> str:
+    """A file name with forward slashes and nothing before its first folder."""
+    name = name.replace("\\", "/").lstrip("/")
+    while name.startswith("./"):
+        name = name[2:]
+    return name
+
+
+def rows_by_name(names: Sequence[str], file: str | Path) -> dict[str, int]:
+    """Rows of images by their `plain_name`.
+
+    Raises:
+        DataError: a name that appears twice.
+    """
+    table: dict[str, int] = {}
+    for row, name in enumerate(map(plain_name, names)):
+        if table.setdefault(name, row) != row:
+            raise DataError(
+                f"file name {name!r} appears twice",
+                file=file,
+                record=f"records {table[name] + 1} and {row + 1}",
+                remedy="Images are joined by file name; make them unique.",
+            )
+    return table
 
 
 def _base(name: str) -> str:
-    return _normal(name).rsplit("/", 1)[-1]
+    return plain_name(name).rsplit("/", 1)[-1]
 
 
 def _image_text(dataset: DetectionDataset, row: int) -> str:

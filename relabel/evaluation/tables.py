@@ -23,14 +23,14 @@ def transfer_rows(results: Sequence[TransferMetrics]) -> Rows:
     header += ["IoU before", "IoU after", "common before", "common after", "boxes"]
     rows = []
     for result in results:
-        row = [result.name, *map(_percent, (result.AP, result.AP50, result.AP75))]
+        row = [result.name, *map(percentage, (result.AP, result.AP50, result.AP75))]
         for quality in result.at.values():
             row += map(
-                _percent,
+                percentage,
                 (quality.precision, quality.recall, quality.f1, quality.class_accuracy),
             )
         keys = ("before", "after", "before_common", "after_common")
-        row += [_percent(result.mean_iou[key]) for key in keys]
+        row += [percentage(result.mean_iou[key]) for key in keys]
         rows.append([*row, str(result.counts["predictions"])])
     return header, rows
 
@@ -43,7 +43,7 @@ def class_rows(result: TransferMetrics) -> Rows:
             name,
             str(values["truth"]),
             str(values["predictions"]),
-            *(_percent(values[key]) for key in ("AP", "precision", "recall", "f1")),
+            *(percentage(values[key]) for key in ("AP", "precision", "recall", "f1")),
         ]
         for name, values in result.per_class.items()
     ]
@@ -52,21 +52,21 @@ def class_rows(result: TransferMetrics) -> Rows:
 
 def detection_rows(metrics: DetectionMetrics) -> Rows:
     """The twelve numbers, a row each."""
-    return ["metric", "%"], [[name, _percent(getattr(metrics, name))] for name in NUMBERS]
+    return ["metric", "%"], [[name, percentage(getattr(metrics, name))] for name in NUMBERS]
 
 
 def detection_class_rows(metrics: DetectionMetrics) -> Rows:
     """AP of every class."""
-    return ["class", "AP"], [[name, _percent(ap)] for name, ap in metrics.per_class.items()]
+    return ["class", "AP"], [[name, percentage(ap)] for name, ap in metrics.per_class.items()]
 
 
 def error_rows(analysis: ErrorAnalysis) -> Rows:
     """A row per error type: how many, and the AP50 that repairing them alone would add."""
     rows = [
-        [name, str(analysis.counts[name]), _percent(analysis.dAP[name])] for name in ERROR_TYPES
+        [name, str(analysis.counts[name]), percentage(analysis.dAP[name])] for name in ERROR_TYPES
     ]
     for name in ("false_positive", "false_negative"):
-        rows.append([f"all {name.replace('_', ' ')}s", "", _percent(analysis.dAP[name])])
+        rows.append([f"all {name.replace('_', ' ')}s", "", percentage(analysis.dAP[name])])
     return ["error", "count", "dAP"], rows
 
 
@@ -76,8 +76,8 @@ def error_class_rows(analysis: ErrorAnalysis) -> Rows:
         [
             name,
             str(values["truth"]),
-            _percent(values["AP50"]),
-            *(_percent(values["dAP"][kind]) for kind in ERROR_TYPES),
+            percentage(values["AP50"]),
+            *(percentage(values["dAP"][kind]) for kind in ERROR_TYPES),
         ]
         for name, values in analysis.per_class.items()
     ]
@@ -120,5 +120,6 @@ def rich_table(table: Rows, title: str | None = None) -> Table:
     return shown
 
 
-def _percent(value: float | None) -> str:
+def percentage(value: float | None) -> str:
+    """A fraction as percent with one decimal, ``-`` for None."""
     return "-" if value is None else f"{100 * value:.1f}"

@@ -12,6 +12,7 @@ import pytest
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.datasets.namemap import NameMap
 from relabel.errors import ConfigError, DataError
 from relabel.evaluation import tables
 from relabel.evaluation.floors import (
@@ -19,7 +20,6 @@ from relabel.evaluation.floors import (
     best_overlap,
     derive_name_map,
     filtered_pseudo_labels,
-    read_name_map,
     untouched_with_map,
 )
 from relabel.evaluation.transfer import compare_transfer, evaluate_transfer
@@ -305,10 +305,10 @@ def test_floors_side_by_side(tmp_path: Path) -> None:
         all_floors(source, pseudo_labels(), {"van": "car"})
     path = tmp_path / "map.yaml"
     path.write_text("vehicle: bus\ncart: null\n")
-    assert read_name_map(path) == {"vehicle": "bus", "cart": None}
+    assert NameMap.load(path).names == {"vehicle": "bus", "cart": None}
     path.write_text("- a\n")
-    with pytest.raises(ConfigError, match="not a name map"):
-        read_name_map(path)
+    with pytest.raises(ConfigError, match="not a map of names"):
+        NameMap.load(path)
 
 
 def test_ignore_category_covers_every_class() -> None:

@@ -79,19 +79,28 @@ def read_file(path: Path, *, remedy: str = "Check the path.") -> bytearray:
     return data
 
 
-def parse_json(data: bytes | bytearray, path: Path) -> Any:
+def parse_json(data: bytes | bytearray, path: str | Path) -> Any:
     """Plain Python objects from JSON that may hold NaN and Infinity, as Python writes them.
 
     Raises:
-        DataError: not JSON, or cut off; the message tells where.
+        DataError: not JSON, not UTF-8, or cut off; the message tells where.
     """
     try:
         return json.loads(data)
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise DataError(
-            f"not valid JSON: {error}",
+            f"not UTF-8 text at byte {error.start}",
             file=path,
-            remedy="The file may be cut off: download it again.",
+            remedy="Save the file as UTF-8 JSON.",
+        ) from error
+    except RecursionError as error:
+        raise DataError("not valid JSON: nested too deeply", file=path) from error
+    except ValueError as error:
+        at = getattr(error, "pos", None)
+        cut = at is not None and not data[at:].strip()
+        what = "it is cut off at its end" if cut else str(error)
+        raise DataError(
+            f"not valid JSON: {what}", file=path, remedy="Export or download the file again."
         ) from error
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from relabel.errors import DataError
+from relabel.evaluation.joining import plain_name, rows_by_name
 
 _SUFFIXES = {
     ".jpg": "jpeg",
@@ -57,10 +58,10 @@ def join_images(
         DataError: a file name that appears twice, two predictions for one image, a prediction
             that fits several images.
     """
-    true_names = [_plain(name) for name in truth]
-    names = [_plain(name) for name in predictions]
-    row_of = _unique(true_names, truth_file)
-    _unique(names, predictions_file)
+    true_names = [plain_name(name) for name in truth]
+    names = [plain_name(name) for name in predictions]
+    row_of = rows_by_name(true_names, truth_file)
+    rows_by_name(names, predictions_file)
     record = np.full(len(truth), -1, dtype=np.int64)
     left = []
     for i, name in enumerate(names):
@@ -137,23 +138,3 @@ class _Key:
             return False
         shared = min(len(self.folders), len(other.folders))
         return not shared or self.folders[-shared:] == other.folders[-shared:]
-
-
-def _plain(name: str) -> str:
-    name = name.replace("\\", "/").lstrip("/")
-    while name.startswith("./"):
-        name = name[2:]
-    return name
-
-
-def _unique(names: Sequence[str], file: str | Path) -> dict[str, int]:
-    table: dict[str, int] = {}
-    for row, name in enumerate(names):
-        if table.setdefault(name, row) != row:
-            raise DataError(
-                f"file name {name!r} appears twice",
-                file=file,
-                record=f"records {table[name] + 1} and {row + 1}",
-                remedy="Remove one of the two.",
-            )
-    return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relabel.evaluation.multilabel.evaluate import MultiLabelResult
 from relabel.evaluation.multilabel.metrics import BUCKETS
-from relabel.evaluation.tables import Rows
+from relabel.evaluation.tables import Rows, percentage
 
 
 def summary_rows(result: MultiLabelResult) -> Rows:
@@ -12,30 +12,26 @@ def summary_rows(result: MultiLabelResult) -> Rows:
     metrics = result.metrics
     classes = int((metrics.class_images > 0).sum())
     rows = [
-        ["top-1", _percent(metrics.top1), _count(metrics.images, "image")],
-        ["mAP over images", _percent(metrics.example_mAP), _count(metrics.images, "image")],
+        ["top-1", percentage(metrics.top1), _count(metrics.images, "image")],
+        ["mAP over images", percentage(metrics.example_mAP), _count(metrics.images, "image")],
     ]
     for name, least, _ in BUCKETS:
         labels = {"1": "1 label", "2": "2 labels"}.get(name, f"{least} labels or more")
         count = metrics.bucket_images[name]
-        rows.append([f"  of {labels}", _percent(metrics.buckets[name]), _count(count, "image")])
-    rows.append(["mAP over classes", _percent(metrics.class_mAP), _count(classes, "class")])
+        rows.append([f"  of {labels}", percentage(metrics.buckets[name]), _count(count, "image")])
+    rows.append(["mAP over classes", percentage(metrics.class_mAP), _count(classes, "class")])
     if metrics.skipped:
         rows.append(["without a label, skipped", "", _count(metrics.skipped, "image")])
     return ["metric", "%", "mean over"], rows
 
 
-def class_rows(result: MultiLabelResult, most: int = 20) -> Rows:
+def label_class_rows(result: MultiLabelResult, most: int = 20) -> Rows:
     """AP per class: all of them, or the ``most`` lowest where there are more."""
     values = sorted(result.class_aps().items(), key=lambda item: item[1])
     if len(values) <= most:
         values = list(result.class_aps().items())
-    return ["class", "AP"], [[name, _percent(ap)] for name, ap in values[:most]]
+    return ["class", "AP"], [[name, percentage(ap)] for name, ap in values[:most]]
 
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}{'es' if what.endswith('s') else 's'}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

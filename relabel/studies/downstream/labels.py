@@ -20,7 +20,7 @@ from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, ma
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
 from relabel.evaluation.floors import (
-    NameMap,
+    TargetNames,
     best_overlap,
     derive_name_map,
     filtered_pseudo_labels,
@@ -41,7 +41,7 @@ def label_source(
     source: DetectionDataset,
     target: DetectionDataset,
     pseudo: PseudoLabels,
-    names: NameMap,
+    names: TargetNames,
     settings: DownstreamSettings,
 ) -> DetectionDataset:
     """A source as an arm of `LABEL_ARMS` sees it.
@@ -77,7 +77,7 @@ def label_source(
 def name_map_of(
     source: DetectionDataset,
     pseudo: PseudoLabels,
-    given: NameMap | None,
+    given: TargetNames | None,
     settings: DownstreamSettings,
 ) -> dict[str, str | None]:
     """The name map of a source: a person's where there is one, else from names and data.
@@ -111,7 +111,7 @@ def name_map_of(
 
 
 def checked_name_map(
-    source: DetectionDataset, target_space: LabelSpace, given: NameMap
+    source: DetectionDataset, target_space: LabelSpace, given: TargetNames
 ) -> dict[str, str | None]:
     """A person's name map in the spaces' own names, in the source's order.
 
@@ -135,7 +135,9 @@ def checked_name_map(
     return {n: by_class[n] for n in source.space.names if n in by_class}
 
 
-def naive(source: DetectionDataset, target_space: LabelSpace, names: NameMap) -> DetectionDataset:
+def naive(
+    source: DetectionDataset, target_space: LabelSpace, names: TargetNames
+) -> DetectionDataset:
     """The source's own boxes under the target's names; classes mapped to None are dropped.
 
     Boxes whose target category is one to ignore become regions to leave out.
@@ -154,7 +156,7 @@ def naive(source: DetectionDataset, target_space: LabelSpace, names: NameMap) ->
 
 
 def normalized(
-    source: DetectionDataset, target: DetectionDataset, names: NameMap, min_boxes: int = 20
+    source: DetectionDataset, target: DetectionDataset, names: TargetNames, min_boxes: int = 20
 ) -> DetectionDataset:
     """Boxes resized to the target's statistics per class, under the target's names.
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from relabel.align.settings import PipelineSettings
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.namemap import NameMap
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, DataError, did_you_mean
-from relabel.evaluation.floors import NameMap, read_name_map
+from relabel.evaluation.floors import TargetNames
 from relabel.studies.downstream.arms import Arm
 from relabel.studies.downstream.labels import checked_name_map
 from relabel.studies.downstream.settings import DownstreamSettings
@@ -43,7 +44,7 @@ class Request:
     shared: Path | None = None
 
 
-def checked(request: Request) -> dict[str, NameMap]:
+def checked(request: Request) -> dict[str, TargetNames]:
     """Check what needs no data, and read the name maps, by source.
 
     Raises:
@@ -70,12 +71,12 @@ def checked(request: Request) -> dict[str, NameMap]:
                 file=file,
                 remedy=did_you_mean(name, request.sources),
             )
-        maps[name] = read_name_map(file)
+        maps[name] = NameMap.load(file).names
     return maps
 
 
 def check_maps(
-    request: Request, maps: Mapping[str, NameMap], datasets: Mapping[str, DetectionDataset]
+    request: Request, maps: Mapping[str, TargetNames], datasets: Mapping[str, DetectionDataset]
 ) -> None:
     """Check that the names in maps are there.
 

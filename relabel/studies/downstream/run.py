@@ -19,7 +19,7 @@ from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.errors import ConfigError, Problems
-from relabel.evaluation.floors import NameMap
+from relabel.evaluation.floors import TargetNames
 from relabel.settings import Runtime, settings_dict
 from relabel.studies.downstream.arms import Arm, How
 from relabel.studies.downstream.labels import label_source, name_map_of
@@ -75,8 +75,8 @@ class _Job:
         self.runtime = runtime
         self.overwrite = overwrite
         self.problems = Problems(runtime.skip_bad) if problems is None else problems
-        self.given_maps: Mapping[str, NameMap] = {}
-        self.name_maps: dict[str, NameMap] = {}
+        self.given_maps: Mapping[str, TargetNames] = {}
+        self.name_maps: dict[str, TargetNames] = {}
         self.pseudo: dict[str, PseudoLabels] = {}
         self.not_run: dict[str, str] = {}
         self.labels: dict[str, Mapping[str, DetectionDataset]] = {}

@@ -12,9 +12,9 @@ from relabel.align.settings import AlignSettings
 from relabel.catalogue.catalogue import Catalogue, load_catalogue
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.namemap import NameMap
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError
-from relabel.evaluation.floors import read_name_map
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_from
 from relabel.studies.downstream.arms import ARMS
@@ -234,7 +234,7 @@ def test_maps_of_the_papers_datasets(target: str) -> None:
     protocol = read_protocol(load_catalogue(config=FILES[0].parent / "label_divergence.toml"))
     assert set(protocol.maps[target]) == set(protocol.sources[target])
     for source, file in protocol.maps[target].items():
-        names = read_name_map(file)
+        names = NameMap.load(file).names
         assert set(names) >= set(LabelSpace.load(source).class_names)
         assert set(names) <= set(LabelSpace.load(source).names)
         assert {n for n in names.values() if n} <= set(LabelSpace.load(target).names)
@@ -267,6 +267,6 @@ def test_tollroad_files_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert seen[1] <= seen[0], dataset
         for target, maps in read_protocol(found).maps.items():
             for source, file in maps.items():
-                names = read_name_map(file)
+                names = NameMap.load(file).names
                 assert set(names) == set(found.get(source).read().space.class_names)
                 assert set(names.values()) <= set(found.get(target).read().space.class_names)

@@ -8,7 +8,6 @@ on without it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from relabel.datasets.formats.coco.columns import (
     image_columns,
     record_type,
 )
-from relabel.datasets.formats.records import collector_paused, read_file
+from relabel.datasets.formats.records import collector_paused, parse_json, read_file
 from relabel.errors import DataError, Problems
 
 _LISTS = ("images", "annotations", "categories")
@@ -83,7 +82,7 @@ def decode_results(path: str | Path, problems: Problems, data: bytearray) -> Ann
                 results.add(records, further)
         except (msgspec.DecodeError, UnicodeDecodeError):
             results = AnnotationBlocks()
-            rows = _python_json(data, path)
+            rows = parse_json(data, path)
             results.add(*_records(rows, _itself, "result", path, problems))
     return results.columns()
 
@@ -195,7 +194,7 @@ def decode_slowly(data: bytearray, path: str | Path, problems: Problems) -> Coco
         load: Callable[[Any], Any] = msgspec.json.decode
         fields = _file_fields(top)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        top = _python_json(data, path)
+        top = parse_json(data, path)
         if isinstance(top, list):
             raise DataError(
                 "is a list, as of detection results, not a COCO dataset",
@@ -226,24 +225,6 @@ def decode_slowly(data: bytearray, path: str | Path, problems: Problems) -> Coco
 
 def _itself(value: Any) -> Any:
     return value
-
-
-def _python_json(data: bytearray, path: str | Path) -> Any:
-    try:
-        return json.loads(data)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text at byte {error.start}",
-            file=path,
-            remedy="Save the file as UTF-8 JSON.",
-        ) from error
-    except RecursionError as error:
-        raise DataError("nested too deeply to be a COCO file", file=path) from error
-    except ValueError as error:
-        at = getattr(error, "pos", None)
-        cut = at is not None and not data[at:].strip()
-        what = "the JSON is cut off at its end" if cut else f"not valid JSON: {error}"
-        raise DataError(what, file=path, remedy="Export or download the file again.") from error
 
 
 def _records(
