@@ -173,8 +173,8 @@ def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
         table: dict[int, list[float]] = {}
         for points in arm.curves.values():
             for point in points:
-                if point[metric] is not None:
-                    table.setdefault(point["step"], []).append(100 * point[metric])
+                if (value := point[metric]) is not None:
+                    table.setdefault(point["step"], []).append(100 * value)
         if not table:
             continue
         steps = sorted(table)
