@@ -58,6 +58,7 @@ def arguments(world: Path, *args: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_every_arm_gives_numbers_and_sam3_a_reason(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_target_without_test_images_is_told_how_to_get_some(
     assert "holdout" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rt_detr_takes_the_same_arms(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ("--detector", "rt-detr", "--seeds", "0", "--out", str(world / "rt_detr"))
     result = compare(world, capsys, "--arms", ",".join(RUNNABLE), *args)
@@ -191,6 +193,7 @@ def test_rt_detr_takes_the_same_arms(world: Path, capsys: pytest.CaptureFixture[
     assert json.loads(config.read_text())["detector"] == "rt_detr"
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_comparison(world: Path) -> None:
     """Both end with the whole table; no training is done by both."""
     out = world / "together"
