@@ -202,32 +202,14 @@ class NuImagesTables:
         return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def rle_counts(mask: np.ndarray) -> bytes:
-    """COCO's compressed run lengths of a bool mask [H, W], column by column.
-
-    Runs alternate between background and foreground, background first. From the third run on the
-    difference to the run two before is stored, in groups of 5 bits with a continuation bit, each
-    group as one printable character (pycocotools' maskApi, ``rleToString``).
-    """
-    flat = np.asarray(mask, dtype=bool).ravel(order="F")
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat]).astype(np.int8)))
-    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    text = bytearray()
-    for i, run in enumerate(runs):
-        value = run - runs[i - 2] if i > 2 else run
-        more = True
-        while more:
-            group = value & 31
-            value >>= 5
-            more = value != (-1 if group & 16 else 0)
-            text.append((group | 32 if more else group) + 48)
-    return bytes(text)
-
-
 def _encoded(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run lengths of a bool mask [H, W], as nuImages stores them."""
+    from pycocotools import mask as coco
+
+    runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
-        "size": [int(mask.shape[0]), int(mask.shape[1])],
-        "counts": base64.b64encode(rle_counts(mask)).decode("ascii"),
+        "size": [int(side) for side in runs["size"]],
+        "counts": base64.b64encode(runs["counts"]).decode("ascii"),
     }
 
 

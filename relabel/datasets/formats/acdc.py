@@ -90,25 +90,14 @@ def read(
             row_of = _images(content, file, finder, rows, image_id, problems)
             parts.append(_boxes(content, file, row_of, rows.images(), space, problems))
     images = replace(rows.images(), id=_unique_ids(image_id))
-    return DetectionDataset(name, space, images, _joined(parts), path)
+    boxes = Boxes.concatenate(parts) if parts else make_boxes([], [], [])
+    boxes = replace(boxes, id=_unique_ids(boxes.id)).sorted_by_image()
+    return DetectionDataset(name, space, images, boxes, path)
 
 
 def _unique_ids(ids: Any) -> np.ndarray:
     ids = np.array(ids, dtype=np.int64)
     return ids if len(np.unique(ids)) == len(ids) else np.arange(1, len(ids) + 1)
-
-
-def _joined(parts: list[Boxes]) -> Boxes:
-    if not parts:
-        return make_boxes([], [], [])
-    return make_boxes(
-        np.concatenate([b.image for b in parts]),
-        np.concatenate([b.xywh for b in parts]),
-        np.concatenate([b.category for b in parts]),
-        ignore=np.concatenate([b.ignore for b in parts]),
-        id=_unique_ids(np.concatenate([b.id for b in parts])),
-        area=np.concatenate([b.area for b in parts]),
-    )
 
 
 def _label_files(path: Path, split: str, problems: Problems) -> list[Path]:

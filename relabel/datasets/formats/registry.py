@@ -29,130 +29,89 @@ class FormatInfo:
     Attributes:
         name: as given to ``--format`` and in relabel.toml.
         title: the name people know it by.
-        module: dotted path of its module, imported on first use.
+        module: of `relabel.datasets.formats`, imported on first use.
+        description: what PATH is.
         has_reader, has_writer: what the module offers.
         one_file: a dataset may be a single file of this format.
-        description: what PATH is.
     """
 
     name: str
     title: str
     module: str
-    has_reader: bool
-    has_writer: bool
-    one_file: bool
     description: str
+    has_reader: bool = True
+    has_writer: bool = False
+    one_file: bool = False
 
     def load(self) -> Any:
         """The format's module."""
-        return importlib.import_module(self.module)
+        return importlib.import_module(f"relabel.datasets.formats.{self.module}")
 
 
-def _table(*rows: FormatInfo) -> dict[str, FormatInfo]:
-    return {row.name: row for row in rows}
-
-
-FORMATS: dict[str, FormatInfo] = _table(
+_ROWS = (
     FormatInfo(
         "coco",
         "COCO",
-        "relabel.datasets.formats.coco.read",
-        True,
-        True,
-        True,
+        "coco.read",
         "an instances JSON file, or a folder with one per split; LVIS too",
+        has_writer=True,
+        one_file=True,
     ),
     FormatInfo(
         "voc",
         "Pascal VOC",
-        "relabel.datasets.formats.voc",
-        True,
-        True,
-        False,
+        "voc",
         "a folder with Annotations/*.xml, JPEGImages/ and ImageSets/Main/{split}.txt",
+        has_writer=True,
     ),
     FormatInfo(
         "yolo",
         "YOLO",
-        "relabel.datasets.formats.yolo.labels",
-        True,
-        True,
-        True,
+        "yolo.labels",
         "a data.yaml, or the folder that holds it beside images/ and labels/",
+        has_writer=True,
+        one_file=True,
     ),
+    FormatInfo("cityscapes", "Cityscapes", "cityscapes", "a folder with leftImg8bit/ and gtFine/"),
     FormatInfo(
-        "cityscapes",
-        "Cityscapes",
-        "relabel.datasets.formats.cityscapes",
-        True,
-        False,
-        False,
-        "a folder with leftImg8bit/ and gtFine/",
-    ),
-    FormatInfo(
-        "nuimages",
-        "nuImages",
-        "relabel.datasets.formats.nuimages",
-        True,
-        False,
-        False,
-        "a folder with v1.0-{split}/ tables and samples/",
+        "nuimages", "nuImages", "nuimages", "a folder with v1.0-{split}/ tables and samples/"
     ),
     FormatInfo(
         "waymo_v1",
         "Waymo Open v1",
-        "relabel.datasets.formats.waymo.v1",
-        True,
-        False,
-        True,
+        "waymo.v1",
         "a segment-*.tfrecord file, or a folder of them",
+        one_file=True,
     ),
     FormatInfo(
         "waymo_v2",
         "Waymo Open v2",
-        "relabel.datasets.formats.waymo.v2",
-        True,
-        False,
-        False,
+        "waymo.v2",
         "a folder with {split}/camera_box/ and {split}/camera_image/ Parquet files",
     ),
     FormatInfo(
         "bdd100k",
         "BDD100K",
-        "relabel.datasets.formats.scalabel.bdd100k",
-        True,
-        False,
-        False,
+        "scalabel.bdd100k",
         "a folder with images/100k/{split}/ and labels/det_20/det_{split}.json",
     ),
     FormatInfo(
         "shift",
         "SHIFT",
-        "relabel.datasets.formats.scalabel.shift",
-        True,
-        False,
-        False,
+        "scalabel.shift",
         "a folder with discrete/images/{split}/{view}/det_2d.json and img.zip",
     ),
-    FormatInfo(
-        "acdc",
-        "ACDC",
-        "relabel.datasets.formats.acdc",
-        True,
-        False,
-        False,
-        "a folder with rgb_anon/ and gt_detection/",
-    ),
+    FormatInfo("acdc", "ACDC", "acdc", "a folder with rgb_anon/ and gt_detection/"),
     FormatInfo(
         "fiftyone",
         "FiftyOne",
-        "relabel.datasets.formats.fiftyone",
-        False,
-        True,
-        False,
+        "fiftyone",
         "a FiftyOneDataset folder, written without a database",
+        has_reader=False,
+        has_writer=True,
     ),
 )
+FORMATS: dict[str, FormatInfo] = {row.name: row for row in _ROWS}
 
 # Names that stand for whichever of several formats the content turns out to be.
 FAMILIES: dict[str, tuple[str, ...]] = {"waymo": ("waymo_v1", "waymo_v2")}
