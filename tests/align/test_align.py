@@ -18,9 +18,9 @@ import pytest
 
 from relabel.cli import main
 from relabel.lat.settings import LatSettings
-from tests.align import fakes
+from tests.builders import fakes
 
-HERE = Path(__file__).parent
+FAKES = Path(fakes.__file__)
 MakeSet = Callable[..., Path]
 
 
@@ -66,7 +66,7 @@ class World:
 
     def start(self, *args: str, delay: float) -> subprocess.Popen[str]:
         """Start in a process that can be killed."""
-        command = [sys.executable, str(HERE / "fakes.py"), *self.arguments(*args)]
+        command = [sys.executable, str(FAKES), *self.arguments(*args)]
         env = os.environ | {"FAKE_DELAY": str(delay)}
         return subprocess.Popen(
             command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

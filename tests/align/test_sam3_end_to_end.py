@@ -15,8 +15,8 @@ from relabel.cli import main
 from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.evaluation.floors import filtered_pseudo_labels
 from relabel.settings import Runtime
-from tests.detectors.tiny_sam3 import tiny_sam3
-from tests.lat.world import tiny_backbone
+from tests.builders.blocks import tiny_backbone
+from tests.builders.sam3 import tiny_sam3
 
 TABLES = """
 [datasets.fine]

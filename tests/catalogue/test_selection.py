@@ -13,20 +13,16 @@ from click.testing import CliRunner
 from relabel.catalogue.catalogue import load_catalogue
 from relabel.catalogue.selection import Selection, name_order
 from relabel.cli import cli
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.dataset import DetectionDataset
 from relabel.errors import ConfigError
+from tests.builders.datasets import dataset_of
 
 MakeSet = Callable[..., Path]
 
 
 def frames(names: list[str]) -> DetectionDataset:
     """One box per image, whose width tells the image."""
-    n = len(names)
-    size = np.full(n, 100, np.int32)
-    images = Images(np.arange(n) + 1, names, size, size)
-    boxes = make_boxes(np.arange(n), [[0, 0, 1 + i, 5] for i in range(n)], np.zeros(n))
-    return DetectionDataset("road", LabelSpace.from_names("road", ["car"]), images, boxes, Path())
+    return dataset_of("road", ["car"], names, [(i, [0, 0, 1 + i, 5], 0) for i in range(len(names))])
 
 
 def names_of(dataset: DetectionDataset) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from relabel.classifiers.augment import Mix, apply_mix, centre_view, draw_crop, draw_mix
 from relabel.classifiers.data import (
@@ -15,12 +14,11 @@ from relabel.classifiers.data import (
     TrainingBatches,
     from_detections,
 )
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import DataError
-
-from .colours import COLOURS, two_colour_set
-from .quick import quick, read
+from tests.builders.colours import COLOURS, quick, read, two_colour_set
+from tests.builders.datasets import dataset_of, write_image
 
 NAMES = tuple(COLOURS)
 
@@ -64,15 +62,14 @@ def test_selecting_keeps_each_images_labels(tmp_path: Path) -> None:
 def detections(tmp_path: Path) -> DetectionDataset:
     space = LabelSpace("s", (Category(1, "cat"), Category(2, "dog"), Category(3, "cow")))
     for name in ("a.png", "b.png"):
-        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
-    images = Images(np.array([1, 2]), ["a.png", "b.png"], np.array([8, 8]), np.array([8, 8]))
+        write_image(tmp_path / name, 8, 8)
     boxes = make_boxes(
         [0, 0, 0, 0],
         [[0, 0, 2, 2], [0, 0, 5, 5], [1, 1, 3, 3], [0, 0, 8, 8]],
         [0, 1, 1, 2],
         ignore=[False, False, True, True],
     )
-    return DetectionDataset("d", space, images, boxes, tmp_path)
+    return dataset_of("d", space, ["a.png", "b.png"], boxes, root=tmp_path, size=(8, 8))
 
 
 def test_detections_become_classes_with_doubtful_ones_unknown(tmp_path: Path) -> None:

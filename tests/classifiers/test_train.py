@@ -30,9 +30,7 @@ from relabel.classifiers.train import (
 )
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.settings import Runtime
-
-from .colours import COLOURS, tiny_resnet, two_colour_set
-from .quick import quick, read
+from tests.builders.colours import COLOURS, quick, read, tiny_resnet, two_colour_set
 
 RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
 NAMES = tuple(COLOURS)
@@ -177,7 +175,7 @@ def test_both_colours_of_an_image_are_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", ["softmax", "smoothing"])
 def test_single_labels_train_with_the_same_recipe(tmp_path: Path, loss: str) -> None:
     rng = np.random.default_rng(0)
-    from .colours import paint
+    from tests.builders.colours import paint
 
     for i in range(24):
         file = tmp_path / "a" / NAMES[i % 3] / f"{i}.png"

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from relabel.cli import main
 from relabel.datasets.multilabels import read_tsv
@@ -28,7 +27,8 @@ from relabel.multilabel.store import read_regions, read_scores
 from relabel.settings import Runtime
 from relabel.workspace.columns import iterate, shard_paths
 from relabel.workspace.parts import Part
-from tests.classifiers.colours import COLOURS, tiny_resnet
+from tests.builders.colours import COLOURS, tiny_resnet
+from tests.builders.datasets import write_pixels
 
 IMAGES, SIDE = 18, 96
 CLASSES = sorted(COLOURS)
@@ -57,8 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(IMAGES):
         own, other = i % 3, (i + 1 + i // 3 % 2) % 3
         name = f"{CLASSES[own]}/{i:03d}.png"
-        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scene(rng, own, other)).save(root / "images" / name)
+        write_pixels(root / "images" / name, scene(rng, own, other))
         both[name] = [own, other]
     (root / "both.json").write_text(json.dumps(both))
     tiny_resnet(root / "backbone")

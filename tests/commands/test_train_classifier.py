@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from relabel.cli import main
-from tests.classifiers.colours import COLOURS, tiny_resnet, two_colour_set
+from tests.builders.colours import COLOURS, tiny_resnet, two_colour_set
 
 QUICK = (
     *("--preset", "light", "--steps", "40", "--batch-size", "8", "--lr", "0.02"),

@@ -13,25 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from relabel.cli import main
-from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.dataset import Provenance, make_boxes
 from relabel.datasets.formats import fiftyone as fiftyone_format
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
 from relabel.viewer import find_sources
+from tests.builders.datasets import dataset_of, write_image
 
 
 def write_source(folder: Path, name: str) -> None:
     """What align leaves for one source: one image, one transferred box."""
-    folder.mkdir(parents=True)
-    Image.new("RGB", (40, 20)).save(folder / "one.png")
-    images = Images(np.array([1]), ["one.png"], np.array([40]), np.array([20]))
+    write_image(folder / "one.png", 40, 20)
     origin = Provenance(name, ["source"], np.array([4]), ["vehicle"], np.array([1.0], np.float32))
     boxes = make_boxes([0], [[4, 2, 8, 4]], [0], score=[0.5], provenance=origin)
     space = LabelSpace.from_names("fine", ["car"])
-    data = DetectionDataset(name, space, images, boxes, folder)
+    data = dataset_of(name, space, ["one.png"], boxes, root=folder, size=(40, 20))
     fiftyone_format.write(data, folder / "fiftyone", extra_fields={"source": data})
     coco = {
         "images": [{"id": 1, "file_name": "one.png", "width": 40, "height": 20}],

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from relabel.crosslabel.label import cross_label
 from relabel.crosslabel.nms import select
 from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.crosslabel.shards import read_pseudo_labels
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset, Images
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.detectors.base import Detections
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
+from tests.builders.datasets import dataset_of, write_pixels
 
 SETTINGS = CrossLabelSettings(batch_size=3, shard_images=5, max_per_image=6)
 RUNTIME = Runtime(device="cpu", workers=2, quiet=True)
@@ -56,19 +56,17 @@ class FakeDetector:
 
 def make_dataset(root: Path, n: int = IMAGES, name: str = "coarse") -> DetectionDataset:
     """n PNG images of noise, of three sizes."""
-    root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(n)
     names, sizes = [], []
     for i in range(n):
         width, height = [(32, 24), (24, 32), (40, 24)][i % 3]
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{i:03d}.png")
+        write_pixels(root / f"{i:03d}.png", pixels)
         names.append(f"{i:03d}.png")
         sizes.append((width, height))
     width, height = np.array(sizes, np.int32).T
     images = Images(np.arange(1, n + 1), names, width, height)
-    space = LabelSpace.from_names(name, ["vehicle"])
-    return DetectionDataset(name, space, images, make_boxes([], [], []), root)
+    return dataset_of(name, ["vehicle"], images, root=root)
 
 
 def run(dataset: DetectionDataset, out: Path, **changes) -> FakeDetector:

@@ -16,8 +16,7 @@ from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.sam3.detector import Sam3Detector
 from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.settings import Runtime
-
-from ..detectors.tiny_sam3 import tiny_sam3
+from tests.builders.sam3 import tiny_sam3
 
 RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
 LABELLING = CrossLabelSettings(shard_images=2, batch_size=2)

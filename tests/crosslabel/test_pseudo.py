@@ -15,11 +15,12 @@ from relabel.crosslabel.pseudo import (
     pseudo_to_dataset,
 )
 from relabel.crosslabel.shards import labelling_run, pseudo_shard, read_pseudo_labels
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.errors import ConfigError, DataError
 from relabel.workspace.columns import write_shard
+from tests.builders.datasets import dataset_of, images_of
 
 SPACE = LabelSpace.from_names("fine", ["car", "bus"])
 
@@ -38,10 +39,8 @@ def example() -> PseudoLabels:
 
 
 def dataset() -> DetectionDataset:
-    size = np.full(3, 10, np.int32)
-    images = Images(np.array([7, 8, 9]), ["a.png", "b.png", "c.png"], size, size)
-    own = LabelSpace.from_names("coarse", ["vehicle"])
-    return DetectionDataset("coarse", own, images, make_boxes([], [], []), Path("photos"))
+    images = images_of(["a.png", "b.png", "c.png"], (10, 10), ids=[7, 8, 9])
+    return dataset_of("coarse", ["vehicle"], images, root=Path("photos"))
 
 
 def test_columns() -> None:

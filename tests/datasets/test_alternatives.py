@@ -9,12 +9,13 @@ import numpy as np
 
 from relabel.align.store import read_transferred, write_transferred
 from relabel.datasets.alternatives import alternatives_field, possible_classes, renamed
-from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.formats.coco import read as coco
 from relabel.datasets.formats.coco import write as coco_write
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import Problems
 from relabel.evaluation.floors import untouched_with_map
+from tests.builders.datasets import dataset_of
 
 SPACE = LabelSpace(
     "target",
@@ -38,10 +39,7 @@ def _dataset(tmp_path: Path, others: np.ndarray) -> DetectionDataset:
             "source", ["source"] * n, np.arange(n), ["x"] * n, np.ones(n, np.float32)
         ),
     )
-    images = Images(
-        np.array([1, 2]), ["a.png", "b.png"], np.full(2, 50, np.int32), np.full(2, 40, np.int32)
-    )
-    return DetectionDataset("source", SPACE, images, boxes, tmp_path)
+    return dataset_of("source", SPACE, ["a.png", "b.png"], boxes, size=(50, 40), root=tmp_path)
 
 
 # Rows in the order given; by image they are 1, 2, 0, 3.

@@ -1,26 +1,25 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from benchmarks import convert_coco
 from relabel.datasets.convert import convert
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import NameMap
 from relabel.errors import ConfigError, DataError, Problems
+from tests.builders.datasets import dataset_of, write_image
 
 
 def street(root: Path, with_images: bool = True) -> DetectionDataset:
     """Two images; car, van, dog (without boxes) and an ignored rack."""
     if with_images:
-        for name, color in (("a.png", "red"), ("b.png", "blue")):
-            root.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (80, 60), color).save(root / name)
+        for name, color in (("a.png", (255, 0, 0)), ("b.png", (0, 0, 255))):
+            write_image(root / name, 80, 60, color)
     space = LabelSpace(
         "street",
         (
@@ -37,8 +36,7 @@ def street(root: Path, with_images: bool = True) -> DetectionDataset:
         ignore=[False, False, False, True],
         id=[10, 11, 12, 13],
     )
-    images = Images(np.array([1, 2]), ["a.png", "b.png"], np.full(2, 80), np.full(2, 60))
-    return DetectionDataset("street", space, images, boxes, root)
+    return dataset_of("street", space, ["a.png", "b.png"], boxes, size=(80, 60), root=root)
 
 
 def test_a_map_merges_drops_and_numbers_from_one(tmp_path):
@@ -129,10 +127,8 @@ def test_images_inside_other_files_are_extracted(tmp_path):
         places.append(f"bytes:{tmp_path / 'blob'}!{len(blob)}!{len(data)}")
         blob += data
     (tmp_path / "blob").write_bytes(blob)
-    images = Images(
-        dataset.images.id, ["a.png", "b.png"], dataset.images.width, dataset.images.height, places
-    )
-    packed = DetectionDataset("p", dataset.space, images, dataset.boxes, tmp_path / "nowhere")
+    images = replace(dataset.images, location=places)
+    packed = replace(dataset, name="p", images=images, root=tmp_path / "nowhere")
     kept = convert(packed, "coco", tmp_path / "kept")
     assert "--extract-images" in kept.notes[0]
     for format in ("coco", "yolo"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from relabel.detectors.settings import SpecialistSettings
-from tests.detectors.tiny import tiny_detector
+from tests.builders.detectors import tiny_detector
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from relabel.detectors.load import load_detector
 from relabel.detectors.training import new_trainable
 from relabel.errors import DataError
 from relabel.settings import settings_dict
-from tests.detectors.tiny import FAMILIES, tiny_detector
+from tests.builders.detectors import FAMILIES, tiny_detector
 
 SPACE = LabelSpace.from_names("two", ["a", "b"])
 

@@ -18,8 +18,8 @@ from relabel.errors import DataError
 from relabel.evaluation.detector import validator
 from relabel.geometry import inside_ignored, iou_matrix
 from relabel.training.pixels import resized, stack_images
-from tests.detectors.tiny import RUNTIME, assert_resumes, tiny_detector
-from tests.lat.world import make_world
+from tests.builders.blocks import make_world
+from tests.builders.detectors import RUNTIME, assert_resumes, tiny_detector
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from relabel.detectors.faster_rcnn import joined
 from relabel.detectors.rt_detr.loss import Criterion, Truth
 from relabel.detectors.specialist import TrainingBatches
 from relabel.detectors.training import new_trainable
-from tests.detectors.tiny import FAMILIES, tiny_detector
-from tests.lat.world import make_world
+from tests.builders.blocks import make_world
+from tests.builders.detectors import FAMILIES, tiny_detector
 
 
 def test_the_loss_asks_for_any_of_the_possible_classes() -> None:

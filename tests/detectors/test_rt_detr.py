@@ -22,9 +22,16 @@ from relabel.detectors.specialist import TrainingBatches, train_specialist
 from relabel.evaluation.detector import validator
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.settings import LatSettings
-from tests.detectors.tiny import RUNTIME, assert_resumes
-from tests.detectors.tiny_rt_detr import CPU, SPACE, new_trainable, pixels_of, same
-from tests.lat.world import make_world
+from tests.builders.blocks import make_world
+from tests.builders.detectors import (
+    CPU,
+    RUNTIME,
+    SPACE,
+    assert_resumes,
+    new_rt_detr,
+    pixels_of,
+    same,
+)
 
 
 @pytest.mark.slow
@@ -72,7 +79,7 @@ def test_a_saved_model_predicts_the_same_whatever_shares_its_batch(
 ) -> None:
     backbone = tmp_path / "backbone"
     shutil.copytree(rt_detr.backbone, backbone)
-    trainable = new_trainable(replace(rt_detr, backbone=str(backbone)))
+    trainable = new_rt_detr(replace(rt_detr, backbone=str(backbone)))
     rng = np.random.default_rng(0)
     sizes = [(96, 96), (60, 150), (96, 96), (10, 200)]
     images = [rng.integers(0, 255, (h, w, 3), dtype=np.uint8) for h, w in sizes]
@@ -94,7 +101,7 @@ def test_a_saved_model_predicts_the_same_whatever_shares_its_batch(
 
 
 def test_autocast_leaves_boxes_in_full_precision(rt_detr: SpecialistSettings) -> None:
-    trainable = new_trainable(rt_detr)
+    trainable = new_rt_detr(rt_detr)
     model = trainable.model.eval()
     seen = {}
     for name in ("encoder", "decoder"):
@@ -109,7 +116,7 @@ def test_autocast_leaves_boxes_in_full_precision(rt_detr: SpecialistSettings) ->
 
 
 def test_lat_takes_the_backbone_of_an_rt_detr(rt_detr: SpecialistSettings, tmp_path: Path) -> None:
-    trainable = new_trainable(rt_detr)
+    trainable = new_rt_detr(rt_detr)
     trainable.save(tmp_path)
     features = FrozenFeatures.create(
         LatSettings(image_size=64, precision="fp32", feature_channels=4), CPU, tmp_path
@@ -126,7 +133,7 @@ def test_lat_takes_the_backbone_of_an_rt_detr(rt_detr: SpecialistSettings, tmp_p
 
 
 def test_a_restricted_copy_predicts_the_chosen_classes(rt_detr: SpecialistSettings) -> None:
-    trainable = new_trainable(rt_detr)
+    trainable = new_rt_detr(rt_detr)
     images = [np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)]
     # With all classes, in another order.
     turned = trainable.restricted(LabelSpace.from_names("turned", ["c", "a", "b"]), [2, 0, 1])

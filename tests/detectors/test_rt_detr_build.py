@@ -19,7 +19,7 @@ from relabel.errors import ConfigError, DataError
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_dict
-from tests.detectors.tiny_rt_detr import CPU, learn, losses, new_trainable, same, target
+from tests.builders.detectors import CPU, learn, losses, new_rt_detr, same, target
 
 
 def test_a_whole_checkpoint_loads_with_new_class_heads(
@@ -28,7 +28,7 @@ def test_a_whole_checkpoint_loads_with_new_class_heads(
     from transformers import RTDetrV2ForObjectDetection
 
     theirs = RTDetrV2ForObjectDetection.from_pretrained(whole).model
-    trainable = new_trainable(replace(rt_detr, rtdetr_model=str(whole), frozen_stride=4))
+    trainable = new_rt_detr(replace(rt_detr, rtdetr_model=str(whole), frozen_stride=4))
     ours: Any = trainable.model.net
     weights = {
         k.replace("module.", "").replace("backbone.encoder.", "backbone."): v
@@ -71,7 +71,7 @@ def test_pixels_are_normalised_as_the_checkpoint_says(
         "image_std": [0.2, 0.2, 0.25],
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    backbone: Any = new_trainable(replace(rt_detr, rtdetr_model=str(folder))).model.backbone
+    backbone: Any = new_rt_detr(replace(rt_detr, rtdetr_model=str(folder))).model.backbone
     assert backbone.mean.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
     assert backbone.std.flatten().tolist() == pytest.approx([0.2, 0.2, 0.25])
 
@@ -80,17 +80,17 @@ def test_what_cannot_be_loaded_is_one_line_with_a_remedy(
     rt_detr: SpecialistSettings, whole: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json.*rtdetr_v2_r18vd"):
-        new_trainable(replace(rt_detr, rtdetr_model=str(tmp_path)))
+        new_rt_detr(replace(rt_detr, rtdetr_model=str(tmp_path)))
     with pytest.raises(ConfigError, match="is a mobilenet_v2, no rt_detr_v2"):
-        new_trainable(replace(rt_detr, rtdetr_model=rt_detr.backbone))
+        new_rt_detr(replace(rt_detr, rtdetr_model=rt_detr.backbone))
     damaged = tmp_path / "damaged"
     shutil.copytree(whole, damaged)
     (damaged / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        new_trainable(replace(rt_detr, rtdetr_model=str(damaged)))
+        new_rt_detr(replace(rt_detr, rtdetr_model=str(damaged)))
     with pytest.raises(ConfigError, match="rtdetr_channels is 30"):
         replace(rt_detr, rtdetr_channels=30)
-    new_trainable(rt_detr).save(tmp_path / "model")
+    new_rt_detr(rt_detr).save(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(DataError, match="weights cannot be loaded"):
         load_detector(tmp_path / "model")

@@ -8,7 +8,7 @@ import torch
 
 from relabel.detectors.rt_detr.loss import Criterion, Truth, truths_of
 from relabel.detectors.settings import SpecialistSettings
-from tests.detectors.tiny_rt_detr import learn, losses, new_trainable, pixels_of, target
+from tests.builders.detectors import learn, losses, new_rt_detr, pixels_of, target
 
 
 def test_without_ignore_regions_the_loss_is_that_of_transformers(
@@ -16,7 +16,7 @@ def test_without_ignore_regions_the_loss_is_that_of_transformers(
 ) -> None:
     from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
-    trainable = new_trainable(rt_detr)
+    trainable = new_rt_detr(rt_detr)
     targets = [
         target([[10, 10, 40, 50], [60, 20, 90, 60]], [1, 3]),
         target([], []),
@@ -126,7 +126,7 @@ def test_a_matched_query_inside_an_ignore_region_still_learns() -> None:
 
 
 def test_classes_that_an_image_does_not_know_get_no_gradient(rt_detr: SpecialistSettings) -> None:
-    trainable = new_trainable(rt_detr)
+    trainable = new_rt_detr(rt_detr)
     known = torch.tensor([True, True, False, True])
     targets = [
         target([[10, 10, 40, 50]], [1], classes=known),
@@ -149,7 +149,7 @@ def test_classes_that_an_image_does_not_know_get_no_gradient(rt_detr: Specialist
 
 
 def test_images_without_boxes_teach_background_only(rt_detr: SpecialistSettings) -> None:
-    trainable = new_trainable(rt_detr)
+    trainable = new_rt_detr(rt_detr)
     found = losses(trainable, [target([], []), target([], [])])
     assert list(found) == [
         f"loss_{n}{e}" for e in ("", "_aux", "_dn") for n in ("vfl", "bbox", "giou")

@@ -14,8 +14,7 @@ from relabel.detectors.load import load_detector
 from relabel.detectors.sam3.detector import Sam3Detector, merge_prompts, why_unavailable
 from relabel.detectors.sam3.settings import Sam3Settings, class_prompts
 from relabel.errors import ConfigError, DataError
-
-from .tiny_sam3 import QUERIES, tiny_sam3
+from tests.builders.sam3 import QUERIES, tiny_sam3
 
 SPACE = LabelSpace(
     "street",

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.detectors.base import Detections
 from relabel.errors import DataError
 from relabel.evaluation.detections import NUMBERS, evaluate_dataset, evaluate_detections
+from tests.builders.datasets import dataset_of, images_of
 
 from .coco_cases import cases, pycocotools_numbers
 
@@ -171,10 +172,7 @@ def test_unknown_image_and_category_of_a_coco_file() -> None:
 
 
 def dataset(space: LabelSpace, boxes: Any) -> DetectionDataset:
-    images = Images(
-        np.array([7, 4]), ["x.jpg", "y.jpg"], np.array([500, 500]), np.array([500, 500])
-    )
-    return DetectionDataset("d", space, images, boxes, Path())
+    return dataset_of("d", space, images_of(["x.jpg", "y.jpg"], (500, 500), ids=[7, 4]), boxes)
 
 
 SPACE = LabelSpace("s", (Category(1, "car"), Category(2, "bus"), Category(3, "rack", ignore=True)))

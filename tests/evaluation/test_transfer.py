@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import NameMap
 from relabel.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ from relabel.evaluation.floors import (
     untouched_with_map,
 )
 from relabel.evaluation.transfer import compare_transfer, evaluate_transfer
+from tests.builders.datasets import dataset_of, images_of
 
 NAMES = ("car", "bus")
 
@@ -209,14 +210,14 @@ COARSE = LabelSpace("coarse", (Category(1, "vehicle"), Category(2, "cart"), Cate
 
 
 def source_dataset() -> DetectionDataset:
-    images = Images(np.array([8, 2]), ["a.jpg", "b.jpg"], np.array([640] * 2), np.array([640] * 2))
+    images = images_of(["a.jpg", "b.jpg"], (640, 640), ids=[8, 2])
     boxes = make_boxes(
         [0, 0, 1, 1],
         [[0, 0, 100, 80], [200, 0, 100, 80], [0, 0, 100, 80], [500, 500, 20, 20]],
         [0, 0, 0, 1],
         id=[11, 12, 13, 14],
     )
-    return DetectionDataset("coarse", COARSE, images, boxes, Path())
+    return dataset_of("coarse", COARSE, images, boxes)
 
 
 def pseudo_labels() -> PseudoLabels:
@@ -316,12 +317,9 @@ def test_ignore_category_covers_every_class() -> None:
         "fine", (Category(1, "car"), Category(2, "bus"), Category(3, "rack", ignore=True))
     )
     images = source_dataset().images
-    truth = DetectionDataset(
-        "t", space, images, make_boxes([0, 0], [[0, 0, 9, 9], [100, 100, 90, 90]], [0, 2]), Path()
-    )
-    made = DetectionDataset(
-        "p", TARGET, images, make_boxes([0, 0], [[0, 0, 9, 9], [100, 100, 60, 60]], [0, 1]), Path()
-    )
+    near, far = (0, [0, 0, 9, 9]), (0, [100, 100, 90, 90])
+    truth = dataset_of("t", space, images, [(*near, 0), (*far, 2)])
+    made = dataset_of("p", TARGET, images, [(*near, 0), (0, [100, 100, 60, 60], 1)])
     metrics = evaluate_transfer(truth, made)
     assert metrics.at["0.5"].precision == 1.0
     assert metrics.per_class["bus"]["predictions"] == 0

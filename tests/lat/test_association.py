@@ -15,7 +15,7 @@ from relabel.lat.bank import ProposalBank
 from relabel.lat.proposals import image_proposals
 from relabel.lat.settings import LatSettings
 from relabel.lat.train import LatBatches
-from tests.lat.world import World, make_world
+from tests.builders.blocks import World, make_world
 
 NEW, OLD = ["car", "bus", "truck"], ["car", "coach"]
 JOINT = JointLabelSpace((LabelSpace.from_names("new", NEW), LabelSpace.from_names("old", OLD)))

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.datasets.dataset import DetectionDataset
 from relabel.errors import ConfigError, DataError
 from relabel.lat.folds import folds
 from relabel.lat.settings import LatSettings
+from tests.builders.datasets import dataset_of
 
 
 def video(frames: int, order: list[int] | None = None) -> DetectionDataset:
     """Images named by frame, stored in some order, without boxes."""
     numbers = list(range(frames)) if order is None else order
-    side = np.full(frames, 64, np.int32)
-    return DetectionDataset(
-        "video",
-        LabelSpace("video", (Category(1, "car"),)),
-        Images(np.arange(frames), [f"{i:03d}.jpg" for i in numbers], side, side),
-        make_boxes(np.zeros(0, np.int32), np.zeros((0, 4)), np.zeros(0, np.int32)),
-        Path(),
-    )
+    return dataset_of("video", ["car"], [f"{i:03d}.jpg" for i in numbers], size=(64, 64))
 
 
 def test_few_images_make_one_stretch_a_fold_and_no_gaps() -> None:

@@ -17,7 +17,7 @@ from relabel.lat.settings import LatSettings
 from relabel.lat.train import joint_space, train_lat
 from relabel.lat.transfer import transfer
 from relabel.settings import Runtime
-from tests.lat.world import make_world, tiny_backbone
+from tests.builders.blocks import make_world, tiny_backbone
 
 RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
 SETTINGS = LatSettings(

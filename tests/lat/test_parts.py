@@ -37,7 +37,7 @@ from relabel.lat.select import (
 )
 from relabel.lat.settings import LatSettings
 from relabel.lat.transfer import link_to_source, usual_target
-from tests.lat.world import make_world
+from tests.builders.blocks import make_world
 
 PAPER = LatSettings(preset="paper", channels=8, dropout=0.0).resolved()
 

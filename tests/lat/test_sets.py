@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from relabel.datasets.alternatives import possible_classes
-from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, make_boxes
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.lat.boxes import BoxError
 from relabel.lat.checkpoint import TrainedTransfer
@@ -17,6 +17,7 @@ from relabel.lat.select import Labels, class_overlaps
 from relabel.lat.sets import LEAST_RATIO, LabelSets, alternatives, evidence, label_sets, leaders
 from relabel.lat.settings import LatSettings
 from relabel.lat.transfer import PredictionShard, _assemble
+from tests.builders.datasets import dataset_of
 
 HERE, THERE = [0.0, 0, 10, 10], [50.0, 0, 60, 10]
 
@@ -116,9 +117,8 @@ def _transferred(
     **trained: Any,
 ) -> DetectionDataset:
     """Predictions (boxes, scores, classes) on one image with annotations xywh, as written."""
-    images = Images(np.array([1]), ["a.png"], np.full(1, 199, np.int32), np.full(1, 199, np.int32))
     boxes = make_boxes(np.zeros(len(annotated)), annotated, np.zeros(len(annotated)))
-    source = DetectionDataset("source", SOURCE, images, boxes, root)
+    source = dataset_of("source", SOURCE, ["a.png"], boxes, size=(199, 199), root=root)
     predicted, scores, classes = found
     count = len(scores)
     shard = PredictionShard(

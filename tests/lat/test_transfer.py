@@ -19,7 +19,7 @@ from relabel.lat.settings import LatSettings
 from relabel.lat.train import train_lat
 from relabel.lat.transfer import transfer
 from relabel.settings import Runtime
-from tests.lat.world import World, make_world, tiny_backbone
+from tests.builders.blocks import World, make_world, tiny_backbone
 
 RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
 SETTINGS = LatSettings(

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.reports.alignment import SourceReport, write_align_report
 from relabel.reports.charts import histogram
 from relabel.reports.page import number
+from tests.builders.datasets import dataset_of, images_of, write_image
 
 
 class Page(HTMLParser):
@@ -51,16 +52,11 @@ class Page(HTMLParser):
 
 def world(root: Path) -> tuple[DetectionDataset, SourceReport]:
     for name in ("a.png", "b.png"):
-        Image.new("RGB", (64, 48), (100, 120, 140)).save(root / name)
-    images = Images(np.array([1, 2]), ["a.png", "b.png"], np.full(2, 64), np.full(2, 48))
+        write_image(root / name, 64, 48, (100, 120, 140))
+    images = images_of(["a.png", "b.png"], (64, 48))
     fine = LabelSpace.from_names("fine", ["car", "<b>bus</b>"])
-    before = DetectionDataset(
-        "coarse",
-        LabelSpace.from_names("coarse", ["vehicle"]),
-        images,
-        make_boxes([0, 0, 1], [[0, 0, 20, 20], [30, 0, 20, 20], [5, 5, 10, 10]], [0, 0, 0]),
-        root,
-    )
+    rows = [(0, [0, 0, 20, 20], 0), (0, [30, 0, 20, 20], 0), (1, [5, 5, 10, 10], 0)]
+    before = dataset_of("coarse", ["vehicle"], images, rows, root=root)
     boxes = make_boxes(
         [0, 0, 1],
         [[0, 0, 10, 20], [40, 30, 10, 10], [5, 5, 10, 10]],
@@ -75,7 +71,7 @@ def world(root: Path) -> tuple[DetectionDataset, SourceReport]:
         ),
     )
     after = replace(before, space=fine, boxes=boxes)
-    target = DetectionDataset("fine", fine, images, make_boxes([0], [[0, 0, 9, 9]], [0]), root)
+    target = dataset_of("fine", fine, images, [(0, [0, 0, 9, 9], 0)], root=root)
     return target, SourceReport("coarse <1>", before, after, {"fine": after})
 
 

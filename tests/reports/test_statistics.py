@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
+from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.reports import statistics
+from tests.builders.datasets import dataset_of
 
 SPACE = LabelSpace.from_names("fine", ["car", "truck", "bus"])
 COARSE = LabelSpace.from_names("coarse", ["vehicle", "person"])
-
-
-def images(names: list[str]) -> Images:
-    n = len(names)
-    return Images(np.arange(1, n + 1), names, np.full(n, 100), np.full(n, 100))
 
 
 def pair() -> tuple[DetectionDataset, DetectionDataset]:
@@ -24,10 +18,10 @@ def pair() -> tuple[DetectionDataset, DetectionDataset]:
 
     The source box 40 is an ignored region, and stays one.
     """
-    before = DetectionDataset(
+    before = dataset_of(
         "coarse",
         COARSE,
-        images(["b", "a"]),
+        ["b", "a"],
         make_boxes(
             [0, 1, 1, 1],
             [[0, 0, 10, 10], [0, 0, 20, 10], [50, 50, 10, 10], [70, 70, 20, 20]],
@@ -35,12 +29,11 @@ def pair() -> tuple[DetectionDataset, DetectionDataset]:
             id=[10, 20, 30, 40],
             ignore=[False, False, False, True],
         ),
-        Path(),
     )
-    after = DetectionDataset(
+    after = dataset_of(
         "coarse",
         SPACE,
-        images(["a", "b"]),
+        ["a", "b"],
         make_boxes(
             [0, 0, 0, 1],
             [[50, 50, 5, 20], [1, 1, 9, 9], [70, 70, 20, 20], [0, 0, 10, 10]],
@@ -54,7 +47,6 @@ def pair() -> tuple[DetectionDataset, DetectionDataset]:
                 np.array([0.3, np.nan, 1, 1], np.float32),
             ),
         ),
-        Path(),
     )
     return before, after
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
@@ -18,6 +18,7 @@ from relabel.workspace.fingerprint import (
     folder_fingerprint,
     source_identity,
 )
+from tests.builders.datasets import dataset_of, images_of
 
 
 def test_canonical_json() -> None:
@@ -54,12 +55,12 @@ def test_a_network_is_its_name_and_its_files(tmp_path: Path) -> None:
 
 
 def _dataset(root: Path) -> DetectionDataset:
-    images = Images(np.array([7, 8]), ["a.jpg", "b.jpg"], np.full(2, 9), np.full(2, 9))
-    boxes = make_boxes([0, 1], [[1, 2, 3, 4], [5, 6, 1, 1]], [0, 0])
+    images = images_of(["a.jpg", "b.jpg"], (9, 9), ids=[7, 8])
+    boxes = [(0, [1, 2, 3, 4], 0), (1, [5, 6, 1, 1], 0)]
     root.mkdir(exist_ok=True)
     (root / "a.jpg").write_bytes(b"123")
     (root / "b.jpg").write_bytes(b"4567")
-    return DetectionDataset("d", LabelSpace.from_names("d", ["car"]), images, boxes, root)
+    return dataset_of("d", ["car"], images, boxes, root=root)
 
 
 def test_dataset_does_not_depend_on_its_place_or_times(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.acdc import read
 from relabel.errors import DataError, Problems
-from tests.datasets.formats import native_fixtures as native
+from tests.builders import native
+from tests.builders.datasets import edit_json
 
 FOG = "gt_detection/fog/instancesonly_fog_train_gt_detection.json"
 FOG_IMAGE = "rgb_anon/fog/train/GP01/GP01_frame_000000_rgb_anon.png"
@@ -56,7 +57,7 @@ def test_unique_ids_survive(tmp_path: Path):
             ann["image_id"] = 77
             ann["id"] += 1000
 
-    native.edit_json(tmp_path / FOG, change)
+    edit_json(tmp_path / FOG, change)
     dataset = load(tmp_path)
     assert dataset.images.id.tolist() == [77]
     assert dataset.boxes.id.tolist() == [1001, 1002]
@@ -67,7 +68,7 @@ def test_unique_ids_survive(tmp_path: Path):
 )
 def test_file_names_with_and_without_folders(tmp_path: Path, name: str):
     native.acdc(tmp_path, conditions=("fog",))
-    native.edit_json(tmp_path / FOG, lambda c: c["images"][0].update(file_name=name))
+    edit_json(tmp_path / FOG, lambda c: c["images"][0].update(file_name=name))
     assert load(tmp_path).images.file_name == [FOG_IMAGE]
 
 
@@ -129,7 +130,7 @@ def twice(key: str):
 )
 def test_bad_records(tmp_path: Path, change, message: str, images: int, boxes: int):
     native.acdc(tmp_path)
-    native.edit_json(tmp_path / FOG, change)
+    edit_json(tmp_path / FOG, change)
     with pytest.raises(DataError, match=message) as caught:
         load(tmp_path)
     assert caught.value.file == str(tmp_path / FOG) and caught.value.remedy
@@ -141,7 +142,7 @@ def test_bad_records(tmp_path: Path, change, message: str, images: int, boxes: i
 
 def test_clipping_shrinks_the_area(tmp_path: Path):
     native.acdc(tmp_path, conditions=("fog",))
-    native.edit_json(tmp_path / FOG, part("annotations", 1, bbox=[90, 10, 20, 20]))
+    edit_json(tmp_path / FOG, part("annotations", 1, bbox=[90, 10, 20, 20]))
     problems = Problems()
     dataset = load(tmp_path, problems)
     assert dataset.boxes.xywh[1].tolist() == [90, 10, 6, 20]

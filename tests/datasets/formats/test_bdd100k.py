@@ -10,7 +10,8 @@ import pytest
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.scalabel.bdd100k import read
 from relabel.errors import DataError, Problems
-from tests.datasets.formats import native_fixtures as native
+from tests.builders import native
+from tests.builders.datasets import edit_json, write_json
 
 LABELS = "labels/det_20/det_train.json"
 # Both end pixels belong to a box: 10..19 is ten wide. Fractions keep the same rule.
@@ -68,7 +69,7 @@ def test_sizes_without_images(tmp_path: Path):
         {"name": "a.jpg", "labels": [native.scalabel_label(0, "car", (1270, 700, 1279, 719))]},
         {"name": "b.jpg", "size": {"width": 640, "height": 360}},
     ]
-    native.write_json(tmp_path / LABELS, frames)
+    write_json(tmp_path / LABELS, frames)
     problems = Problems()
     dataset = load(tmp_path, problems)
     assert dataset.images.width.tolist() == [1280, 640]
@@ -113,7 +114,7 @@ def box(**values):
 )
 def test_bad_records(tmp_path: Path, change, message: str, images: int, boxes: int):
     native.bdd100k(tmp_path)
-    native.edit_json(tmp_path / LABELS, change)
+    edit_json(tmp_path / LABELS, change)
     with pytest.raises(DataError, match=message) as caught:
         load(tmp_path)
     assert str(tmp_path) in str(caught.value.file) and caught.value.remedy

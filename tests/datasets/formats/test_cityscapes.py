@@ -11,7 +11,8 @@ import pytest
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.cityscapes import instance_boxes, read
 from relabel.errors import DataError, Problems
-from tests.datasets.formats import native_fixtures as native
+from tests.builders import native
+from tests.builders.datasets import edit_json, write_image
 
 # Of native.CITY_SCENE: the car up to the person before it, the person behind the pole in one
 # box, each group on its own, and a caravan.
@@ -110,7 +111,7 @@ TRUTH = f"gtFine/train/{STEM}_gtFine_"
     [
         (lambda r: truncate(r / f"{TRUTH}instanceIds.png"), "instanceIds.png: image cannot be de"),
         (lambda r: (r / f"{TRUTH}instanceIds.png").write_bytes(b""), "image cannot be decoded"),
-        (lambda r: native.write_image(r / f"{TRUTH}instanceIds.png", 64, 32), "pixel mode RGB"),
+        (lambda r: write_image(r / f"{TRUTH}instanceIds.png", 64, 32), "pixel mode RGB"),
         (
             lambda r: native.write_instance_ids(
                 r / f"{TRUTH}instanceIds.png", np.zeros((32, 60), np.uint16)
@@ -164,7 +165,7 @@ def set_object(**values):
 )
 def test_damaged_polygons(tmp_path: Path, change, message: str):
     native.cityscapes(tmp_path, instances=False)
-    native.edit_json(tmp_path / f"{TRUTH}polygons.json", change)
+    edit_json(tmp_path / f"{TRUTH}polygons.json", change)
     with pytest.raises(DataError, match=message):
         load(tmp_path)
     problems = Problems(skip_bad=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
 from relabel.datasets.formats.fiftyone import field_name, write
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, DataError
+from tests.builders.datasets import write_image
 from tests.fiftyone_database import looked_at_by_fiftyone
 
 SPACE = LabelSpace.from_names("target", ["car", "bus"])
@@ -23,9 +23,8 @@ COARSE = LabelSpace.from_names("source", ["vehicle"])
 
 def make_dataset(root: Path) -> DetectionDataset:
     """Two images of 200x100 and 50x40; three boxes on the first, none on the second."""
-    (root / "a").mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (200, 100), (10, 20, 30)).save(root / "a/one.png")
-    Image.new("RGB", (50, 40), (90, 20, 30)).save(root / "two.png")
+    write_image(root / "a/one.png", 200, 100)
+    write_image(root / "two.png", 50, 40)
     images = Images(
         np.array([7, 9]), ["a/one.png", "two.png"], np.array([200, 50]), np.array([100, 40])
     )

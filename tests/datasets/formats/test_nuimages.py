@@ -11,7 +11,8 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats import records
 from relabel.datasets.formats.nuimages import read
 from relabel.errors import DataError, Problems
-from tests.datasets.formats import native_fixtures as native
+from tests.builders import native
+from tests.builders.datasets import edit_json
 
 
 def load(root: Path, problems: Problems | None = None, **options) -> DetectionDataset:
@@ -68,7 +69,7 @@ def test_table_folder_as_path_and_the_only_split(tmp_path: Path):
 
 def test_key_frames_by_flag_alone(tmp_path: Path):
     native.nuimages(tmp_path)
-    native.edit_json(
+    edit_json(
         tmp_path / "v1.0-train/sample.json",
         lambda table: [row.pop("key_camera_token") for row in table],
     )
@@ -81,9 +82,9 @@ def test_tables_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.Monk
     assert rows(load(tmp_path)) == EXPECTED
     file = tmp_path / "v1.0-train/object_ann.json"
     # Braces inside strings look like the border of two records.
-    native.edit_json(file, lambda t: t[1].update(note='"}, {"'))
+    edit_json(file, lambda t: t[1].update(note='"}, {"'))
     assert rows(load(tmp_path)) == EXPECTED
-    native.edit_json(file, lambda t: t[2].update(bbox=[1, 2, 3]))
+    edit_json(file, lambda t: t[2].update(bbox=[1, 2, 3]))
     problems = Problems(skip_bad=True)
     assert rows(load(tmp_path, problems)) == [EXPECTED[0], EXPECTED[2]]
     assert [p.record for p in problems.errors] == ["record 2 (token o2)"]
@@ -91,18 +92,14 @@ def test_tables_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.Monk
 
 def edit(table: str, row: int, **values):
     def damage(root: Path) -> None:
-        native.edit_json(
-            root / f"v1.0-train/{table}.json", lambda content: content[row].update(values)
-        )
+        edit_json(root / f"v1.0-train/{table}.json", lambda content: content[row].update(values))
 
     return damage
 
 
 def append(table: str, row: int):
     def damage(root: Path) -> None:
-        native.edit_json(
-            root / f"v1.0-train/{table}.json", lambda content: content.append(content[row])
-        )
+        edit_json(root / f"v1.0-train/{table}.json", lambda content: content.append(content[row]))
 
     return damage
 

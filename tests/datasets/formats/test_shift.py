@@ -11,7 +11,8 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.scalabel.shift import read
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError, Problems
-from tests.datasets.formats import native_fixtures as native
+from tests.builders import native
+from tests.builders.datasets import edit_json
 
 VIEW = "discrete/images/train/front"
 
@@ -63,7 +64,7 @@ def test_other_views_and_splits(tmp_path: Path):
 def test_sizes_from_images_where_the_file_has_none(tmp_path: Path):
     for store in ("zip", "img"):
         root = native.shift(tmp_path / store, store=store)
-        native.edit_json(root / VIEW / "det_2d.json", lambda c: c.update(config=None))
+        edit_json(root / VIEW / "det_2d.json", lambda c: c.update(config=None))
         dataset = load(root)
         assert dataset.images.height.tolist() == [80, 80]
 
@@ -71,7 +72,7 @@ def test_sizes_from_images_where_the_file_has_none(tmp_path: Path):
 def test_labels_alone(tmp_path: Path):
     file = native.shift(tmp_path) / VIEW / "det_2d.json"
     (file.parent / "img.zip").unlink()
-    native.edit_json(file, lambda c: c.pop("config"))
+    edit_json(file, lambda c: c.pop("config"))
     problems = Problems()
     dataset = load(tmp_path, problems)
     assert dataset.images.width.tolist() == [1280, 1280]
@@ -91,7 +92,7 @@ def test_archive_with_a_leading_folder(tmp_path: Path):
 
 def frame(row: int, **values):
     def damage(view: Path) -> None:
-        native.edit_json(view / "det_2d.json", lambda c: c["frames"][row].update(values))
+        edit_json(view / "det_2d.json", lambda c: c["frames"][row].update(values))
 
     return damage
 

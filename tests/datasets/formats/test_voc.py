@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import make_boxes
 from relabel.datasets.formats import voc
 from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
+from tests.builders.datasets import dataset_of, images_of, write_image
 
 SIZE = "<size><width>60</width><height>40</height><depth>3</depth></size>"
 
@@ -75,7 +75,7 @@ def test_splits_come_from_image_sets_and_share_one_space(tmp_path):
 def test_the_header_gives_a_missing_size(tmp_path):
     put(tmp_path, "a", an_object(), size="")
     (tmp_path / "JPEGImages").mkdir()
-    Image.new("RGB", (33, 44)).save(tmp_path / "JPEGImages/a.png")
+    write_image(tmp_path / "JPEGImages/a.png", 33, 44)
     dataset = read_dataset(tmp_path, "voc")
     assert (dataset.images.width[0], dataset.images.height[0]) == (33, 44)
     assert dataset.image_path(0).is_file()
@@ -116,7 +116,7 @@ def test_an_image_described_twice_is_an_error(tmp_path):
     put(tmp_path, "a", filename="x.jpg")
     put(tmp_path, "b", filename="x.jpg")
     (tmp_path / "JPEGImages").mkdir()
-    Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages/x.jpg")
+    write_image(tmp_path / "JPEGImages/x.jpg", 60, 40)
     with pytest.raises(DataError, match=r"b\.xml: describes 'x\.jpg', as a\.xml does"):
         read_dataset(tmp_path, "voc")
 
@@ -137,18 +137,14 @@ a_box = st.tuples(
 def test_round_trip(tmp_path, rows, number):
     out = tmp_path / str(number)
     rows = sorted((r for r in rows if r[1] + r[3] <= 100 and r[2] + r[4] <= 80), key=lambda r: r[0])
-    dataset = DetectionDataset(
-        "x",
-        LabelSpace.from_names("x", ["a b", "ö & <c>", "d"]),
-        Images(np.array([4, 5, 6]), ["a.jpg", "b.png", "c.jpg"], np.full(3, 100), np.full(3, 80)),
-        make_boxes(
-            [r[0] for r in rows],
-            [r[1:5] for r in rows],
-            [r[5] for r in rows],
-            ignore=[r[6] for r in rows],
-        ),
-        tmp_path,
+    boxes = make_boxes(
+        [r[0] for r in rows],
+        [r[1:5] for r in rows],
+        [r[5] for r in rows],
+        ignore=[r[6] for r in rows],
     )
+    images = images_of(["a.jpg", "b.png", "c.jpg"], (100, 80), ids=[4, 5, 6])
+    dataset = dataset_of("x", ["a b", "ö & <c>", "d"], images, boxes, root=tmp_path)
     listing = voc.write(dataset, out, split="val")[0]
     assert listing == out / "ImageSets/Main/val.txt"
     back = read_dataset(out, "voc", split="val", space=dataset.space)
@@ -160,13 +156,8 @@ def test_round_trip(tmp_path, rows, number):
 
 
 def test_integers_are_written_as_integers_and_folders_flattened(tmp_path):
-    dataset = DetectionDataset(
-        "x",
-        LabelSpace.from_names("x", ["dog"]),
-        Images(np.arange(2), ["s/a.jpg", "s_a.jpg"], np.full(2, 60), np.full(2, 40)),
-        make_boxes([0, 0], [[10, 5, 10, 10], [1.5, 2.5, 8.75, 17.5]], [0, 0]),
-        tmp_path,
-    )
+    boxes = [(0, [10, 5, 10, 10], 0), (0, [1.5, 2.5, 8.75, 17.5], 0)]
+    dataset = dataset_of("x", ["dog"], ["s/a.jpg", "s_a.jpg"], boxes, size=(60, 40), root=tmp_path)
     files = voc.write(dataset, tmp_path / "o")
     assert [f.name for f in files] == ["train.txt", "s_a.xml", "s_a_2.xml"]
     text = files[1].read_text()

@@ -13,7 +13,8 @@ from relabel.datasets.formats.waymo.protowire import WireError, crc32c, fields, 
 from relabel.datasets.formats.waymo.v1 import read
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError, Problems
-from tests.datasets.formats import waymo_fixtures as native
+from tests.builders import waymo as native
+from tests.builders.datasets import jpeg
 
 
 def load(path: Path, problems: Problems | None = None, **options) -> DetectionDataset:
@@ -84,7 +85,7 @@ def test_frames(tmp_path: Path, place: str):
 
 def test_frames_without_labels_are_kept_and_told(tmp_path: Path):
     file = tmp_path / "a.tfrecord"
-    frame = native.waymo_frame(C, 5, [(1, native.jpeg(64, 32))], [])
+    frame = native.waymo_frame(C, 5, [(1, jpeg(64, 32))], [])
     file.write_bytes(native.tfrecord([frame]))
     problems = Problems()
     dataset = load(file, problems)
@@ -129,7 +130,7 @@ def test_empty_missing_and_foreign_files(tmp_path: Path):
 
 
 GOOD = native.waymo_label(20, 10, 8, 6, 1)
-IMAGE = native.jpeg(64, 32)
+IMAGE = jpeg(64, 32)
 
 
 def frame(labels: list[bytes], **options) -> bytes:

@@ -15,7 +15,8 @@ from relabel.datasets.formats.waymo import v2 as waymo_v2
 from relabel.datasets.formats.waymo.v2 import read
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError, Problems
-from tests.datasets.formats import waymo_fixtures as native
+from tests.builders import waymo as native
+from tests.builders.datasets import jpeg
 
 
 def load(path: Path, problems: Problems | None = None, **options) -> DetectionDataset:
@@ -108,7 +109,7 @@ NAN = float("nan")
 X, WIDTH = f"{native.BOX}.box.center.x", f"{native.BOX}.box.size.x"
 TYPE, JPEG = f"{native.BOX}.type", "[CameraImageComponent].image"
 TIME, CAMERA = "key.frame_timestamp_micros", "key.camera_name"
-GOOD_JPEG = native.jpeg(192, 128)
+GOOD_JPEG = jpeg(192, 128)
 
 
 @pytest.mark.parametrize(

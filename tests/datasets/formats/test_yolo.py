@@ -5,18 +5,16 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import make_boxes
 from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.formats.yolo import labels as yolo
-from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, DataError, Problems
+from tests.builders.datasets import dataset_of, write_image
 
 
 def picture(file: Path, size=(200, 100)) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size).save(file)
+    write_image(file, *size)
 
 
 def make(root: Path, labels: dict[str, str], config=None) -> Path:
@@ -173,13 +171,8 @@ def test_round_trip(tmp_path, rows, number):
         (x1, x2), (y1, y2) = sorted((x1, x2)), sorted((y1, y2))
         if x2 - x1 > 1e-3 and y2 - y1 > 1e-3:
             boxes.append((image, x1 * 200, y1 * 100, (x2 - x1) * 200, (y2 - y1) * 100, label))
-    dataset = DetectionDataset(
-        "x",
-        LabelSpace.from_names("x", ["yes", "ö: b"]),
-        Images(np.arange(3), names, np.full(3, 200), np.full(3, 100)),
-        make_boxes([b[0] for b in boxes], [b[1:5] for b in boxes], [b[5] for b in boxes]),
-        tmp_path,
-    )
+    rows = [(b[0], b[1:5], b[5]) for b in boxes]
+    dataset = dataset_of("x", ["yes", "ö: b"], names, rows, size=(200, 100), root=tmp_path)
     out = tmp_path / "out" / str(number)
     assert yolo.write(dataset, out, split="val", copy_images="link")[0] == out / "data.yaml"
     back = read_dataset(out, "yolo", split="val")
@@ -194,13 +187,8 @@ def test_round_trip(tmp_path, rows, number):
 def two(tmp_path, names=("a.png", "b.png"), labels=("x", "y")):
     for name in names:
         picture(tmp_path / name)
-    return DetectionDataset(
-        "x",
-        LabelSpace.from_names("x", labels),
-        Images(np.arange(2), list(names), np.full(2, 200), np.full(2, 100)),
-        make_boxes([0, 0], [[0, 0, 20, 10], [4, 4, 8, 8]], [0, 1], ignore=[False, True]),
-        tmp_path,
-    )
+    boxes = make_boxes([0, 0], [[0, 0, 20, 10], [4, 4, 8, 8]], [0, 1], ignore=[False, True])
+    return dataset_of("x", labels, names, boxes, size=(200, 100), root=tmp_path)
 
 
 def test_ignored_boxes_are_left_out_and_counted(tmp_path):

@@ -9,27 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.dataset import DetectionDataset, Images
 from relabel.datasets.pixels.batches import ImageBatches, decoding_workers
 from relabel.errors import ConfigError, DataError, Problems
+from tests.builders.datasets import dataset_of, write_image
 
 
 def make_dataset(root: Path, n: int) -> DetectionDataset:
     """n PNG images; image i is (4 + i) wide, 3 high, every pixel (i, 2 i, 3 i)."""
     names = [f"img{i}.png" for i in range(n)]
     for i, name in enumerate(names):
-        Image.new("RGB", (4 + i, 3), (i, 2 * i, 3 * i)).save(root / name)
+        write_image(root / name, 4 + i, 3, (i, 2 * i, 3 * i))
     images = Images(
         np.arange(100, 100 + n, dtype=np.int64),
         names,
         np.arange(4, 4 + n, dtype=np.int32),
         np.full(n, 3, np.int32),
     )
-    boxes = make_boxes([], np.zeros((0, 4)), [])
-    return DetectionDataset("tiny", LabelSpace.from_names("tiny", ["car"]), images, boxes, root)
+    return dataset_of("tiny", ["car"], images, root=root)
 
 
 def decode_threads() -> list[str]:

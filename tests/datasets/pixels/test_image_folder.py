@@ -17,13 +17,13 @@ from relabel.datasets.pixels.image_folder import (
     read_image_set,
 )
 from relabel.errors import ConfigError, DataError, Problems
+from tests.builders.datasets import write_image
 
 
 def put(root: Path, *names: str) -> Path:
     """Image i of size (4 + i) x 3 in the colour (10 i, 1, 2)."""
     for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4 + i, 3), (10 * i, 1, 2)).save(root / name, "PNG")
+        write_image(root / name, 4 + i, 3, (10 * i, 1, 2))
     return root
 
 

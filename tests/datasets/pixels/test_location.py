@@ -12,13 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
-from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.dataset import Images
 from relabel.datasets.pixels.location import decode_rgb, image_size, load_rgb, read_image_bytes
 from relabel.errors import DataError
-from tests.datasets.formats import native_fixtures as native
+from tests.builders.datasets import dataset_of, jpeg
 
-ONE, TWO = native.jpeg(20, 10, 30), native.jpeg(12, 16, 200)
+ONE, TWO = jpeg(20, 10, 30), jpeg(12, 16, 200)
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def test_zip_members(tmp_path: Path):
 def test_threads_share_an_archive(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "img.zip", "w") as archive:
         for i in range(40):
-            archive.writestr(f"{i}.jpg", native.jpeg(8 + i, 8))
+            archive.writestr(f"{i}.jpg", jpeg(8 + i, 8))
     wrong: list[int] = []
 
     def work() -> None:
@@ -127,7 +126,6 @@ def test_dataset_mixes_locations_and_files(tmp_path: Path):
         height=np.array([10, 16]),
         location=["", f"bytes:{tmp_path}/record!0!{len(TWO)}"],
     )
-    space = LabelSpace.from_names("s", ["a"])
-    dataset = DetectionDataset("d", space, images, make_boxes([], [], []), tmp_path)
+    dataset = dataset_of("d", ["a"], images, root=tmp_path)
     assert load_rgb(dataset, 0).shape == (10, 20, 3)
     assert load_rgb(dataset, 1).shape == (16, 12, 3)

@@ -31,8 +31,8 @@ from relabel.multilabel.result.summary import Summary
 from relabel.multilabel.store import read_labels, read_regions
 from relabel.viewer import find_sources
 from relabel.workspace.columns import write_shard
+from tests.builders.multilabel import Result, make_result
 from tests.fiftyone_database import looked_at_by_fiftyone
-from tests.multilabel.results import Result, make_result
 
 
 @pytest.fixture(scope="module")

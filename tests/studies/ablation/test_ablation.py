@@ -15,7 +15,7 @@ from relabel.cli import main
 from relabel.studies.ablation import results
 from relabel.studies.ablation.inputs import read_align_run, read_held_back
 from relabel.studies.ablation.simulate import measure_convention, simulate
-from tests.studies.ablation.world import Workspace
+from tests.builders.align_run import Workspace
 
 
 class Done(NamedTuple):

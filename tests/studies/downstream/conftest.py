@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from relabel.detectors.settings import SpecialistSettings
-from tests.detectors.tiny import tiny_detector
-from tests.lat.world import World, make_world
+from tests.builders.blocks import World, make_world
+from tests.builders.detectors import tiny_detector
 
 
 @pytest.fixture(scope="session")

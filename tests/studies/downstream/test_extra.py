@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.coco.read import read
@@ -17,6 +16,7 @@ from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.studies.downstream.extra import parse_extra, read_extra
+from tests.builders.datasets import write_image
 
 MakeSet = Callable[..., Path]
 FINE = LabelSpace("fine", (Category(5, "car"), Category(2, "bus"), Category(9, "truck")))
@@ -69,9 +69,8 @@ def test_categories_by_name_and_images_from_the_datasets(tmp_path: Path, coco_se
 def test_images_beside_the_file_come_first(tmp_path: Path, coco_set: MakeSet) -> None:
     old = load(coco_set("old", ["thing"], 2), "old")
     file = write(tmp_path / "own" / "labels.json", BOXES)
-    (tmp_path / "own" / "images").mkdir()
     for i in range(2):
-        Image.new("RGB", (64, 48), (i, 200, 0)).save(tmp_path / f"own/images/00{i}.png")
+        write_image(tmp_path / f"own/images/00{i}.png", 64, 48, (i, 200, 0))
     found = read_extra("x", file, FINE, {"old": old})
     assert load_rgb(found, 1)[0, 0].tolist() == [1, 200, 0]
 

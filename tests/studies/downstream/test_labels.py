@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import ConfigError
 from relabel.studies.downstream.labels import (
@@ -23,6 +22,7 @@ from relabel.studies.downstream.labels import (
     pseudo_labelled,
 )
 from relabel.studies.downstream.settings import DownstreamSettings
+from tests.builders.datasets import dataset_of, images_of
 
 FINE = LabelSpace("fine", (Category(7, "car"), Category(8, "bus"), Category(9, "x", ignore=True)))
 Row = tuple[int, str, Sequence[float]]
@@ -36,10 +36,7 @@ def dataset(
     files: tuple[str, ...] = ("a.png", "b.png"),
     size: tuple[int, int] = (100, 50),
 ) -> DetectionDataset:
-    n = len(files)
-    images = Images(
-        np.arange(n), list(files), np.full(n, size[0], np.int32), np.full(n, size[1], np.int32)
-    )
+    images = images_of(files, size, ids=range(len(files)))
     boxes = make_boxes(
         [r[0] for r in rows],
         [r[2] for r in rows],
@@ -48,7 +45,7 @@ def dataset(
         id=np.arange(len(rows)) + 100,
         extra=[b'{"mask":1}'] * len(rows),
     )
-    return DetectionDataset(name, space, images, boxes, Path())
+    return dataset_of(name, space, images, boxes)
 
 
 OLD = LabelSpace.from_names("old", ["vehicle", "bus", "sign"])

@@ -12,7 +12,7 @@ import torch
 from relabel.detectors.settings import SpecialistSettings
 from relabel.studies.downstream.mixture import MixedBatches, Mixture
 from relabel.studies.downstream.settings import DownstreamSettings
-from tests.lat.world import World
+from tests.builders.blocks import World
 
 
 def mixture(sizes: list[int], steps: int, batch: int = 4, **settings: Any) -> Mixture:

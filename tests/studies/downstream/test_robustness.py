@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from relabel.cli import main
-from tests.lat.world import tiny_backbone
+from tests.builders.blocks import tiny_backbone
 
 MakeSet = Callable[..., Path]
 Edit = Callable[[dict[str, Any]], None]

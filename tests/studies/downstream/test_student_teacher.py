@@ -28,8 +28,8 @@ from relabel.studies.downstream.student_teacher import (
     train_student_teacher,
     without_boxes,
 )
-from tests.detectors.tiny import FAMILIES, RUNTIME, assert_resumes, tiny_detector
-from tests.lat.world import World, make_world
+from tests.builders.blocks import World, make_world
+from tests.builders.detectors import FAMILIES, RUNTIME, assert_resumes, tiny_detector
 
 # The teacher of a few steps is sure of nothing; at 0.02 it labels something, mostly wrong.
 EAGER = DownstreamSettings(burn_in=0.25, teacher_threshold=0.02)

@@ -28,8 +28,8 @@ from relabel.studies.downstream.unified import (
     joint_space,
     unified_training,
 )
-from tests.detectors.tiny import FAMILIES, RUNTIME, assert_resumes, tiny_detector
-from tests.lat.world import World, make_world
+from tests.builders.blocks import World, make_world
+from tests.builders.detectors import FAMILIES, RUNTIME, assert_resumes, tiny_detector
 
 HALF = DownstreamSettings(target_share=0.5)
 

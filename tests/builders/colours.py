@@ -1,11 +1,17 @@
-"""Images of one or two colours, where each colour is a class, and tiny networks for them."""
+"""Images of one or two colours, where each colour is a class, and classifiers of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from relabel.classifiers.data import LabelledImages
+from relabel.classifiers.inputs import read_images
+from relabel.classifiers.settings import PRESETS, ClassifierSettings
+from relabel.errors import Problems
+from tests.builders.datasets import write_pixels
 
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 60), "red": (220, 40, 30)}
 SIDE = 32
@@ -28,8 +34,7 @@ def two_colour_set(root: Path, images: int = 24, seed: int = 0) -> Path:
     for i in range(images):
         own, other = rng.permutation(3)[:2].tolist()
         name = f"{list(COLOURS)[own]}/{i:03d}.png"
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(paint(rng, own, other)).save(root / name)
+        write_pixels(root / name, paint(rng, own, other))
         lines.append(f"{name}\t{own}\t{own},{other}\t1.0000,0.9000\n")
     labels = root.parent / f"{root.name}.tsv"
     labels.write_text("".join(lines))
@@ -53,3 +58,23 @@ def tiny_resnet(folder: Path, labels: list[str] | None = None) -> Path:
     )
     ResNetForImageClassification(config).save_pretrained(folder)
     return folder
+
+
+def quick(model: Path | str, **values: Any) -> ClassifierSettings:
+    defaults: dict[str, Any] = {
+        "model": str(model),
+        "steps": 60,
+        "batch_size": 8,
+        "lr": 2e-2,
+        "backbone_lr_scale": 1.0,
+        "batch_norm": "train",
+        "image_size": 32,
+        "test_crop": 1.0,
+        "crop_scale": (0.6, 1.0),
+        "precision": "fp32",
+    }
+    return ClassifierSettings(**{"preset": "light", **PRESETS["light"], **defaults, **values})
+
+
+def read(root: Path, labels: Path | None) -> LabelledImages:
+    return read_images(root, labels, None, Problems())

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from relabel.datasets.pixels.image_folder import ImageSet, read_image_set
 from relabel.multilabel.store import Found, LabelShard, region_shard
 from relabel.workspace.columns import write_shard
+from tests.builders.datasets import write_pixels
 
 NAMES = ["ant", "bee", "cow", "dog"]
 
@@ -37,9 +37,7 @@ def make_result(folder: Path) -> Result:
     root = folder / "images"
     rng = np.random.default_rng(0)
     for i, name in enumerate(("ant/0.png", "ant/1.png", "ant/2.png", "bee/3.png", "bee/4.png")):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / name)
+        write_pixels(root / name, rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
         if i == 2:
             (root / name).write_bytes(b"broken")
     (folder / "classes.txt").write_text("\n".join(NAMES))

@@ -6,8 +6,6 @@ written a second time, so that a reader and its fixture cannot share a mistake.
 
 from __future__ import annotations
 
-import io
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,32 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.builders.datasets import jpeg, write_image, write_json
+
 Json = dict[str, Any]
-
-
-def write_json(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-    return path
-
-
-def edit_json(path: Path, change: Any) -> None:
-    """Load a file, let ``change`` alter the object in place, and write it back."""
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def jpeg(width: int, height: int, shade: int = 90) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (width, height), (shade, 40, 200 - shade)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def write_image(path: Path, width: int, height: int, shade: int = 90) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), (shade, 40, 200 - shade)).save(path)
-    return path
 
 
 # Cityscapes -----------------------------------------------------------------------------------

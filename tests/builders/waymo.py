@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tests.datasets.formats.native_fixtures import jpeg
+from tests.builders.datasets import jpeg
 
 # Waymo v1 -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Detectors small enough to be trained in a test, and how they resume."""
+"""Detectors small enough to be trained in a test, how they resume, and an untrained RT-DETRv2."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from relabel.datasets.labelspace import LabelSpace
+from relabel.detectors.base import Detections
+from relabel.detectors.family import Trainable
+from relabel.detectors.rt_detr.build import FAMILY
 from relabel.detectors.settings import SpecialistSettings
 from relabel.settings import Runtime
-from tests.lat.world import tiny_backbone
+from tests.builders.blocks import tiny_backbone
 
 RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
 FAMILIES = ("faster-rcnn", "rt-detr")
+SPACE = LabelSpace.from_names("three", ["a", "b", "c"])
+CPU = torch.device("cpu")
 
 
 def tiny_detector(folder: Path, family: str = "faster-rcnn", **more: Any) -> SpecialistSettings:
@@ -71,3 +79,38 @@ def assert_resumes(
     for name in ("model.safetensors", "config.json", "training.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (cut / "checkpoint").exists()
+
+
+def new_rt_detr(settings: SpecialistSettings, seed: int = 0) -> Trainable:
+    torch.manual_seed(seed)
+    return FAMILY.trainable(SPACE, settings)
+
+
+def target(boxes: list[list[float]], labels: list[int], **more: Any) -> dict[str, torch.Tensor]:
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "ignored": torch.zeros(0, 4),
+        **more,
+    }
+
+
+def pixels_of(batch: int = 2, height: int = 64, width: int = 96) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def losses(trainable: Trainable, targets: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    torch.manual_seed(7)
+    trainable.model.train()
+    return trainable.model(pixels_of(len(targets)), [(64, 96)] * len(targets), targets)
+
+
+def learn(parts: dict[str, Any]) -> None:
+    torch.stack(list(parts.values())).sum().backward()
+
+
+def same(a: list[Detections], b: list[Detections]) -> bool:
+    return all(
+        np.array_equal(x.boxes, y.boxes) and np.array_equal(x.scores, y.scores)
+        for x, y in zip(a, b, strict=True)
+    )

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.geometry import xyxy_to_xywh
+from tests.builders.datasets import dataset_of, write_pixels
 
 SIZE = 96
 COLORS = {"red": (200, 40, 40), "blue": (40, 60, 200)}
@@ -78,7 +78,6 @@ def make_world(folder: Path, images: int = 24, seed: int = 0) -> World:
 def _dataset(
     folder: Path, name: str, space: LabelSpace, images: int, rng: np.random.Generator
 ) -> DetectionDataset:
-    folder.mkdir(parents=True)
     names, image, boxes, classes = [], [], [], []
     for i in range(images):
         pixels = rng.integers(90, 130, (SIZE, SIZE, 3)).astype(np.uint8)
@@ -97,11 +96,10 @@ def _dataset(
             image.append(i)
             boxes.append((x, y, w, h))
             classes.append(c)
-        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+        write_pixels(folder / f"{i:03d}.png", pixels)
         names.append(f"{i:03d}.png")
-    size = np.full(images, SIZE, np.int32)
-    columns = Images(np.arange(1, images + 1), names, size, size)
-    return DetectionDataset(name, space, columns, make_boxes(image, boxes, classes), folder)
+    made = make_boxes(image, boxes, classes)
+    return dataset_of(name, space, names, made, root=folder, size=(SIZE, SIZE))
 
 
 def _loosened(dataset: DetectionDataset, space: LabelSpace) -> DetectionDataset:

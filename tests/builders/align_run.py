@@ -16,7 +16,7 @@ from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.datasets.formats.registry import write_dataset
 from relabel.lat.folds import folds
 from relabel.workspace.stage import Stage
-from tests.lat.world import World, make_world, tiny_backbone
+from tests.builders.blocks import World, make_world, tiny_backbone
 
 FOLDS = 2
 
