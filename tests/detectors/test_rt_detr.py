@@ -102,7 +102,7 @@ def test_a_saved_model_predicts_the_same_whatever_shares_its_batch(
 
 def test_autocast_leaves_boxes_in_full_precision(rt_detr: SpecialistSettings) -> None:
     trainable = new_rt_detr(rt_detr)
-    model = trainable.model.eval()
+    model: Any = trainable.model.eval()
     seen = {}
     for name in ("encoder", "decoder"):
         getattr(model.net, name).register_forward_hook(

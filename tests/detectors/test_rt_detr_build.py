@@ -41,14 +41,14 @@ def test_a_whole_checkpoint_loads_with_new_class_heads(
         assert torch.equal(weights[key], value) == (not is_head), key
     bias: Any = ours.enc_score_head.module.bias
     assert torch.sigmoid(bias).tolist() == pytest.approx([0.01] * 3)
-    trained = {n for n, p in trainable.model.backbone.named_parameters() if p.requires_grad}
+    backbone: Any = trainable.model.backbone
+    trained = {n for n, p in backbone.named_parameters() if p.requires_grad}
     assert not any("embedder" in n or "stages.0" in n for n in trained)
     assert any("stages.1" in n for n in trained)
     assert trainable.backbone_parameters() >= {
-        id(p) for p in trainable.model.backbone.parameters() if p.requires_grad
+        id(p) for p in backbone.parameters() if p.requires_grad
     }
     # RT-DETR's own pixels are not normalised.
-    backbone: Any = trainable.model.backbone
     assert float(backbone.mean.abs().max()) == 0
     learn(losses(trainable, [target([[10, 10, 40, 50]], [2])]))
     images = [np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)]

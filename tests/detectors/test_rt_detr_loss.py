@@ -25,13 +25,14 @@ def test_without_ignore_regions_the_loss_is_that_of_transformers(
     ours = losses(trainable, targets)
     torch.manual_seed(7)
     labels = [{"class_labels": t.labels, "boxes": t.boxes} for t in truths_of(targets, (64, 96))]
-    found = trainable.model.net(pixels_of(len(targets)), labels=labels)
+    net: Any = trainable.model.net
+    found = net(pixels_of(len(targets)), labels=labels)
     _, theirs, _ = RTDetrForObjectDetectionLoss(
         found.intermediate_logits[:, -1],
         labels,
         "cpu",
         found.intermediate_reference_points[:, -1],
-        trainable.model.net.config,
+        net.config,
         found.intermediate_logits,
         found.intermediate_reference_points,
         found.enc_topk_logits,
@@ -133,7 +134,7 @@ def test_classes_that_an_image_does_not_know_get_no_gradient(rt_detr: Specialist
         target([[20, 10, 50, 40], [60, 8, 80, 30]], [3, 1], classes=known),
     ]
     learn(losses(trainable, targets))
-    net = trainable.model.net
+    net: Any = trainable.model.net
     heads = [net.enc_score_head.module, *net.decoder.module.class_embed]
     for head in heads:
         per_class = head.weight.grad.abs().sum(dim=1)
