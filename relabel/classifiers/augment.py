@@ -1,17 +1,20 @@
 """Views of images for training and testing, and the blending of a batch's images.
 
+Views are made in threads beside the training. There torchvision's random transforms would draw from
+the generator that the training's dropout draws from; NumPy's generators belong to one image each.
+
 Shape legend: ``B`` images, ``C`` classes, ``S`` side of the square, ``H, W`` an image's own size.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
+from torchvision.transforms import v2
 
 from relabel.classifiers.settings import ClassifierSettings
 
@@ -87,47 +90,26 @@ def centre_view(image: np.ndarray, side: int, crop: float, interpolation: str) -
     return np.array(view.crop((left, top, left + side, top + side)))
 
 
-@dataclass(frozen=True)
-class Mix:
-    """How each image of a batch is blended with its counterpart, the batch in reverse order.
+def mixing(settings: ClassifierSettings) -> v2.Transform | None:
+    """Mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), or one of them for each batch."""
+    kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+    chosen = [kind(alpha=alpha) for kind, alpha in kinds if alpha > 0]
+    return v2.RandomChoice(chosen) if chosen else None
 
-    Attributes:
-        keep: share of an image's own target that stays.
-        box: rows and columns (top, bottom, left, right) that CutMix takes from the counterpart;
-            None for mixup, which blends all pixels.
+
+def mixed(
+    pixels: Tensor, targets: Tensor, mix: v2.Transform | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Blend float pixels [B, 3, S, S] and targets [B, C] of a batch.
+
+    A target below 0 is unknown, and so is what it is blended into. What is drawn depends on the
+    seed alone, and torch's generator is left as it was.
     """
-
-    keep: float
-    box: tuple[int, int, int, int] | None = None
-
-
-def draw_mix(settings: ClassifierSettings, side: int, rng: np.random.Generator) -> Mix | None:
-    """Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019) of a batch; None for neither."""
-    mixup, cutmix = settings.mixup, settings.cutmix
-    if mixup <= 0 and cutmix <= 0:
-        return None
-    if cutmix <= 0 or (mixup > 0 and rng.random() < 0.5):
-        return Mix(float(rng.beta(mixup, mixup)))
-    cut = math.sqrt(1 - float(rng.beta(cutmix, cutmix))) * side / 2
-    y, x = rng.uniform(0, side, 2)
-    top, bottom = (int(np.clip(round(y + d), 0, side)) for d in (-cut, cut))
-    left, right = (int(np.clip(round(x + d), 0, side)) for d in (-cut, cut))
-    # The share that is really cut, since a box may reach beyond the border.
-    return Mix(1 - (bottom - top) * (right - left) / side**2, (top, bottom, left, right))
-
-
-def apply_mix(pixels: Tensor, targets: Tensor, mix: Mix | None) -> tuple[Tensor, Tensor]:
-    """Blend float pixels [B, 3, S, S] and targets [B, C]; a target below 0 stays unknown."""
     if mix is None:
         return pixels, targets
-    other = pixels.flip(0)
-    if mix.box is None:
-        pixels = mix.keep * pixels + (1 - mix.keep) * other
-    else:
-        top, bottom, left, right = mix.box
-        pixels = pixels.clone()
-        pixels[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
-    partner = targets.flip(0)
-    unknown = (targets < 0) | (partner < 0)
-    blended = mix.keep * targets + (1 - mix.keep) * partner
-    return pixels, torch.where(unknown, -torch.ones_like(blended), blended)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too
+        both = torch.cat([targets, (targets < 0).float()], dim=1)
+        pixels, both = mix(pixels, both)
+    blended, unknown = both.chunk(2, dim=1)
+    return pixels, torch.where(unknown > 0, -torch.ones_like(blended), blended)

@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from relabel.classifiers.augment import Mix, centre_view, draw_mix, training_view
+from relabel.classifiers.augment import centre_view, training_view
 from relabel.classifiers.settings import ClassifierSettings
+from relabel.datasets.multilabels import box_labels, label_matrix
 from relabel.datasets.pixels.batches import decoding_workers
-from relabel.datasets.pixels.location import (
-    decode_rgb,
-    image_location,
-    read_image_bytes,
-    stored_bytes,
-)
+from relabel.datasets.pixels.location import image_location, read_rgb, stored_bytes
 from relabel.errors import DataError, Problems
+from relabel.training.loop import step_seed
 from relabel.training.order import rows_of_step
 from relabel.training.prefetch import prefetch
 
@@ -50,9 +48,7 @@ class LabelledImages:
         file_names: N relative POSIX names.
         locations: N places of the pixels, see `relabel.datasets.pixels.location`.
         gt: int32 [N], the original single label; -1 where there is none.
-        offsets: int64 [N + 1]; the labels of image i are entries offsets[i]:offsets[i + 1].
-        ids: int32 classes of the entries.
-        probs: float32 probabilities of the entries; `UNKNOWN` leaves a class out of the loss.
+        labels: float32 csr_array [N, C], probabilities; `UNKNOWN` leaves a class out of the loss.
         class_names: C names.
         class_keys: C keys by which a pretrained network's classes are recognised (wnids, names).
     """
@@ -62,9 +58,7 @@ class LabelledImages:
     file_names: list[str]
     locations: list[str]
     gt: np.ndarray
-    offsets: np.ndarray
-    ids: np.ndarray
-    probs: np.ndarray
+    labels: csr_array
     class_names: tuple[str, ...]
     class_keys: tuple[str, ...]
 
@@ -73,26 +67,17 @@ class LabelledImages:
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """float32 [B, C] class probabilities of some images."""
-        dense = np.zeros((len(rows), len(self.class_names)), dtype=np.float32)
-        for i, row in enumerate(np.asarray(rows).tolist()):
-            entries = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
-            dense[i, self.ids[entries]] = self.probs[entries]
-        return dense
+        return self.labels[rows].toarray()
 
     def select(self, rows: np.ndarray) -> LabelledImages:
         """Some of the images, in the order given."""
         rows = np.asarray(rows, dtype=np.int64)
-        counts = (self.offsets[1:] - self.offsets[:-1])[rows]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        entries = np.repeat(self.offsets[rows] - offsets[:-1], counts) + np.arange(offsets[-1])
         return replace(
             self,
             file_names=[self.file_names[i] for i in rows.tolist()],
             locations=[self.locations[i] for i in rows.tolist()],
             gt=self.gt[rows],
-            offsets=offsets,
-            ids=self.ids[entries],
-            probs=self.probs[entries],
+            labels=self.labels[rows],
         )
 
     def fingerprint(self) -> str:
@@ -102,7 +87,8 @@ class LabelledImages:
             digest.update(f"{len(values)}:".encode())
             digest.update("\0".join(values).encode())
         sizes = np.array([stored_bytes(location) for location in self.locations], dtype=np.int64)
-        for column in (self.gt, self.offsets, self.ids, self.probs, sizes):
+        offsets, ids = (np.asarray(a, np.int64) for a in (self.labels.indptr, self.labels.indices))
+        for column in (self.gt, offsets, ids, self.labels.data, sizes):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
@@ -114,8 +100,7 @@ class LabelledImages:
         """
         if loss != "bce":
             return np.flatnonzero(self.gt >= 0)
-        positive = np.concatenate([[0], np.cumsum(self.probs > 0)])
-        return np.flatnonzero(positive[self.offsets[1:]] > positive[self.offsets[:-1]])
+        return np.flatnonzero(np.asarray((self.labels > 0).sum(axis=1)))
 
 
 def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) -> LabelledImages:
@@ -129,22 +114,16 @@ def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) ->
             image folder's classes.
     """
     classes = tuple(images.class_names)
-    keys = tuple(getattr(images, "class_keys", None) or classes)
+    keys = tuple(images.class_keys)
     root = Path(images.root)
-    own = np.asarray(images.labels, dtype=np.int32)
     if labels is None:
-        rows = np.arange(len(images.file_names))
-        known = own >= 0
-        gt, offsets = own, np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
-        ids, probs = own[known], np.ones(int(known.sum()), np.float32)
+        rows, gt = np.arange(len(images)), images.labels
+        some = np.flatnonzero(gt >= 0)
+        table = label_matrix(some, gt[some], (len(gt), len(classes)), np.ones(len(some)))
     else:
         rows, lines = _join(images.file_names, labels.file_names, root)
-        chosen = labels.labels[lines]
-        offsets = chosen.indptr.astype(np.int64)
-        ids = chosen.indices.astype(np.int32)
-        probs = chosen.data.astype(np.float32)
-        gt = np.asarray(labels.gt, dtype=np.int32)[lines]
-        highest = int(max(ids.max(initial=-1), gt.max(initial=-1)))
+        table, gt = labels.labels[lines], labels.gt[lines]
+        highest = int(max(table.indices.max(initial=-1), gt.max(initial=-1)))
         if not classes:
             classes = keys = tuple(str(i) for i in range(highest + 1))
         if highest >= len(classes):
@@ -153,9 +132,17 @@ def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) ->
                 file=root,
                 remedy="Give the images' classes with --classes, in the order of the labels.",
             )
+        table.resize(len(lines), len(classes))
     names = [images.file_names[i] for i in rows.tolist()]
     return LabelledImages(
-        name, root, names, [str(root / n) for n in names], gt, offsets, ids, probs, classes, keys
+        name,
+        root,
+        names,
+        [str(root / n) for n in names],
+        np.asarray(gt, np.int32),
+        table.astype(np.float32),
+        classes,
+        keys,
     )
 
 
@@ -197,26 +184,23 @@ def from_detections(dataset: DetectionDataset, *, crowds: bool = False) -> Label
     """
     classes = tuple(c.name for c in dataset.space.categories if not c.ignore)
     boxes = dataset.boxes
-    counts, ids, probs, gt = [], [], [], []
-    for _, rows in dataset.iter_images():
-        category, ignored = boxes.category[rows], boxes.ignore[rows] & (not crowds)
-        real = category < len(classes)
-        present = np.unique(category[real & ~ignored])
-        unknown = np.setdiff1d(category[real & ignored], present)
-        ids += [present, unknown]
-        probs += [np.ones(len(present)), np.full(len(unknown), UNKNOWN)]
-        counts.append(len(present) + len(unknown))
-        area = np.where(real & ~ignored, boxes.xywh[rows, 2] * boxes.xywh[rows, 3], -1.0)
-        gt.append(int(category[int(np.argmax(area))]) if area.max(initial=-1) >= 0 else -1)
+    doubtful = boxes.ignore & (not crowds)
+    present, unknown = box_labels(
+        boxes.image, boxes.category, doubtful, (len(dataset), len(classes))
+    )
+    certain = np.flatnonzero((boxes.category < len(classes)) & ~doubtful)
+    area = boxes.xywh[certain, 2] * boxes.xywh[certain, 3]
+    by_size = certain[np.lexsort((-area, boxes.image[certain]))]
+    shown, largest = np.unique(boxes.image[by_size], return_index=True)
+    gt = np.full(len(dataset), -1, np.int32)
+    gt[shown] = boxes.category[by_size[largest]]
     return LabelledImages(
         name=dataset.name,
         root=Path(dataset.root),
         file_names=list(dataset.images.file_name),
         locations=[image_location(dataset, row) for row in range(len(dataset))],
-        gt=np.array(gt, dtype=np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        ids=np.concatenate([*ids, np.zeros(0, np.int32)]).astype(np.int32),
-        probs=np.concatenate([*probs, np.zeros(0)]).astype(np.float32),
+        gt=gt,
+        labels=csr_array(present.astype(np.float32) + unknown.astype(np.float32) * UNKNOWN),
         class_names=classes,
         class_keys=classes,
     )
@@ -229,12 +213,12 @@ class Batch:
     Attributes:
         pixels: uint8 [B, 3, S, S].
         targets: float32 [B, C].
-        mix: how images are blended with one another, None for not at all.
+        seed: of how images are blended with one another.
     """
 
     pixels: Tensor
     targets: Tensor
-    mix: Mix | None
+    seed: int
 
 
 class TrainingBatches:
@@ -278,14 +262,13 @@ class TrainingBatches:
             view, row = self._image(int(rows[place]), [s.seed, 2, step, place])
             pixels.append(view)
             kept.append(row)
-        mix = draw_mix(s, self.side, np.random.default_rng([s.seed, 3, step, self.rank]))
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        return Batch(stacked, self._targets(np.array(kept)), mix)
+        return Batch(stacked, self._targets(np.array(kept)), step_seed(s.seed, step, self.rank))
 
     def _image(self, row: int, seed: list[int]) -> tuple[np.ndarray, int]:
         for _ in range(min(_MOST_TRIES, len(self.images))):
             try:
-                image = load(self.images, row)
+                image = read_rgb(self.images.locations[row])
             except DataError as error:
                 if self.bad is None:
                     raise
@@ -328,12 +311,6 @@ class BadImages:
             problems.error(text, file=location)
 
 
-def load(images: LabelledImages, row: int) -> np.ndarray:
-    """uint8 [H, W, 3] pixels of an image. Raises DataError for a missing or damaged file."""
-    location = images.locations[row]
-    return decode_rgb(read_image_bytes(location), name=location)
-
-
 def ordered_batches(
     images: LabelledImages,
     spec: Any,
@@ -353,7 +330,7 @@ def ordered_batches(
         rows, pixels = [], []
         for row in range(i * batch_size, min((i + 1) * batch_size, len(images))):
             try:
-                image = load(images, row)
+                image = read_rgb(images.locations[row])
             except DataError as error:
                 if bad is None:
                     raise

@@ -14,7 +14,7 @@ from relabel.classifiers.data import (
     from_detections,
     from_image_set,
 )
-from relabel.datasets.multilabels import label_rows
+from relabel.datasets.multilabels import label_matrix, label_rows
 from relabel.errors import DataError, Problems
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def in_classes_of(images: LabelledImages, train: LabelledImages) -> LabelledImag
         return images
     place = {key: i for i, key in enumerate(train.class_keys)}
     new = np.array([place.get(key, -1) for key in images.class_keys], dtype=np.int32)
-    used = np.unique(np.concatenate([images.ids, images.gt[images.gt >= 0]]))
+    labels = images.labels
+    used = np.unique(np.concatenate([labels.indices, images.gt[images.gt >= 0]]))
     foreign = [images.class_names[i] for i in used.tolist() if new[i] < 0]
     if foreign:
         raise DataError(
@@ -85,12 +86,11 @@ def in_classes_of(images: LabelledImages, train: LabelledImages) -> LabelledImag
             file=images.root,
             remedy="Use images of the same classes.",
         )
-    gt = np.where(images.gt >= 0, new[images.gt], -1) if len(new) else images.gt
-    ids = new[images.ids] if len(new) else images.ids
+    shape = (len(images), len(train.class_names))
     return replace(
         images,
-        gt=gt.astype(np.int32),
-        ids=ids.astype(np.int32),
+        gt=np.where(images.gt >= 0, new[images.gt], -1).astype(np.int32) if len(new) else images.gt,
+        labels=label_matrix(label_rows(labels), new[labels.indices], shape, labels.data),
         class_names=train.class_names,
         class_keys=train.class_keys,
     )
@@ -130,15 +130,12 @@ def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> Lab
             "training images",
             file=file,
         )
-    order = np.argsort(row, kind="stable")
-    counts = np.bincount(row, minlength=len(there))
     chosen = images.select(joined.record[there])
+    table = label_matrix(row, label, (len(there), len(train.class_names)), value)
     return replace(
         chosen,
         gt=np.full(len(there), -1, dtype=np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        ids=label[order].astype(np.int32),
-        probs=value[order].astype(np.float32),
+        labels=table.astype(np.float32),
         class_names=train.class_names,
         class_keys=train.class_keys,
     )

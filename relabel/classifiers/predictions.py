@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from relabel.errors import ConfigError
 from relabel.workspace.atomic import atomic_path
@@ -56,19 +57,13 @@ def write_predictions(
     return _write_parquet(out, images, spec, scores, top, min_score)
 
 
-def kept_entries(
-    values: np.ndarray, top: int, min_score: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(counts int64 [N], ids int32, probs float32) of scores [N, C], greatest first per image.
-
-    Equal scores are ordered by class id.
-    """
-    order = np.argsort(-values, axis=1, kind="stable")
-    if top > 0:
-        order = order[:, :top]
+def _kept(values: np.ndarray, top: int, min_score: float) -> csr_array:
+    """float32 [N, C]: the scores kept of [N, C], greatest first per image, equal ones by class."""
+    order = np.argsort(-values, axis=1, kind="stable")[:, : top or None]
     ranked = np.take_along_axis(values, order, axis=1)
     keep = ranked >= min_score
-    return keep.sum(axis=1), order[keep].astype(np.int32), ranked[keep].astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+    return csr_array((ranked[keep].astype(np.float32), order[keep], offsets), shape=values.shape)
 
 
 def _write_parquet(
@@ -102,11 +97,11 @@ def _write_parquet(
             names = pa.array([images.file_names[i] for i in rows.tolist()], pa.string())
             arrays: list[Any] = [names]
             if sparse:
-                counts, ids, probs = kept_entries(values, top, min_score)
-                offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+                kept = _kept(values, top, min_score)
+                offsets = pa.array(kept.indptr, pa.int32())
                 arrays += [
-                    pa.ListArray.from_arrays(offsets, pa.array(ids, pa.int32())),
-                    pa.ListArray.from_arrays(offsets, pa.array(probs, pa.float32())),
+                    pa.ListArray.from_arrays(offsets, pa.array(kept.indices, pa.int32())),
+                    pa.ListArray.from_arrays(offsets, pa.array(kept.data, pa.float32())),
                 ]
             else:
                 offsets = pa.array(np.arange(len(rows) + 1) * values.shape[1], pa.int32())
@@ -120,17 +115,12 @@ def _write_parquet(
 def _write_tsv(
     out: Path, images: LabelledImages, scores: Scores, top: int, min_score: float
 ) -> int:
-    from scipy.sparse import csr_array
-
     from relabel.datasets.multilabels import tsv_writer
 
     done = 0
     with tsv_writer(out) as file:
         for rows, values in scores:
-            counts, ids, probs = kept_entries(values, top, min_score)
-            names = [images.file_names[i] for i in rows.tolist()]
-            offsets = np.concatenate([[0], np.cumsum(counts)])
-            listed = csr_array((probs.clip(0, 1), ids, offsets), shape=values.shape)
-            file.write(names, images.gt[rows], listed)
+            kept = _kept(values.clip(0, 1), top, min_score)
+            file.write([images.file_names[i] for i in rows.tolist()], images.gt[rows], kept)
             done += len(rows)
     return done

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from relabel.backbones.heads import find_head
-from relabel.classifiers.augment import apply_mix
+from relabel.classifiers.augment import mixed, mixing
 from relabel.classifiers.data import (
     BadImages,
     Batch,
@@ -95,9 +96,11 @@ def train_classifier(
     device = resolve_device(runtime.device)
     backbone = model.backbone_parameters() if settings.backbone_lr_scale != 1 else set()
 
+    mix = mixing(settings)
+
     def losses(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         pixels = batch.pixels.to(device, memory_format=torch.channels_last).float() / 255
-        pixels, targets = apply_mix(pixels, batch.targets.to(device), batch.mix)
+        pixels, targets = mixed(pixels, batch.targets.to(device), mix, batch.seed)
         return {settings.loss: classification_loss(net(pixels), targets, settings)}
 
     def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
@@ -197,7 +200,6 @@ def measure_classifier(
     Raises:
         DataError: no image has a true label.
     """
-    from relabel.datasets.multilabels import label_matrix
     from relabel.evaluation.multilabel.metrics import measure_labels
     from relabel.evaluation.multilabel.scores import DenseScores
 
@@ -207,11 +209,7 @@ def measure_classifier(
             found.append(rows)
             scores.append(values)
     seen = images.select(np.concatenate([*found, np.zeros(0, np.int64)]))
-    owner = np.repeat(np.arange(len(seen)), np.diff(seen.offsets))
-    true, unknown = seen.probs >= 0.5, seen.probs < 0
-    shape = (len(seen), len(seen.class_names))
-    truth = label_matrix(owner[true], seen.ids[true], shape)
-    ignored = label_matrix(owner[unknown], seen.ids[unknown], shape)
+    truth, ignored = csr_array(seen.labels >= 0.5), csr_array(seen.labels < 0)
     kept = np.flatnonzero(np.diff(truth.indptr))
     if len(kept) == 0:
         raise DataError(
@@ -241,7 +239,7 @@ def _new_model(
     keep_freed_memory()
     torch.manual_seed(step_seed(s.seed, 0))
     bce = s.loss == "bce"
-    labels_per_image = float(train.probs.clip(min=0).sum(dtype=np.float64)) / len(train)
+    labels_per_image = float(train.labels.data.clip(min=0).sum(dtype=np.float64)) / len(train)
     prior = float(np.clip(labels_per_image / len(train.class_names), 1e-4, 0.5))
     model, kept = build_classifier(
         s.model,

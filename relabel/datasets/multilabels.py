@@ -59,6 +59,23 @@ def label_matrix(
     return csr_array((data, (rows, ids)), shape=shape)
 
 
+def box_labels(
+    rows: np.ndarray, ids: np.ndarray, doubtful: np.ndarray, shape: tuple[int, int]
+) -> tuple[csr_array, csr_array]:
+    """Which classes the images of a detection set show.
+
+    Args:
+        rows, ids, doubtful: [n], image and class of each box, and whether it is to be ignored.
+        shape: N and C; boxes of classes from C on do not count.
+
+    Returns:
+        Two bool [N, C]: the classes with a box, and those with doubtful boxes only.
+    """
+    sure, unsure = ((ids < shape[1]) & (doubtful == value) for value in (False, True))
+    present = label_matrix(rows[sure], ids[sure], shape)
+    return present, csr_array(label_matrix(rows[unsure], ids[unsure], shape) > present)
+
+
 def label_rows(labels: csr_array) -> np.ndarray:
     """int64 [L], the image of each entry of a matrix [N, C]; zeros that are listed count."""
     return np.repeat(np.arange(len(labels.indptr) - 1), np.diff(labels.indptr))

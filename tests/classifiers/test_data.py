@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from relabel.classifiers.augment import Mix, apply_mix, centre_view, draw_crop, draw_mix
+from relabel.classifiers.augment import centre_view, draw_crop, mixed, mixing
 from relabel.classifiers.data import (
     UNKNOWN,
     TrainingBatches,
@@ -117,18 +117,57 @@ def test_the_centre_is_what_is_tested() -> None:
     assert (centre_view(image, 16, 0.5, "bilinear") == 90).all()
 
 
-def test_blending_by_hand() -> None:
+def test_mixup_blends_pixels_and_targets_alike() -> None:
     pixels = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 4, 4)
     targets = torch.tensor([[1.0, 0.0, UNKNOWN], [0.0, 1.0, 1.0]])
-    x, t = apply_mix(pixels, targets, Mix(0.75))
-    assert x[:, 0, 0, 0].tolist() == [0.25, 0.75]
-    assert t.tolist() == [[0.75, 0.25, UNKNOWN], [0.25, 0.75, UNKNOWN]]
-    x, t = apply_mix(pixels, targets, Mix(0.75, (0, 2, 0, 2)))
-    assert x[0, 0].sum() == 4 and x[1, 0].sum() == 12
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        mix = draw_mix(quick("x", cutmix=1.0), 32, rng)
-        assert mix is not None and mix.box is not None
-        top, bottom, left, right = mix.box
-        assert mix.keep == pytest.approx(1 - (bottom - top) * (right - left) / 1024)
-    assert draw_mix(quick("x"), 32, rng) is None
+    mix = mixing(quick("x", mixup=0.8))
+    shares = set()
+    for seed in range(20):
+        x, t = mixed(pixels, targets, mix, seed)
+        other = float(x[0, 0, 0, 0])  # the second image is 1, the first 0
+        assert x[0].unique().numel() == 1
+        assert x[1, 0, 0, 0].item() == pytest.approx(1 - other)
+        assert t[0].tolist() == pytest.approx([1 - other, other, UNKNOWN])
+        assert t[1].tolist() == pytest.approx([other, 1 - other, UNKNOWN])
+        shares.add(other)
+    assert len(shares) == 20
+
+
+def test_cutmix_gives_the_share_of_the_pixels_that_were_cut() -> None:
+    pixels = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 16, 16)
+    mix = mixing(quick("x", cutmix=1.0))
+    for seed in range(50):
+        x, t = mixed(pixels, torch.eye(2), mix, seed)
+        assert set(x.unique().tolist()) <= {0.0, 1.0}
+        cut = float(x[0].mean())
+        assert t.flatten().tolist() == pytest.approx([1 - cut, cut, cut, 1 - cut])
+
+
+def test_blending_depends_on_the_seed_alone() -> None:
+    pixels, targets = torch.rand(4, 3, 8, 8), torch.eye(4)
+    both = mixing(quick("x", mixup=0.8, cutmix=1.0))
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first = [mixed(pixels, targets, both, seed) for seed in range(12)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(8)
+    again = [mixed(pixels, targets, both, seed) for seed in range(12)]
+    for (x, t), (y, u) in zip(first, again, strict=True):
+        assert torch.equal(x, y) and torch.equal(t, u)
+    # Each batch takes one of the two: only CutMix leaves pixels as they were.
+    kept = [bool((x == pixels).any()) for x, _ in first]
+    assert any(kept) and not all(kept)
+    assert mixing(quick("x")) is None
+    assert mixed(pixels, targets, None, 0) == (pixels, targets)
+
+
+def test_steps_and_processes_blend_in_their_own_ways(tmp_path: Path) -> None:
+    images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 10))
+    s = quick("x", mixup=0.8, seed=3)
+    seeds = [
+        TrainingBatches(images, s, 32, rank=rank, world=2)(step).seed
+        for rank in range(2)
+        for step in range(3)
+    ]
+    assert len(set(seeds)) == 6
+    assert TrainingBatches(images, s, 32, rank=1, world=2)(2).seed == seeds[-1]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from relabel.datasets.classes import ClassList, LabelLine, read_class_list, read_label_lines
-from relabel.datasets.pixels.location import decode_rgb, read_image_bytes
+from relabel.datasets.pixels.location import read_rgb, stored_bytes
 from relabel.errors import DataError, Problems
 
 IMAGENET = "imagenet1k"
@@ -82,21 +82,14 @@ class ImageSet:
             digest.update("\0".join(values).encode())
         digest.update(np.ascontiguousarray(self.labels, dtype="<i4").tobytes())
         if sizes:
-            found = np.fromiter(
-                (_size(self.location(i)) for i in range(len(self))), dtype="<i8", count=len(self)
-            )
-            digest.update(found.tobytes())
+            found = [stored_bytes(self.location(i)) for i in range(len(self))]
+            digest.update(np.array(found, dtype="<i8").tobytes())
         return digest.hexdigest()
 
 
 def load_image(images: ImageSet, row: int) -> np.ndarray:
-    """uint8 [H, W, 3] RGB pixels as stored (an EXIF orientation is not applied).
-
-    Raises:
-        DataError: the file is missing, damaged or not an image.
-    """
-    location = images.location(row)
-    return decode_rgb(read_image_bytes(location), name=location)
+    """`read_rgb` of one image of the set."""
+    return read_rgb(images.location(row))
 
 
 @cache
@@ -332,10 +325,3 @@ def _clean(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return not any(mark in text for mark in "\t\n\r\0")
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 (a Path per image would double the time)
-    except OSError:
-        return -1

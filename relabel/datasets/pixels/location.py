@@ -154,10 +154,18 @@ def image_size(location: str) -> tuple[int, int]:
         ) from error
 
 
-def load_rgb(dataset: DetectionDataset, row: int) -> np.ndarray:
-    """uint8 [H, W, 3] RGB pixels of one image of the dataset."""
-    location = image_location(dataset, row)
+def read_rgb(location: str) -> np.ndarray:
+    """uint8 [H, W, 3] RGB pixels of the image at ``location``; see `decode_rgb`.
+
+    Raises:
+        DataError: missing, damaged or not an image.
+    """
     return decode_rgb(read_image_bytes(location), name=location)
+
+
+def load_rgb(dataset: DetectionDataset, row: int) -> np.ndarray:
+    """`read_rgb` of one image of the dataset."""
+    return read_rgb(image_location(dataset, row))
 
 
 def _cache(kind: str) -> OrderedDict[Any, Any]:

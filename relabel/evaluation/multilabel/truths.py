@@ -29,7 +29,7 @@ from scipy.sparse import csr_array
 
 from relabel.datasets.formats.records import collector_paused, read_file
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.multilabels import label_matrix, label_rows, read_tsv
+from relabel.datasets.multilabels import box_labels, label_matrix, label_rows, read_tsv
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 
 IMAGENET_CLASSES = 1000
@@ -237,11 +237,7 @@ def _from_boxes(
     classes: np.ndarray,
     doubtful: np.ndarray,
 ) -> Truths:
-    learned = classes < space.num_classes
-    sure, unsure = learned & ~doubtful, learned & doubtful
-    shape = (len(names), space.num_classes)
-    labels = label_matrix(rows[sure], classes[sure], shape)
-    ignored = csr_array(label_matrix(rows[unsure], classes[unsure], shape) > labels)
+    labels, ignored = box_labels(rows, classes, doubtful, (len(names), space.num_classes))
     return Truths(file, format, names, labels, ignored, space)
 
 

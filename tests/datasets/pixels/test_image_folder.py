@@ -237,7 +237,7 @@ def test_listing_asks_no_file_for_its_status(
         raise AssertionError("a file's status was asked for")
 
     monkeypatch.setattr(imagenet.os, "stat", refuse)
-    monkeypatch.setattr(imagenet, "decode_rgb", refuse)
+    monkeypatch.setattr(imagenet, "read_rgb", refuse)
     # Path.is_dir of the root is the one that may.
     monkeypatch.setattr(Path, "is_dir", lambda self: True)
     images = read_image_set(tmp_path)
