@@ -114,7 +114,7 @@ def cli(
 
     from relabel.classifiers import inputs
     from relabel.classifiers.data import BadImages
-    from relabel.classifiers.model import load_classifier
+    from relabel.classifiers.model import load_for_prediction
     from relabel.classifiers.predictions import write_predictions
     from relabel.classifiers.train import predict
     from relabel.training.loop import resolve_device
@@ -130,7 +130,7 @@ def cli(
         labelled = inputs.read_detections(catalogue.resolve(dataset, format, split), part, problems)
     keep_freed_memory()
     name = resolve_backbone(model, Path.cwd(), what="classifier", option="MODEL")
-    classifier = load_classifier(name, image_size=image_size)
+    classifier = load_for_prediction(name, image_size=image_size)
     if scores != "auto":
         classifier.spec = replace(classifier.spec, activation=scores)
     bad = BadImages() if runtime.skip_bad else None

@@ -236,7 +236,7 @@ def _calibrate(
     import numpy as np
 
     from relabel.evaluation.tables import rich_table
-    from relabel.multilabel.regions.calibrate import calibrate, calibration_rows
+    from relabel.multilabel.regions.calibrate import calibrate_tau, calibration_rows
     from relabel.multilabel.regions.features import PatchFeatures
     from relabel.multilabel.regions.stage import cut_features
     from relabel.training.loop import resolve_device
@@ -250,7 +250,7 @@ def _calibrate(
     rows = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
     extractor = PatchFeatures.create(settings.maskcut, resolve_device(runtime.device))
     maps = cut_features(images.select(rows), extractor, settings.maskcut, runtime)
-    found = calibrate(maps, values, settings.maskcut.max_masks)
+    found = calibrate_tau(maps, values, settings.maskcut.max_masks)
     if as_json:
         click.echo(json.dumps([asdict(row) for row in found]))
         return

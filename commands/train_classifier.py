@@ -181,11 +181,11 @@ def _train(
 
 
 def _measured(folder: Path, val: LabelledImages, runtime: Any) -> dict[str, float]:
-    from relabel.classifiers.model import load_classifier
+    from relabel.classifiers.model import load_for_prediction
     from relabel.classifiers.train import measure_classifier
     from relabel.training.loop import resolve_device
 
-    model = load_classifier(folder).to(resolve_device(runtime.device))
+    model = load_for_prediction(folder).to(resolve_device(runtime.device))
     return measure_classifier(model, val, runtime)
 
 

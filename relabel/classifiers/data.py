@@ -20,7 +20,7 @@ from torch import Tensor
 
 from relabel.classifiers.augment import centre_view, training_view
 from relabel.classifiers.settings import ClassifierSettings
-from relabel.datasets.multilabels import box_labels, label_matrix
+from relabel.datasets.multilabels import box_labels, label_matrix, label_rows
 from relabel.datasets.pixels.batches import decoding_workers
 from relabel.datasets.pixels.location import image_location, read_rgb, stored_bytes
 from relabel.errors import DataError, Problems
@@ -100,7 +100,7 @@ class LabelledImages:
         """
         if loss != "bce":
             return np.flatnonzero(self.gt >= 0)
-        return np.flatnonzero(np.asarray((self.labels > 0).sum(axis=1)))
+        return np.unique(label_rows(self.labels)[self.labels.data > 0])
 
 
 def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) -> LabelledImages:
@@ -140,7 +140,7 @@ def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) ->
         names,
         [str(root / n) for n in names],
         np.asarray(gt, np.int32),
-        table.astype(np.float32),
+        csr_array(table, dtype=np.float32),
         classes,
         keys,
     )
@@ -221,7 +221,7 @@ class Batch:
     seed: int
 
 
-class TrainingBatches:
+class AugmentedBatches:
     """Step number to a `Batch`. Depends on nothing but the step, also with several processes.
 
     Every image of a step has random numbers of its own, so that the images of a step are the same

@@ -223,7 +223,7 @@ def _processor(spec: ClassifierSpec) -> dict[str, Any]:
     }
 
 
-def load_classifier(source: str | Path, *, image_size: int = 0) -> Classifier:
+def load_for_prediction(source: str | Path, *, image_size: int = 0) -> Classifier:
     """A classifier that `save_classifier` wrote, or one as published, ready to predict.
 
     Args:

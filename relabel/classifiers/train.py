@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from relabel.backbones.heads import find_head
 from relabel.classifiers.augment import mixed, mixing
 from relabel.classifiers.data import (
+    AugmentedBatches,
     BadImages,
     Batch,
     LabelledImages,
-    TrainingBatches,
     ordered_batches,
 )
 from relabel.classifiers.model import Classifier, build_classifier, save_classifier
@@ -110,7 +110,7 @@ def train_classifier(
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     result = fit(
         model,
-        TrainingBatches(train, settings, model.spec.image_size, rank=rank, world=world, bad=bad),
+        AugmentedBatches(train, settings, model.spec.image_size, rank=rank, world=world, bad=bad),
         losses,
         steps=total_steps(settings, len(train)),
         out=out,

@@ -219,7 +219,8 @@ def encode_mask(mask: Array) -> str:
     """The ``counts`` of COCO's compressed run lengths of a mask, bool [H, W]."""
     from pycocotools import mask as coco
 
-    return coco.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+    counts: Any = coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
+    return counts.decode()
 
 
 def decode_mask(counts: str, height: int, width: int) -> Array:

@@ -11,7 +11,7 @@ import torch
 from relabel.classifiers.augment import centre_view, draw_crop, mixed, mixing
 from relabel.classifiers.data import (
     UNKNOWN,
-    TrainingBatches,
+    AugmentedBatches,
     from_detections,
 )
 from relabel.datasets.dataset import DetectionDataset, make_boxes
@@ -85,15 +85,15 @@ def test_detections_become_classes_with_doubtful_ones_unknown(tmp_path: Path) ->
 def test_batches_depend_on_the_step_and_not_on_the_number_of_processes(tmp_path: Path) -> None:
     images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 10))
     s = quick("x", augment="3-augment", color_jitter=0.3, seed=3)
-    whole = TrainingBatches(images, s, 32)
-    parts = [TrainingBatches(images, s, 32, rank=r, world=2)(5) for r in range(2)]
+    whole = AugmentedBatches(images, s, 32)
+    parts = [AugmentedBatches(images, s, 32, rank=r, world=2)(5) for r in range(2)]
     batch = whole(5)
     assert batch.pixels.shape == (8, 3, 32, 32)
     assert torch.equal(batch.pixels, whole(5).pixels)
     assert torch.equal(torch.cat([p.pixels for p in parts]), batch.pixels)
     assert torch.equal(torch.cat([p.targets for p in parts]), batch.targets)
     assert not torch.equal(whole(6).pixels, batch.pixels)
-    single = TrainingBatches(images, quick("x", loss="softmax"), 32)(0)
+    single = AugmentedBatches(images, quick("x", loss="softmax"), 32)(0)
     assert single.targets.sum(dim=1).tolist() == [1.0] * 8
 
 
@@ -165,9 +165,9 @@ def test_steps_and_processes_blend_in_their_own_ways(tmp_path: Path) -> None:
     images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 10))
     s = quick("x", mixup=0.8, seed=3)
     seeds = [
-        TrainingBatches(images, s, 32, rank=rank, world=2)(step).seed
+        AugmentedBatches(images, s, 32, rank=rank, world=2)(step).seed
         for rank in range(2)
         for step in range(3)
     ]
     assert len(set(seeds)) == 6
-    assert TrainingBatches(images, s, 32, rank=1, world=2)(2).seed == seeds[-1]
+    assert AugmentedBatches(images, s, 32, rank=1, world=2)(2).seed == seeds[-1]

@@ -17,10 +17,10 @@ from relabel.backbones.heads import find_head, match_head
 from relabel.classifiers.augment import centre_view
 from relabel.classifiers.data import (
     UNKNOWN,
-    TrainingBatches,
+    AugmentedBatches,
 )
 from relabel.classifiers.inputs import read_validation
-from relabel.classifiers.model import build_classifier, load_classifier, save_classifier
+from relabel.classifiers.model import build_classifier, load_for_prediction, save_classifier
 from relabel.classifiers.settings import PRESETS, ClassifierSettings
 from relabel.classifiers.train import (
     classification_loss,
@@ -94,7 +94,7 @@ def test_the_kept_head_gives_class_i_the_logit_after(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = whole(pixel_values=(x - mean) / std).logits
         assert torch.allclose(model.eval()(x), wanted[:, 1:], atol=1e-6)
-        published = load_classifier(folder)
+        published = load_for_prediction(folder)
         assert published.spec.classes == ("a", "b", "c")
         assert torch.allclose(published(x), wanted[:, 1:], atol=1e-6)
     assert not build_classifier(str(folder), NAMES[:2], NAMES[:2], keep_head=True)[1]
@@ -142,7 +142,7 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path) -> None:
     for kind in ("auto", "train"):
         settings = quick(folder, steps=2, batch_norm=kind)
         train_classifier(images, tmp_path / kind, settings, RUNTIME)
-        net = load_classifier(tmp_path / kind)
+        net = load_for_prediction(tmp_path / kind)
         norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
         means = [m.running_mean for m in norms]
         moved.append(max(float(m.abs().max()) for m in means if m is not None))
@@ -163,7 +163,7 @@ def test_both_colours_of_an_image_are_learned(tmp_path: Path) -> None:
     assert metrics["images"] == 48 and metrics["skipped"] == 0
     assert metrics["validation"][-1]["example_mAP"] > 0.95
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
-    trained = load_classifier(tmp_path / "out")
+    trained = load_for_prediction(tmp_path / "out")
     assert trained.spec.activation == "sigmoid"
     again = measure_classifier(trained, val, RUNTIME)
     assert again["example_mAP"] == pytest.approx(metrics["validation"][-1]["example_mAP"])
@@ -185,7 +185,7 @@ def test_single_labels_train_with_the_same_recipe(tmp_path: Path, loss: str) -> 
     settings = quick(tiny_resnet(tmp_path / "net"), loss=loss, steps=40)
     metrics = train_classifier(images, tmp_path / "out", settings, RUNTIME, validation=images)
     assert metrics["validation"][-1]["top1"] > 0.9  # chance 0.33
-    assert load_classifier(tmp_path / "out").spec.activation == "softmax"
+    assert load_for_prediction(tmp_path / "out").spec.activation == "softmax"
 
 
 def test_images_without_a_target_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -230,14 +230,14 @@ def test_a_resumed_training_ends_with_the_same_bytes(
     )
     train_classifier(images, tmp_path / "whole", settings, RUNTIME)
     with monkeypatch.context() as patched:
-        real = TrainingBatches.__call__
+        real = AugmentedBatches.__call__
 
-        def killed(self: TrainingBatches, step: int) -> Any:
+        def killed(self: AugmentedBatches, step: int) -> Any:
             if step == 4:
                 raise KeyboardInterrupt
             return real(self, step)
 
-        patched.setattr(TrainingBatches, "__call__", killed)
+        patched.setattr(AugmentedBatches, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(images, tmp_path / "cut", settings, RUNTIME)
     assert (tmp_path / "cut" / "checkpoint").is_dir()
@@ -257,7 +257,7 @@ def test_a_transformers_classifier_is_saved_as_transformers_reads_it(tmp_path: P
     torch.manual_seed(1)
     model, _ = build_classifier(str(folder), NAMES, NAMES, image_size=32)
     save_classifier(model.eval(), tmp_path / "out")
-    loaded = load_classifier(tmp_path / "out")
+    loaded = load_for_prediction(tmp_path / "out")
     assert loaded.spec == model.spec
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_other_networks_come_back_the_same(tmp_path: Path, name: str) -> None:
     else:
         model, _ = build_classifier(name, NAMES, NAMES, pretrained=False, image_size=48)
     save_classifier(model.eval(), tmp_path / "out")
-    loaded = load_classifier(tmp_path / "out")
+    loaded = load_for_prediction(tmp_path / "out")
     assert loaded.spec == model.spec
     x = torch.rand(2, 3, 48, 48)
     with torch.no_grad():
@@ -302,7 +302,7 @@ def test_other_networks_come_back_the_same(tmp_path: Path, name: str) -> None:
         assert torch.equal(loaded(x), model(x))
     (tmp_path / "out" / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises((DataError, ConfigError)):
-        load_classifier(tmp_path / "out")
+        load_for_prediction(tmp_path / "out")
 
 
 def test_validation_labels_come_from_files_of_true_classes(tmp_path: Path) -> None:

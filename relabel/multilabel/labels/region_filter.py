@@ -15,7 +15,7 @@ RULES = ("original", "top1")
 
 
 @dataclass(frozen=True)
-class Selection:
+class RegionUnions:
     """Training examples of the labeler: unions of regions of one image with one label.
 
     Attributes:
@@ -43,7 +43,7 @@ def select_columns(
     top_score: np.ndarray,
     rule: str,
     threshold: float,
-) -> Selection:
+) -> RegionUnions:
     """The selected regions of many images, united by image and label.
 
     Args:
@@ -79,7 +79,7 @@ def select_columns(
     new = np.ones(len(chosen), dtype=bool)
     new[1:] = (rows[1:] != rows[:-1]) | (classes[1:] != classes[:-1])
     starts = np.flatnonzero(new)
-    return Selection(
+    return RegionUnions(
         images=rows[starts].astype(np.int64),
         classes=classes[starts].astype(np.int64),
         offsets=np.append(starts, len(chosen)).astype(np.int64),
@@ -87,7 +87,7 @@ def select_columns(
     )
 
 
-def union_features(features: np.ndarray, areas: np.ndarray, selection: Selection) -> np.ndarray:
+def union_features(features: np.ndarray, areas: np.ndarray, selection: RegionUnions) -> np.ndarray:
     """float32 [S, d]: the pooled feature of each union of regions.
 
     The mean over a union of disjoint masks is the mean of the masks' means weighted by their

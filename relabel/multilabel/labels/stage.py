@@ -16,7 +16,7 @@ from relabel.datasets.pixels.image_folder import ImageSet
 from relabel.errors import DataError
 from relabel.multilabel.labels.aggregate import final, local_hard, local_soft
 from relabel.multilabel.labels.labeler import Labeler, train_labeler
-from relabel.multilabel.labels.region_filter import Selection, select_columns, union_features
+from relabel.multilabel.labels.region_filter import RegionUnions, select_columns, union_features
 from relabel.multilabel.scores.stage import top
 from relabel.multilabel.settings import AggregateSettings, FilterSettings, LabelerSettings
 from relabel.multilabel.store import LabelShard, ScoreShard, read_regions, read_scores
@@ -30,7 +30,7 @@ from relabel.workspace.stage import Shards
 FEATURES = "features.npy"
 
 
-def selected(images: ImageSet, scores: ScoreShard, settings: FilterSettings) -> Selection:
+def selected(images: ImageSet, scores: ScoreShard, settings: FilterSettings) -> RegionUnions:
     """The unions of a shard's regions that the labeler learns from; images are rows of the set."""
     rows = np.repeat(scores.row, np.diff(scores.offsets)).astype(np.int64)
     return select_columns(

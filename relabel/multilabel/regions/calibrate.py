@@ -35,7 +35,7 @@ class CalibrationRow:
     counts: tuple[int, ...]
 
 
-def calibrate(
+def calibrate_tau(
     features_iter: Iterable[Tensor], taus: Sequence[float], max_masks: int
 ) -> list[CalibrationRow]:
     """Discover masks at every tau; one row per tau, in the order given.

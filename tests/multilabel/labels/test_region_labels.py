@@ -11,7 +11,7 @@ from relabel.errors import ConfigError, DataError
 from relabel.multilabel.labels.aggregate import final, local_hard, local_soft
 from relabel.multilabel.labels.confusion import ConfusedPair, confused_pairs
 from relabel.multilabel.labels.region_filter import (
-    Selection,
+    RegionUnions,
     select_columns,
     union_features,
 )
@@ -19,7 +19,7 @@ from relabel.multilabel.labels.region_filter import (
 SCORES = np.array([[0.80, 0.10, 0.10], [0.05, 0.90, 0.05], [0.75, 0.20, 0.05], [0.40, 0.30, 0.30]])
 
 
-def select(scores: np.ndarray, label: int, rule: str, threshold: float) -> Selection:
+def select(scores: np.ndarray, label: int, rule: str, threshold: float) -> RegionUnions:
     """The selected regions of one image with these scores [n, C] and this label of its own."""
     n = len(scores)
     return select_columns(
@@ -82,9 +82,9 @@ def test_the_feature_of_a_union_is_the_pooled_feature_of_the_united_mask() -> No
     features = np.array([[1.0, 0.0], [4.0, 3.0], [100.0, 100.0]], dtype=np.float16)
     areas = np.array([1.0, 2.0, 1.0])
     one = np.array([0])
-    union = Selection(one, one, np.array([0, 2]), np.array([0, 1]))
+    union = RegionUnions(one, one, np.array([0, 2]), np.array([0, 1]))
     assert union_features(features, areas, union).tolist() == [patches[:3].mean(0).tolist()]
-    none = Selection(one[:0], one[:0], np.array([0]), one[:0])
+    none = RegionUnions(one[:0], one[:0], np.array([0]), one[:0])
     assert union_features(features, areas, none).shape == (0, 2)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from relabel.errors import ConfigError, DataError
 from relabel.evaluation.tables import markdown
-from relabel.multilabel.regions.calibrate import CalibrationRow, calibrate, calibration_rows
+from relabel.multilabel.regions.calibrate import CalibrationRow, calibrate_tau, calibration_rows
 
 
 def _object(cosine: float) -> torch.Tensor:
@@ -20,7 +20,7 @@ def _object(cosine: float) -> torch.Tensor:
 
 def test_rows() -> None:
     """At tau 0.3 only the first image's object is apart; at 0.7 the second's as well."""
-    rows = calibrate(iter([_object(0.1), _object(0.5), torch.ones(5, 4, 2)]), [0.7, 0.3], 2)
+    rows = calibrate_tau(iter([_object(0.1), _object(0.5), torch.ones(5, 4, 2)]), [0.7, 0.3], 2)
     assert [(row.tau, row.images, row.counts) for row in rows] == [
         (0.7, 3, (1, 2, 0)),
         (0.3, 3, (2, 1, 0)),
@@ -45,6 +45,6 @@ def test_table() -> None:
 
 def test_nothing_to_calibrate_on() -> None:
     with pytest.raises(DataError, match="no images"):
-        calibrate([], [0.3], 2)
+        calibrate_tau([], [0.3], 2)
     with pytest.raises(ConfigError, match="no tau"):
-        calibrate([torch.ones(2, 2, 2)], [], 2)
+        calibrate_tau([torch.ones(2, 2, 2)], [], 2)
