@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
+from relabel.datasets.multilabels import greatest, tsv_writer
 from relabel.errors import ConfigError
 from relabel.workspace.atomic import atomic_path
 
@@ -57,15 +57,6 @@ def write_predictions(
     return _write_parquet(out, images, spec, scores, top, min_score)
 
 
-def _kept(values: np.ndarray, top: int, min_score: float) -> csr_array:
-    """float32 [N, C]: the scores kept of [N, C], greatest first per image, equal ones by class."""
-    order = np.argsort(-values, axis=1, kind="stable")[:, : top or None]
-    ranked = np.take_along_axis(values, order, axis=1)
-    keep = ranked >= min_score
-    offsets = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
-    return csr_array((ranked[keep].astype(np.float32), order[keep], offsets), shape=values.shape)
-
-
 def _write_parquet(
     out: Path,
     images: LabelledImages,
@@ -97,7 +88,7 @@ def _write_parquet(
             names = pa.array([images.file_names[i] for i in rows.tolist()], pa.string())
             arrays: list[Any] = [names]
             if sparse:
-                kept = _kept(values, top, min_score)
+                kept = greatest(values, top, min_score)
                 offsets = pa.array(kept.indptr, pa.int32())
                 arrays += [
                     pa.ListArray.from_arrays(offsets, pa.array(kept.indices, pa.int32())),
@@ -115,12 +106,10 @@ def _write_parquet(
 def _write_tsv(
     out: Path, images: LabelledImages, scores: Scores, top: int, min_score: float
 ) -> int:
-    from relabel.datasets.multilabels import tsv_writer
-
     done = 0
     with tsv_writer(out) as file:
         for rows, values in scores:
-            kept = _kept(values.clip(0, 1), top, min_score)
+            kept = greatest(values.clip(0, 1), top, min_score)
             file.write([images.file_names[i] for i in rows.tolist()], images.gt[rows], kept)
             done += len(rows)
     return done

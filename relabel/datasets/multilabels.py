@@ -76,6 +76,24 @@ def box_labels(
     return present, csr_array(label_matrix(rows[unsure], ids[unsure], shape) > present)
 
 
+def greatest(values: np.ndarray, most: int, least: float) -> csr_array:
+    """The greatest entries of each row, greatest first, equal ones by column.
+
+    Args:
+        values: float [N, C].
+        most: entries kept per row; 0 keeps all.
+        least: least value that is kept.
+
+    Returns:
+        float32 [N, C].
+    """
+    order = np.argsort(-values, axis=1, kind="stable")[:, : most or None]
+    ranked = np.take_along_axis(values, order, axis=1)
+    keep = ranked >= least
+    offsets = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+    return csr_array((ranked[keep].astype(np.float32), order[keep], offsets), shape=values.shape)
+
+
 def label_rows(labels: csr_array) -> np.ndarray:
     """int64 [L], the image of each entry of a matrix [N, C]; zeros that are listed count."""
     return np.repeat(np.arange(len(labels.indptr) - 1), np.diff(labels.indptr))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from relabel.workspace.columns import Column, Shard, read_shard
 
@@ -121,7 +122,8 @@ class LabelShard(Shard):
         offsets: int64 [B + 1].
         ids: int32 [R, k], classes by the labeler, most probable first; -1 fills up.
         probs: float32 [R, k].
-        label_offsets: int64 [B + 1]; the labels of image i are this slice of the next two.
+        label_offsets: int64 [B + 1]; the labels of image i are this slice of the next two, the most
+            probable first, equal ones by class.
         label_ids: int32 [L].
         label_probs: float32 [L].
     """
@@ -145,6 +147,12 @@ class LabelShard(Shard):
         "label_ids": Column("int32", "label_offsets"),
         "label_probs": Column("float32", "label_offsets"),
     }
+
+    @property
+    def labels(self) -> csr_array:
+        """float32 [B, C], the labels of the images in their order; C is 1 more than the largest."""
+        entries = (self.label_probs, self.label_ids, self.label_offsets)
+        return csr_array(entries, shape=(len(self), int(self.label_ids.max(initial=-1)) + 1))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def make_result(folder: Path) -> Result:
     left, right, top = np.zeros((3, 6, 8), bool)
     left[:, :4], right[:, 4:], top[:3, 4:] = True, True, True
     found = [
-        ([left, top], [(0, 0.75, 1, 0.125), (1, 0.5, 2, 0.25)], {2: 0.25, 0: 1, 1: 0.5}),
+        ([left, top], [(0, 0.75, 1, 0.125), (1, 0.5, 2, 0.25)], {0: 1, 1: 0.5, 2: 0.25}),
         ([], [], {0: 1}),
         (None, [], {}),
         ([left], [(2, 1, -1, 0)], {1: 1, 2: 1}),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,18 +80,54 @@ def write(
         layers[key] = layer
     _check_sizes(dataset)
 
+    samples = _samples(dataset, out, layers, split, copy_images)
+    return write_documents(out, samples, _metadata(dataset, layers, split))
+
+
+def write_documents(
+    out: Path, samples: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]
+) -> list[Path]:
+    """Write a dataset folder of sample documents and a `dataset_document`.
+
+    Returns:
+        The paths of ``metadata.json`` and ``samples.json``.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    samples = out / "samples.json"
-    with atomic_path(samples) as temporary, Path(temporary).open("wb") as stream:
+    with atomic_path(out / "samples.json") as temporary, Path(temporary).open("wb") as stream:
         stream.write(b'{"samples": [')
-        for i, sample in enumerate(_samples(dataset, out, layers, split, copy_images)):
+        for i, sample in enumerate(samples):
             stream.write(b",\n" if i else b"\n")
             stream.write(orjson.dumps(sample))
         stream.write(b"\n]}\n")
     # The metadata comes last: a folder that has it is complete.
-    metadata = out / "metadata.json"
-    atomic_write_bytes(metadata, orjson.dumps(_metadata(dataset, layers, split)) + b"\n")
-    return [metadata, samples]
+    atomic_write_bytes(out / "metadata.json", orjson.dumps(metadata) + b"\n")
+    return [out / "metadata.json", out / "samples.json"]
+
+
+def sample_document(
+    identity: Mapping[str, str], filepath: str, tags: Sequence[str], width: int, height: int
+) -> dict[str, Any]:
+    """What every sample has; label fields are added to it.
+
+    Args:
+        identity: see `object_id`.
+        filepath: of the image, absolute or relative to the dataset's folder.
+        width, height: in pixels.
+    """
+    return {
+        "_id": identity,
+        "filepath": filepath,
+        "tags": list(tags),
+        "metadata": {
+            "_cls": "ImageMetadata",
+            "mime_type": mimetypes.guess_type(filepath)[0] or "image/jpeg",
+            "width": width,
+            "height": height,
+        },
+        "_media_type": "image",
+        # FiftyOne draws random subsets by this number in [0, 1).
+        "_rand": int(identity["$oid"][:8], 16) / 2**32,
+    }
 
 
 def field_name(name: str) -> str:
@@ -134,21 +170,9 @@ def _samples(
     for i, file_name in enumerate(dataset.images.file_name):
         identity = object_id(dataset.name, "sample", file_name)
         filepath = _place_image(dataset, i, out, identity["$oid"], copy_images)
-        sample: dict[str, Any] = {
-            "_id": identity,
-            "filepath": filepath,
-            "tags": tags,
-            "metadata": {
-                "_cls": "ImageMetadata",
-                "mime_type": mimetypes.guess_type(filepath)[0] or "image/jpeg",
-                "width": int(dataset.images.width[i]),
-                "height": int(dataset.images.height[i]),
-            },
-            "_media_type": "image",
-            # FiftyOne draws random subsets by this number in [0, 1).
-            "_rand": int(identity["$oid"][:8], 16) / 2**32,
-            "image_id": int(dataset.images.id[i]),
-        }
+        size = int(dataset.images.width[i]), int(dataset.images.height[i])
+        sample = sample_document(identity, filepath, tags, *size)
+        sample["image_id"] = int(dataset.images.id[i])
         for name, layer in layers.items():
             row = i if layer is dataset else rows[name].get(file_name)
             found = [] if row is None else detections[name](row)
@@ -177,7 +201,7 @@ def _detections(
                 "tags": [],
                 "label": names[boxes.category[k]],
                 "bounding_box": box,
-                "confidence": _number(boxes.score[k]),
+                "confidence": shortest_number(boxes.score[k]),
                 "annotation_id": int(boxes.id[k]),
                 "ignore": ignore,
                 # FiftyOne's COCO evaluation looks for crowd regions under this name.
@@ -190,7 +214,7 @@ def _detections(
                 document["source_dataset"] = origin.dataset
                 document["source_category"] = origin.source_category[k] or None
                 document["source_id"] = source_id if source_id >= 0 else None
-                document["source_iou"] = _number(origin.source_iou[k])
+                document["source_iou"] = shortest_number(origin.source_iou[k])
                 document["alternatives"] = alternatives_of(boxes, k)
             found.append(document)
         return found
@@ -198,7 +222,7 @@ def _detections(
     return documents
 
 
-def _number(value: Any) -> float | None:
+def shortest_number(value: Any) -> float | None:
     """A JSON number with the float32's own shortest digits, None for NaN."""
     return None if np.isnan(value) else float(str(value))
 

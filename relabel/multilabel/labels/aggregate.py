@@ -1,8 +1,7 @@
 """From the class probabilities of regions to labels of the image.
 
-Shape legend: ``R`` regions of many images, ``I`` images, ``n`` regions of one image, ``C`` classes.
-The regions of image i are rows ``offsets[i] : offsets[i + 1]``. Functions without ``offsets`` take
-all regions as one image's.
+Shape legend: ``R`` regions of many images, ``I`` images, ``C`` classes. The regions of image i are
+rows ``offsets[i] : offsets[i + 1]``.
 """
 
 from __future__ import annotations
@@ -12,20 +11,16 @@ import numpy as np
 from relabel.errors import DataError
 
 
-def local_soft(probs: np.ndarray, offsets: np.ndarray | None = None) -> np.ndarray:
+def local_soft(probs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Local-Soft: per class the greatest probability over the image's regions.
 
     Args:
         probs: float [R, C].
-        offsets: int [I + 1], or None for one image.
+        offsets: int [I + 1].
 
     Returns:
-        float32 [I, C], or [C] for one image. Images without regions have zeros.
+        float32 [I, C]. Images without regions have zeros.
     """
-    probs = np.asarray(probs)
-    if offsets is None:
-        return local_soft(probs, np.array([0, len(probs)]))[0]
-    offsets = np.asarray(offsets, dtype=np.int64)
     result = np.zeros((len(offsets) - 1, probs.shape[1]), dtype=np.float32)
     filled = np.flatnonzero(np.diff(offsets) > 0)
     if len(filled):
@@ -35,31 +30,22 @@ def local_soft(probs: np.ndarray, offsets: np.ndarray | None = None) -> np.ndarr
     return result
 
 
-def local_hard(
-    probs: np.ndarray, threshold: float, offsets: np.ndarray | None = None
-) -> np.ndarray:
-    """Local-Hard: the classes that some region has with p >= threshold.
-
-    Returns:
-        bool [I, C], or [C] for one image.
-    """
-    if not len(probs):
-        rows = () if offsets is None else (len(offsets) - 1,)
-        return np.zeros((*rows, np.asarray(probs).shape[1]), dtype=bool)
-    # Regions without a label count as 0, which a threshold of 0 must not let in.
+def local_hard(probs: np.ndarray, threshold: float, offsets: np.ndarray) -> np.ndarray:
+    """Local-Hard: bool [I, C], the classes that some region has with p >= threshold."""
+    # Images without a region have zeros, which a threshold of 0 must not let in.
     found = local_soft(probs, offsets)
     return (found >= np.float32(threshold)) & (found > 0)
 
 
-def final(local: np.ndarray, labels: np.ndarray | int | None) -> np.ndarray:
+def final(local: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     """The final labels: max(local labels, one-hot of the image's own label).
 
     Args:
-        local: [C] or [I, C], soft or hard.
-        labels: the image's own class, or int [I]; negative or None where it has none.
+        local: [I, C], soft or hard.
+        labels: int [I], the image's own class, negative where it has none; None leaves them out.
 
     Returns:
-        float32 of the shape of ``local``, in memory of its own.
+        float32 [I, C], in memory of its own.
 
     Raises:
         DataError: a label is not below C.
@@ -67,15 +53,11 @@ def final(local: np.ndarray, labels: np.ndarray | int | None) -> np.ndarray:
     result = np.array(local, dtype=np.float32)
     if labels is None:
         return result
-    own = np.atleast_1d(np.asarray(labels, dtype=np.int64))
-    rows = result.reshape(-1, result.shape[-1])
-    if len(own) != len(rows):
-        raise ValueError(f"{len(own)} labels for {len(rows)} images")
-    if len(own) and int(own.max()) >= rows.shape[1]:
+    if len(labels) and int(labels.max()) >= result.shape[1]:
         raise DataError(
-            f"label {int(own.max())} is outside 0..{rows.shape[1] - 1}",
+            f"label {int(labels.max())} is outside 0..{result.shape[1] - 1}",
             remedy="The labeler was trained for fewer classes than the images have.",
         )
-    some = np.flatnonzero(own >= 0)
-    rows[some, own[some]] = 1.0
+    some = np.flatnonzero(labels >= 0)
+    result[some, labels[some]] = 1.0
     return result

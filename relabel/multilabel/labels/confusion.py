@@ -36,7 +36,8 @@ class ConfusedPair:
 
 def confused_pairs(
     labels: np.ndarray,
-    probs: np.ndarray | tuple[np.ndarray, np.ndarray],
+    ids: np.ndarray,
+    probs: np.ndarray,
     classes: int,
     rate: float,
     min_count: int = 5,
@@ -53,8 +54,8 @@ def confused_pairs(
 
     Args:
         labels: int [R], the original label of each region's image; negative: left out.
-        probs: float [R, C], or its greatest entries (ids [R, k], probabilities [R, k]); entries
-            that are not listed count as 0.
+        ids: int [R, k], the most probable classes of each region; -1 fills up.
+        probs: float [R, k], their probabilities; classes that are not listed count as 0.
         classes: C.
         rate: minimum of both rates; see `AggregateSettings.confusion`.
         min_count: minimum number of counted regions of each of the two classes.
@@ -66,16 +67,10 @@ def confused_pairs(
         Sorted by the smaller of the two rates, greatest first, then by a and b.
     """
     labels = np.asarray(labels, dtype=np.int64)
-    if not isinstance(probs, tuple):
-        # A region has at most 1 / high classes that reach it; its own class is looked up apart.
-        full = np.asarray(probs)
-        mine = full[np.arange(len(full)), np.maximum(labels, 0)] if len(full) else np.zeros(0)
-        region, other = np.nonzero(full >= high)
-    else:
-        ids, values = np.asarray(probs[0], dtype=np.int64), np.asarray(probs[1])
-        mine = np.where(ids == labels[:, None], values, 0).max(1, initial=0)
-        region, slot = np.nonzero(values >= high)
-        other = ids[region, slot]
+    ids = np.asarray(ids, dtype=np.int64)
+    mine = np.where(ids == labels[:, None], probs, 0).max(1, initial=0)
+    region, slot = np.nonzero(probs >= high)
+    other = ids[region, slot]
     counted = (labels >= 0) & (mine >= own)
     counts = np.bincount(labels[counted], minlength=classes)
     keep = counted[region] & (other != labels[region]) & (other >= 0)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from relabel.datasets.multilabels import greatest
 from relabel.datasets.pixels.image_folder import ImageSet
 from relabel.errors import DataError
 from relabel.multilabel.labels.aggregate import final, local_hard, local_soft
@@ -158,9 +160,7 @@ def label_regions(
             gt = images.labels[found.row]
             whole = aggregated(probs, found.offsets, gt, settings)
             ids, values = top(probs)
-            label_offsets, label_ids, label_probs = sparse(
-                whole, settings.min_score, settings.max_labels
-            )
+            labels = listed(whole, settings)
             shard = LabelShard(
                 run=run,
                 row=found.row,
@@ -169,9 +169,9 @@ def label_regions(
                 offsets=found.offsets,
                 ids=ids,
                 probs=values,
-                label_offsets=label_offsets,
-                label_ids=label_ids,
-                label_probs=label_probs,
+                label_offsets=labels.indptr,
+                label_ids=labels.indices,
+                label_probs=labels.data,
             )
             write_shard(shards.shard_path(i), shard)
             clock.images += len(found)
@@ -189,19 +189,11 @@ def aggregated(
     return final(local, gt if settings.original else None)
 
 
-def sparse(whole: np.ndarray, least: float, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(offsets [B + 1], classes, probabilities) of the ``most`` greatest entries from ``least`` on.
-
-    Labels of an image come most probable first, equal ones by class.
-    """
-    rows, ids = np.nonzero((whole >= least) & (whole > 0))
-    values = whole[rows, ids]
-    order = np.lexsort((ids, -values, rows))
-    counts = np.bincount(rows, minlength=len(whole))
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order = order[place < most]
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
-    return offsets, ids[order].astype(np.int32), values[order].astype(np.float32)
+def listed(whole: np.ndarray, settings: AggregateSettings) -> csr_array:
+    """float32 [B, C]: what the files list of the labels [B, C]; see `greatest`."""
+    # A class that no region has is no label, however small min_score is.
+    above_zero = np.nextafter(np.float32(0), np.float32(1))
+    return greatest(whole, settings.max_labels, max(np.float32(settings.min_score), above_zero))
 
 
 def confusion_columns(shards: Iterator[LabelShard]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

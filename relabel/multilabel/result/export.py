@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
-from relabel.datasets.multilabels import tsv_writer
+from relabel.datasets.multilabels import label_rows, tsv_writer
 from relabel.datasets.pixels.image_folder import ImageSet
 from relabel.errors import DataError
 from relabel.multilabel.labels.confusion import ConfusedPair
@@ -60,17 +59,7 @@ def write_labels_tsv(path: Path, labels: Sequence[Path]) -> None:
     """All labels in the released text format; an image's labels from the most probable on."""
     with tsv_writer(path) as file:
         for shard in iterate(labels, read_labels):
-            order = label_order(shard)
-            ids, probs = shard.label_ids[order], shard.label_probs[order]
-            shape = (len(shard), int(ids.max(initial=-1)) + 1)
-            listed = csr_array((probs, ids, shard.label_offsets), shape=shape)
-            file.write(shard.file_name, shard.gt, listed)
-
-
-def label_order(shard: LabelShard) -> np.ndarray:
-    """int64 [L], the labels of each image from the most probable on, equal ones by class."""
-    image = np.repeat(np.arange(len(shard)), np.diff(shard.label_offsets))
-    return np.lexsort((shard.label_ids, -shard.label_probs, image))
+            file.write(shard.file_name, shard.gt, shard.labels)
 
 
 def write_labels_parquet(
@@ -128,7 +117,6 @@ def _columns(regions: RegionShard, labels: LabelShard) -> dict[str, Any]:
     def lists(offsets: np.ndarray, values: Any) -> Any:
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
 
-    order = label_order(labels)
     top, prob = labels.ids[:, 0], labels.probs[:, 0]
     each = pa.StructArray.from_arrays(
         [
@@ -147,11 +135,11 @@ def _columns(regions: RegionShard, labels: LabelShard) -> dict[str, Any]:
         "readable": pa.array(regions.readable),
         "reason": pa.array(list(regions.reason), pa.string()),
         "gt": pa.array(labels.gt, mask=labels.gt < 0),
-        "ids": lists(labels.label_offsets, pa.array(labels.label_ids[order])),
-        "probs": lists(labels.label_offsets, pa.array(labels.label_probs[order])),
+        "ids": lists(labels.label_offsets, pa.array(labels.label_ids)),
+        "probs": lists(labels.label_offsets, pa.array(labels.label_probs)),
         "origin": lists(
             labels.label_offsets,
-            pa.array([label_origin_text(o) for o in label_origins(labels)[order]], pa.string()),
+            pa.array([label_origin_text(o) for o in label_origins(labels)], pa.string()),
         ),
         "regions": lists(regions.offsets, each),
     }
@@ -172,7 +160,7 @@ def label_origins(shard: LabelShard) -> np.ndarray:
     keys, first = np.unique(key[order], return_index=True)
     best = order[first]
 
-    image = np.repeat(np.arange(len(shard)), np.diff(shard.label_offsets))
+    image = label_rows(shard.labels)
     wanted = image.astype(np.int64) * size + shard.label_ids
     own = shard.label_ids == shard.gt[image]
     result = np.where(own, -1, -2)

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import base64
 import io
-import mimetypes
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from relabel.datasets.formats.fiftyone import (
     dataset_document,
     detection_fields,
     object_id,
+    sample_document,
     schema_field,
+    shortest_number,
+    write_documents,
 )
 from relabel.datasets.pixels.image_folder import ImageSet
 from relabel.datasets.pixels.placing import CopyImages, place_image
-from relabel.multilabel.result.export import label_order, label_origin_text, label_origins
+from relabel.multilabel.result.export import label_origin_text, label_origins
 from relabel.multilabel.store import LabelShard, RegionShard
-from relabel.workspace.atomic import atomic_path, atomic_write_bytes
 
 
 def write_fiftyone(
@@ -60,25 +61,11 @@ def write_fiftyone(
     Raises:
         DataError: an image that is to be linked or copied does not exist.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    samples, metadata = out / "samples.json", out / "metadata.json"
-    with atomic_path(samples) as temporary, temporary.open("wb") as stream:
-        stream.write(b'{"samples": [')
-        for count, sample in enumerate(
-            _samples(out, images, shards, name, split, min_prob, copy_images)
-        ):
-            if limit is not None and count >= limit:
-                break
-            stream.write(b",\n" if count else b"\n")
-            stream.write(orjson.dumps(sample))
-        stream.write(b"\n]}\n")
+    samples = islice(_samples(out, images, shards, name, split, min_prob, copy_images), limit)
     classes: dict[str, list[str]] = dict.fromkeys(
         ("original", "labels", "regions"), images.class_names
     )
-    document = dataset_document(name, split, _schema(), classes)
-    # The metadata comes last: a folder that has it is complete.
-    atomic_write_bytes(metadata, orjson.dumps(document) + b"\n")
-    return [metadata, samples]
+    return write_documents(out, samples, dataset_document(name, split, _schema(), classes))
 
 
 def _samples(
@@ -91,39 +78,32 @@ def _samples(
     copy_images: CopyImages,
 ) -> Iterator[dict[str, Any]]:
     for regions, labels in shards:
-        order, origins = label_order(labels), label_origins(labels)
+        origins = label_origins(labels)
         for i in np.flatnonzero(regions.readable).tolist():
             file_name = labels.file_name[i]
-            identity = object_id(name, "sample", file_name)
             path = images.root.absolute() / file_name
             if copy_images != "none":
                 place_image(str(path), out / "data" / file_name, copy_images)
-            chosen = order[labels.label_offsets[i] : labels.label_offsets[i + 1]]
             found = [
                 {
                     "_id": object_id(name, "label", file_name, labels.label_ids[k]),
                     "_cls": "Classification",
                     "tags": [],
                     "label": images.class_names[labels.label_ids[k]],
-                    "confidence": _number(labels.label_probs[k]),
+                    "confidence": shortest_number(labels.label_probs[k]),
                     "origin": label_origin_text(int(origins[k])),
                 }
-                for k in chosen.tolist()
+                for k in range(*labels.label_offsets[i : i + 2])
                 if labels.label_probs[k] >= min_prob
             ]
-            sample: dict[str, Any] = {
-                "_id": identity,
-                "filepath": str(path) if copy_images == "none" else f"data/{file_name}",
-                "tags": [split],
-                "metadata": {
-                    "_cls": "ImageMetadata",
-                    "mime_type": mimetypes.guess_type(file_name)[0] or "image/jpeg",
-                    "width": int(regions.width[i]),
-                    "height": int(regions.height[i]),
-                },
-                "_media_type": "image",
-                # FiftyOne draws random subsets by this number in [0, 1).
-                "_rand": int(identity["$oid"][:8], 16) / 2**32,
+            yield {
+                **sample_document(
+                    object_id(name, "sample", file_name),
+                    str(path) if copy_images == "none" else f"data/{file_name}",
+                    [split],
+                    int(regions.width[i]),
+                    int(regions.height[i]),
+                ),
                 "original": _original(name, file_name, int(labels.gt[i]), images),
                 "labels": {"_cls": "Classifications", "classifications": found, "logits": None},
                 "regions": {
@@ -132,7 +112,6 @@ def _samples(
                 },
                 "num_labels": len(found),
             }
-            yield sample
 
 
 def _original(name: str, file_name: str, gt: int, images: ImageSet) -> dict[str, Any] | None:
@@ -171,7 +150,7 @@ def _detections(
                 "label": images.class_names[top],
                 "bounding_box": [x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height],
                 "mask": _array(mask[y1:y2, x1:x2]),
-                "confidence": _number(labels.probs[r, 0]),
+                "confidence": shortest_number(labels.probs[r, 0]),
                 "round": int(regions.round[r]),
                 "area": int(regions.area[r]),
             }
@@ -185,11 +164,6 @@ def _array(mask: np.ndarray) -> dict[str, Any]:
     np.save(stream, np.ascontiguousarray(mask), allow_pickle=False)
     data = base64.b64encode(zlib.compress(stream.getvalue())).decode()
     return {"$binary": {"base64": data, "subType": "00"}}
-
-
-def _number(value: Any) -> float:
-    """A JSON number with the float32's own shortest digits."""
-    return float(str(value))
 
 
 def _schema() -> list[dict[str, Any]]:

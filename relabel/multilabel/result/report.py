@@ -11,7 +11,7 @@ import numpy as np
 from relabel.datasets.pixels.image_folder import ImageSet, load_image
 from relabel.errors import DataError
 from relabel.multilabel.labels.confusion import ConfusedPair
-from relabel.multilabel.result.export import label_order, paired
+from relabel.multilabel.result.export import paired
 from relabel.multilabel.result.summary import BINS, Summary
 from relabel.multilabel.store import LabelShard, RegionShard, read_labels, read_regions
 from relabel.reports.multilabel import Counts, Picture, write_multilabel_report
@@ -100,10 +100,9 @@ def _pictures(
     found: dict[int, Picture] = {}
     for shard in sorted({pick.shard for pick in picks}):
         one, other = read_regions(regions[shard], features=False), read_labels(labels[shard])
-        order = label_order(other)
         for k, pick in enumerate(picks):
             if pick.shard == shard:
-                picture = _picture(images, one, other, order, pick.group, pick.image)
+                picture = _picture(images, one, other, pick.group, pick.image)
                 if picture is not None:
                     found[k] = picture
     return [found[k] for k in sorted(found)]
@@ -113,7 +112,6 @@ def _picture(
     images: ImageSet,
     regions: RegionShard,
     labels: LabelShard,
-    order: np.ndarray,
     group: str,
     image: int,
 ) -> Picture | None:
@@ -127,7 +125,7 @@ def _picture(
     names = images.class_names
     mine = [r for r in regions.regions(image) if labels.ids[r, 0] >= 0]
     first = int(regions.offsets[image])
-    listed = order[labels.label_offsets[image] : labels.label_offsets[image + 1]]
+    listed = range(*labels.label_offsets[image : image + 2])
     gt = int(labels.gt[image])
     return Picture(
         name=labels.file_name[image],

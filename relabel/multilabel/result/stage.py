@@ -80,6 +80,5 @@ def _noting_skipped(
 def find_confused(plan: Plan, labels: Shards) -> list[ConfusedPair]:
     """The classes the labeler takes for one another."""
     own, ids, probs = confusion_columns(iterate(labels.paths, read_labels))
-    return confused_pairs(
-        own, (ids, probs), plan.images.num_classes, plan.settings.aggregate.confusion
-    )
+    classes, rate = plan.images.num_classes, plan.settings.aggregate.confusion
+    return confused_pairs(own, ids, probs, classes, rate)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from relabel.datasets.multilabels import label_rows
 from relabel.multilabel.store import LabelShard, RegionShard
 
 BINS = 20
@@ -53,7 +55,8 @@ class Summary:
         self.label_counts, self.region_counts = np.zeros((2, 9), np.int64)
         self.probabilities, self.areas = np.zeros((2, BINS), np.int64)
         self.skipped: list[tuple[str, str]] = []
-        self._pairs = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        # Images by own class and class that was added.
+        self._pairs = csr_array((num_classes, num_classes), dtype=np.int64)
         self._own = np.zeros(num_classes, np.int64)
         self._shards = 0
         most, none = pictures // 3, pictures // 6
@@ -71,7 +74,7 @@ class Summary:
         self.images += int(readable.sum())
         self.regions += len(regions.area)
 
-        image = np.repeat(np.arange(len(labels)), np.diff(labels.label_offsets))
+        image = label_rows(labels.labels)
         sure = labels.label_probs >= np.float32(self.confident)
         per_image = np.bincount(image[sure], minlength=len(labels))
         self.labels += int(per_image[readable].sum())
@@ -87,8 +90,8 @@ class Summary:
         gt = labels.gt.astype(np.int64)
         self._own += np.bincount(gt[readable & (gt >= 0)], minlength=self.num_classes)
         new = sure & (gt[image] >= 0) & (labels.label_ids != gt[image])
-        codes = gt[image[new]] * self.num_classes + labels.label_ids[new]
-        self._pairs = _merged(self._pairs, codes)
+        pairs = (np.ones(int(new.sum()), np.int64), (gt[image[new]], labels.label_ids[new]))
+        self._pairs = csr_array(self._pairs + csr_array(pairs, shape=self._pairs.shape))
         self._choose(np.asarray(regions.row), readable, per_image, masks)
         self._shards += 1
 
@@ -125,23 +128,17 @@ class Summary:
 
     def added_classes(self, most: int = 30) -> list[tuple[int, int]]:
         """(added class, images), most images first."""
-        codes, counts = self._pairs
-        total = np.bincount(codes % self.num_classes, counts, minlength=self.num_classes)
+        total = np.bincount(self._pairs.indices, self._pairs.data, minlength=self.num_classes)
         order = np.argsort(-total, kind="stable")[:most]
         return [(int(c), int(total[c])) for c in order if total[c]]
 
     def added(self, most: int = 30) -> list[tuple[int, int, int, float]]:
         """(own class, added class, images, share of the own class's images), most images first."""
-        codes, counts = self._pairs
-        order = np.lexsort((codes, -counts))[:most]
+        own, other, counts = label_rows(self._pairs), self._pairs.indices, self._pairs.data
+        order = np.lexsort((other, own, -counts))[:most]
         return [
-            (
-                int(code // self.num_classes),
-                int(code % self.num_classes),
-                int(n),
-                float(n / self._own[code // self.num_classes]),
-            )
-            for code, n in zip(codes[order], counts[order], strict=True)
+            (int(a), int(b), int(n), float(n / self._own[a]))
+            for a, b, n in zip(own[order], other[order], counts[order], strict=True)
         ]
 
     def numbers(self) -> dict[str, object]:
@@ -165,15 +162,6 @@ def _counted(values: np.ndarray) -> np.ndarray:
 
 def _binned(values: np.ndarray) -> np.ndarray:
     return np.bincount(np.clip((values * BINS).astype(np.int64), 0, BINS - 1), minlength=BINS)
-
-
-def _merged(one: tuple[np.ndarray, np.ndarray], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts by code with further codes counted in."""
-    new, counts = np.unique(codes, return_counts=True)
-    known, place = np.unique(np.concatenate([one[0], new]), return_inverse=True)
-    total = np.zeros(len(known), np.int64)
-    np.add.at(total, place, np.concatenate([one[1], counts]))
-    return known, total
 
 
 def _scrambled(rows: np.ndarray, seed: int) -> np.ndarray:

@@ -88,15 +88,16 @@ def test_the_feature_of_a_union_is_the_pooled_feature_of_the_united_mask() -> No
     assert union_features(features, areas, none).shape == (0, 2)
 
 
+ONE = np.array([0, 3])  # all regions are one image's
 PROBS = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.0, 0.4, 0.6]], dtype=np.float32)
 
 
 def test_local_labels_of_one_image() -> None:
-    assert local_soft(PROBS).tolist() == pytest.approx([0.7, 0.6, 0.6])
-    assert local_hard(PROBS, 0.6).tolist() == [True, True, True]
-    assert local_hard(PROBS, 0.65).tolist() == [True, False, False]
-    assert local_soft(PROBS[:0]).tolist() == [0, 0, 0]
-    assert local_hard(PROBS[:0], 0.0).tolist() == [False] * 3
+    assert local_soft(PROBS, ONE)[0].tolist() == pytest.approx([0.7, 0.6, 0.6])
+    assert local_hard(PROBS, 0.6, ONE).tolist() == [[True, True, True]]
+    assert local_hard(PROBS, 0.65, ONE).tolist() == [[True, False, False]]
+    assert local_soft(PROBS[:0], np.array([0, 0])).tolist() == [[0, 0, 0]]
+    assert local_hard(PROBS[:0], 0.0, np.array([0, 0])).tolist() == [[False] * 3]
 
 
 def test_images_without_regions_have_only_their_own_label() -> None:
@@ -116,11 +117,12 @@ def test_images_without_regions_have_only_their_own_label() -> None:
 
 
 def test_the_final_label_of_one_image() -> None:
-    assert final(local_soft(PROBS), 1).tolist() == pytest.approx([0.7, 1.0, 0.6])
-    assert final(local_hard(PROBS, 0.65), 2).tolist() == [1, 0, 1]
-    assert final(local_soft(PROBS), None).tolist() == pytest.approx([0.7, 0.6, 0.6])
+    soft = local_soft(PROBS, ONE)
+    assert final(soft, np.array([1]))[0].tolist() == pytest.approx([0.7, 1.0, 0.6])
+    assert final(local_hard(PROBS, 0.65, ONE), np.array([2])).tolist() == [[1, 0, 1]]
+    assert final(soft, None)[0].tolist() == pytest.approx([0.7, 0.6, 0.6])
     with pytest.raises(DataError, match=r"label 3 is outside 0\.\.2"):
-        final(local_soft(PROBS), 3)
+        final(soft, np.array([3]))
 
 
 @given(st.lists(st.integers(0, 4), max_size=12), st.integers(0, 2**32 - 1))
@@ -134,6 +136,15 @@ def test_batched_aggregation_equals_image_by_image(counts: list[int], seed: int)
         expected = own.max(0) if len(own) else np.zeros(5)
         assert np.array_equal(soft[i], expected)
         assert np.array_equal(hard[i], expected >= 0.5)
+
+
+def _pairs(
+    labels: np.ndarray, probs: np.ndarray, rate: float, count: int, kept: int = 6, **more: float
+) -> list[ConfusedPair]:
+    """`confused_pairs` of dense probabilities [R, C], the greatest ``kept`` of each region."""
+    ids = np.argsort(-probs, axis=1, kind="stable")[:, :kept]
+    found = np.take_along_axis(probs, ids, 1)
+    return confused_pairs(labels, ids, found, probs.shape[1], rate, count, **more)
 
 
 def _confusing() -> tuple[np.ndarray, np.ndarray]:
@@ -157,9 +168,9 @@ def _confusing() -> tuple[np.ndarray, np.ndarray]:
 
 def test_synonyms_are_a_pair_but_kinds_and_neighbours_are_not() -> None:
     labels, probs = _confusing()
-    assert confused_pairs(labels, probs, 6, 0.2, 2) == [ConfusedPair(0, 1, 0.75, 0.5, 4, 2)]
+    assert _pairs(labels, probs, 0.2, 2) == [ConfusedPair(0, 1, 0.75, 0.5, 4, 2)]
     # With every region counted, the two classes that share images look confused, too.
-    every = confused_pairs(labels, probs, 6, 0.2, 2, own=0.0)
+    every = _pairs(labels, probs, 0.2, 2, own=0.0)
     assert [(p.a, p.b, p.rate_ab, p.rate_ba) for p in every] == [
         (0, 1, 0.75, 0.5),
         (4, 5, 0.5, 0.5),
@@ -168,21 +179,19 @@ def test_synonyms_are_a_pair_but_kinds_and_neighbours_are_not() -> None:
 
 def test_rate_and_count_limit_the_pairs() -> None:
     labels, probs = _confusing()
-    assert confused_pairs(labels, probs, 6, 0.5, 2)
-    assert not confused_pairs(labels, probs, 6, 0.51, 2)
-    assert not confused_pairs(labels, probs, 6, 0.2, 3)
+    assert _pairs(labels, probs, 0.5, 2)
+    assert not _pairs(labels, probs, 0.51, 2)
+    assert not _pairs(labels, probs, 0.2, 3)
 
 
-def test_sparse_probabilities_give_the_same_pairs() -> None:
+def test_a_few_classes_per_region_give_the_same_pairs() -> None:
     labels, probs = _confusing()
-    ids = np.argsort(-probs, axis=1, kind="stable")[:, :3]
-    sparse = ids, np.take_along_axis(probs, ids, 1)
     for own in (0.0, 0.05):
-        full = confused_pairs(labels, probs, 6, 0.2, 2, own=own)
-        assert confused_pairs(labels, sparse, 6, 0.2, 2, own=own) == full
+        full = _pairs(labels, probs, 0.2, 2, own=own)
+        assert full and _pairs(labels, probs, 0.2, 2, kept=3, own=own) == full
 
 
 def test_no_regions_no_pairs() -> None:
-    assert confused_pairs(np.zeros(0, int), np.zeros((0, 4)), 4, 0.2) == []
-    empty = np.zeros((0, 3), int), np.zeros((0, 3))
-    assert confused_pairs(np.zeros(0, int), empty, 4, 0.2) == []
+    for kept in (3, 4):
+        empty = np.zeros((0, kept), int), np.zeros((0, kept))
+        assert confused_pairs(np.zeros(0, int), *empty, 4, 0.2) == []

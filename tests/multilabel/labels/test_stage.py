@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relabel.errors import ConfigError
-from relabel.multilabel.labels.stage import aggregated, sparse
+from relabel.multilabel.labels.stage import aggregated, listed
 from relabel.multilabel.scores.stage import probe_images
 from relabel.multilabel.settings import AggregateSettings, MaskCutSettings
 from relabel.workspace.parts import Part
@@ -32,12 +32,13 @@ def test_soft_and_hard_labels_with_and_without_the_original() -> None:
 
 def test_the_greatest_entries_are_kept_in_order() -> None:
     whole = np.array([[0.2, 0.9, 0.2, 0.0005], [0, 0, 0, 0], [0.3, 0.4, 0.5, 0.6]], np.float32)
-    offsets, ids, values = sparse(whole, 0.001, 3)
-    assert offsets.tolist() == [0, 3, 3, 6]
-    assert ids.tolist() == [1, 0, 2, 3, 2, 1]
-    assert values.tolist() == np.array([0.9, 0.2, 0.2, 0.6, 0.5, 0.4], np.float32).tolist()
-    offsets, ids, _ = sparse(whole, 0.35, 2)
-    assert offsets.tolist() == [0, 1, 1, 3] and ids.tolist() == [1, 3, 2]
+    found = listed(whole, AggregateSettings(min_score=0.001, max_labels=3))
+    assert found.indptr.tolist() == [0, 3, 3, 6]
+    assert found.indices.tolist() == [1, 0, 2, 3, 2, 1]
+    assert found.data.tolist() == np.array([0.9, 0.2, 0.2, 0.6, 0.5, 0.4], np.float32).tolist()
+    found = listed(whole, AggregateSettings(min_score=0.35, max_labels=2))
+    assert found.indptr.tolist() == [0, 1, 1, 3] and found.indices.tolist() == [1, 3, 2]
+    assert listed(whole, AggregateSettings(min_score=0)).indptr.tolist() == [0, 4, 4, 8]
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -100,7 +100,7 @@ def test_images_without_a_label_have_null(result: Result, tmp_path: Path) -> Non
 
 
 def test_origins_by_hand(result: Result) -> None:
-    assert label_origins(read_labels(result.labels[0])).tolist() == [1, -1, 1, -1]
+    assert label_origins(read_labels(result.labels[0])).tolist() == [-1, 1, 1, -1]
     assert label_origins(read_labels(result.labels[1])).tolist() == [-1, 0]
 
 
