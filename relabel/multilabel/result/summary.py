@@ -135,7 +135,7 @@ class Summary:
     def added(self, most: int = 30) -> list[tuple[int, int, int, float]]:
         """(own class, added class, images, share of the own class's images), most images first."""
         own, other, counts = label_rows(self._pairs), self._pairs.indices, self._pairs.data
-        order = np.lexsort((other, own, -counts))[:most]
+        order = np.lexsort((other, own, np.negative(counts)))[:most]
         return [
             (int(a), int(b), int(n), float(n / self._own[a]))
             for a, b, n in zip(own[order], other[order], counts[order], strict=True)
