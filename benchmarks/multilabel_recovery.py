@@ -26,7 +26,7 @@ from relabel.datasets.pixels.image_folder import ImageSet
 from relabel.doctor.hardware import describe_hardware
 from relabel.errors import RelabelError
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, score_matrix
-from relabel.multilabel.plan import MultilabelSettings, Plan, make_plan
+from relabel.multilabel.plan import MultilabelPlan, MultilabelSettings
 from relabel.multilabel.run import run_plan
 from relabel.multilabel.scores.probe import train_probe
 from relabel.multilabel.settings import (
@@ -39,7 +39,6 @@ from relabel.multilabel.store import read_labels, read_regions
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.columns import iterate
-from relabel.workspace.parts import shards_of
 
 SINGLE, GLOBAL, HELD_OUT, BOTH, MULTI, REGIONS = (
     "single labels",
@@ -114,7 +113,7 @@ def arms(
     args: argparse.Namespace, images: ImageSet, seed: int, first: int
 ) -> Mapping[str, np.ndarray]:
     """Scores [N, C] of every arm, for one seed."""
-    plan = make_plan(images, args.out / f"seed{seed}", settings_of(args, seed))
+    plan = MultilabelPlan(images, args.out / f"seed{seed}", settings_of(args, seed))
     if seed != first:  # regions depend on no seed
         done = args.out / f"seed{first}" / "1_regions"
         shutil.copytree(done, plan.stages["regions"].folder, dirs_exist_ok=True)
@@ -146,10 +145,12 @@ def settings_of(args: argparse.Namespace, seed: int) -> MultilabelSettings:
     )
 
 
-def global_softmax(plan: Plan, seed: int, folds: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def global_softmax(
+    plan: MultilabelPlan, seed: int, folds: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
     """The probe's softmax over whole images: trained on all of them, and on other ones only."""
     parts = []
-    for shard in iterate(stage_shards(plan, "regions"), read_regions):
+    for shard in iterate(plan.shards("regions").paths, read_regions):
         assert shard.whole is not None
         parts.append(shard.whole)
     features = np.concatenate(parts).astype(np.float32)
@@ -168,20 +169,15 @@ def global_softmax(plan: Plan, seed: int, folds: int = 5) -> tuple[np.ndarray, n
     return softmax(everything, everything), held_out
 
 
-def regions_alone(plan: Plan) -> np.ndarray:
+def regions_alone(plan: MultilabelPlan) -> np.ndarray:
     """Per class the greatest probability over the regions, the image's own label left out."""
     rows = []
-    for shard in iterate(stage_shards(plan, "labels"), read_labels):
+    for shard in iterate(plan.shards("labels").paths, read_labels):
         local = np.zeros((len(shard), plan.images.num_classes), np.float32)
         image = np.repeat(np.arange(len(shard)), np.diff(shard.offsets))
         np.maximum.at(local, (image[:, None], shard.ids), shard.probs)
         rows.append(local)
     return np.concatenate(rows)
-
-
-def stage_shards(plan: Plan, kind: str) -> Sequence[Path]:
-    size = plan.settings.maskcut.shard_images
-    return shards_of(plan.stages[kind], len(plan.images), size).paths  # type: ignore[index]
 
 
 def report(

@@ -34,7 +34,7 @@ from ._options import (
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
-    from relabel.multilabel.plan import MultilabelSettings, Plan
+    from relabel.multilabel.plan import MultilabelPlan, MultilabelSettings
     from relabel.settings import Runtime
 
 _FIELDS = ("seed", "backbone", "classifier", "transpose")
@@ -135,7 +135,7 @@ def cli(
     the same command goes on after an interruption.
     """
     from relabel.datasets.pixels.image_folder import read_image_set
-    from relabel.multilabel.plan import make_plan
+    from relabel.multilabel.plan import MultilabelPlan
     from relabel.multilabel.run import run_plan
     from relabel.workspace.parts import Part
 
@@ -151,7 +151,7 @@ def cli(
     if taus is not None:
         _calibrate(images, settings, runtime, taus, calibration_images, as_json)
         return
-    plan = make_plan(images, Path(out), settings, None if maps is None else Path(maps))
+    plan = MultilabelPlan(images, Path(out), settings, None if maps is None else Path(maps))
     if not runtime.quiet or dry_run:
         _show(plan)
     if dry_run:
@@ -213,12 +213,12 @@ def _settings(catalogue: Catalogue, params: dict[str, Any]) -> MultilabelSetting
     )
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: MultilabelPlan) -> None:
     """The plan on stderr: every stage and where it stands."""
     count = len(plan.images)
     labelled = int((plan.images.labels >= 0).sum())
     message(f"{count} images, {labelled} with a label, {plan.images.num_classes} classes")
-    for number, (kind, status) in enumerate(plan.status().items(), 1):
+    for number, (kind, status) in enumerate(plan.status.items(), 1):
         message(f"  {number}. {kind:8} {status:8} {plan.stages[kind].folder}")
 
 
@@ -259,13 +259,11 @@ def _calibrate(
     Console().print(rich_table(calibration_rows(found), "MaskCut by tau"))
 
 
-def _fiftyone(plan: Plan, folder: Path, quiet: bool) -> None:
+def _fiftyone(plan: MultilabelPlan, folder: Path, quiet: bool) -> None:
     from relabel.multilabel.result.export import paired
     from relabel.multilabel.result.fiftyone_export import write_fiftyone
-    from relabel.workspace.parts import shards_of
 
-    size, count = plan.settings.maskcut.shard_images, len(plan.images)
-    regions, labels = (shards_of(plan.stages[k], count, size).paths for k in ("regions", "labels"))
+    regions, labels = plan.shards("regions").paths, plan.shards("labels").paths
     out = folder.parent / "fiftyone"
     name = f"{plan.out.resolve().name} multi-labels"
     write_fiftyone(out, plan.images, paired(regions, labels), name=name)

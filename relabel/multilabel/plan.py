@@ -1,11 +1,14 @@
-"""The plan of `relabel imagenet-multilabel`: its stages and where each stands."""
+"""The stages of `relabel imagenet-multilabel`, and what each depends on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
+from relabel.errors import ConfigError, DataError
+from relabel.multilabel.scores.label_maps import LabelMapFolder
 from relabel.multilabel.settings import (
     PROBE,
     AggregateSettings,
@@ -16,20 +19,12 @@ from relabel.multilabel.settings import (
 )
 from relabel.settings import settings_dict
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint, source_identity
-from relabel.workspace.stage import Stage, Status
+from relabel.workspace.parts import SHARDS
+from relabel.workspace.pipeline import Pipeline
+from relabel.workspace.stage import Shards, Stage
 
 if TYPE_CHECKING:
     from relabel.datasets.pixels.image_folder import ImageSet
-
-Kind = Literal["regions", "scores", "labeler", "labels", "result"]
-# The stages whose files a stage reads.
-_READS: dict[Kind, tuple[Kind, ...]] = {
-    "regions": (),
-    "scores": ("regions",),
-    "labeler": ("regions", "scores"),
-    "labels": ("regions", "labeler"),
-    "result": ("regions", "labels"),
-}
 
 
 @dataclass(frozen=True)
@@ -43,116 +38,112 @@ class MultilabelSettings:
     aggregate: AggregateSettings = field(default_factory=AggregateSettings)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The stages in order.
-
-    Attributes:
-        images: the image set.
-        out: the workspace.
-        maps: folder of label maps, or None where a classifier makes them.
-        stages: by kind, in order.
-    """
-
-    images: ImageSet
-    out: Path
-    settings: MultilabelSettings
-    maps: Path | None
-    stages: dict[Kind, Stage]
-
-    def status(self) -> dict[Kind, Status]:
-        """Where each stage stands."""
-        return {kind: stage.status() for kind, stage in self.stages.items()}
-
-    def to_run(self) -> list[Kind]:
-        """The stages that are not done and whose output is still needed, in order."""
-        found = self.status()
-        needed: set[Kind] = {"result"}
-        for kind in reversed(self.stages):
-            if kind in needed and found[kind] != "done":
-                needed.update(_READS[kind])
-        return [kind for kind in self.stages if kind in needed and found[kind] != "done"]
-
-    def refuse_changes(self) -> None:
-        """Raise StageError with the difference if a stage was started with different settings."""
-        for stage in self.stages.values():
-            if stage.status() == "changed":
-                raise stage.changed_error()
-
-
-def make_plan(
-    images: ImageSet, out: Path, settings: MultilabelSettings, maps: Path | None = None
-) -> Plan:
-    """Plan the stages.
+class MultilabelPlan(Pipeline):
+    """All stages; `relabel.multilabel.run` does their work.
 
     Args:
         images: with their fingerprint at hand: names, labels, sizes.
         out: the workspace; it need not exist.
         maps: folder of label maps; else ``settings.maps.classifier`` makes them.
     """
-    size = settings.maskcut.shard_images
-    content = images.fingerprint()
-    backbone = source_identity(settings.maskcut.backbone)
-    maskcut = settings_dict(settings.maskcut)
-    del maskcut["batch_size"]  # how the work is cut up, without influence on what is computed
-    regions = Stage(
-        "regions",
-        out / "1_regions",
-        settings={**maskcut, "backbone": backbone},
-        inputs={"images": content},
-    )
-    map_values = settings_dict(settings.maps)
-    if maps is not None:
-        map_values = {
-            "maps": maps.resolve().name,
-            "sample": _sample(images, maps),
-            "transpose": settings.maps.transpose,
-        }
-    elif settings.maps.classifier == PROBE:
-        map_values = {"classifier": PROBE, "seed": settings.labeler.seed}
-    else:
-        map_values["classifier"] = source_identity(settings.maps.classifier)
-        map_values.pop("transpose")
-    scores = Stage(
-        "scores",
-        out / "2_scores",
-        settings={**map_values, "shard_images": size},
-        inputs={"regions": regions.fingerprint},
-    )
-    labeler = Stage(
-        "labeler",
-        out / "3_labeler",
-        settings={**settings_dict(settings.filter), **settings_dict(settings.labeler)},
-        inputs={"regions": regions.fingerprint, "scores": scores.fingerprint},
-    )
-    aggregate = settings_dict(settings.aggregate)
-    confusion = aggregate.pop("confusion")
-    labels = Stage(
-        "labels",
-        out / "4_labels",
-        settings={**aggregate, "shard_images": size},
-        inputs={"regions": regions.fingerprint, "labeler": labeler.fingerprint},
-    )
-    result = Stage(
-        "result",
-        out / "result",
-        settings={"confusion": confusion},
-        inputs={"labels": labels.fingerprint},
-    )
-    stages: dict[Kind, Stage] = {
-        "regions": regions,
-        "scores": scores,
-        "labeler": labeler,
-        "labels": labels,
-        "result": result,
-    }
-    return Plan(images, out, settings, maps, stages)
+
+    def __init__(
+        self, images: ImageSet, out: Path, settings: MultilabelSettings, maps: Path | None = None
+    ) -> None:
+        super().__init__(out)
+        self.images, self.settings, self.maps = images, settings, maps
+        maskcut = settings_dict(settings.maskcut)
+        del maskcut["batch_size"]  # how the work is cut up, without influence on what is computed
+        backbone = source_identity(settings.maskcut.backbone)
+        size = {"shard_images": settings.maskcut.shard_images}
+        aggregate = settings_dict(settings.aggregate)
+        confusion = {"confusion": aggregate.pop("confusion")}
+        learning = {**settings_dict(settings.filter), **settings_dict(settings.labeler)}
+        inputs = {"images": images.fingerprint()}
+        self._add("regions", "1_regions", {**maskcut, "backbone": backbone}, inputs=inputs)
+        self._add("scores", "2_scores", {**self._map_settings(), **size}, "regions")
+        self._add("labeler", "3_labeler", learning, "regions", "scores")
+        self._add("labels", "4_labels", {**aggregate, **size}, "regions", "labeler")
+        self._add("result", "result", confusion, "regions", "labels")
+
+    def shards(self, name: str) -> Shards:
+        """The shards of a stage over all images; they lie in a folder of their own."""
+        folder, size = self.stages[name].folder / SHARDS, self.settings.maskcut.shard_images
+        return Shards(folder, total=len(self.images), size=size)
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Raise before hours of regions what scores and labeler would raise after them.
+
+        Raises:
+            ConfigError: nothing is named to make label maps from.
+            DataError: there are no classes, no labels to learn from, or no label maps.
+        """
+        if self.stages["scores"] not in stages:
+            return
+        images, settings, maps = self.images, self.settings, self.maps
+        if maps is None and not settings.maps.classifier:
+            raise ConfigError(
+                "there is nothing to make label maps from",
+                remedy="Give --maps FOLDER with ReLabel's files, --classifier NAME, or "
+                "--classifier probe, which learns from the images' own labels.",
+            )
+        if images.num_classes == 0:
+            raise DataError(
+                "the images have no classes",
+                file=images.root,
+                remedy="Put them into class folders, or give --labels and --classes.",
+            )
+        probe = maps is None and settings.maps.classifier == PROBE
+        if (probe or settings.filter.rule == "original") and not bool((images.labels >= 0).any()):
+            raise DataError(
+                "no image has a label, and there is nothing else to learn from",
+                file=images.root,
+                remedy="Give --labels; or, with --maps or a --classifier, use --filter-rule top1.",
+            )
+        if maps is not None and not LabelMapFolder(maps).any_of(images.file_names):
+            raise DataError(
+                f"has no label map of any image, such as {images.file_names[0]!r}",
+                file=maps,
+                remedy="Check --maps: a map is <class folder>/<name of the image>.pt.",
+            )
+
+    def _add(
+        self,
+        name: str,
+        folder: str,
+        settings: dict[str, Any],
+        *needs: str,
+        inputs: dict[str, str] | None = None,
+    ) -> None:
+        self.add(
+            Stage(
+                name,
+                self.out / folder,
+                settings=settings,
+                inputs=inputs,
+                needs=[self.stages[need] for need in needs],
+            )
+        )
+
+    def _map_settings(self) -> dict[str, Any]:
+        """Of where the label maps come from."""
+        maps = self.settings.maps
+        if self.maps is not None:
+            sample = _sample(self.images, self.maps)
+            return {
+                "maps": self.maps.resolve().name,
+                "sample": sample,
+                "transpose": maps.transpose,
+            }
+        if maps.classifier == PROBE:
+            return {"classifier": PROBE, "seed": self.settings.labeler.seed}
+        values = settings_dict(maps) | {"classifier": source_identity(maps.classifier)}
+        del values["transpose"]
+        return values
 
 
 def _sample(images: ImageSet, maps: Path, count: int = 16) -> str:
     """Fingerprint of the maps of a few images; reading all would be a million files."""
-    from relabel.multilabel.scores.label_maps import LabelMapFolder
-
     folder = LabelMapFolder(maps)
     step = max(1, len(images) // count)
     found = [folder.find(name) for name in images.file_names[::step][:count]]

@@ -1,26 +1,23 @@
 """Stages made of shards that several processes, on one machine or many, can share.
 
 A finished shard is never made again. Processes with different parts of one run work in the same
-folders; none of them holds a lock while it works, and the stage is finished by whoever finds all
-shards there.
+folders; none of them holds a lock while it works, see `relabel.workspace.pipeline`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from relabel.errors import BusyError, ConfigError, DataError
+from relabel.errors import ConfigError, DataError
 from relabel.settings import Runtime
 from relabel.workspace.atomic import remove_leftovers
 from relabel.workspace.progress import Progress, message, progress
-from relabel.workspace.stage import Shards, Stage
+from relabel.workspace.stage import Shards
 
 SHARDS = "shards"
-_PATIENCE = 60.0  # seconds; the lock is only held to read and write a manifest
 
 
 @dataclass(frozen=True)
@@ -51,34 +48,6 @@ class Part:
 
     def has(self, shard: int) -> bool:
         return shard % self.count == self.index
-
-
-def shards_of(stage: Stage, images: int, size: int) -> Shards:
-    """The stage's shards over all images; they lie in a folder of their own."""
-    return Shards(stage.folder / SHARDS, total=images, size=size)
-
-
-@contextmanager
-def entered(stage: Stage, *, overwrite: bool = False) -> Iterator[None]:
-    """Hold the stage's lock, waiting for another process that has it for a moment.
-
-    Raises:
-        StageError: the stage was started with different settings and ``overwrite`` is not given.
-        BusyError: the lock is held for longer than reading and writing a manifest takes.
-    """
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            stage.begin(overwrite=overwrite)
-            break
-        except BusyError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
-    try:
-        yield
-    finally:
-        stage.release()
 
 
 def pending(
@@ -114,14 +83,3 @@ def shard_progress(
     left = sum(len(shards.items(i)) for i in todo)
     initial = shards.total - left
     return progress(title, shards.total, unit="img", initial=initial, quiet=runtime.quiet)
-
-
-def finished(stage: Stage, shards: Shards) -> bool:
-    """Mark the stage as done if every shard is there; False if other processes still work."""
-    if any(True for _ in shards.missing()):
-        return False
-    with entered(stage):
-        if stage.status() != "done":
-            remove_leftovers(shards.folder)
-            stage.finish({SHARDS: SHARDS})
-    return True

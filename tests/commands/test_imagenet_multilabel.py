@@ -20,13 +20,14 @@ from relabel.cli import main
 from relabel.datasets.multilabels import read_tsv
 from relabel.datasets.pixels.image_folder import read_image_set
 from relabel.errors import BusyError
-from relabel.multilabel.plan import MultilabelSettings, Plan, make_plan
+from relabel.multilabel.plan import MultilabelPlan, MultilabelSettings
 from relabel.multilabel.run import run_plan
 from relabel.multilabel.settings import LabelerSettings, LabelMapSettings, MaskCutSettings
 from relabel.multilabel.store import read_regions, read_scores
 from relabel.settings import Runtime
 from relabel.workspace.columns import iterate, shard_paths
 from relabel.workspace.parts import Part
+from relabel.workspace.stage import Stage
 from tests.builders.colours import COLOURS, tiny_resnet
 from tests.builders.datasets import write_pixels
 
@@ -309,10 +310,10 @@ def test_unreadable_images_only(
 def test_what_changes_a_stage(world: Path, tmp_path: Path) -> None:
     images = read_image_set(world / "images")
 
-    def plan(**settings: Any) -> Plan:
-        return make_plan(images, tmp_path, MultilabelSettings(**settings))
+    def plan(**settings: Any) -> MultilabelPlan:
+        return MultilabelPlan(images, tmp_path, MultilabelSettings(**settings))
 
-    def changed(one: Plan, other: Plan) -> list[str]:
+    def changed(one: MultilabelPlan, other: MultilabelPlan) -> list[str]:
         return [k for k in one.stages if one.stages[k].fingerprint != other.stages[k].fingerprint]
 
     base = plan()
@@ -323,38 +324,35 @@ def test_what_changes_a_stage(world: Path, tmp_path: Path) -> None:
     file = maps / Path(images.file_names[0]).with_suffix(".pt")
     file.parent.mkdir(parents=True)
     torch.save(torch.zeros(2, 1, 3, 3), file)
-    one = make_plan(images, tmp_path, MultilabelSettings(), maps)
+    one = MultilabelPlan(images, tmp_path, MultilabelSettings(), maps)
     torch.save(torch.ones(2, 1, 3, 3), file)
-    other = make_plan(images, tmp_path, MultilabelSettings(), maps)
+    other = MultilabelPlan(images, tmp_path, MultilabelSettings(), maps)
     assert changed(one, other) == ["scores", *later]
 
 
-def test_only_what_is_still_read_is_made_again(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = make_plan(read_image_set(world / "images"), tmp_path, MultilabelSettings())
-    found: dict[str, str] = dict.fromkeys(plan.stages, "done")
-    monkeypatch.setattr(Plan, "status", lambda self: found)
+def test_only_what_is_still_read_is_made_again(world: Path, tmp_path: Path) -> None:
+    plan = MultilabelPlan(read_image_set(world / "images"), tmp_path, MultilabelSettings())
+    plan.status = dict.fromkeys(plan.stages, "done")
     for gone, wanted in (
         ("scores", []),
         ("labels", []),
         ("result", ["labels", "result"]),
         ("labeler", ["scores", "labeler", "labels", "result"]),
     ):
-        found[gone] = "missing"
-        assert plan.to_run() == wanted
+        plan.status[gone] = "missing"
+        assert [stage.name for stage in plan.to_run()] == wanted
 
 
 def test_a_part_that_finds_another_at_work_comes_back_later(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = MultilabelSettings(maps=LabelMapSettings(classifier="probe"))
-    plan = make_plan(read_image_set(world / "images"), tmp_path, settings)
+    plan = MultilabelPlan(read_image_set(world / "images"), tmp_path, settings)
 
     def busy(*_: Any, **__: Any) -> None:
         raise BusyError("another process works on it")
 
-    monkeypatch.setattr("relabel.multilabel.run.entered", busy)
+    monkeypatch.setattr(Stage, "begin", busy)
     assert run_plan(plan, Runtime(), part=Part(0, 2)).waits_for == "regions"
     with pytest.raises(BusyError):
         run_plan(plan, Runtime())

@@ -22,7 +22,7 @@ from relabel.workspace.columns import iterate
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
-    from relabel.multilabel.plan import Plan
+    from relabel.multilabel.plan import MultilabelPlan
     from relabel.settings import Runtime
     from relabel.workspace.stage import Shards
 
@@ -36,7 +36,7 @@ TSV, PARQUET, CONFUSED, SKIPPED, REPORT = (
 
 
 def write_result(
-    plan: Plan, regions: Shards, labels: Shards, out: Path, runtime: Runtime
+    plan: MultilabelPlan, regions: Shards, labels: Shards, out: Path, runtime: Runtime
 ) -> dict[str, str | Path]:
     """Write all of it; returns the outputs by name, relative to ``out``."""
     from relabel.multilabel.result.report import write_result_report
@@ -77,7 +77,7 @@ def _noting_skipped(
         yield regions, labels
 
 
-def find_confused(plan: Plan, labels: Shards) -> list[ConfusedPair]:
+def find_confused(plan: MultilabelPlan, labels: Shards) -> list[ConfusedPair]:
     """The classes the labeler takes for one another."""
     own, ids, probs = confusion_columns(iterate(labels.paths, read_labels))
     classes, rate = plan.images.num_classes, plan.settings.aggregate.confusion
