@@ -163,10 +163,10 @@ def draw_masks(
         color = np.array(colors.get(labels[i], IGNORE_COLOR), np.float32)
         pixels[mask] = 0.6 * pixels[mask] + 0.4 * color
         # Beyond the picture, a mask is taken to go on.
-        inner = np.asarray(binary_erosion(mask, iterations=line, border_value=1))
+        inner = np.asarray(binary_erosion(mask, iterations=line, border_value=1), bool)
         pixels[mask & ~inner] = color
         # A dark seam keeps light colours visible on bright ground.
-        pixels[inner & ~np.asarray(binary_erosion(inner, border_value=1))] *= 0.55
+        pixels[inner & ~np.asarray(binary_erosion(inner, border_value=1), bool)] *= 0.55
     picture = Image.fromarray(pixels.astype(np.uint8))
     if tags:
         seen = (boxes[:, 2] > boxes[:, 0]).nonzero()[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure
-from relabel.studies.downstream.results import Comparison, Metric
+from relabel.studies.downstream.results import Comparison
 from relabel.studies.means import Mean, percent
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def all_figures(comparison: Comparison) -> dict[str, Figure]:
     return figures
 
 
-def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
+def arms_figure(comparison: Comparison) -> Figure:
     """A row per arm: a point per seed, mean and standard deviation, the number, and the base line.
 
     Arms that were not run are listed below the others.
@@ -36,14 +36,14 @@ def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
     names, absent = list(comparison.arms), list(comparison.not_run)
     height = 1.5 + 0.42 * (len(names) + len(absent))
     figure, axes = new_figure(8.6, height)
-    base = comparison.mean(comparison.base, metric) if comparison.base in names else None
+    base = comparison.mean(comparison.base) if comparison.base in names else None
     if base is not None:
         axes.axvline(100 * base.mean, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     looks = _looks(comparison)
     seen: list[float] = []
     for y, name in enumerate(names):
-        mean = comparison.mean(name, metric)
-        points = [100 * v for v in comparison.arms[name].values(metric).values() if v is not None]
+        mean = comparison.mean(name)
+        points = [100 * v for v in comparison.arms[name].values().values() if v is not None]
         seen += points
         if mean is None:
             continue
@@ -56,7 +56,7 @@ def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
         axes.scatter(*(points, [y] * len(points)), s=26, color=colour, edgecolor="white", zorder=4)
     rows = [*names, *absent]
     for y, name in enumerate(rows):
-        text = _number(comparison, name, metric) if name in names else "not run"
+        text = _number(comparison, name) if name in names else "not run"
         colour = "black" if name in names else SOFT
         place = {"xycoords": axes.get_yaxis_transform(), "annotation_clip": False}
         axes.annotate(text, (1.02, y), va="center", color=colour, **place)
@@ -71,11 +71,11 @@ def arms_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=LINE, linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"{metric} on the test split, percent")
-    axes.set_title(_title(comparison, f"{metric} per arm"), loc="left")
+    axes.set_xlabel("AP on the test split, percent")
+    axes.set_title(_title(comparison, "AP per arm"), loc="left")
     if base is not None and len(names) > 1:
         axes.annotate(
-            f"{metric}   (difference to {comparison.base})",
+            f"AP   (difference to {comparison.base})",
             (1.02, 1),
             xycoords="axes fraction",
             xytext=(0, 12),
@@ -158,7 +158,7 @@ def classes_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
+def curves_figure(comparison: Comparison) -> Figure:
     """AP on the test split over iterations: mean over seeds, a band over their range, labels.
 
     Means are over the seeds that have the point. Iterations on target images alone are shaded
@@ -173,7 +173,7 @@ def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
         table: dict[int, list[float]] = {}
         for points in arm.curves.values():
             for point in points:
-                if (value := point[metric]) is not None:
+                if (value := point["AP"]) is not None:
                     table.setdefault(point["step"], []).append(100 * value)
         if not table:
             continue
@@ -217,7 +217,7 @@ def curves_figure(comparison: Comparison, metric: Metric = "AP") -> Figure:
     axes.grid(axis="y", color=LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel("iterations")
-    axes.set_ylabel(f"{metric} on the test split, percent")
+    axes.set_ylabel("AP on the test split, percent")
     axes.set_title(_title(comparison, "Learning curves"), loc="left")
     _label_ends(figure, axes, ends)
     return figure
@@ -287,13 +287,13 @@ def _darker(colour: str) -> tuple[float, ...]:
     return tuple(0.75 * part for part in to_rgb(colour))
 
 
-def _number(comparison: Comparison, name: str, metric: Metric) -> str:
-    mean = comparison.mean(name, metric)
+def _number(comparison: Comparison, name: str) -> str:
+    mean = comparison.mean(name)
     if mean is None:
         return ""
     text = percent(mean)
     if comparison.base in comparison.arms and name != comparison.base:
-        change = comparison.difference(name, metric)
+        change = comparison.difference(name)
         text += "" if change is None else f"   ({_signed(100 * change.mean)})"
     missing = comparison.missing_seeds.get(name)
     if missing:

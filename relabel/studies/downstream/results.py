@@ -138,15 +138,10 @@ class Comparison:
         return seed_differences(self._arm(arm).values(metric, category), theirs)
 
     def difference(
-        self,
-        arm: str,
-        metric: Metric = "AP",
-        category: str | None = None,
-        *,
-        base: str | None = None,
+        self, arm: str, metric: Metric = "AP", category: str | None = None
     ) -> Mean | None:
         """Mean of the paired differences to the base arm; None without a seed in common."""
-        return Mean.of(list(self.paired(arm, metric, category, base=base).values()))
+        return Mean.of(list(self.paired(arm, metric, category).values()))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON result: ``arms``, ``not_run``, ``seeds``, and what ``about`` adds.
@@ -178,7 +173,7 @@ class Comparison:
 
 
 def share_of_gain(
-    comparison: Comparison, arm: str, oracle: str = ORACLE, base: str = BASE, metric: Metric = "AP"
+    comparison: Comparison, arm: str, oracle: str = ORACLE, base: str = BASE
 ) -> float | None:
     """``(AP_arm - AP_base) / (AP_oracle - AP_base)``, over the seeds that all three have.
 
@@ -187,8 +182,8 @@ def share_of_gain(
     Raises:
         ConfigError: one of the arms has no results.
     """
-    gains = comparison.paired(arm, metric, base=base)
-    bounds = comparison.paired(oracle, metric, base=base)
+    gains = comparison.paired(arm, base=base)
+    bounds = comparison.paired(oracle, base=base)
     common = gains.keys() & bounds.keys()
     bound = sum(bounds[s] for s in sorted(common))
     return sum(gains[s] for s in sorted(common)) / bound if bound > 0 else None
