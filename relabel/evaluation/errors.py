@@ -21,6 +21,10 @@ background and both vanish, and missed boxes leave the truth. The numbers are th
 tool at one IoU, except that detections in ignore regions are no errors, those on images without
 truth count, and classes without truth have no AP.
 
+hotcoco's ``tide_errors`` has neither counts nor dAP by class and takes crowd regions for objects
+that a detection may be about; its confusion matrix counts detections in crowd regions as false and
+duplicates as background. The types are therefore found here; without crowds both agree.
+
 Shape legend: ``n`` detections, ``m`` truth boxes, ``K`` classes.
 """
 

@@ -160,6 +160,16 @@ def test_detections_in_crowd_regions_are_no_errors() -> None:
     assert a.confusion.counts.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
 
 
+def test_a_crowd_region_is_no_object_that_a_box_could_be_about() -> None:
+    # 30 of 100 lie in the region: too few to be left out, and an IoU of 0.18 with it.
+    a = evaluate_errors(
+        truth((1, CAR, BOX), (1, CAR, [100, 0, 10, 10]), crowd=(0,)),
+        [result(1, CAR, [7, 0, 10, 10], 0.9)],
+    )
+    only(a, background=1, missed=1)
+    assert a.confusion.counts.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
 def test_predictions_need_scores() -> None:
     world = truth((1, CAR, BOX))
     with pytest.raises(DataError, match="without a score"):

@@ -12,52 +12,30 @@ Source: Sakaridis et al., ACDC, ICCV 2021, and its published file layout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
 from relabel.datasets.formats.checks import SKIP, ImageRows, check_file_name, checked_boxes
-from relabel.datasets.formats.records import collector_paused, convert_record, parse_json, read_file
-from relabel.datasets.labelspace import LabelSpace, did_you_mean
+from relabel.datasets.formats.coco.columns import CocoFile, ImageColumns
+from relabel.datasets.formats.coco.decode import decode
+from relabel.datasets.formats.coco.read import (
+    first_of_each,
+    label_space,
+    located,
+    names_from_url,
+)
+from relabel.datasets.formats.records import collector_paused, read_file
+from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.namemap import into_space
 from relabel.errors import DataError, Problems
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 _TRUTH, _IMAGES = "gt_detection", "rgb_anon"
 _REMEDY = "Point at the folder that holds rgb_anon/ and gt_detection/."
-
-T = TypeVar("T")
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: int
-    file_name: str
-    width: int
-    height: int
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
-    area: float | None = None
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
-
-
-class _File(msgspec.Struct, gc=False):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
 
 
 def read(
@@ -85,10 +63,11 @@ def read(
     finder = _Finder(path, split)
     rows, image_id, parts = ImageRows(problems), [], []
     for file in files:
-        with problems.catching(file):
-            content = _read_file(file, problems)
-            row_of = _images(content, file, finder, rows, image_id, problems)
-            parts.append(_boxes(content, file, row_of, rows.images(), space, problems))
+        with problems.catching(file), collector_paused():
+            content = decode(file, problems, read_file(file, remedy=_REMEDY))
+            ids, row_of = _images(content.images, file, finder, rows, problems)
+            image_id += ids[row_of >= 0].tolist()
+            parts.append(_boxes(content, file, ids, row_of, rows.images(), space, problems))
     images = replace(rows.images(), id=_unique_ids(image_id))
     boxes = Boxes.concatenate(parts) if parts else make_boxes([], [], [])
     boxes = replace(boxes, id=_unique_ids(boxes.id)).sorted_by_image()
@@ -147,109 +126,56 @@ class _Finder:
 
 
 def _images(
-    content: _File,
-    file: Path,
-    finder: _Finder,
-    rows: ImageRows,
-    image_id: list[int],
-    problems: Problems,
-) -> dict[int, int | None]:
-    """Add the images of one file; returns the row of each id, None where it is left out."""
-    row_of: dict[int, int | None] = {}
-    for image in _unique(content.images, "image", file, problems):
-        row_of[image.id] = None
-        record = f"image {image.id}"
-        if not check_file_name(image.file_name, problems=problems, file=file, record=record):
+    columns: ImageColumns, file: Path, finder: _Finder, rows: ImageRows, problems: Problems
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add the images of one file; returns their ids, and the row of each, -1 if it is left out."""
+    names_from_url(columns, file, problems)
+    first = np.flatnonzero(first_of_each(columns.id, "image", file, problems))
+    row_of = np.full(len(columns.id), -1)
+    for i in first.tolist():
+        title, record = columns.file_name[i], f"image {columns.id[i]}"
+        if title is None or not check_file_name(title, problems=problems, file=file, record=record):
             continue
-        found = finder.find(image.file_name)
+        found = finder.find(title)
         if found is None:
-            what = f"image file {image.file_name!r} does not exist"
+            what = f"image file {title!r} does not exist"
             problems.error(what, file=file, record=record, remedy=SKIP)
             continue
-        row_of[image.id] = rows.add(found, (image.width, image.height), file=file, record=record)
-        if row_of[image.id] is not None:
-            image_id.append(image.id)
-    return row_of
+        size = int(columns.width[i]), int(columns.height[i])
+        row = rows.add(found, size, file=file, record=record)
+        row_of[i] = -1 if row is None else row
+    return columns.id[first], row_of[first]
 
 
 def _boxes(
-    content: _File,
+    content: CocoFile,
     file: Path,
-    row_of: dict[int, int | None],
+    image_ids: np.ndarray,
+    row_of: np.ndarray,
     images: Images,
     space: LabelSpace,
     problems: Problems,
 ) -> Boxes:
     """The boxes of one file, whose images have the rows given."""
-    names = {c.id: c.name for c in _unique(content.categories, "category", file, problems)}
-    anns: list[_Annotation] = []
-    image: list[int] = []
-    category: list[int] = []
-    for ann in _unique(content.annotations, "annotation", file, problems):
-        row, name = row_of.get(ann.image_id), names.get(ann.category_id)
-        position = None if name is None else space.get(name)
-        fault, remedy = None, SKIP
-        if ann.image_id not in row_of:
-            fault = f"image_id {ann.image_id} is not in images"
-        elif row is not None and name is None:
-            fault = f"category_id {ann.category_id} is not in categories"
-        elif row is not None and name is not None and position is None:
-            fault, remedy = f"unknown category {name!r}", did_you_mean(name, space.names)
-        if fault is not None:
-            problems.error(fault, file=file, record=f"annotation {ann.id}", remedy=remedy)
-        elif row is not None and position is not None:
-            anns.append(ann)
-            image.append(row)
-            category.append(position)
+    columns = content.annotations
+    own, _ = label_space(content.categories, file.stem, file, problems)
+    ids, keep, image, category = located(columns, image_ids, own.ids, file, problems)
+    if len(image_ids):
+        image = row_of[image]
+    keep &= image >= 0
+    category = into_space(space, own, category, keep, file, problems)
+    kept = np.flatnonzero(keep & (category >= 0))
+    area = np.where(np.isnan(columns.area), columns.xywh[:, 2] * columns.xywh[:, 3], columns.area)
     return checked_boxes(
-        image,
-        [a.bbox for a in anns],
-        category,
+        image[kept],
+        columns.xywh[kept],
+        category[kept],
         images,
         space,
         problems,
         file,
-        lambda i: f"annotation {anns[i].id}",
-        ignore=[a.iscrowd != 0 for a in anns],
-        area=[a.bbox[2] * a.bbox[3] if a.area is None else a.area for a in anns],
-        id=np.array([a.id for a in anns], dtype=np.int64),
+        lambda i: f"annotation {ids[kept[i]]}",
+        ignore=columns.crowd[kept],
+        area=area[kept],
+        id=ids[kept],
     )
-
-
-def _read_file(file: Path, problems: Problems) -> _File:
-    data = read_file(file, remedy=_REMEDY)
-    try:
-        with collector_paused():
-            return msgspec.json.decode(data, type=_File)
-    except msgspec.MsgspecError:
-        content = parse_json(data, file)
-    if not isinstance(content, dict):
-        raise DataError("is not a COCO file", file=file, remedy=_REMEDY)
-
-    def records(key: str, type: type[T]) -> list[T]:
-        values: Any = content.get(key)
-        if not isinstance(values, list):
-            raise DataError(f"has no list `{key}`", file=file, remedy="Download it again.")
-        found = (
-            convert_record(v, type, path=file, record=f"{key}[{i}]", problems=problems)
-            for i, v in enumerate(values)
-        )
-        return [v for v in found if v is not None]
-
-    return _File(
-        records("images", _Image),
-        records("annotations", _Annotation),
-        records("categories", _Category),
-    )
-
-
-def _unique(items: list[T], what: str, file: Path, problems: Problems) -> Iterator[T]:
-    seen: set[int] = set()
-    for item in items:
-        number: int = item.id  # type: ignore[attr-defined]
-        if number in seen:
-            twice = f"{what} id {number} appears twice"
-            problems.error(twice, file=file, record=f"{what} {number}", remedy=SKIP)
-            continue
-        seen.add(number)
-        yield item

@@ -101,7 +101,7 @@ def label_space(
             )
         elif id in ids or label in fields:
             problems.error(
-                f"category {'id' if id in ids else 'name ' + repr(label)} appears twice",
+                f"category {f'id {id}' if id in ids else f'name {label!r}'} appears twice",
                 file=file,
                 record=record,
                 remedy="Give every category its own id and name.",
