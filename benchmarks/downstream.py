@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relabel.commands._options import Given  # pyright: ignore[reportMissingImports]
 from relabel.commands.align import pipeline_settings  # pyright: ignore[reportMissingImports]
 from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
     detector_settings,
@@ -25,7 +26,7 @@ from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMiss
 
 from relabel.catalogue.catalogue import load_catalogue
 from relabel.errors import RelabelError
-from relabel.settings import Runtime, settings_from
+from relabel.settings import Runtime
 from relabel.studies.downstream.arms import resolve_arms
 from relabel.studies.downstream.protocol import ProtocolRun, read_protocol, with_size
 from relabel.studies.downstream.run import Request, compare
@@ -119,9 +120,8 @@ def narrowed(run: ProtocolRun, args: argparse.Namespace) -> ProtocolRun | None:
 
 def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
     """What `relabel evaluate downstream` would be asked for."""
-    table = catalogue.table("downstream")
-    table.pop("seeds", None)
-    detector = detector_settings(catalogue, {}, run.detector)
+    given = Given(catalogue)
+    detector = detector_settings(given, detector=run.detector)
     if run.factor != 1:
         steps, epochs = round(detector.steps * run.factor), detector.epochs * run.factor
         detector = replace(detector, steps=steps, epochs=epochs)
@@ -134,9 +134,9 @@ def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
         out=out / run.folder,
         align=out / run.target / "align",
         shared=out / "shared",
-        pipeline=pipeline_settings(catalogue, {}),
+        pipeline=pipeline_settings(given),
         detector=detector,
-        settings=settings_from(DownstreamSettings, table, where="[downstream]"),
+        settings=given.of(DownstreamSettings, "downstream"),
         maps=run.maps,
     )
 

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from relabel.commands._options import Given  # pyright: ignore[reportMissingImports]
 from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
     detector_settings,
 )
@@ -32,7 +33,7 @@ from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.datasets.formats.coco import read as coco
 from relabel.errors import ConfigError, Problems, RelabelError
 from relabel.lat.folds import folds
-from relabel.settings import Runtime, settings_dict, settings_from
+from relabel.settings import Runtime, settings_dict
 from relabel.studies.downstream.protocol import with_size
 from relabel.studies.downstream.results import METRICS
 from relabel.studies.downstream.settings import DownstreamSettings
@@ -66,10 +67,9 @@ def measure(args: argparse.Namespace) -> None:
     if args.size:
         catalogue = with_size(catalogue, args.size)
     runtime = Runtime(device=args.device)
-    table = catalogue.table("downstream")
-    table.pop("seeds", None)
-    settings = settings_from(DownstreamSettings, table, where="[downstream]")
-    detector = detector_settings(catalogue, {}, "faster-rcnn")
+    given = Given(catalogue)
+    settings = given.of(DownstreamSettings, "downstream")
+    detector = detector_settings(given, detector="faster-rcnn")
     whole = read_training_set(catalogue.get(args.target), args.out, runtime, Problems())
     parts = folds(whole, FOLDS, stretches=STRETCHES, gap=GAP)
     numbers = args.folds.split(",")

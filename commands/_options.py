@@ -1,31 +1,37 @@
-"""Command-line options made from settings dataclasses, and the options that many commands share.
+"""Settings on the command line, and the options that many commands share.
 
-An option left out is None; then the value of relabel.toml counts, and then the field's default.
+A command names its sections and the few settings that get an option of their own; every other
+setting is ``--set SECTION.KEY=VALUE``. Options win over relabel.toml, and that over defaults.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, fields
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from relabel.cli import State, set_config, set_debug
-from relabel.detectors.sam3.settings import Sam3Settings
-from relabel.errors import ConfigError, Problems
-from relabel.settings import Runtime, inner_type, settings_from
+from relabel.errors import ConfigError, Problems, did_you_mean, near_matches
+from relabel.settings import base_type, choices_of, describe_type, field_types, fit, show_value
 from relabel.workspace.progress import message
+
+from ._sections import NETWORKS, SECTIONS, RuntimeTable, shown_default
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-# Set by options of their own, for all stages at once.
-SHARED_FIELDS = ("seed", "backbone")
+Decorator = Callable[[Any], Any]
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(path_type=Path)
+_TYPED = "relabel.typed"
+_METAVARS = {int: "N", float: "X", str: "NAME", tuple: "X,X"}
+_RESERVED = ("specialist", "probe")
 
 
 class GroupedOption(click.Option):
@@ -50,159 +56,181 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-class NumberList(click.ParamType):
-    """Values with commas between them, such as ``0.8,1.25``."""
+class SettingType(click.ParamType):
+    """A value of one setting, with its range or choices."""
 
-    def __init__(self, scalar: click.ParamType) -> None:
-        self.scalar = scalar
-        self.name = f"{scalar.name},..."
+    def __init__(self, key: str) -> None:
+        section, _, self.field = key.partition(".")
+        self.cls = SECTIONS[section].cls
+        self.hint = field_types(self.cls)[self.field]
+        choices = choices_of(self.hint)
+        one_of = choices and base_type(self.hint) is str and len(choices) < 4
+        self.name = f"[{'|'.join(choices)}]" if one_of else _METAVARS[base_type(self.hint)]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple | list):
-            return tuple(value)
-        return tuple(self.scalar.convert(v.strip(), param, ctx) for v in value.split(",") if v)
+        fitted, wrong = fit(self.cls, {self.field: value}, text=True)
+        if wrong:
+            near = near_matches(value, choices_of(self.hint))
+            self.fail(f"{value!r} is not {describe_type(self.hint)}{near}.", param, ctx)
+        return fitted[self.field]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(c) for c in choices_of(self.hint) if c.startswith(incomplete)]
+
+
+class Assignment(click.ParamType):
+    """``SECTION.KEY=VALUE``; the shell completes keys."""
+
+    name = "SECTION.KEY=VALUE"
+
+    def __init__(self, sections: Sequence[str]) -> None:
+        self.sections = sections
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        keys = (f"{s}.{name}=" for s in self.sections for name in SECTIONS[s].fields)
+        return [CompletionItem(key) for key in keys if key.startswith(incomplete)]
+
+
+class Given:
+    """What relabel.toml and the command line say, for one command.
+
+    Args:
+        typed: settings of options, by ``section.key``.
+        assignments: texts of ``--set``; they win over options.
+
+    Attributes:
+        catalogue: the datasets.
+        runtime: how to run.
+
+    Raises:
+        ConfigError: relabel.toml has settings that are unknown or do not fit: all are named.
+        UsageError: the command line has.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        sections: Sequence[str] = tuple(SECTIONS),
+        typed: Mapping[str, Any] | None = None,
+        assignments: Iterable[str] = (),
+    ) -> None:
+        self.catalogue = catalogue
+        self._file = _read_tables(catalogue, sections)
+        self._typed = _assignments(assignments, sections)
+        for key, value in (typed or {}).items():
+            section, _, field = key.partition(".")
+            self._typed.setdefault(section, {}).setdefault(field, value)
+        for tables, folder in ((self._file, catalogue.folder), (self._typed, Path.cwd())):
+            for key, what in NETWORKS.items():
+                section, _, field = key.partition(".")
+                table = tables.get(section, {})
+                if table.get(field) and table[field] not in _RESERVED:
+                    table[field] = resolve_network(table[field], folder, what=what, option=key)
+        self.runtime = self.of(RuntimeTable, "runtime")
+
+    def of(
+        self,
+        cls: type[T],
+        section: str,
+        *,
+        under: Mapping[str, Any] | None = None,
+        over: Mapping[str, Any] | None = None,
+    ) -> T:
+        """The settings of a section.
+
+        Args:
+            under: values that relabel.toml wins over, such as a preset's.
+            over: values that win over relabel.toml, not over the command line.
+
+        Raises:
+            ConfigError: values that do not fit each other.
+        """
+        values = {**(under or {}), **self._file.get(section, {})}
+        if section != "runtime" and self.runtime.seed is not None and "seed" in field_types(cls):
+            values["seed"] = self.runtime.seed
+        values |= {**(over or {}), **self._typed.get(section, {})}
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(error.message, record=f"[{section}]", remedy=error.remedy) from None
+
+    def table(self, section: str) -> dict[str, Any]:
+        """What relabel.toml says of a section."""
+        return dict(self._file.get(section, {}))
 
 
 def settings_options(
-    cls: type, prefix: str = "", *, heading: str, leave_out: Iterable[str] = SHARED_FIELDS
+    sections: Sequence[str], shown: Mapping[str, Sequence[tuple[str, ...]]] | None = None
 ) -> Callable[[F], F]:
-    """A decorator adding one option per field of a settings dataclass.
+    """A decorator adding the settings of a command, which it gets as ``given``: a `Given`.
 
-    With the prefix ``specialist`` the field ``image_size`` becomes ``--specialist-image-size``
-    and arrives as ``specialist_image_size``; gather the values with `settings_of`.
+    Adds ``--set``, the settings of `shown`, and how to run: device, workers, seed, data, config.
+
+    Args:
+        sections: the sections the command reads; [runtime] is always among them.
+        shown: by heading, options as ``(flag, key)`` or ``(flag, key, help)``, such as
+            ``("--lr", "specialist.lr")``; several keys have a space between them.
     """
-    types = get_type_hints(cls)
-    options = [
-        _option(field, types[field.name], prefix, heading)
-        for field in fields(cls)
-        if field.name not in leave_out
+    sections = (*sections, "runtime")
+    keys = [key for group in (shown or {}).values() for _, key, *_ in group]
+    decorators = [
+        _setting_option(heading, *option)
+        for heading, options in (shown or {}).items()
+        for option in options
     ]
+    decorators += [_setting_option("Running", *option) for option in _RUNNING]
+    decorators.append(
+        _grouped(
+            "--set",
+            type=Assignment(sections),
+            multiple=True,
+            heading="Running",
+            help=f"Any other setting, such as {_example(sections, keys)}; may be repeated. "
+            "`relabel settings` lists them.",
+            expose_value=False,
+            callback=_remember("--set"),
+        )
+    )
+    decorators += _config_decorators("Running")
 
     def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            ctx = click.get_current_context()
+            typed = dict(ctx.meta.get(_TYPED, {}))
+            assignments = typed.pop("--set", ())
+            given = Given(_catalogue(ctx, typed.pop("--data", ())), sections, typed, assignments)
+            return function(*args, given=given, **kwargs)
+
+        for decorator in reversed(decorators):
+            run = decorator(run)
+        return run  # type: ignore[return-value]
 
     return decorate
 
 
-def settings_of(
-    cls: type[T],
-    params: Mapping[str, Any],
-    prefix: str = "",
-    *,
-    table: Mapping[str, Any] | None = None,
-    where: str = "the command line",
-    **shared: Any,
-) -> T:
-    """The settings: defaults, under a table of relabel.toml, under options that were given.
+def catalogue_options(function: F) -> F:
+    """``--data``, ``--config`` and ``--debug``; the command gets a `Catalogue` as ``catalogue``."""
 
-    Args:
-        params: the command's parameters by name; None where an option was left out.
-        shared: values for fields such as ``seed`` and ``backbone``; None leaves them alone.
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        ctx = click.get_current_context()
+        data = ctx.meta.get(_TYPED, {}).get("--data", ())
+        return function(*args, catalogue=_catalogue(ctx, data), **kwargs)
 
-    Raises:
-        ConfigError: an unknown key in the table, or a value of the wrong type.
-    """
-    values = {key.replace("-", "_"): value for key, value in (table or {}).items()}
-    for field in fields(cls):  # type: ignore[arg-type]
-        given = params.get(f"{prefix}_{field.name}" if prefix else field.name)
-        if field.name in shared:
-            given = shared[field.name]
-        if given is not None:
-            values[field.name] = given
-    return settings_from(cls, values, where=where)
+    for decorator in reversed(_config_decorators("Options")):
+        run = decorator(run)
+    return run  # type: ignore[return-value]
 
 
-def runtime_options(function: F) -> F:
-    """Options of how to run: device, workers, seed, quiet, skip-bad, data, config, debug."""
-    types = get_type_hints(Runtime)
-    heading = "Running"
-    decorators = [
-        *(_option(f, types[f.name], "", heading) for f in fields(Runtime)),
-        _grouped("--seed", type=int, heading=heading, help="Seed of everything random. [0]"),
-        *_config_decorators(heading),
-    ]
-    for decorator in reversed(decorators):
-        function = decorator(function)
-    return function
-
-
-def config_options(function: F) -> F:
-    """Options of commands that only look up datasets: data, config, debug."""
-    for decorator in reversed(_config_decorators("Running")):
-        function = decorator(function)
-    return function
-
-
-def backbone_option(function: F) -> F:
-    """``--backbone`` of the specialists; LAT takes theirs unless ``--lat-backbone`` says else."""
-    return _grouped(
-        "--backbone",
-        metavar="NAME",
-        heading="Options",
-        help="Backbone of the specialists: transformers hub id, local folder or torchvision name.",
-    )(function)
-
-
-def runtime_of(params: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Runtime:
-    """The `Runtime` from the options, over the table [runtime] of relabel.toml."""
-    values = {k: v for k, v in (table or {}).items() if k != "seed"}
-    return settings_of(Runtime, params, table=values, where="[runtime]")
-
-
-def seed_of(params: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> int | None:
-    """``--seed``, else ``seed`` of [runtime], else None."""
-    seed = params.get("seed")
-    if seed is None:
-        seed = (table or {}).get("seed")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise ConfigError(f"seed in [runtime] must be a whole number, not {seed!r}")
-    return seed
-
-
-def catalogue_of(params: Mapping[str, Any]) -> Catalogue:
-    """The catalogue of relabel.toml, with --config and --data."""
-    from relabel.catalogue.catalogue import load_catalogue
-
-    state = click.get_current_context().find_root().ensure_object(State)
-    return load_catalogue(config=state.config, overrides=params.get("data") or ())
-
-
-def shared_settings(catalogue: Catalogue, params: Mapping[str, Any]) -> dict[str, Any]:
-    """``seed`` and ``backbone`` for all stages: options, over [runtime] and [align]; else None.
-
-    Raises:
-        ConfigError: a value of the wrong type, or a backbone folder that is not there.
-    """
-    shared: dict[str, Any] = {"seed": seed_of(params, catalogue.table("runtime"))}
-    given, written = params.get("backbone"), catalogue.table("align").get("backbone")
-    if given is not None:
-        shared["backbone"] = resolve_backbone(given, Path.cwd())
-    elif written is not None:
-        if not isinstance(written, str):
-            raise ConfigError("backbone in [align] must be a text", file=catalogue.file)
-        shared["backbone"] = resolve_backbone(written, catalogue.folder)
-    return shared
-
-
-def settings_table(catalogue: Catalogue, name: str) -> dict[str, Any]:
-    """A settings table of relabel.toml, without what `shared_settings` takes from it."""
-    table = catalogue.table(name)
-    if name == "align":
-        table.pop("backbone", None)
-    elif isinstance(table.get("backbone"), str):
-        table["backbone"] = resolve_backbone(table["backbone"], catalogue.folder)
-    if isinstance(table.get("rtdetr_model"), str):
-        table["rtdetr_model"] = resolve_backbone(
-            table["rtdetr_model"], catalogue.folder, what="RT-DETR", option="rtdetr_model"
-        )
-    return table
-
-
-def resolve_backbone(
-    name: str, folder: Path, *, what: str = "backbone", option: str = "--backbone"
-) -> str:
+def resolve_network(name: str, folder: Path, *, what: str, option: str) -> str:
     """A local folder's absolute path, with ``name`` relative to ``folder``; else the name itself.
 
     Args:
@@ -217,21 +245,6 @@ def resolve_backbone(
     if name.startswith(("/", ".", "~")):
         raise ConfigError(f"no such {what} folder", file=path, remedy=f"Check {option}.")
     return name
-
-
-def sam3_settings(catalogue: Catalogue, params: Mapping[str, Any]) -> Sam3Settings:
-    """The settings of SAM 3: options ``--sam3-...``, over [sam3], over defaults.
-
-    A local model is relative to the working folder, in relabel.toml to the file.
-    """
-    table = catalogue.table("sam3")
-    known = {"what": "SAM 3 model", "option": "its path"}
-    if isinstance(table.get("model"), str):
-        table["model"] = resolve_backbone(table["model"], catalogue.folder, **known)
-    given = params.get("sam3_model")
-    if given is not None:
-        params = {**params, "sam3_model": resolve_backbone(given, Path.cwd(), **known)}
-    return settings_of(Sam3Settings, params, "sam3", table=table, where="[sam3]")
 
 
 def tell_problems(problems: Problems, quiet: bool = False) -> None:
@@ -249,14 +262,68 @@ def comma_list(value: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def _config_decorators(heading: str) -> list[Callable[[Any], Any]]:
+_RUNNING = (
+    ("--device", "runtime.device", "auto, cpu, cuda, cuda:1, mps. [auto]"),
+    ("--workers", "runtime.workers", "Threads that read images. [one per core]"),
+    ("--seed", "runtime.seed", "Seed of everything random. [0]"),
+    ("--skip-bad", "runtime.skip_bad", "Go on past bad records, list them at the end."),
+    ("--quiet", "runtime.quiet"),
+)
+
+
+def _catalogue(ctx: click.Context, data: Iterable[str]) -> Catalogue:
+    from relabel.catalogue.catalogue import load_catalogue
+
+    state = ctx.find_root().ensure_object(State)
+    return load_catalogue(config=state.config, overrides=data)
+
+
+def _read_tables(catalogue: Catalogue, sections: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The values of relabel.toml, by section."""
+    tables: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for section in sections:
+        tables[section], wrong = fit(SECTIONS[section].cls, catalogue.table(section))
+        problems += [f"[{section}] {text}" for text in wrong]
+    if problems:
+        raise ConfigError("; ".join(problems), file=catalogue.file)
+    return tables
+
+
+def _assignments(texts: Iterable[str], sections: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The values of ``--set``, by section."""
+    values: dict[str, dict[str, str]] = {}
+    wrong: list[str] = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        section, dot, field = (part.strip() for part in key.partition("."))
+        if not equals or not dot:
+            wrong.append(f"{text!r} is not SECTION.KEY=VALUE")
+        elif section not in SECTIONS:
+            wrong.append(f"{text!r}: no section {section!r}. {did_you_mean(section, sections)}")
+        elif section not in sections:
+            wrong.append(f"{text!r}: this command uses only the sections {', '.join(sections)}")
+        else:
+            values.setdefault(section, {})[field] = value
+    found: dict[str, dict[str, Any]] = {}
+    for section, given in values.items():
+        found[section], misfits = fit(SECTIONS[section].cls, given, text=True)
+        wrong += [f"[{section}] {text}" for text in misfits]
+    if wrong:
+        raise click.BadParameter("; ".join(wrong), param_hint="'--set'")
+    return found
+
+
+def _config_decorators(heading: str) -> list[Decorator]:
     return [
         _grouped(
             "--data",
             multiple=True,
             metavar="NAME=PATH[:FORMAT]",
             heading=heading,
-            help="Name a dataset, or move one of relabel.toml; may be repeated.",
+            help="Name a dataset, or move one; may be repeated.",
+            expose_value=False,
+            callback=_remember("--data"),
         ),
         _grouped(
             "-C",
@@ -278,33 +345,41 @@ def _config_decorators(heading: str) -> list[Callable[[Any], Any]]:
     ]
 
 
-def _grouped(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    return click.option(*names, cls=GroupedOption, **attributes)
+def _remember(*keys: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that keeps a value that was typed, for `Given`."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        source = ctx.get_parameter_source(str(param.name))
+        if source is not None and source.name == "COMMANDLINE":
+            ctx.meta.setdefault(_TYPED, {}).update(dict.fromkeys(keys, value))
+
+    return callback
 
 
-def _option(field: Field[Any], hint: Any, prefix: str, heading: str) -> Callable[[Any], Any]:
-    scalar, many, _ = inner_type(hint)
-    default = field.default if field.default is not MISSING else None
-    flag = (f"{prefix}-" if prefix else "") + field.name.replace("_", "-")
-    name = f"{prefix}_{field.name}" if prefix else field.name
-    help = f"{field.metadata.get('help', '')} [{_shown(default)}]".strip()
-    if scalar is bool:
-        # Off by default: the plain switch is what people type; --no-x undoes relabel.toml.
-        return _grouped(f"--{flag}/--no-{flag}", name, default=None, heading=heading, help=help)
-    kind: click.ParamType = {int: click.INT, float: click.FLOAT}.get(scalar, click.STRING)
-    choices = field.metadata.get("choices")
-    if choices and scalar is str:
-        kind = click.Choice(choices)
-    if many:
-        kind = NumberList(kind)
-    return _grouped(
-        f"--{flag}", name, type=kind, default=None, heading=heading, help=re.sub(r"\s+", " ", help)
+def _setting_option(heading: str, flag: str, keys: str, help: str = "") -> Decorator:
+    first = keys.split()[0]
+    section, _, field = first.partition(".")
+    about = SECTIONS[section].fields[field]
+    help = help or about.metadata["help"]
+    attributes: dict[str, Any] = {"heading": heading, "expose_value": False, "default": None}
+    if isinstance(about.default, bool):
+        attributes |= {"is_flag": True, "help": help}
+    else:
+        default = "" if help.endswith("]") else f" [{shown_default(about.default)}]"
+        attributes |= {"type": SettingType(first), "help": help + default}
+    name = first.replace(".", "__")
+    return _grouped(flag, name, callback=_remember(*keys.split()), **attributes)
+
+
+def _example(sections: Iterable[str], shown: Iterable[str]) -> str:
+    """An assignment of a number that has no option of its own."""
+    return next(
+        f"{section}.{name}={show_value(field.default)}"
+        for section in sections
+        for name, field in SECTIONS[section].fields.items()
+        if type(field.default) in (int, float) and f"{section}.{name}" not in shown
     )
 
 
-def _shown(default: Any) -> str:
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    if isinstance(default, tuple):
-        return ",".join(map(str, default)) or "none"
-    return "none" if default in (None, "") else str(default)
+def _grouped(*names: str, **attributes: Any) -> Decorator:
+    return click.option(*names, cls=GroupedOption, **attributes)

@@ -6,30 +6,24 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
-from relabel.settings import Runtime
 from relabel.workspace.progress import message
 
 from ._options import (
+    Given,
     GroupedCommand,
-    catalogue_of,
     comma_list,
-    config_options,
-    resolve_backbone,
-    runtime_of,
-    settings_of,
+    resolve_network,
     settings_options,
-    settings_table,
     tell_problems,
 )
 
 if TYPE_CHECKING:
-    from relabel.catalogue.catalogue import Catalogue
     from relabel.studies.ablation.run import AblationPlan
 
 
@@ -56,7 +50,6 @@ if TYPE_CHECKING:
     help="Arms or groups: sff, clamp, leakage, ppg, threshold, layer, paper, other. [all]",
 )
 @click.option("--seeds", default="0", show_default=True, metavar="N,N", help="Seeds of every arm.")
-@click.option("--epochs", type=float, help="Passes over the training images, for every arm.")
 @click.option("--other-backbone", metavar="NAME", help="Hub id or folder for the arm of that name.")
 @click.option(
     "-o",
@@ -67,13 +60,15 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="List the trainings and where each stands.")
 @click.option("--overwrite", is_flag=True, help="Redo arms whose settings or inputs changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@settings_options(Runtime, heading="Running", leave_out=())
-@config_options
 @settings_options(
-    LatSettings,
-    "lat",
-    heading="Label-Aligned Transfer, for every arm",
-    leave_out=("seed", "epochs"),
+    ("lat",),
+    {
+        "Label-Aligned Transfer, for every arm": (
+            ("--epochs", "lat.epochs"),
+            ("--steps", "lat.steps"),
+            ("--backbone", "lat.backbone"),
+        )
+    },
 )
 def cli(
     folder: Path,
@@ -81,13 +76,12 @@ def cli(
     played: str,
     arms: tuple[str, ...],
     seeds: str,
-    epochs: float | None,
     other_backbone: str | None,
     out: Path | None,
     dry_run: bool,
     overwrite: bool,
     as_json: bool,
-    **params: Any,
+    given: Given,
 ) -> None:
     """Measure what each part of label transfer brings, one table over arms and seeds.
 
@@ -102,17 +96,18 @@ def cli(
     from relabel.studies.ablation.inputs import check_played, read_align_run
     from relabel.studies.ablation.run import AblationPlan, execute
 
-    catalogue = catalogue_of(params)
-    runtime = runtime_of(params, catalogue.table("runtime"))
+    runtime = given.runtime
     if other_backbone is not None:
-        other_backbone = resolve_backbone(other_backbone, Path.cwd())
+        other_backbone = resolve_network(
+            other_backbone, Path.cwd(), what="backbone", option="--other-backbone"
+        )
     run = read_align_run(folder, shared)
     check_played(run, played)
     plan = AblationPlan(
         run=run,
         played=played,
         out=out or folder / "ablation" / played,
-        base=_base(catalogue, params, epochs),
+        base=_base(given),
         arms=tuple(select_arms(comma_list(arms), with_backbone=other_backbone is not None)),
         seeds=_seeds(seeds),
         other_backbone=other_backbone,
@@ -126,7 +121,7 @@ def cli(
     def save() -> None:
         results.write_ablation(results.collect(plan), plan.out, command)
 
-    execute(plan, catalogue, runtime, overwrite=overwrite, problems=problems, after_each=save)
+    execute(plan, given.catalogue, runtime, overwrite=overwrite, problems=problems, after_each=save)
     tell_problems(problems, runtime.quiet)
     content = results.collect(plan)
     files = results.write_ablation(content, plan.out, command)
@@ -141,20 +136,11 @@ def cli(
     message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet)
 
 
-def _base(catalogue: Catalogue, params: dict[str, Any], epochs: float | None) -> LatSettings:
+def _base(given: Given) -> LatSettings:
     """Settings of all arms: options, over the ablation's own, over relabel.toml, over defaults."""
     from relabel.studies.ablation.run import COMMON
 
-    if params.get("lat_backbone") is not None:
-        params = {**params, "lat_backbone": resolve_backbone(params["lat_backbone"], Path.cwd())}
-    return settings_of(
-        LatSettings,
-        params,
-        "lat",
-        table=settings_table(catalogue, "lat") | COMMON,
-        where="[lat]",
-        epochs=epochs,
-    ).resolved()
+    return given.of(LatSettings, "lat", over=COMMON).resolved()
 
 
 def _seeds(text: str) -> tuple[int, ...]:

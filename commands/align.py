@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,48 +17,34 @@ from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
 from relabel.workspace.progress import message
 
-from ._options import (
-    SHARED_FIELDS,
-    GroupedCommand,
-    backbone_option,
-    catalogue_of,
-    comma_list,
-    resolve_backbone,
-    runtime_of,
-    runtime_options,
-    sam3_settings,
-    settings_of,
-    settings_options,
-    settings_table,
-    shared_settings,
-    tell_problems,
-)
+from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options, tell_problems
 
 if TYPE_CHECKING:
     from relabel.align.plan import AlignPlan
-    from relabel.catalogue.catalogue import Catalogue
 
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
-_STAGES = (
-    (SpecialistSettings, "specialist", "Specialists", SHARED_FIELDS),
-    (CrossLabelSettings, "crosslabel", "Cross-labelling", SHARED_FIELDS),
-    (LatSettings, "lat", "Label-Aligned Transfer", ("seed",)),
-    (Sam3Settings, "sam3", "SAM 3, where it labels", ()),
-)
+PIPELINE = ("align", "specialist", "crosslabel", "lat", "sam3")
+PIPELINE_OPTIONS = {
+    "Specialists": (
+        ("--specialist-preset", "specialist.preset", "For a few cores, or as published. [light]"),
+        ("--specialist-epochs", "specialist.epochs"),
+        ("--specialist-steps", "specialist.steps", "Training steps; 0: by epochs."),
+        ("--specialist-batch-size", "specialist.batch_size", "Images per step."),
+        ("--specialist-image-size", "specialist.image_size", "Short side of images in pixels."),
+        ("--specialist-lr", "specialist.lr", "Peak learning rate."),
+    ),
+    "Label-Aligned Transfer": (
+        ("--lat-preset", "lat.preset", "Ours, or the printed formula. [default]"),
+        ("--lat-backbone", "lat.backbone", "Frozen backbone. [the specialists']"),
+        ("--lat-epochs", "lat.epochs", "Passes over all training images."),
+        ("--lat-steps", "lat.steps", "Training steps; 0: by epochs."),
+    ),
+}
 _STATUS = {
     "missing": "to do",
     "partial": "resume",
     "done": "done",
     "changed": "changed: needs --overwrite",
 }
-
-
-def pipeline_options(function: F) -> F:
-    """Options of the stages' settings, for `pipeline_settings`."""
-    for cls, prefix, heading, left_out in reversed(_STAGES):
-        function = settings_options(cls, prefix, heading=heading, leave_out=left_out)(function)
-    return function
 
 
 @click.command(cls=GroupedCommand)
@@ -71,63 +56,61 @@ def pipeline_options(function: F) -> F:
     required=True,
     multiple=True,
     metavar="NAME,NAME",
-    help="Datasets to relabel, with commas or by repeating the option.",
+    help="Datasets to relabel.",
 )
-@click.option(
-    "-o", "--out", type=click.Path(file_okay=False), help="Workspace folder. [runs/TARGET]"
-)
+@click.option("-o", "--out", type=FOLDER, help="Workspace folder. [runs/TARGET]")
 @click.option(
     "--shared",
-    type=click.Path(file_okay=False),
+    type=FOLDER,
     metavar="DIR",
-    help="Folder of specialists and cross-labels, to use them for several targets. [OUT]",
+    help="Specialists and cross-labels shared by several targets.",
 )
-@backbone_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Redo the stages whose settings or inputs changed, and what depends on them.",
-)
+@click.option("--overwrite", is_flag=True, help="Redo stages whose settings or inputs changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
-@settings_options(AlignSettings, heading="Result")
-@runtime_options
-@pipeline_options
+@settings_options(
+    PIPELINE,
+    {
+        "Options": (("--backbone", "specialist.backbone", "Backbone of the specialists."),),
+        "Result": (
+            ("--formats", "align.formats", "Of coco, fiftyone, voc, yolo. [coco,fiftyone]"),
+            ("--labellers", "align.labellers", "Detectors that label by text: sam3. [none]"),
+            ("--sam3-model", "sam3.model", "Hub id or folder. [facebook/sam3]"),
+        ),
+        **PIPELINE_OPTIONS,
+    },
+)
 def cli(
     target: str,
     sources: tuple[str, ...],
-    out: str | None,
-    shared: str | None,
+    out: Path | None,
+    shared: Path | None,
     dry_run: bool,
     overwrite: bool,
     as_json: bool,
-    **params: Any,
+    given: Given,
 ) -> None:
     """Rewrite the annotations of source datasets into a target dataset's label space.
 
     Trains a specialist per dataset, pseudo-labels every dataset with the others' specialists,
-    trains Label-Aligned Transfer on all of them and rewrites the sources. Finished stages are
-    reused and interrupted ones resumed by the same command. Datasets are named in relabel.toml
-    or with --data.
+    trains Label-Aligned Transfer on all of them and rewrites the sources. The same command
+    resumes what was interrupted. Datasets are named in relabel.toml or with --data.
     """
     from relabel.align.plan import prepare
 
     started = time.monotonic()
-    catalogue = catalogue_of(params)
-    runtime = runtime_of(params, catalogue.table("runtime"))
-    settings = pipeline_settings(catalogue, params)
+    runtime = given.runtime
+    settings = pipeline_settings(given)
     settings.require_lat_backbone()
-    folder = Path(out) if out else Path("runs") / target
     problems = Problems(runtime.skip_bad)
-    names = comma_list(sources)
     plan = prepare(
-        catalogue,
+        given.catalogue,
         target,
-        names,
-        folder,
+        comma_list(sources),
+        out or Path("runs") / target,
         settings,
         runtime,
-        shared=Path(shared) if shared else None,
+        shared=shared,
         problems=problems,
     )
     tell_problems(problems, runtime.quiet)
@@ -141,28 +124,14 @@ def cli(
     message(f"Took {time.monotonic() - started:.0f} s.", quiet=runtime.quiet or as_json)
 
 
-def pipeline_settings(catalogue: Catalogue, params: dict[str, Any]) -> PipelineSettings:
-    """The settings of all stages: options, over relabel.toml, over defaults."""
-    shared = shared_settings(catalogue, params)
-    if params.get("lat_backbone") is not None:
-        params = {**params, "lat_backbone": resolve_backbone(params["lat_backbone"], Path.cwd())}
-
-    def of(cls: type[T], name: str, prefix: str, **values: Any) -> T:
-        return settings_of(
-            cls,
-            params,
-            prefix,
-            table=settings_table(catalogue, name),
-            where=f"[{name}]",
-            **values,
-        )
-
+def pipeline_settings(given: Given) -> PipelineSettings:
+    """The settings of all stages."""
     return PipelineSettings(
-        specialist=of(SpecialistSettings, "specialist", "specialist", **shared),
-        crosslabel=of(CrossLabelSettings, "crosslabel", "crosslabel"),
-        lat=of(LatSettings, "lat", "lat", seed=shared["seed"]),
-        align=of(AlignSettings, "align", ""),
-        sam3=sam3_settings(catalogue, params),
+        specialist=given.of(SpecialistSettings, "specialist"),
+        crosslabel=given.of(CrossLabelSettings, "crosslabel"),
+        lat=given.of(LatSettings, "lat"),
+        align=given.of(AlignSettings, "align"),
+        sam3=given.of(Sam3Settings, "sam3"),
     )
 
 

@@ -12,20 +12,18 @@ from relabel.errors import ConfigError, Problems
 from relabel.workspace.progress import message
 
 from ._options import (
+    FOLDER,
+    Given,
     GroupedCommand,
-    catalogue_of,
-    resolve_backbone,
-    runtime_of,
-    runtime_options,
+    resolve_network,
+    settings_options,
     tell_problems,
 )
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("model")
-@click.option(
-    "--images", type=click.Path(file_okay=False, path_type=Path), metavar="ROOT", help="Folder."
-)
+@click.option("--images", type=FOLDER, metavar="ROOT", help="Folder.")
 @click.option("--dataset", metavar="NAME|PATH", help="Images of a detection set instead.")
 @click.option("--format", help="Its format, where it is a path.")
 @click.option("--split", help="Its split; default what relabel.toml names for --part.")
@@ -52,7 +50,7 @@ from ._options import (
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Least probability that is kept.",
+    help="Minimum probability that is kept.",
 )
 @click.option(
     "--scores",
@@ -77,7 +75,7 @@ from ._options import (
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print file and counts as JSON.")
-@runtime_options
+@settings_options(())
 def cli(
     model: str,
     images: Path | None,
@@ -94,7 +92,7 @@ def cli(
     precision: str,
     overwrite: bool,
     as_json: bool,
-    **params: Any,
+    given: Given,
 ) -> None:
     """Write the class probabilities of images by MODEL, for `relabel evaluate multilabel`.
 
@@ -120,16 +118,17 @@ def cli(
     from relabel.training.loop import resolve_device
     from relabel.training.memory import keep_freed_memory
 
-    catalogue = catalogue_of(params)
-    runtime = runtime_of(params, catalogue.table("runtime"))
+    runtime = given.runtime
     problems = Problems(runtime.skip_bad)
     if images is not None:
         labelled = inputs.read_images(images, None, None, problems)
     else:
         assert dataset is not None
-        labelled = inputs.read_detections(catalogue.resolve(dataset, format, split), part, problems)
+        labelled = inputs.read_detections(
+            given.catalogue.resolve(dataset, format, split), part, problems
+        )
     keep_freed_memory()
-    name = resolve_backbone(model, Path.cwd(), what="classifier", option="MODEL")
+    name = resolve_network(model, Path.cwd(), what="classifier", option="MODEL")
     classifier = load_for_prediction(name, image_size=image_size)
     if scores != "auto":
         classifier.spec = replace(classifier.spec, activation=scores)

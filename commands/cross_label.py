@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,14 +14,11 @@ from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.workspace.progress import message
 
 from ._options import (
+    FOLDER,
+    Given,
     GroupedCommand,
-    catalogue_of,
-    runtime_of,
-    runtime_options,
-    sam3_settings,
-    settings_of,
+    resolve_network,
     settings_options,
-    settings_table,
     tell_problems,
 )
 
@@ -43,24 +40,30 @@ SAM3 = "sam3"
     help="Label space to label in, where CHECKPOINT is sam3: a dataset, a built-in label space "
     "or a YAML file; each category's prompt, else its name, is the text.",
 )
-@click.option(
-    "-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for the shards."
-)
+@click.option("-o", "--out", required=True, type=FOLDER, help="Folder for the shards.")
 @click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-@settings_options(CrossLabelSettings, heading="Labelling")
-@settings_options(Sam3Settings, SAM3, heading="SAM 3", leave_out=("model", "threshold"))
-@runtime_options
+@settings_options(
+    ("crosslabel", SAM3),
+    {
+        "Labelling": (
+            ("--min-score", "crosslabel.min_score", "Minimum score of a pseudo-label."),
+            ("--nms-iou", "crosslabel.nms_iou"),
+            ("--max-per-image", "crosslabel.max_per_image"),
+            ("--batch-size", "crosslabel.batch_size"),
+        )
+    },
+)
 def cli(
     checkpoint: str,
     dataset: str,
     format: str | None,
     split: str | None,
     prompts_from: str | None,
-    out: str,
+    out: Path,
     overwrite: bool,
     as_json: bool,
-    **params: Any,
+    given: Given,
 ) -> None:
     """Label the images of DATASET with the specialist in the folder CHECKPOINT.
 
@@ -78,14 +81,8 @@ def cli(
     from relabel.workspace.fingerprint import fingerprint, folder_fingerprint
     from relabel.workspace.stage import Stage
 
-    catalogue = catalogue_of(params)
-    runtime = runtime_of(params, catalogue.table("runtime"))
-    settings = settings_of(
-        CrossLabelSettings,
-        params,
-        table=settings_table(catalogue, "crosslabel"),
-        where="[crosslabel]",
-    )
+    catalogue, runtime = given.catalogue, given.runtime
+    settings = given.of(CrossLabelSettings, "crosslabel")
     model = _sam3_model(checkpoint)
     if model is None and not Path(checkpoint).is_dir():
         raise click.BadParameter(
@@ -98,9 +95,8 @@ def cli(
             else "--prompts-from is for sam3; a specialist has a label space of its own."
         )
     entry = catalogue.resolve(dataset, format, split)
-    folder = Path(out)
     problems = Problems(runtime.skip_bad)
-    images = read_training_set(entry, folder.parent, runtime, problems)
+    images = read_training_set(entry, out.parent, runtime, problems)
     tell_problems(problems, runtime.quiet)
     space = None if prompts_from is None else _prompt_space(catalogue, prompts_from)
     sam3 = None
@@ -109,25 +105,25 @@ def cli(
     if space is None:
         inputs["specialist"] = folder_fingerprint(checkpoint)
     else:
-        sam3 = sam3_settings(catalogue, {**params, "sam3_model": model or None})
+        sam3 = given.of(Sam3Settings, SAM3, over=_model(model))
         values[SAM3] = sam3_identity(sam3)
         inputs["prompts"] = fingerprint([space.class_names, class_prompts(space)])
-    stage = Stage(f"labels on {entry.name}", folder, settings=values, inputs=inputs)
+    stage = Stage(f"labels on {entry.name}", out, settings=values, inputs=inputs)
 
     def label_it() -> None:
         from relabel.crosslabel.label import cross_label
 
         if space is None:
-            cross_label(Path(checkpoint), images, folder, settings, runtime)
+            cross_label(Path(checkpoint), images, out, settings, runtime)
         else:
-            cross_label_sam3(space, images, folder, settings, runtime, sam3=sam3)
+            cross_label_sam3(space, images, out, settings, runtime, sam3=sam3)
 
     if not stage.run(label_it, overwrite=overwrite):
         message("Labelled already.", quiet=runtime.quiet)
-    labels = read_pseudo_labels(folder)
+    labels = read_pseudo_labels(out)
     counts = {"images": len(images), "boxes": len(labels), "by": labels.by, "on": labels.on}
     if as_json:
-        click.echo(json.dumps({"out": out, **counts}))
+        click.echo(json.dumps({"out": str(out), **counts}))
     else:
         click.echo(f"{len(labels)} boxes on {len(images)} images: {out}")
 
@@ -138,6 +134,14 @@ def _sam3_model(checkpoint: str) -> str | None:
     if kind != SAM3 or (not colon and Path(checkpoint).is_dir()):
         return None
     return model
+
+
+def _model(name: str | None) -> dict[str, str]:
+    """The model of ``sam3:NAME``, a local one from the working folder."""
+    if not name:
+        return {}
+    option = "CHECKPOINT"
+    return {"model": resolve_network(name, Path.cwd(), what="SAM 3 model", option=option)}
 
 
 def _prompt_space(catalogue: Catalogue, name: str) -> LabelSpace:

@@ -13,7 +13,7 @@ import click
 from relabel.errors import Problems
 from relabel.workspace.progress import message
 
-from ._options import catalogue_of, config_options, tell_problems
+from ._options import catalogue_options, tell_problems
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
@@ -52,13 +52,12 @@ def cli() -> None:
 
 @cli.command("list")
 @_JSON
-@config_options
-def list_datasets(as_json: bool, **params: Any) -> None:
+@catalogue_options
+def list_datasets(as_json: bool, catalogue: Catalogue) -> None:
     """List the formats, the built-in label spaces, and the datasets of relabel.toml."""
     from relabel.datasets.formats.registry import FORMATS
     from relabel.datasets.labelspace import LabelSpace
 
-    catalogue = catalogue_of(params)
     found = {
         "formats": [
             {
@@ -115,15 +114,20 @@ def list_datasets(as_json: bool, **params: Any) -> None:
 @_source
 @_JSON
 @_SKIP_BAD
-@config_options
+@catalogue_options
 def describe(
-    path: str, format: str | None, split: str | None, as_json: bool, skip_bad: bool, **params: Any
+    path: str,
+    format: str | None,
+    split: str | None,
+    as_json: bool,
+    skip_bad: bool,
+    catalogue: Catalogue,
 ) -> None:
     """Count a dataset's images, boxes and ignored boxes, and the boxes of each category."""
     from relabel.datasets.describe import describe as count
 
     problems = Problems(skip_bad=skip_bad)
-    dataset = _read(catalogue_of(params), path, format, split, problems)
+    dataset = _read(catalogue, path, format, split, problems)
     tell_problems(problems)
     counts = count(dataset)
     if as_json:
@@ -145,7 +149,7 @@ def describe(
     "--decode/--no-decode", default=True, help="Decode every image, or read only its header."
 )
 @click.option("--quiet", is_flag=True, help="Print no progress.")
-@config_options
+@catalogue_options
 def validate(
     path: str,
     format: str | None,
@@ -153,7 +157,7 @@ def validate(
     as_json: bool,
     decode: bool,
     quiet: bool,
-    **params: Any,
+    catalogue: Catalogue,
 ) -> None:
     """Check a dataset's annotations and images, and list everything that is wrong.
 
@@ -161,7 +165,6 @@ def validate(
     """
     from relabel.datasets.validate import validate as check
 
-    catalogue = catalogue_of(params)
     result = check(
         lambda problems: _read(catalogue, path, format, split, problems),
         path,
@@ -213,7 +216,7 @@ def validate(
     help="Put images that lie inside records or archives (Waymo, SHIFT) beside the labels.",
 )
 @_SKIP_BAD
-@config_options
+@catalogue_options
 def convert(
     path: str,
     format: str | None,
@@ -224,7 +227,7 @@ def convert(
     images: Any,
     extract_images: bool,
     skip_bad: bool,
-    **params: Any,
+    catalogue: Catalogue,
 ) -> None:
     """Write a dataset in another format, under a map of category names if one is given.
 
@@ -238,7 +241,7 @@ def convert(
     format_info(to)
     name_map = None if map_file is None else NameMap.load(map_file)
     problems = Problems(skip_bad=skip_bad)
-    dataset = _read(catalogue_of(params), path, format, split, problems)
+    dataset = _read(catalogue, path, format, split, problems)
     result = write(
         dataset,
         to,

@@ -57,7 +57,8 @@ def _text(report: Mapping[str, Any]) -> str:
         writable = "writable" if cache["writable"] else "not writable"
         rows.append((f"{name} cache", f"{cache['path']}, {writable}"))
     offline = report["huggingface"]["offline"]
-    rows.append(("Hugging Face hub", "offline (no downloads)" if offline else "online"))
+    allowed = "not allowed (HF_HUB_OFFLINE)" if offline else "allowed; connection not tested"
+    rows.append(("Hugging Face downloads", allowed))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
     lines.append("")

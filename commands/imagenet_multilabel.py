@@ -10,7 +10,6 @@ import click
 
 from relabel.errors import ConfigError, Problems
 from relabel.multilabel.settings import (
-    PROBE,
     AggregateSettings,
     FilterSettings,
     LabelerSettings,
@@ -19,25 +18,11 @@ from relabel.multilabel.settings import (
 )
 from relabel.workspace.progress import message
 
-from ._options import (
-    GroupedCommand,
-    catalogue_of,
-    resolve_backbone,
-    runtime_of,
-    runtime_options,
-    seed_of,
-    settings_of,
-    settings_options,
-    settings_table,
-    tell_problems,
-)
+from ._options import FOLDER, Given, GroupedCommand, settings_options, tell_problems
 
 if TYPE_CHECKING:
-    from relabel.catalogue.catalogue import Catalogue
     from relabel.multilabel.plan import MultilabelPlan, MultilabelSettings
     from relabel.settings import Runtime
-
-_FIELDS = ("seed", "backbone", "classifier", "transpose")
 
 
 @click.command("imagenet-multilabel", cls=GroupedCommand)
@@ -45,80 +30,80 @@ _FIELDS = ("seed", "backbone", "classifier", "transpose")
     "--images",
     "root",
     required=True,
-    type=click.Path(file_okay=False),
-    help="Folder of class folders (wnids, numbers, names), or of images with --labels.",
+    type=FOLDER,
+    help="Folder of class folders, or of images with --labels.",
 )
 @click.option(
     "--labels",
     "labels_file",
     type=click.Path(dir_okay=False),
-    help="Lines `file name<TAB>class` in place of class folders.",
+    metavar="FILE",
+    help="Lines `file name<TAB>class`.",
 )
-@click.option("--classes", help="The classes: a YAML or text file, or a built-in label space.")
+@click.option("--classes", metavar="FILE", help="YAML or text, or a built-in label space.")
+@click.option("--maps", type=FOLDER, metavar="DIR", help="Folder of ReLabel's label maps (.pt).")
 @click.option(
-    "--backbone",
-    metavar="NAME",
-    help="Frozen backbone: transformers hub id, local folder or torchvision name. "
-    f"[{MaskCutSettings.backbone}]",
-)
-@click.option(
-    "--maps", type=click.Path(file_okay=False), help="Folder of ReLabel's label maps (.pt)."
-)
-@click.option(
-    "--classifier",
-    metavar="NAME",
-    help="Makes the label maps where there is no --maps: a hub id, a local folder, a torchvision "
-    "name, or `probe`: a linear head trained on the images' own labels.",
-)
-@click.option(
-    "--transpose-maps/--no-transpose-maps",
-    "transpose",
-    default=None,
-    help="Swap the axes of the maps of --maps.",
-)
-@click.option(
-    "-o",
-    "--out",
-    default="labels",
-    show_default=True,
-    type=click.Path(file_okay=False),
-    help="Workspace folder.",
+    "-o", "--out", default="labels", show_default=True, type=FOLDER, help="Workspace folder."
 )
 @click.option(
     "--shard",
     "part",
     metavar="I/N",
-    help="Do part I of N, beside other processes with the same --out; 1/N to N/N.",
+    help="Part I of N, beside processes with the same --out.",
 )
 @click.option(
     "--calibrate",
     "taus",
     metavar="T,T,...",
-    help="Only show masks per image and coverage over these thresholds, on some of the images.",
+    help="Only show the masks of some images for these tau.",
 )
 @click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
+    metavar="N",
     default=100,
-    show_default=True,
-    help="Images that --calibrate looks at.",
+    help="Images that --calibrate looks at. [100]",
 )
 @click.option("--fiftyone", is_flag=True, help="Also write the result as a FiftyOne dataset.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or images changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the paths of the result as JSON.")
-@settings_options(MaskCutSettings, heading="Regions", leave_out=_FIELDS)
-@settings_options(LabelMapSettings, "map", heading="Label maps", leave_out=_FIELDS)
-@settings_options(FilterSettings, "filter", heading="Filter", leave_out=_FIELDS)
-@settings_options(LabelerSettings, "labeler", heading="Labeler", leave_out=_FIELDS)
-@settings_options(AggregateSettings, "label", heading="Labels of an image", leave_out=_FIELDS)
-@runtime_options
+@settings_options(
+    ("maskcut", "label_maps", "filter", "labeler", "labels"),
+    {
+        "Regions": (
+            ("--backbone", "maskcut.backbone", "Frozen; hub id or folder. [DINOv3 ViT-L/16]"),
+            ("--image-size", "maskcut.image_size", "Side of images in pixels."),
+            ("--tau", "maskcut.tau", "Similarity of neighbouring patches."),
+            ("--max-masks", "maskcut.max_masks", "Maximum of masks per image."),
+            ("--refine", "maskcut.refine", "Masks at full resolution."),
+            ("--batch-size", "maskcut.batch_size"),
+            ("--shard-images", "maskcut.shard_images", "Images per shard, the unit of resuming."),
+        ),
+        "Labels": (
+            (
+                "--classifier",
+                "label_maps.classifier",
+                "Makes the label maps; or probe. [none]",
+            ),
+            (
+                "--transpose-maps/--no-transpose-maps",
+                "label_maps.transpose",
+                "Swap the axes of --maps.",
+            ),
+            ("--filter-rule", "filter.rule", "What the labeler learns from. [original]"),
+            ("--filter-threshold", "filter.threshold", "Minimum score of a region."),
+            ("--labeler-epochs", "labeler.epochs"),
+            ("--label-mode", "labels.mode", "Probabilities, or zero and one. [soft]"),
+        ),
+    },
+)
 def cli(
-    root: str,
+    root: Path,
     labels_file: str | None,
     classes: str | None,
-    maps: str | None,
-    out: str,
+    maps: Path | None,
+    out: Path,
     part: str | None,
     taus: str | None,
     calibration_images: int,
@@ -126,24 +111,23 @@ def cli(
     dry_run: bool,
     overwrite: bool,
     as_json: bool,
-    **params: Any,
+    given: Given,
 ) -> None:
     """Give every image of a folder the labels of all its objects.
 
     MaskCut finds regions, label maps say what they show, a labeler learns from the regions that
-    show the image's own label and then labels all of them. Stages that are done are never redone:
-    the same command goes on after an interruption.
+    show the image's own label and then labels all of them. The same command resumes what was
+    interrupted.
     """
     from relabel.datasets.pixels.image_folder import read_image_set
     from relabel.multilabel.plan import MultilabelPlan
     from relabel.multilabel.run import run_plan
     from relabel.workspace.parts import Part
 
-    catalogue = catalogue_of(params)
-    runtime = runtime_of(params, catalogue.table("runtime"))
-    settings = _settings(catalogue, params)
+    runtime = given.runtime
+    settings = _settings(given)
     mine = Part.parse(part) if part else None
-    if maps is not None and not Path(maps).is_dir():
+    if maps is not None and not maps.is_dir():
         raise ConfigError("folder of label maps does not exist", file=maps, remedy="Check --maps.")
     problems = Problems(runtime.skip_bad)
     images = read_image_set(root, labels_file, classes, problems=problems)
@@ -151,7 +135,7 @@ def cli(
     if taus is not None:
         _calibrate(images, settings, runtime, taus, calibration_images, as_json)
         return
-    plan = MultilabelPlan(images, Path(out), settings, None if maps is None else Path(maps))
+    plan = MultilabelPlan(images, out, settings, maps)
     if not runtime.quiet or dry_run:
         _show(plan)
     if dry_run:
@@ -169,47 +153,23 @@ def cli(
         _fiftyone(plan, folder, runtime.quiet)
     if as_json:
         paths = {name: str(path) for name, path in plan.stages["result"].outputs.items()}
-        click.echo(json.dumps({"out": out, "done": done, "waits_for": outcome.waits_for, **paths}))
+        click.echo(
+            json.dumps({"out": str(out), "done": done, "waits_for": outcome.waits_for, **paths})
+        )
     elif done:
         click.echo(str(folder / "labels.tsv"))
         message(f"report: {folder / 'report.html'}", quiet=runtime.quiet)
 
 
-def _settings(catalogue: Catalogue, params: dict[str, Any]) -> MultilabelSettings:
-    """Options over the tables [maskcut], [label_maps], [filter], [labeler], [labels]."""
+def _settings(given: Given) -> MultilabelSettings:
     from relabel.multilabel.plan import MultilabelSettings
 
-    seed = seed_of(params, catalogue.table("runtime"))
-    given = params.get("backbone")
-    backbone = None if given is None else resolve_backbone(given, Path.cwd())
-    classifier = params.get("classifier")
-    if classifier is not None and classifier != PROBE:
-        classifier = resolve_backbone(
-            classifier, Path.cwd(), what="classifier", option="--classifier"
-        )
-
-    def of(cls: Any, prefix: str, table: str, **shared: Any) -> Any:
-        return settings_of(
-            cls,
-            params,
-            prefix,
-            table=settings_table(catalogue, table),
-            where=f"[{table}]",
-            **shared,
-        )
-
     return MultilabelSettings(
-        maskcut=of(MaskCutSettings, "", "maskcut", backbone=backbone).resolved(),
-        maps=of(
-            LabelMapSettings,
-            "map",
-            "label_maps",
-            classifier=classifier,
-            transpose=params.get("transpose"),
-        ),
-        filter=of(FilterSettings, "filter", "filter"),
-        labeler=of(LabelerSettings, "labeler", "labeler", seed=seed),
-        aggregate=of(AggregateSettings, "label", "labels"),
+        maskcut=given.of(MaskCutSettings, "maskcut").resolved(),
+        maps=given.of(LabelMapSettings, "label_maps"),
+        filter=given.of(FilterSettings, "filter"),
+        labeler=given.of(LabelerSettings, "labeler"),
+        aggregate=given.of(AggregateSettings, "labels"),
     )
 
 

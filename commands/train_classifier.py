@@ -10,64 +10,69 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relabel.classifiers.settings import PRESETS, ClassifierSettings, process_rank
-from relabel.errors import ConfigError, Problems
+from relabel.errors import Problems
 from relabel.workspace.progress import message
 
-from ._options import (
-    GroupedCommand,
-    catalogue_of,
-    resolve_backbone,
-    runtime_of,
-    runtime_options,
-    seed_of,
-    settings_of,
-    settings_options,
-    tell_problems,
-)
+from ._options import FILE, FOLDER, Given, GroupedCommand, settings_options, tell_problems
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
     from relabel.classifiers.data import LabelledImages
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-_PATH = click.Path(path_type=Path)
-
 
 @click.command(cls=GroupedCommand)
-@click.option("--images", type=_FOLDER, metavar="ROOT", help="Folder of images.")
+@click.option("--images", type=FOLDER, metavar="ROOT", help="Folder of images.")
 @click.option(
     "--labels",
-    type=_PATH,
+    type=FILE,
     metavar="FILE",
-    help="TSV of multi-labels; without it an image's folder is its only label.",
+    help="TSV of multi-labels; default the folders' names.",
 )
-@click.option(
-    "--classes", metavar="FILE", help="The classes in order, where the folders do not tell them."
-)
+@click.option("--classes", metavar="FILE", help="The classes in order. [from the folders]")
 @click.option(
     "--dataset",
     metavar="NAME|PATH",
-    help="Detection set to train on instead: the classes of an image are those of its boxes.",
+    help="Detection set instead: an image's classes are its boxes'.",
 )
-@click.option("--format", help="Format of the detection sets, where they are paths.")
-@click.option("--split", help="Split of --dataset to train on; default the one of relabel.toml.")
-@click.option("-o", "--out", type=_FOLDER, help="Folder of the classifier. [runs/classifiers/NAME]")
+@click.option("--format", help="Format of detection sets that are paths.")
+@click.option("--split", help="Split of --dataset. [of relabel.toml]")
+@click.option("-o", "--out", type=FOLDER, help="Folder of the classifier. [runs/classifiers/NAME]")
 @click.option(
     "--validate",
     metavar="ROOT",
-    help="Images to measure on: a folder, or with --dataset a detection set (default its val).",
+    help="Images to measure on: a folder or a detection set.",
 )
 @click.option(
     "--validate-labels",
-    type=_PATH,
+    type=FILE,
     metavar="FILE",
-    help="Their true classes: TSV, real.json, INv2-ML, COCO or VOC; default their folders.",
+    help="Their classes: TSV, real.json, INv2-ML, COCO or VOC.",
 )
-@click.option("--validate-split", help="Split of the detection set given to --validate.")
+@click.option("--validate-split", help="Split of the set of --validate. [its val]")
 @click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print folder and metrics as JSON.")
-@settings_options(ClassifierSettings, heading="Training", leave_out=("seed",))
-@runtime_options
+@settings_options(
+    ("classifier",),
+    {
+        "Training": (
+            (
+                "--preset",
+                "classifier.preset",
+                "finetune, resnet, vit or light. [finetune]",
+            ),
+            ("--model", "classifier.model", "Hub id, folder or torchvision. [resnet50]"),
+            ("--weights", "classifier.weights", "Published or random weights. [pretrained]"),
+            ("--keep-head", "classifier.keep_head", "Keep the pretrained classification layer."),
+            ("--loss", "classifier.loss", "On all labels, or on the original one. [bce]"),
+            ("--epochs", "classifier.epochs"),
+            ("--steps", "classifier.steps", "Training steps; 0: by epochs."),
+            ("--batch-size", "classifier.batch_size", "Images per step."),
+            ("--lr", "classifier.lr"),
+            ("--image-size", "classifier.image_size", "Side in pixels; 0: the network's own."),
+            ("--precision", "classifier.precision", "auto, fp32, bf16 or fp16. [auto]"),
+        )
+    },
+)
 def cli(
     images: Path | None,
     labels: Path | None,
@@ -81,7 +86,7 @@ def cli(
     validate_split: str | None,
     overwrite: bool,
     as_json: bool,
-    **params: Any,
+    given: Given,
 ) -> None:
     """Train a transformers or torchvision classifier on images with several labels each.
 
@@ -96,22 +101,14 @@ def cli(
         raise click.UsageError("--labels belongs to --images; a detection set has its own")
     if validate_labels is not None and (validate is None or images is None):
         raise click.UsageError("--validate-labels belongs to --images and --validate")
-    catalogue = catalogue_of(params)
-    runtime = runtime_of(params, catalogue.table("runtime"))
-    preset = params["preset"] or ClassifierSettings.preset
-    settings = settings_of(
-        ClassifierSettings,
-        params,
-        table=PRESETS[preset],
-        where=f"preset {preset}",
-        seed=seed_of(params, catalogue.table("runtime")),
-        model=_model_of(params["model"]),
-    )
+    runtime = given.runtime
+    preset = given.of(ClassifierSettings, "classifier").preset
+    settings = given.of(ClassifierSettings, "classifier", under=PRESETS[preset])
     main_process = process_rank()[0] == 0
     runtime = runtime if main_process else replace(runtime, quiet=True)
     problems = Problems(runtime.skip_bad)
     train, val = _inputs(
-        catalogue, problems,
+        given.catalogue, problems,
         images=images, labels=labels, classes=classes, dataset=dataset, format=format, split=split,
         validate=validate, validate_labels=validate_labels, validate_split=validate_split,
     )  # fmt: skip
@@ -142,7 +139,7 @@ def _train(
 ) -> dict[str, Any]:
     """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
     from relabel.align.job import backbone_identities
-    from relabel.backbones.extractor import resolve_backbone as resolve_network
+    from relabel.backbones.extractor import resolve_backbone
     from relabel.classifiers.train import METRICS_FILE, train_classifier
     from relabel.workspace.stage import Stage
 
@@ -163,7 +160,7 @@ def _train(
         if val is not None and not metrics["validation"]:
             metrics["validation"] = [_measured(folder, val, runtime)]
         return metrics
-    resolve_network(settings.model)  # a misspelt name leaves no folder behind
+    resolve_backbone(settings.model)  # a misspelt name leaves no folder behind
     if rank == 0:
         stage.begin(overwrite)
     try:
@@ -228,12 +225,3 @@ def _inputs(
     elif entry.has("val"):
         val = inputs.read_detections(entry, "val", problems)
     return train, None if val is None else inputs.in_classes_of(val, train)
-
-
-def _model_of(name: str | None) -> str | None:
-    """A local folder's absolute path, else the name itself."""
-    if name is None:
-        return None
-    if not name.strip():
-        raise ConfigError("--model is empty")
-    return resolve_backbone(name, Path.cwd(), what="classifier", option="--model")

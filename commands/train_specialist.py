@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,45 +11,43 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
 from relabel.workspace.progress import message
 
-from ._options import (
-    GroupedCommand,
-    backbone_option,
-    catalogue_of,
-    runtime_of,
-    runtime_options,
-    settings_of,
-    settings_options,
-    settings_table,
-    shared_settings,
-    tell_problems,
-)
+from ._options import FOLDER, Given, GroupedCommand, settings_options, tell_problems
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("dataset")
 @click.option("--format", help="Format, where DATASET is a path.")
 @click.option("--split", help="Split to train on; default the one of relabel.toml.")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(file_okay=False),
-    help="Checkpoint folder. [runs/specialists/NAME]",
-)
-@backbone_option
+@click.option("-o", "--out", type=FOLDER, help="Checkpoint folder. [runs/specialists/NAME]")
 @click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print folder and validation AP as JSON.")
-@settings_options(SpecialistSettings, heading="Training")
-@runtime_options
+@settings_options(
+    ("specialist",),
+    {
+        "Training": (
+            ("--preset", "specialist.preset", "For a few cores, or as published. [light]"),
+            ("--detector", "specialist.detector"),
+            ("--backbone", "specialist.backbone"),
+            ("--epochs", "specialist.epochs"),
+            ("--steps", "specialist.steps"),
+            ("--batch-size", "specialist.batch_size"),
+            ("--image-size", "specialist.image_size"),
+            ("--lr", "specialist.lr"),
+            ("--precision", "specialist.precision"),
+            ("--eval-every", "specialist.eval_every"),
+        )
+    },
+)
 def cli(
     dataset: str,
     format: str | None,
     split: str | None,
-    out: str | None,
+    out: Path | None,
     overwrite: bool,
     as_json: bool,
-    **params: Any,
+    given: Given,
 ) -> None:
-    """Train a Faster R-CNN on DATASET, a name of relabel.toml or a path.
+    """Train a detector on DATASET, a name of relabel.toml or a path.
 
     The same command resumes an interrupted training at the exact step. Where relabel.toml names
     validation images, their AP is printed.
@@ -60,17 +57,10 @@ def cli(
     from relabel.align.plan import specialist_stage
     from relabel.datasets.fingerprint import dataset_fingerprint
 
-    catalogue = catalogue_of(params)
-    runtime = runtime_of(params, catalogue.table("runtime"))
-    settings = settings_of(
-        SpecialistSettings,
-        params,
-        table=settings_table(catalogue, "specialist"),
-        where="[specialist]",
-        **shared_settings(catalogue, params),
-    ).resolved()
-    entry = catalogue.resolve(dataset, format, split)
-    folder = Path(out) if out else Path("runs") / "specialists" / entry.name
+    runtime = given.runtime
+    settings = given.of(SpecialistSettings, "specialist").resolved()
+    entry = given.catalogue.resolve(dataset, format, split)
+    folder = out or Path("runs") / "specialists" / entry.name
     problems = Problems(runtime.skip_bad)
     train = read_training_set(entry, folder.parent, runtime, problems)
     tell_problems(problems, runtime.quiet)

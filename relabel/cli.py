@@ -28,6 +28,7 @@ COMMANDS = {
     "cross-label": "Pseudo-label a dataset with another dataset's specialist.",
     "evaluate": "Score detections, or the quality of relabelled boxes.",
     "datasets": "List, describe, validate and convert datasets.",
+    "settings": "List every setting with its default, range and meaning.",
     "demo": "Make a small world of street scenes and run align on it.",
     "view": "Show a result in the FiftyOne App.",
     "doctor": "Report versions, devices and what is missing.",

@@ -143,13 +143,19 @@ class Problems:
         return not self.errors
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy naming near matches of ``name`` and everything known."""
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'epochs'?)``, or nothing where no known name is near."""
     import difflib  # only needed once something is wrong
 
-    options = list(known)
-    lowered = {o.lower(): o for o in options}
+    lowered = {o.lower(): o for o in known}
     near = [lowered[n] for n in difflib.get_close_matches(name.lower(), list(lowered), n=3)]
-    text = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy naming near matches of ``name`` and everything known."""
+    options = list(known)
+    near = near_matches(name, options).strip(" ()")
+    text = f"{near[0].upper()}{near[1:]} " if near else ""
     shown = ", ".join(options[:30]) + (", ..." if len(options) > 30 else "")
     return f"{text}Known: {shown or 'none'}."

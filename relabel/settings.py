@@ -1,137 +1,194 @@
-"""Settings: frozen dataclasses, one per stage: the command line, the manifest and the docs at once.
+"""Settings: frozen dataclasses, one per stage, for command line, relabel.toml, manifest and docs.
 
-Modules that define settings import neither torch nor transformers, so that ``--help`` stays fast.
+Types carry the ranges and the choices. Modules that define settings import neither torch nor
+transformers, so that ``--help`` stays fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from relabel.errors import ConfigError, did_you_mean
+import msgspec
+from msgspec import Meta
+
+from relabel.errors import ConfigError, near_matches
 
 T = TypeVar("T")
+Share = Annotated[float, Meta(ge=0, le=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+AboveZero = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Text = Annotated[str, Meta(min_length=1)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def setting(default: Any, help: str, *, choices: tuple[str, ...] | None = None) -> Any:
-    """A dataclass field with its help text; the command line is generated from it."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+def setting(default: Any, help: str) -> Any:
+    """A field of a settings dataclass with its help text."""
+    return field(default=default, metadata={"help": help})
+
+
+class Settings:
+    """Base of the settings dataclasses: every value is checked against its field's type.
+
+    A whole number in a field of numbers becomes ``12.0``, and a list a tuple, so that the same
+    settings have the same fingerprint wherever they come from.
+
+    Raises:
+        ConfigError: values of the wrong type, outside their range or choices: all of them.
+    """
+
+    def __post_init__(self) -> None:
+        names = field_types(type(self))
+        fitted, wrong = fit(type(self), {name: getattr(self, name) for name in names})
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+        for name, value in fitted.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Settings):
     """How to run, without influence on what is computed (never part of a fingerprint)."""
 
-    device: str = setting("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
-    workers: int = setting(-1, "Processes that decode images; -1 chooses from the cores.")
+    device: Text = setting("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
+    workers: Annotated[int, Meta(ge=-1)] = setting(
+        -1, "Threads that read images; -1: one per core, at most 16; 0: none beside the main one."
+    )
     skip_bad: bool = setting(False, "Go on past bad records and list them at the end.")
     quiet: bool = setting(False, "Print no progress.")
 
 
+@cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotated type of every field, by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def fit(
+    cls: type, values: Mapping[str, Any], *, text: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """``values`` as the fields' types want them, and a sentence for each that does not fit.
+
+    Args:
+        values: by field name; ``-`` counts as ``_``.
+        text: the values are texts of a command line: ``0.5``, ``true``, ``0.8,1.25``.
+    """
+    types = field_types(cls)
+    fitted: dict[str, Any] = {}
+    wrong: list[str] = []
+    for given, value in values.items():
+        name = given.replace("-", "_")
+        if name not in types:
+            wrong.append(f"unknown setting {given!r}{near_matches(name, types)}")
+            continue
+        if text:
+            value = _split(value, types[name])
+        try:
+            fitted[name] = msgspec.convert(value, types[name], strict=not text)
+        except msgspec.ValidationError:
+            wrong.append(misfit(name, value, types[name]))
+        else:
+            if isinstance(fitted[name], float) and not math.isfinite(fitted[name]):
+                wrong.append(misfit(name, value, types[name]))
+    return fitted, wrong
+
+
 def settings_from(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Build a settings dataclass from a table of relabel.toml or the command line.
+    """Build a settings dataclass from a table of relabel.toml or of a checkpoint's config.
+
+    Args:
+        where: the table or file, for messages.
 
     Raises:
-        ConfigError: an unknown key, with near matches, or a value of the wrong type.
+        ConfigError: unknown keys, with near matches, and values that do not fit: all of them.
     """
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    types = get_type_hints(cls)
-    clean = {}
-    for given, value in values.items():
-        key = given.replace("-", "_")
-        if key not in known:
-            raise ConfigError(
-                f"unknown setting {given!r} in {where}", remedy=did_you_mean(key, known)
-            )
-        clean[key] = _fit(value, types[key])
-        if clean[key] is _MISFIT:
-            raise ConfigError(
-                f"setting {given!r} in {where} must be {describe_type(types[key])}, not {value!r}"
-            )
-        choices = known[key].metadata.get("choices")
-        if choices and clean[key] is not None and clean[key] not in choices:
-            raise ConfigError(
-                f"setting {given!r} in {where} cannot be {value!r}",
-                remedy=did_you_mean(str(value), choices),
-            )
-    return cls(**clean)
+    fitted, wrong = fit(cls, values)
+    if wrong:
+        raise ConfigError("; ".join(wrong), record=where)
+    try:
+        return cls(**fitted)
+    except ConfigError as error:
+        raise ConfigError(error.message, record=where, remedy=error.remedy) from None
 
 
-_MISFIT = object()
-_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-def inner_type(hint: Any) -> tuple[Any, bool, bool]:
-    """(scalar type, whether it is a tuple of them, whether it may be None) of a field's type.
-
-    A choice of several scalars, such as ``int | str``, counts as text.
-    """
-    plain, optional = _options(hint)
-    if len(plain) != 1:
-        return str, False, optional
-    if get_origin(plain[0]) is tuple:
-        return get_args(plain[0])[0], True, optional
-    return plain[0], False, optional
-
-
-def _options(hint: Any) -> tuple[list[Any], bool]:
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    plain = [o for o in options if o is not type(None)]
-    return plain, len(plain) < len(options)
+def misfit(name: str, value: Any, hint: Any) -> str:
+    """What is wrong with a value that does not fit its type, in words."""
+    if isinstance(value, tuple):
+        value = list(value)
+    near = near_matches(value, choices_of(hint)) if isinstance(value, str) else ""
+    return f"{name} is {value!r} and must be {describe_type(hint)}{near}"
 
 
 def describe_type(hint: Any) -> str:
-    """A type in words, for messages: ``a whole number or a text``."""
-    words = []
-    for option in _options(hint)[0]:
-        many = get_origin(option) is tuple
-        scalar = get_args(option)[0] if many else option
-        name = _TYPE_NAMES.get(scalar, str(scalar))
-        words.append(f"a list of which each is {name}" if many else name)
-    return " or ".join(words)
+    """A type in words: ``a number from 0 to 1``, ``a whole number of 1 or more, or auto``."""
+    plain, metas = _peel(hint)
+    if get_origin(plain) in (Union, UnionType):
+        return ", or ".join(describe_type(o) for o in get_args(plain) if o is not type(None))
+    if get_origin(plain) is Literal:
+        *most, last = map(str, get_args(plain))
+        return f"{', '.join(most)} or {last}" if most else last
+    if get_origin(plain) is tuple:
+        inner = describe_type(get_args(plain)[0])
+        exact = next((f"{m.max_length} " for m in metas if m.max_length), "")
+        count = exact or ("one or more " if metas else "")
+        return f"a list of {count}values, each {inner}"
+    return _WORDS.get(plain, str(plain)) + _span(metas)
 
 
-def _fit(value: Any, hint: Any) -> Any:
-    """``value`` as the field's type wants it, or ``_MISFIT``; whole numbers pass as numbers."""
-    plain, optional = _options(hint)
-    if value is None:
-        return None if optional else _MISFIT
-    for option in plain:
-        fitted = _fit_one(value, option)
-        if fitted is not _MISFIT:
-            return fitted
-    return _MISFIT
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The texts that a type allows by name, or whose lists it allows; empty where any will do."""
+    plain, _ = _peel(hint)
+    if get_origin(plain) is Literal:
+        return get_args(plain)
+    if get_origin(plain) in (Union, UnionType, tuple):
+        return tuple(c for option in get_args(plain) for c in choices_of(option))
+    return ()
 
 
-def _fit_one(value: Any, option: Any) -> Any:
-    if get_origin(option) is tuple:
-        if not isinstance(value, list | tuple):
-            return _MISFIT
-        fitted = tuple(_fit(v, get_args(option)[0]) for v in value)
-        return _MISFIT if any(v is _MISFIT for v in fitted) else fitted
-    if option is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if option not in _TYPE_NAMES:
-        return value
-    fits = isinstance(value, option) and (option is bool or not isinstance(value, bool))
-    return value if fits else _MISFIT
+def range_of(hint: Any) -> dict[str, float]:
+    """The bounds of a number or of each number of a list: ``ge``, ``gt``, ``le``, ``lt``."""
+    plain, metas = _peel(hint)
+    if get_origin(plain) in (Union, UnionType, tuple):
+        return {k: v for option in get_args(plain) for k, v in range_of(option).items()}
+    bounds = {k: getattr(m, k) for m in metas for k in ("ge", "gt", "le", "lt")}
+    return {k: v for k, v in bounds.items() if v is not None}
+
+
+def base_type(hint: Any) -> Any:
+    """``bool``, ``int``, ``float``, ``str`` or ``tuple``; ``str`` where several are allowed."""
+    plain, _ = _peel(hint)
+    if get_origin(plain) is tuple:
+        return tuple
+    options = [o for o in get_args(plain) if o is not type(None)]
+    if get_origin(plain) in (Union, UnionType) and len(options) == 1:
+        return base_type(options[0])
+    return plain if plain in _WORDS else str
+
+
+def show_value(value: Any) -> str:
+    """A setting's value as it is typed behind ``--set``."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple | list):
+        return ",".join(map(show_value, value))
+    return str(value)
 
 
 def settings_dict(settings: Any) -> dict[str, Any]:
-    """JSON-ready dict of a settings dataclass, in field order.
-
-    A whole number in a field of numbers becomes ``12.0``, as it is when read from relabel.toml, so
-    that the same settings have the same fingerprint.
-    """
-    types = get_type_hints(type(settings))
-    values = {}
-    for name, value in asdict(settings).items():
-        fitted = _fit(value, types[name])
-        value = value if fitted is _MISFIT else fitted
-        values[name] = list(value) if isinstance(value, tuple) else value
-    return values
+    """JSON-ready dict of a settings dataclass, in field order."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def with_preset(settings: T, preset: Mapping[str, Any]) -> T:
@@ -139,3 +196,37 @@ def with_preset(settings: T, preset: Mapping[str, Any]) -> T:
     defaults = {f.name: f.default for f in fields(settings)}  # type: ignore[arg-type]
     changes = {k: v for k, v in preset.items() if getattr(settings, k) == defaults[k]}
     return replace(settings, **changes) if changes else settings  # type: ignore[type-var]
+
+
+def _peel(hint: Any) -> tuple[Any, list[Meta]]:
+    """A type without its annotations, and the annotations."""
+    if get_origin(hint) is Annotated:
+        plain, *metas = get_args(hint)
+        return plain, [m for m in metas if isinstance(m, Meta)]
+    return hint, []
+
+
+def _span(metas: Iterable[Meta]) -> str:
+    low = [f"{m.ge:g}" for m in metas if m.ge is not None]
+    above = [f"{m.gt:g}" for m in metas if m.gt is not None]
+    high = [f"{m.le:g}" for m in metas if m.le is not None]
+    below = [f"{m.lt:g}" for m in metas if m.lt is not None]
+    upper = f" to {high[0]}" if high else f" to below {below[0]}" if below else ""
+    if low:
+        return f" from {low[0]}{upper}" if upper else f" of {low[0]} or more"
+    if above:
+        return f" above {above[0]}" + upper.replace(" to ", ", up to ", 1)
+    return upper.replace(" to ", " up to ", 1)
+
+
+def _split(text: Any, hint: Any) -> Any:
+    """A text of the command line: for a list, its parts; quotes of TOML are taken off."""
+    text = str(text).strip()
+    if base_type(hint) is tuple:
+        parts = text.removeprefix("[").removesuffix("]").split(",")
+        return tuple(_unquote(p.strip()) for p in parts if p.strip())
+    return _unquote(text)
+
+
+def _unquote(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text

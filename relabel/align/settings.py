@@ -4,61 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.detectors.sam3.settings import LABELLERS, Sam3Settings
+from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
-from relabel.errors import ConfigError, did_you_mean
+from relabel.errors import ConfigError
 from relabel.lat.settings import LatSettings
-from relabel.settings import setting, settings_dict
-from relabel.workspace.fingerprint import source_identity
+from relabel.settings import Count, Settings, Share, setting, settings_dict
 
-FORMATS = ("coco", "fiftyone", "voc", "yolo")
 # How training is interrupted does not change what is learned.
 _NO_INFLUENCE = ("checkpoint_every",)
 
 
 @dataclass(frozen=True)
-class AlignSettings:
+class AlignSettings(Settings):
     """What is written for each relabelled source.
 
     Raises:
-        ConfigError: an unknown format or a value outside its range.
+        ConfigError: a labeller named twice, or values outside their range.
     """
 
-    formats: tuple[str, ...] = setting(
+    formats: tuple[Literal["coco", "fiftyone", "voc", "yolo"], ...] = setting(
         ("coco", "fiftyone"), "What to write per source; coco is always written."
     )
-    pictures: int = setting(12, "Before-and-after pictures per source in the report.")
-    pseudo_score: float = setting(
-        0.3, "Least score of the pseudo-labels shown in FiftyOne and in the report."
+    pictures: Count = setting(12, "Before-and-after pictures per source in the report.")
+    pseudo_score: Share = setting(
+        0.3, "Minimum score of the pseudo-labels shown in FiftyOne and in the report."
     )
-    labellers: tuple[str, ...] = setting(
+    labellers: tuple[Literal["sam3"], ...] = setting(
         (),
         "Detectors without a dataset of their own whose labels on all images in the target's "
         "label space are one more set of pseudo-labels: sam3.",
     )
 
     def __post_init__(self) -> None:
-        for name in self.formats:
-            if name not in FORMATS:
-                raise ConfigError(
-                    f"align cannot write format {name!r}", remedy=did_you_mean(name, FORMATS)
-                )
+        super().__post_init__()
         for name in self.labellers:
-            if name not in LABELLERS:
-                raise ConfigError(
-                    f"unknown labeller {name!r}", remedy=did_you_mean(name, LABELLERS)
-                )
             if self.labellers.count(name) > 1:
                 raise ConfigError(f"labeller {name!r} is named twice", remedy="Name it once.")
-        if self.pictures < 0:
-            raise ConfigError(f"pictures is {self.pictures}", remedy="Use 0 or more.")
-        if not 0 <= self.pseudo_score <= 1:
-            raise ConfigError(
-                f"pseudo_score is {self.pseudo_score}", remedy="Use a value between 0 and 1."
-            )
 
     def result_dict(self) -> dict[str, Any]:
         """The settings as stages know them, without a field that came later and is unused."""
@@ -93,7 +77,7 @@ class PipelineSettings:
         if s.detector == "rt-detr" and s.rtdetr_model and self.lat.backbone == "specialist":
             raise ConfigError(
                 f"LAT cannot take the backbone of the whole RT-DETR {s.rtdetr_model!r}",
-                remedy="Give --lat-backbone a folder or hub id, such as facebook/dinov2-base.",
+                remedy="Name a folder or hub id: --set lat.backbone=facebook/dinov2-base.",
             )
 
 
@@ -112,5 +96,7 @@ def stage_settings(settings: Any, backbones: Mapping[str, str] | None = None) ->
         values["backbone"] = (backbones or {}).get(values["backbone"], values["backbone"])
     model = values.get("rtdetr_model")
     if model:
+        from relabel.workspace.fingerprint import source_identity
+
         values["rtdetr_model"] = source_identity(model)
     return values

@@ -321,7 +321,7 @@ def _torchvision_network(name: str, pretrained: bool) -> nn.Module:
         raise ConfigError(
             f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
             remedy="Give --backbone a local transformers folder, or train from random weights "
-            "with --specialist-pretrained false.",
+            "with --set specialist.pretrained=false.",
         ) from error
     for head in ("fc", "classifier", "head", "heads"):
         if hasattr(net, head):

@@ -36,16 +36,23 @@ if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
 
 CONFIG_NAME = "relabel.toml"
+# Known here by name alone, since the rooms whose settings they hold import the catalogue.
 SETTINGS_TABLES = (
+    "align",
     "specialist",
     "crosslabel",
     "lat",
-    "align",
     "sam3",
-    "detector",
     "downstream",
-    "protocol",
+    "detector",
+    "maskcut",
+    "label_maps",
+    "filter",
+    "labeler",
+    "labels",
+    "classifier",
     "runtime",
+    "protocol",
 )
 Which = Literal["train", "val", "test"]
 WHICH: tuple[Which, ...] = ("train", "val", "test")

@@ -21,12 +21,12 @@ from torch import Tensor
 from relabel.classifiers.augment import centre_view, training_view
 from relabel.classifiers.settings import ClassifierSettings
 from relabel.datasets.multilabels import box_labels, label_matrix, label_rows
-from relabel.datasets.pixels.batches import decoding_workers
 from relabel.datasets.pixels.location import image_location, read_rgb, stored_bytes
 from relabel.errors import DataError, Problems
 from relabel.training.loop import step_seed
 from relabel.training.order import rows_of_step
 from relabel.training.prefetch import prefetch
+from relabel.workspace.cores import reading_threads
 
 if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
@@ -343,4 +343,4 @@ def ordered_batches(
         return np.array(rows, dtype=np.int64), torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
     batches = -(-len(images) // batch_size)
-    yield from prefetch(make, 0, batches, workers=decoding_workers(workers))
+    yield from prefetch(make, 0, batches, workers=reading_threads(workers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import image_location, image_size, is_packed, read_image_bytes
 from relabel.errors import Problem, Problems, RelabelError
+from relabel.workspace.cores import reading_threads
 from relabel.workspace.progress import progress
 
 _BLOCK = 64
@@ -91,7 +91,7 @@ def check_images(
 
     with (
         progress("Checking images", len(dataset), unit="images", quiet=quiet) as bar,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(reading_threads()) as pool,
     ):
         # Neighbouring images lie in the same archive or row group: a block stays in one thread.
         for block, faults in zip(blocks, pool.map(check, blocks), strict=True):

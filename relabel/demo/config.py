@@ -31,10 +31,10 @@ split = "train"
 seed = {seed}
 
 [align]
-backbone = "backbone"  # a small network that the demo trained itself; real work takes DINO
 pictures = 6
 
 [specialist]
+backbone = "backbone"  # a small network that the demo trained itself; real work takes DINO
 steps = {specialist_steps}
 batch_size = 8
 lr = 1.5e-3

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
 
 from relabel.errors import ConfigError
-from relabel.settings import setting, settings_dict, with_preset
+from relabel.settings import (
+    AboveZero,
+    Count,
+    NonNegative,
+    Positive,
+    Share,
+    Text,
+    setting,
+    settings_dict,
+    with_preset,
+)
 from relabel.training.settings import TrainSettings
 
 
@@ -14,39 +26,45 @@ from relabel.training.settings import TrainSettings
 class SpecialistSettings(TrainSettings):
     """A Faster R-CNN with FPN or an RT-DETRv2, on any backbone, and how it is trained."""
 
-    preset: str = setting(
+    section: ClassVar[str] = "specialist"
+    preset: Literal["light", "standard"] = setting(
         "light",
         "Group of settings: light trains on a few cores in minutes, standard has the sizes that "
         "were published for the detector and wants a GPU.",
-        choices=("light", "standard"),
     )
-    detector: str = setting("faster-rcnn", "Detector family.", choices=("faster-rcnn", "rt-detr"))
-    epochs: float = setting(10.0, "Passes over the training images.")
-    lr: float = setting(1e-3, "Peak learning rate; an RT-DETR starts from 5e-4 (light) or 1e-4.")
-    backbone_lr_scale: float = setting(0.2, "Learning rate of the backbone, relative to lr.")
+    detector: Literal["faster-rcnn", "rt-detr"] = setting("faster-rcnn", "Detector family.")
+    epochs: NonNegative = setting(10.0, "Passes over the training images.")
+    lr: NonNegative = setting(
+        1e-3, "Peak learning rate; an RT-DETR starts from 5e-4 (light) or 1e-4."
+    )
+    backbone_lr_scale: NonNegative = setting(0.2, "Learning rate of the backbone, relative to lr.")
 
-    backbone: str = setting(
+    backbone: Text = setting(
         "resnet50",
         "Backbone: a torchvision model name, a transformers hub id or a local folder.",
     )
     pretrained: bool = setting(True, "Start a torchvision backbone from its published weights.")
-    frozen_stride: int = setting(
+    frozen_stride: Count = setting(
         4, "Layers whose output stride is at most this keep their pretrained weights; 0: none."
     )
-    image_size: int = setting(480, "Short side in pixels that images are resized to.")
-    max_image_size: int = setting(960, "Longest side in pixels after resizing.")
-    fpn_strides: tuple[int, ...] = setting((4, 8, 16, 32), "Strides of the feature pyramid.")
-    fpn_channels: int = setting(64, "Channels of the feature pyramid (256 in the reference).")
-    head_channels: int = setting(512, "Width of the box head (1024 in the reference).")
-    rpn_proposals: int = setting(500, "Proposals per image after the RPN's NMS.")
-    rois_per_image: int = setting(64, "RoIs sampled per training image (512 in the reference).")
-    anchor_scale: float = setting(4.0, "Anchor size relative to its stride (8 in the reference).")
-    flip: float = setting(0.5, "Probability of a horizontal flip.")
-    scale_jitter: tuple[float, ...] = setting(
+    image_size: Positive = setting(480, "Short side in pixels that images are resized to.")
+    max_image_size: Positive = setting(960, "Longest side in pixels after resizing.")
+    fpn_strides: tuple[Positive, ...] = setting((4, 8, 16, 32), "Strides of the feature pyramid.")
+    fpn_channels: Positive = setting(64, "Channels of the feature pyramid (256 in the reference).")
+    head_channels: Positive = setting(512, "Width of the box head (1024 in the reference).")
+    rpn_proposals: Positive = setting(500, "Proposals per image after the RPN's NMS.")
+    rois_per_image: Positive = setting(
+        64, "RoIs sampled per training image (512 in the reference)."
+    )
+    anchor_scale: AboveZero = setting(
+        4.0, "Anchor size relative to its stride (8 in the reference)."
+    )
+    flip: Share = setting(0.5, "Probability of a horizontal flip.")
+    scale_jitter: Annotated[tuple[AboveZero, ...], Meta(min_length=2, max_length=2)] = setting(
         (0.8, 1.25), "Range of the random resize; two equal numbers switch it off."
     )
-    color_jitter: float = setting(
-        0.3, "Largest relative change of brightness, contrast and saturation."
+    color_jitter: Share = setting(
+        0.3, "Maximum relative change of brightness, contrast and saturation."
     )
 
     rtdetr_model: str = setting(
@@ -54,31 +72,25 @@ class SpecialistSettings(TrainSettings):
         "Whole pretrained RT-DETRv2, a hub id such as PekingU/rtdetr_v2_r18vd or a local folder; "
         "its class heads start anew. Empty builds one on the backbone.",
     )
-    rtdetr_queries: int = setting(100, "Object queries, most boxes of an image (300 published).")
-    rtdetr_denoising: int = setting(60, "Denoising queries in training (100 published); 0: none.")
-    rtdetr_layers: int = setting(3, "Decoder layers of a built RT-DETR (6 published).")
-    rtdetr_channels: int = setting(128, "Width of a built RT-DETR (256 published).")
-    rtdetr_ffn: int = setting(512, "Feed-forward width of a built RT-DETR (1024 published).")
-    rtdetr_heads: int = setting(8, "Attention heads of a built RT-DETR.")
-    rtdetr_expansion: float = setting(
+    rtdetr_queries: Positive = setting(
+        100, "Object queries, the maximum of boxes per image (300 published)."
+    )
+    rtdetr_denoising: Count = setting(60, "Denoising queries in training (100 published); 0: none.")
+    rtdetr_layers: Positive = setting(3, "Decoder layers of a built RT-DETR (6 published).")
+    rtdetr_channels: Positive = setting(128, "Width of a built RT-DETR (256 published).")
+    rtdetr_ffn: Positive = setting(512, "Feed-forward width of a built RT-DETR (1024 published).")
+    rtdetr_heads: Positive = setting(8, "Attention heads of a built RT-DETR.")
+    rtdetr_expansion: AboveZero = setting(
         0.5, "Inner width of the pyramid's blocks in a built RT-DETR, relative to its width."
     )
 
     def __post_init__(self) -> None:
-        if self.detector != "rt-detr":
-            return
+        super().__post_init__()
         channels, heads = self.rtdetr_channels, self.rtdetr_heads
-        if heads < 1 or channels < 1 or channels % heads or channels % 4:
+        if self.detector == "rt-detr" and (channels % heads or channels % 4):
             raise ConfigError(
                 f"rtdetr_channels is {channels} with {heads} heads",
                 remedy="Use a width that 4 and rtdetr_heads divide.",
-            )
-        for name in ("rtdetr_queries", "rtdetr_layers", "rtdetr_ffn", "rtdetr_expansion"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="Use more than 0.")
-        if self.rtdetr_denoising < 0:
-            raise ConfigError(
-                f"rtdetr_denoising is {self.rtdetr_denoising}", remedy="Use 0 or more."
             )
 
     def result_dict(self) -> dict[str, Any]:
@@ -98,6 +110,13 @@ class SpecialistSettings(TrainSettings):
         """The settings with the preset in place of defaults."""
         presets = RT_DETR_PRESETS if self.detector == "rt-detr" else PRESETS
         return with_preset(self, presets[self.preset])
+
+
+@dataclass(frozen=True)
+class DetectorSettings(SpecialistSettings):
+    """The detector that a comparison trains once per arm."""
+
+    section: ClassVar[str] = "detector"
 
 
 FASTER_RCNN_ONLY = (

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel import __version__
+from relabel.workspace.cores import usable_cores
 
 _SHOWN = (
     "torch",
@@ -102,7 +103,7 @@ def inspect(*, database: bool = True, timeout: float = 120.0) -> dict[str, Any]:
     report = {
         "versions": versions,
         "devices": {
-            "cpu_cores": _cores(),
+            "cpu_cores": usable_cores(),
             "memory_bytes": _memory(),
             "cuda": torch.get("cuda", []),
             "cuda_build": torch.get("cuda_build"),
@@ -310,13 +311,6 @@ def _end_services(folder: str) -> None:
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(own, timeout=5)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows have no affinity masks
-        return os.cpu_count() or 1
 
 
 def _memory() -> int | None:

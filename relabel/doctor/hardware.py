@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from contextlib import suppress
 from pathlib import Path
+
+from relabel.workspace.cores import usable_cores
 
 
 def describe_hardware() -> str:
@@ -13,10 +14,7 @@ def describe_hardware() -> str:
 
     For example ``AMD EPYC 9B14, 2 cores`` or ``NVIDIA H200; AMD EPYC 9654, 16 cores``.
     """
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows have no affinity masks
-        cores = os.cpu_count() or 1
+    cores = usable_cores()
     processor = f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"
     return "; ".join([*_gpus(), processor])
 

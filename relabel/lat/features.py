@@ -66,7 +66,7 @@ class FrozenFeatures:
             if specialist is None:
                 raise DataError(
                     "no specialist whose backbone could be taken",
-                    remedy="Give --lat-backbone a folder or hub id.",
+                    remedy="Name a folder or hub id: --set lat.backbone=NAME.",
                 )
             detector: Any = load_detector(specialist, device="cpu")
             body = detector.model.backbone.body
@@ -75,7 +75,7 @@ class FrozenFeatures:
                     "the specialist is a whole pretrained RT-DETR, whose backbone cannot be "
                     "taken alone",
                     file=specialist,
-                    remedy="Give --lat-backbone a folder or hub id, such as facebook/dinov2-base.",
+                    remedy="Name a folder or hub id: --set lat.backbone=facebook/dinov2-base.",
                 )
             return cls(body, settings, device, SPECIALIST)
         spec = resolve_backbone(settings.backbone)

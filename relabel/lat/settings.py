@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from relabel.errors import ConfigError
-from relabel.settings import setting, settings_dict, with_preset
+from msgspec import Meta
+
+from relabel.settings import (
+    Count,
+    NonNegative,
+    Positive,
+    Share,
+    Text,
+    setting,
+    settings_dict,
+    with_preset,
+)
 from relabel.training.settings import TrainSettings
 
 _CAME_LATER = ("clamp_at", "decay")
@@ -17,85 +27,83 @@ class LatSettings(TrainSettings):
     """Label-Aligned Transfer. Defaults were measured on held-back training data
     where `benchmarks/lat_ablation.md` names one; ``preset="paper"`` follows the printed formula."""
 
-    preset: str = setting(
-        "default", "Group of settings to start from.", choices=("default", "paper")
-    )
-    epochs: float = setting(8.0, "Passes over the training images of all datasets.")
-    batch_size: int = setting(8, "Images per step over all processes.")
-    lr: float = setting(1e-3, "Peak learning rate.")
-    weight_decay: float = setting(0.05, "Weight decay, not applied to norms and biases.")
+    section: ClassVar[str] = "lat"
+    preset: Literal["default", "paper"] = setting("default", "Group of settings to start from.")
+    epochs: NonNegative = setting(8.0, "Passes over the training images of all datasets.")
+    batch_size: Positive = setting(8, "Images per step over all processes.")
+    lr: NonNegative = setting(1e-3, "Peak learning rate.")
+    weight_decay: NonNegative = setting(0.05, "Weight decay, not applied to norms and biases.")
 
-    backbone: str = setting(
+    backbone: Text = setting(
         "specialist",
         "Frozen backbone: a hub id, local folder or torchvision name; `specialist` takes the "
         "one the target's specialist was trained with.",
     )
-    image_size: int = setting(480, "Short side in pixels that images are resized to.")
-    max_image_size: int = setting(1120, "Longest side in pixels after resizing.")
-    feature_strides: tuple[int, ...] = setting((4, 8, 16, 32), "Strides to pool regions from.")
-    feature_channels: int = setting(64, "Channels per stride after PCA; 0 keeps all.")
-    pool_size: int = setting(7, "Cells per side of a pooled region.")
+    image_size: Positive = setting(480, "Short side in pixels that images are resized to.")
+    max_image_size: Positive = setting(1120, "Longest side in pixels after resizing.")
+    feature_strides: tuple[Positive, ...] = setting((4, 8, 16, 32), "Strides to pool regions from.")
+    feature_channels: Count = setting(64, "Channels per stride after PCA; 0 keeps all.")
+    pool_size: Positive = setting(7, "Cells per side of a pooled region.")
 
-    target_share: float = setting(
+    target_share: Share = setting(
         0.5, "Share of the target's images in each batch; 0 draws from all images alike."
     )
-    max_images: int = setting(5000, "Most training images per dataset; 0 takes all.")
-    min_score: float = setting(0.05, "Pseudo-labels below this confidence are no proposals.")
-    max_per_space: int = setting(60, "Most pseudo-label proposals of one label space per image.")
-    jitter: float = setting(0.05, "Largest shift of each side of a jittered box, relative to it.")
-    jitter_variants: int = setting(2, "Jittered copies of each annotated box to draw from.")
-    drop_gt: float = setting(0.3, "Probability of leaving an annotated box out of the proposals.")
+    max_images: Count = setting(5000, "Most training images per dataset; 0 takes all.")
+    min_score: Share = setting(0.05, "Pseudo-labels below this confidence are no proposals.")
+    max_per_space: Count = setting(60, "Most pseudo-label proposals of one label space per image.")
+    jitter: NonNegative = setting(
+        0.05, "Largest shift of each side of a jittered box, relative to it."
+    )
+    jitter_variants: Count = setting(2, "Jittered copies of each annotated box to draw from.")
+    drop_gt: Share = setting(0.3, "Probability of leaving an annotated box out of the proposals.")
 
-    own_rows: str = setting(
+    own_rows: Literal["crossfit", "gt", "none"] = setting(
         "crossfit",
         "What stands for the target's own labels while training: out-of-fold predictions "
         "(crossfit), the annotations themselves (gt), or nothing (none).",
-        choices=("crossfit", "gt", "none"),
     )
-    crossfit: str = setting(
+    crossfit: Literal["target", "all", "none"] = setting(
         "target",
         "Datasets that get out-of-fold predictions of their own.",
-        choices=("target", "all", "none"),
     )
-    crossfit_folds: int = setting(3, "Folds of the cross-fitting.")
-    crossfit_stretches: int = setting(
+    crossfit_folds: Positive = setting(3, "Folds of the cross-fitting.")
+    crossfit_stretches: Positive = setting(
         3,
         "Stretches of images, in file-name order, that a fold of the cross-fitting or of the "
         "calibration holds out: a single one may hold out all there is of a class or a weather.",
     )
-    crossfit_gap: int = setting(
+    crossfit_gap: Count = setting(
         5, "Images on either side of a held-out stretch that the fold does not learn from either."
     )
     mask_self: bool = setting(False, "A proposal may not attend to its own scores.")
-    score_dropout: float = setting(0.0, "Probability of hiding a proposal's scores in training.")
+    score_dropout: Share = setting(0.0, "Probability of hiding a proposal's scores in training.")
     stand_in: bool = setting(
         True,
         "Let one other space's pseudo-labels play the source's annotations in every training "
         "image, as the source's annotations do at transfer.",
     )
-    stand_in_score: float = setting(0.4, "Pseudo-labels from this confidence play annotations.")
+    stand_in_score: Share = setting(0.4, "Pseudo-labels from this confidence play annotations.")
     stand_in_confirmed: bool = setting(
         True,
         "Play with the pseudo-labels that overlap an annotation instead, however unsure, and "
         "those above stand_in_certain: as reliable as annotations are.",
     )
-    stand_in_certain: float = setting(0.7, "Confidence from which an unconfirmed one plays too.")
+    stand_in_certain: Share = setting(0.7, "Confidence from which an unconfirmed one plays too.")
 
-    hide_rows: float = setting(
+    hide_rows: Share = setting(
         0.8,
         "Largest share of an image's pseudo-labels hidden in training (drawn per image), since a "
         "specialist finds less on another dataset's images than on its own.",
     )
-    hide_region: float = setting(
+    hide_region: Share = setting(
         0.2, "Probability of hiding an image's region features in training, for the same reason."
     )
 
-    channels: int = setting(256, "Width d of region features.")
-    heads: int = setting(4, "Attention heads of the fusion.")
-    fusion: str = setting(
+    channels: Positive = setting(256, "Width d of region features.")
+    heads: Positive = setting(4, "Attention heads of the fusion.")
+    fusion: Literal["class_aware", "plain", "none"] = setting(
         "class_aware",
         "Fusion: SFF (class_aware), plain attention, or none.",
-        choices=("class_aware", "plain", "none"),
     )
     own_scores: bool = setting(
         True,
@@ -113,35 +121,37 @@ class LatSettings(TrainSettings):
         "of each class (pointwise mutual information), and learn from there.",
     )
     clamp: bool = setting(True, "Clamp each attention row of the score branch at 1/sqrt(N).")
-    clamp_at: float = setting(
+    clamp_at: Share = setting(
         0.0, "Clamp at this attention instead; 0 takes the 1/sqrt(N) of N datasets."
     )
     renormalize: bool = setting(False, "Make clamped attention rows sum to one again.")
     residual: bool = setting(True, "Add the fused features to the region's own.")
     geometry: bool = setting(True, "Let attention and fusion see how boxes lie to each other.")
-    dropout: float = setting(0.2, "Dropout of region features and head.")
+    dropout: Share = setting(0.2, "Dropout of region features and head.")
 
-    match_iou: float = setting(0.5, "A proposal learns the objects it overlaps at least this much.")
+    match_iou: Share = setting(0.5, "A proposal learns the objects it overlaps at least this much.")
     multi_label: bool = setting(
         True, "One proposal may become objects of several classes (sigmoid), not one (softmax)."
     )
     class_boxes: bool = setting(True, "Regress a box per class rather than one per proposal.")
     quality_target: bool = setting(True, "Score targets are the refined box's IoU, not one.")
-    box_weight: float = setting(2.0, "Weight of the box loss.")
+    box_weight: NonNegative = setting(2.0, "Weight of the box loss.")
 
-    calibration_folds: int = setting(
+    calibration_folds: Positive = setting(
         3,
         "Models trained, each without one stretch of the target's images: their predictions there "
         "give the thresholds per class, their mean transfers. 1 trains one model on everything.",
     )
-    score_threshold: float = setting(-1.0, "One score threshold for all classes; -1 calibrates.")
+    score_threshold: Annotated[float, Meta(ge=-1, le=1)] = setting(
+        -1.0, "One score threshold for all classes; -1 calibrates."
+    )
     match_coverage: bool = setting(
         True,
         "Lower all thresholds of a source together until as large a share of its annotations "
         "has a counterpart as of the played annotations on the target's own images.",
     )
-    nms_iou: float = setting(0.6, "IoU of the final class-wise NMS.")
-    cross_class_iou: float = setting(
+    nms_iou: Share = setting(0.6, "IoU of the final class-wise NMS.")
+    cross_class_iou: Annotated[float, Meta(ge=-1, le=1)] = setting(
         -1.0,
         "Boxes of different classes that overlap more are one object; 1 keeps all, -1 learns it "
         "for every two classes from the target's annotations.",
@@ -151,20 +161,20 @@ class LatSettings(TrainSettings):
         "A label on a source annotation takes its box, moved into the target's style, to the "
         "degree that it is more precise than the predicted box; see `relabel.lat.boxes`.",
     )
-    uncertain: float = setting(
+    uncertain: Share = setting(
         0.5,
         "What reaches this share of its class's threshold, and source annotations without a "
         "counterpart, are ignore regions where a detector is trained, or objects (label_sets); 0 "
         "makes them background.",
     )
 
-    label_sets: float = setting(
+    label_sets: Share = setting(
         0.9,
         "Where a detector is trained, a label may be of all classes among which about this share "
         "of held-back objects of each class finds its own, and what is uncertain becomes a label "
         "if its evidence over all classes suffices; 0 takes the best class alone.",
     )
-    sure: float = setting(
+    sure: Share = setting(
         0.0,
         "Labels that are right less often than this, by their score and class on held-back images "
         "of the target, are ignore regions where a detector is trained, those of doubtful class "
@@ -187,22 +197,6 @@ class LatSettings(TrainSettings):
             del values[name]
         later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
-
-    def __post_init__(self) -> None:
-        for name in ("clamp_at", "label_sets", "sure", "target_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}", remedy="Use a value between 0 and 1."
-                )
-        for name, least in (("crossfit_stretches", 1), ("crossfit_gap", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}", remedy=f"Use {least} or more."
-                )
-        if self.preset not in PRESETS:
-            raise ConfigError(
-                f"unknown LAT preset {self.preset!r}", remedy="Known: default, paper."
-            )
 
 
 # The printed formula: annotations as proposals, SFF without residual, softmax over the joint

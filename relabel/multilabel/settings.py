@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from relabel.errors import ConfigError
-from relabel.settings import setting, with_preset
+from msgspec import Meta
+
+from relabel.settings import (
+    Count,
+    NonNegative,
+    Positive,
+    Precision,
+    Settings,
+    Share,
+    Text,
+    setting,
+    with_preset,
+)
 
 PROBE = "probe"
 """The classifier that is a linear head on the backbone, trained on the images' own labels."""
@@ -22,49 +33,41 @@ MASKCUT_PRESETS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 
 @dataclass(frozen=True)
-class MaskCutSettings:
+class MaskCutSettings(Settings):
     """Regions: patch features, cuts, refinement."""
 
-    backbone: str = setting(
+    backbone: Text = setting(
         "facebook/dinov3-vitl16-pretrain-lvd1689m",
         "Frozen network whose patch features are cut and pooled: a transformers hub id, a local "
         "folder or a torchvision model name.",
     )
-    image_size: int = setting(448, "Side in pixels of the square that images are resized to.")
-    tau: float = setting(0.5, "Patches whose cosine similarity exceeds this are neighbours.")
-    max_masks: int = setting(4, "Most masks per image, N of the paper.")
-    kind: str = setting(
+    image_size: Positive = setting(448, "Side in pixels of the square that images are resized to.")
+    tau: Annotated[float, Meta(ge=-1, lt=1)] = setting(
+        0.5, "Patches whose cosine similarity exceeds this are neighbours."
+    )
+    max_masks: Positive = setting(4, "Maximum of masks per image, N of the paper.")
+    kind: Literal["auto", "keys", "features"] = setting(
         "auto",
         "What is cut: the keys of an attention block, or features; auto takes keys of a ViT.",
-        choices=("auto", "keys", "features"),
     )
     layer: int = setting(-1, "Attention block of a ViT whose keys are cut, from the end if < 0.")
-    stride: int = setting(16, "Stride of the feature map that is cut, for convolutional networks.")
-    refine: str = setting(
+    stride: Positive = setting(
+        16, "Stride of the feature map that is cut, for convolutional networks."
+    )
+    refine: Literal["none", "crf", "guided"] = setting(
         "crf",
         "How masks are brought to full resolution: not at all beyond upsampling, by a dense CRF, "
         "or by a guided filter.",
-        choices=("none", "crf", "guided"),
     )
-    refine_size: int = setting(
+    refine_size: Count = setting(
         320, "Longest side in pixels at which masks are refined; 0: the image's own."
     )
-    precision: str = setting(
+    precision: Precision = setting(
         "auto",
         "Arithmetic of the forward pass; auto takes bf16 where the device has it.",
-        choices=("auto", "fp32", "bf16", "fp16"),
     )
-    batch_size: int = setting(16, "Images per forward pass.")
-    shard_images: int = setting(1000, "Images per shard, the unit of resuming.")
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.tau < 1:
-            raise ConfigError(f"tau is {self.tau}", remedy="It is a cosine: use -1 to below 1.")
-        for name in ("image_size", "max_masks", "stride", "batch_size", "shard_images"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="Use 1 or more.")
-        if self.refine_size < 0:
-            raise ConfigError(f"refine_size is {self.refine_size}", remedy="Use 0 or more.")
+    batch_size: Positive = setting(16, "Images per forward pass.")
+    shard_images: Positive = setting(1000, "Images per shard, the unit of resuming.")
 
     def resolved(self) -> MaskCutSettings:
         """The settings with the backbone's preset in place of defaults."""
@@ -77,7 +80,7 @@ class MaskCutSettings:
 
 
 @dataclass(frozen=True)
-class LabelMapSettings:
+class LabelMapSettings(Settings):
     """Label maps: read from ReLabel's files, or made by a classifier's dense pass."""
 
     classifier: str = setting(
@@ -86,64 +89,64 @@ class LabelMapSettings:
         "folder, a torchvision model name, or `probe`: a linear head on the backbone, trained on "
         "the images' own labels.",
     )
-    image_size: int = setting(
+    image_size: Count = setting(
         0,
         "Side in pixels of the square the dense pass sees; 0: the one the classifier was trained "
         "at, since many lose their accuracy at another.",
     )
-    grid: int = setting(15, "Cells per side of the maps.")
-    top: int = setting(5, "Classes kept per cell.")
+    grid: Positive = setting(15, "Cells per side of the maps.")
+    top: Positive = setting(5, "Classes kept per cell.")
     transpose: bool = setting(False, "Swap the two axes of the maps that are read from files.")
 
 
 @dataclass(frozen=True)
-class FilterSettings:
+class FilterSettings(Settings):
     """Which regions the labeler learns from."""
 
-    rule: str = setting(
+    rule: Literal["original", "top1"] = setting(
         "original",
         "original: regions whose score for the image's own label exceeds the threshold, with that "
         "label (the paper); top1: regions whose best class reaches it, with that class (the "
         "public code).",
-        choices=("original", "top1"),
     )
-    threshold: float = setting(0.75, "Least score of a region under the label maps.")
+    threshold: Share = setting(0.75, "Minimum score of a region under the label maps.")
 
 
 @dataclass(frozen=True)
-class LabelerSettings:
+class LabelerSettings(Settings):
     """The region labeler: an MLP on pooled features."""
 
-    hidden: int = setting(1024, "Width of the hidden layer.")
-    dropout: float = setting(0.1, "Dropout after the hidden layer.")
-    lr: float = setting(1e-4, "Learning rate of AdamW.")
-    weight_decay: float = setting(0.01, "Weight decay.")
-    batch_size: int = setting(256, "Regions per step.")
-    epochs: float = setting(20.0, "Passes over the selected regions.")
-    steps: int = setting(0, "Training steps; 0 derives them from the epochs.")
-    min_steps: int = setting(
-        200, "Fewest steps where the epochs decide: 20 passes over few regions are a handful."
+    hidden: Positive = setting(1024, "Width of the hidden layer.")
+    dropout: Share = setting(0.1, "Dropout after the hidden layer.")
+    lr: NonNegative = setting(1e-4, "Learning rate of AdamW.")
+    weight_decay: NonNegative = setting(0.01, "Weight decay.")
+    batch_size: Positive = setting(256, "Regions per step.")
+    epochs: NonNegative = setting(20.0, "Passes over the selected regions.")
+    steps: Count = setting(0, "Training steps; 0 derives them from the epochs.")
+    min_steps: Count = setting(
+        200, "Minimum of steps where the epochs decide: 20 passes over few regions are a handful."
     )
-    validation: float = setting(
+    validation: Annotated[float, Meta(ge=0, lt=1)] = setting(
         0.1, "Share of the images whose regions are held out to choose the epoch by."
     )
-    seed: int = setting(0, "Seed of weights, order and the held-out part.")
+    seed: Count = setting(0, "Seed of weights, order and the held-out part.")
 
 
 @dataclass(frozen=True)
-class AggregateSettings:
+class AggregateSettings(Settings):
     """How the labels of regions become labels of the image."""
 
-    mode: str = setting(
+    mode: Literal["soft", "hard"] = setting(
         "soft",
         "soft: the greatest probability over the regions, per class; hard: 1 where that reaches "
         "the threshold.",
-        choices=("soft", "hard"),
     )
-    threshold: float = setting(0.5, "Least probability of a label, in the hard mode.")
+    threshold: Share = setting(0.5, "Minimum probability of a label, in the hard mode.")
     original: bool = setting(True, "Add the image's own label with probability 1.")
-    min_score: float = setting(0.001, "Probabilities below this are left out of the files.")
-    max_labels: int = setting(20, "Most labels of an image in the files, the most probable ones.")
-    confusion: float = setting(
+    min_score: Share = setting(0.001, "Probabilities below this are left out of the files.")
+    max_labels: Positive = setting(
+        20, "Maximum of labels per image in the files, the most probable ones."
+    )
+    confusion: Share = setting(
         0.2, "Two classes are called mutually confused from this rate on, both ways."
     )

@@ -27,6 +27,7 @@ from relabel.training.memory import keep_freed_memory
 from relabel.training.prefetch import prefetch
 from relabel.training.settings import TrainSettings
 from relabel.workspace.atomic import atomic_write_json
+from relabel.workspace.cores import reading_threads
 from relabel.workspace.progress import progress
 
 CHECKPOINT = "checkpoint"
@@ -153,7 +154,7 @@ def fit(
     _resume(accelerator, folder)
 
     last_saved = time.monotonic()
-    batches = prefetch(batch, state.step, steps, workers=_workers(runtime))
+    batches = prefetch(batch, state.step, steps, workers=reading_threads(runtime.workers))
     title = progress(description, total=steps, unit="it", quiet=runtime.quiet)
     with title as bar:
         if state.step:
@@ -170,7 +171,7 @@ def fit(
                 raise RelabelError(
                     f"the loss became {float(total.detach())} at step {step}",
                     file=out,
-                    remedy="Lower the learning rate (--lr) or train in fp32, then run again.",
+                    remedy=_calmer(settings),
                 )
             accelerator.backward(total)
             if settings.grad_clip > 0:
@@ -328,9 +329,8 @@ def _resume(accelerator: Any, folder: Path) -> None:
         ) from error
 
 
-def _workers(runtime: Runtime) -> int:
-    import os
-
-    if runtime.workers >= 0:
-        return runtime.workers
-    return max(1, min(8, (os.cpu_count() or 2) - 1))
+def _calmer(settings: TrainSettings) -> str:
+    """What to change where the loss left all bounds."""
+    key = f"--set {settings.section}." if settings.section else ""
+    single = "" if settings.precision == "fp32" else f", or train with {key}precision=fp32"
+    return f"Lower the learning rate: {key}lr={settings.lr / 3:.1g}{single}; run with --overwrite."

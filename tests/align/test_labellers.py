@@ -54,8 +54,8 @@ def test_sam3_labels_every_dataset_in_the_targets_space(world: World, model: str
     assert "pseudo_sam3" in samples["samples"][0]
     world.run(*options)
     assert world.calls() == []
-    assert "inputs.prompts" not in world.run(*options, "--sam3-threshold", "0.1").stderr
-    changed = world.run(*options, "--sam3-image-size", "504", status=1).stderr
+    assert "inputs.prompts" not in world.run(*options, "--set", "sam3.threshold=0.1").stderr
+    changed = world.run(*options, "--set", "sam3.image_size=504", status=1).stderr
     assert "settings.sam3.image_size: 0 → 504" in changed
 
 
@@ -79,8 +79,8 @@ def test_a_workspace_gets_a_labeller_without_redoing_the_rest(world: World, mode
 @pytest.mark.parametrize(
     ("options", "change"),
     [
-        (("--no-lat-annotated-boxes",), "annotated_boxes: true → false"),
-        (("--lat-label-sets", "0"), "label_sets: 0.9 → 0.0"),
+        (("--set", "lat.annotated_boxes=false"), "annotated_boxes: true → false"),
+        (("--set", "lat.label_sets=0"), "label_sets: 0.9 → 0.0"),
     ],
 )
 def test_boxes_and_class_sets_of_labels_are_a_matter_of_the_transfer_alone(
@@ -122,7 +122,9 @@ def test_missing_weights_are_told_before_any_training(world: World, model: str) 
 
 
 def test_unknown_labellers_and_names_in_conflict(world: World, model: str) -> None:
-    assert "unknown labeller 'sam2'" in world.run("--labellers", "sam2", status=1).stderr
+    assert "'sam2' is not" in world.run("--labellers", "sam2", status=2).stderr
+    with pytest.raises(ConfigError, match=r"labellers is \['sam2'\] and must be .*sam3"):
+        AlignSettings(labellers=("sam2",))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="named twice"):
         AlignSettings(labellers=("sam3", "sam3"))
     text = (world.folder / "relabel.toml").read_text()

@@ -31,11 +31,11 @@ train = "train.json"
 pictures = 0
 formats = ["coco"]
 labellers = ["sam3"]
-backbone = "backbone"
 [sam3]
 model = "sam3"
 image_size = 56
 [specialist]
+backbone = "backbone"
 steps = 2
 batch_size = 2
 image_size = 64

@@ -129,6 +129,19 @@ def test_database_that_does_not_start(
     assert "not tested" in capsys.readouterr().out
 
 
+def test_downloads_are_allowed_or_not_but_no_connection_is_claimed(
+    answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    without(monkeypatch)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    for value, text in (("0", "allowed; connection not tested"), ("1", "not allowed")):
+        monkeypatch.setenv("HF_HUB_OFFLINE", value)
+        assert run("--no-database") == 0
+        lines = capsys.readouterr().out.splitlines()
+        (line,) = [line for line in lines if line.startswith("Hugging Face downloads")]
+        assert text in line and "online" not in line.replace("OFFLINE", "")
+
+
 def test_trials_survive_crashes_and_time_out() -> None:
     assert environment._run("print('{\"a\": 1}')", 60) == {"a": 1}
     died = environment._run("import os; os.abort()", 60)

@@ -34,10 +34,10 @@ from tests.builders.datasets import write_pixels
 IMAGES, SIDE = 18, 96
 CLASSES = sorted(COLOURS)
 FLAGS = (
-    *("--classifier", "probe", "--image-size", "128", "--stride", "4", "--tau", "0.9"),
+    *("--classifier", "probe", "--image-size", "128", "--set", "maskcut.stride=4", "--tau", "0.9"),
     *("--max-masks", "3", "--refine", "none", "--shard-images", "5", "--filter-threshold", "0.3"),
-    *("--labeler-epochs", "60", "--labeler-lr", "0.003", "--labeler-hidden", "32"),
-    *("--device", "cpu", "--precision", "fp32", "--quiet"),
+    *("--labeler-epochs", "60", "--set", "labeler.lr=0.003", "--set", "labeler.hidden=32"),
+    *("--device", "cpu", "--set", "maskcut.precision=fp32", "--quiet"),
 )
 
 
@@ -249,6 +249,25 @@ def test_plan_errors_and_help(
     for text, wrong in cases.items():
         code, _, error = run(capsys, *wrong, "--out", out, "--quiet")
         assert code == 1 and text in error and len(error.strip().splitlines()) == 1, error
+
+
+def test_settings_of_relabel_toml_are_read(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml = tmp_path / "relabel.toml"
+    tables = "[maskcut]\ntau = 0.2\n[label_maps]\ntop = 3\n[labeler]\nhidden = 8\n[labels]\n"
+    toml.write_text(tables + 'mode = "hard"\n[filter]\nthreshold = 0.5\n')
+    where = ["--images", world / "images", "--maps", tmp_path, "-C", toml, "--out", tmp_path / "o"]
+    code, _, error = run(capsys, *where, "--dry-run")
+    assert code == 0 and "5. result" in error
+    # Other commands take no offence at them, this one at values that do not fit.
+    with pytest.raises(SystemExit) as caught:
+        main(["datasets", "list", "-C", str(toml)])
+    assert not caught.value.code
+    toml.write_text("[maskcut]\ntau = 2\n[filter]\ntreshold = 0.5\n")
+    code, _, error = run(capsys, *where, "--dry-run")
+    assert code == 1 and "relabel.toml: [maskcut] tau is 2 and must be" in error
+    assert "[filter] unknown setting 'treshold' (did you mean 'threshold'?)" in error
 
 
 def test_what_cannot_be_learned_is_said_before_regions_are_sought(

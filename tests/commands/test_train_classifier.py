@@ -13,8 +13,9 @@ from tests.builders.colours import COLOURS, tiny_resnet, two_colour_set
 
 QUICK = (
     *("--preset", "light", "--steps", "40", "--batch-size", "8", "--lr", "0.02"),
-    *("--backbone-lr-scale", "1", "--batch-norm", "train"),
-    *("--image-size", "32", "--test-crop", "1", "--crop-scale", "0.6,1", "--precision", "fp32"),
+    *("--set", "classifier.backbone_lr_scale=1", "--set", "classifier.batch_norm=train"),
+    *("--image-size", "32", "--precision", "fp32"),
+    *("--set", "classifier.test_crop=1", "--set", "classifier.crop_scale=0.6,1"),
     *("--device", "cpu", "--workers", "0", "--quiet"),
 )
 RUN = ("--device", "cpu", "--workers", "0", "--quiet")

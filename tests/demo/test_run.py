@@ -123,7 +123,6 @@ def test_config_settings_exist_and_effort_scales_them(tmp_path: Path):
     for effort in (1.0, 0.1):
         tables = tomllib.loads(write_config(tmp_path, seed=4, effort=effort).read_text())
         assert tables["runtime"] == {"seed": 4}
-        tables["align"].pop("backbone")
         defaults = PipelineSettings()
         for name in ("specialist", "lat", "align"):
             settings_from(type(getattr(defaults, name)), tables[name], where=name)

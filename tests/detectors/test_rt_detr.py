@@ -163,9 +163,10 @@ def test_the_command_line_trains_and_cross_labels(
     train = [
         *("train-specialist", "fine", "--data", f"fine={fine}:coco", "--out", str(model)),
         *("--detector", "rt-detr", "--backbone", rt_detr.backbone, "--steps", "2"),
-        *("--image-size", "64", "--frozen-stride", "0", "--precision", "fp32"),
-        *("--rtdetr-channels", "32", "--rtdetr-expansion", "1"),
-        *("--rtdetr-ffn", "32", "--rtdetr-heads", "4", "--rtdetr-layers", "1"),
+        *("--image-size", "64", "--set", "specialist.frozen_stride=0", "--precision", "fp32"),
+        *("--set", "specialist.rtdetr_channels=32", "--set", "specialist.rtdetr_expansion=1"),
+        *("--set", "specialist.rtdetr_ffn=32", "--set", "specialist.rtdetr_heads=4"),
+        *("--set", "specialist.rtdetr_layers=1"),
     ]
     assert run(*train)["checkpoint"] == str(model)
     assert json.loads((model / "config.json").read_text())["detector"] == "rt_detr"

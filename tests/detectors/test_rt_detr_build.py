@@ -55,7 +55,7 @@ def test_a_whole_checkpoint_loads_with_new_class_heads(
     before = trainable.detector(CPU).predict(images)
     trainable.save(tmp_path)
     assert same(load_detector(tmp_path, device="cpu").predict(images), before)
-    with pytest.raises(ConfigError, match=r"cannot be taken alone.*--lat-backbone"):
+    with pytest.raises(ConfigError, match=r"cannot be taken alone.*--set lat.backbone="):
         FrozenFeatures.create(LatSettings(), CPU, tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_loaded_is_one_line_with_a_remedy(
     with pytest.raises(DataError, match=r"not an RT-DETR checkpoint.*--detector rt-detr"):
         load_detector(tmp_path / "model")
     early = PipelineSettings(specialist=replace(rt_detr, rtdetr_model=str(whole)))
-    with pytest.raises(ConfigError, match="--lat-backbone"):
+    with pytest.raises(ConfigError, match=r"--set lat\.backbone="):
         early.require_lat_backbone()
 
 

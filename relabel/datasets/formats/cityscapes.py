@@ -31,6 +31,7 @@ from relabel.datasets.labelspace import LabelSpace, did_you_mean
 from relabel.datasets.pixels.location import image_size
 from relabel.errors import DataError, Problem, Problems
 from relabel.geometry import xyxy_to_xywh
+from relabel.workspace.cores import reading_threads
 
 # Every label an annotation file may name. Label -1 is part of the car it is mounted on and is not
 # drawn into the instance maps.
@@ -107,7 +108,7 @@ def read(
         path: the folder that holds ``leftImg8bit/`` and ``gtFine/``.
         split: ``train`` (default), ``val`` or ``test``, whose published labels are empty dummies.
         annotations: the annotation folder, default ``gtFine``; ``gtCoarse`` has the same form.
-        workers: threads that decode annotation images; default one per core, at most 8.
+        workers: threads that decode annotation images; default one per core, at most 16.
 
     Raises:
         DataError: files are missing, damaged or contradict each other.
@@ -120,7 +121,7 @@ def read(
             "the published test labels are dummies: these images are not free of objects",
             file=path / (annotations or "gtFine") / split,
         )
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = workers or reading_threads()
     pool = ThreadPoolExecutor(workers)
     kept: list[_Frame] = []
     contents: list[_Content] = []

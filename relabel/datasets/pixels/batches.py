@@ -5,7 +5,6 @@ Shape legend: ``B`` images of a batch; images are uint8 [H, W, 3] RGB, sizes may
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,29 +19,10 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.image_folder import ImageSet, load_image
 from relabel.datasets.pixels.location import image_location, load_rgb
 from relabel.errors import ConfigError, DataError, Problems
+from relabel.workspace.cores import reading_threads
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
 Load = Callable[[Any, int], np.ndarray]
-_MOST_WORKERS = 16
-
-
-def decoding_workers(workers: int = -1) -> int:
-    """The number of decoding threads: ``workers``, or for -1 one per usable core, at most 16.
-
-    Raises:
-        ConfigError: below -1.
-    """
-    if workers < -1:
-        raise ConfigError(
-            f"workers is {workers}", remedy="Use -1 (chosen from the cores), 0 (in-line) or more."
-        )
-    if workers >= 0:
-        return workers
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows have no affinity masks
-        cores = os.cpu_count() or 1
-    return min(_MOST_WORKERS, max(1, cores))
 
 
 class ImageBatches:
@@ -105,7 +85,12 @@ class ImageBatches:
         self.dataset = dataset
         self.problems = Problems(skip_bad=skip_bad) if problems is None else problems
         self._batches = batches
-        self._workers = decoding_workers(workers)
+        if workers < -1:
+            raise ConfigError(
+                f"workers is {workers}",
+                remedy="Use -1 (chosen from the cores), 0 (in-line) or more.",
+            )
+        self._workers = reading_threads(workers)
         self._prefetch = prefetch
         self._load: Load = load or (load_image if isinstance(dataset, ImageSet) else load_rgb)
         self._keep_empty = keep_empty

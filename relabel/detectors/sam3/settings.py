@@ -5,59 +5,44 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from relabel.errors import ConfigError
-from relabel.settings import setting, settings_dict
+from msgspec import Meta
+
+from relabel.settings import (
+    Count,
+    Positive,
+    Precision,
+    Settings,
+    Share,
+    Text,
+    setting,
+    settings_dict,
+)
 
 if TYPE_CHECKING:
     from relabel.datasets.labelspace import LabelSpace
 
-LABELLERS = ("sam3",)
-"""Detectors that label a dataset without having one of their own."""
-
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
 
 @dataclass(frozen=True)
-class Sam3Settings:
-    """SAM 3 (Carion et al., 2025) as a text-prompted detector.
+class Sam3Settings(Settings):
+    """SAM 3 (Carion et al., 2025) as a text-prompted detector."""
 
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    model: str = setting("facebook/sam3", "Hub id or local folder of the weights.")
-    threshold: float = setting(
+    model: Text = setting("facebook/sam3", "Hub id or local folder of the weights.")
+    threshold: Share = setting(
         0.5,
-        "Least score of SAM 3's boxes where they are taken as labels; where they are "
+        "Minimum score of SAM 3's boxes where they are taken as labels; where they are "
         "pseudo-labels, the filter of cross-labelling counts.",
     )
-    image_size: int = setting(
+    image_size: Count = setting(
         0, "Side in pixels of the square that images are resized to; 0: the model's own (1008)."
     )
-    prompt_batch: int = setting(16, "Pairs of image and prompt that are detected at once.")
-    merge_iou: float = setting(
+    prompt_batch: Positive = setting(16, "Pairs of image and prompt that are detected at once.")
+    merge_iou: Annotated[float, Meta(ge=0.9, le=1)] = setting(
         0.9,
         "Boxes of several prompts that overlap more become one with several scores; 1 keeps all.",
     )
-    precision: str = setting(
-        "auto", "Arithmetic; auto takes bf16 where the device has it.", choices=_PRECISIONS
-    )
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise ConfigError("SAM 3's model is empty", remedy="Give a hub id or a local folder.")
-        for name, low, high in (
-            ("threshold", 0.0, 1.0),
-            ("merge_iou", 0.9, 1.0),
-            ("image_size", 0, None),
-            ("prompt_batch", 1, None),
-        ):
-            value = getattr(self, name)
-            if value < low or (high is not None and value > high):
-                span = f"between {low} and {high}" if high is not None else f"{low} or more"
-                raise ConfigError(f"SAM 3's {name} is {value}", remedy=f"Use a value {span}.")
+    precision: Precision = setting("auto", "Arithmetic; auto takes bf16 where the device has it.")
 
     def result_dict(self, identities: Mapping[str, str] | None = None) -> dict[str, Any]:
         """What SAM 3's boxes depend on, JSON-ready.

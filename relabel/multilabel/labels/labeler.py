@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -114,6 +115,13 @@ class Labeler(nn.Module):
         return model.to(device).eval().requires_grad_(False)
 
 
+@dataclass(frozen=True)
+class _TrainSettings(TrainSettings):
+    """The labeler's settings as the training loop takes them."""
+
+    section: ClassVar[str] = "labeler"
+
+
 def train_labeler(
     features: np.ndarray,
     labels: np.ndarray,
@@ -159,7 +167,7 @@ def train_labeler(
     steps = settings.steps or max(
         math.ceil(settings.epochs * len(train) / size), settings.min_steps
     )
-    plan = TrainSettings(
+    plan = _TrainSettings(
         steps=steps,
         batch_size=size,
         lr=settings.lr,

@@ -179,14 +179,15 @@ class PatchFeatures:
         if self.settings.kind == "keys":
             raise ConfigError(
                 f"backbone {self.settings.backbone!r} is convolutional and has no attention keys",
-                remedy="Use --kind features.",
+                remedy="Use --set maskcut.kind=features.",
             )
         self.kind = "features"
         stride = self.settings.stride
         if stride not in self._extractor.channels:
             raise ConfigError(
                 f"backbone {self.settings.backbone!r} has no feature map of stride {stride}",
-                remedy=f"Use a --stride of {', '.join(map(str, self._extractor.strides))}.",
+                remedy="Use --set maskcut.stride= one of "
+                f"{', '.join(map(str, self._extractor.strides))}.",
             )
         self._extractor.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._extractor.net.register_forward_hook(self._keep_tokens)
@@ -258,13 +259,13 @@ def _key_projection(net: nn.Module, layer: int, name: str) -> tuple[nn.Linear, s
         if not -len(blocks) <= layer < len(blocks):
             raise ConfigError(
                 f"backbone {name!r} has no attention block {layer}",
-                remedy=f"Use a --layer from {-len(blocks)} to {len(blocks) - 1}.",
+                remedy=f"Use --set maskcut.layer= from {-len(blocks)} to {len(blocks) - 1}.",
             )
         return blocks[layer], part
     raise ConfigError(
         f"backbone {name!r} has no key projection that could be read (a linear layer called "
         f"{', '.join((*_KEY_LAYERS, *_FUSED_LAYERS))})",
-        remedy="Use --kind features to cut its last hidden state.",
+        remedy="Use --set maskcut.kind=features to cut its last hidden state.",
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relabel.datasets.pixels.batches import ImageBatches, decoding_workers
+from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.pixels.image_folder import ImageSet, load_image
 from relabel.errors import DataError, Problems
 from relabel.multilabel.grid import mask_weights, square
@@ -31,6 +31,7 @@ from relabel.multilabel.store import Found, region_shard
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock
 from relabel.workspace.columns import write_shard
+from relabel.workspace.cores import reading_threads
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
@@ -69,7 +70,7 @@ def find_regions(
             return error.message
         return Loaded(square(image, settings.image_size), image)
 
-    cores = decoding_workers()
+    cores = reading_threads()
     with (
         shard_progress("Finding regions", shards, todo, runtime) as bar,
         ImageBatches(

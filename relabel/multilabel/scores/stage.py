@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relabel.datasets.pixels.batches import ImageBatches, decoding_workers
+from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.pixels.image_folder import ImageSet, load_image
 from relabel.errors import DataError, Problems
 from relabel.multilabel.grid import mask_weights, square
@@ -36,6 +36,7 @@ from relabel.multilabel.store import RegionShard, ScoreShard, read_regions
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock
 from relabel.workspace.columns import iterate, write_shard
+from relabel.workspace.cores import reading_threads
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards
@@ -139,7 +140,7 @@ def score_with_maps(
     classes = images.num_classes
     without = 0
     example = ""
-    workers = max(1, decoding_workers(runtime.workers))
+    workers = max(1, reading_threads(runtime.workers))
     with (
         shard_progress("Scoring regions", shards, todo, runtime) as bar,
         ThreadPoolExecutor(workers, "relabel-maps") as pool,

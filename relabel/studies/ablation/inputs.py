@@ -111,7 +111,8 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
                 raise ConfigError(
                     f"the workspace has no out-of-fold labels of {target!r}",
                     file=work,
-                    remedy="Run `relabel align` with --lat-crossfit target, or name the --shared "
+                    remedy="Run `relabel align` with --set lat.crossfit=target, or name the "
+                    "--shared "
                     "folder that it was given.",
                 )
             if manifest is None or manifest.get("state") != "done":

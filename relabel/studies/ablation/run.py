@@ -202,7 +202,7 @@ def _require_specialist(plan: AblationPlan, jobs: Sequence[Job]) -> None:
         raise DataError(
             "the specialist whose backbone is used is not there",
             file=folder,
-            remedy="Run `relabel align` again, or name a backbone with --lat-backbone.",
+            remedy="Run `relabel align` again, or name a backbone: --set lat.backbone=NAME.",
         )
 
 

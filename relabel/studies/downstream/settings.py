@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from relabel.errors import ConfigError
-from relabel.settings import setting
+from msgspec import Meta
+
+from relabel.settings import Count, NonNegative, Positive, Settings, Share, setting
 
 
 @dataclass(frozen=True)
-class DownstreamSettings:
-    """What every arm shares beside the detector's own settings, and the arms' options.
+class DownstreamSettings(Settings):
+    """What every arm shares beside the detector's own settings, and the arms' options."""
 
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    target_share: float = setting(
+    seeds: Annotated[tuple[Count, ...], Meta(min_length=1)] = setting(
+        (0, 1, 2), "Seeds of the trainings of each arm."
+    )
+    target_share: Share = setting(
         0.0, "Share of target images in a mixed batch; 0 draws evenly from all images."
     )
-    target_only_last: float = setting(
+    target_only_last: Share = setting(
         0.25, "Share of the iterations, at the end, that sees target images only."
     )
     anneal_on_target: bool = setting(
@@ -28,25 +28,25 @@ class DownstreamSettings:
         "Keep the learning rate at its peak while batches are mixed and let it fall while they "
         "hold target images only, so that what is learned last is the target's convention.",
     )
-    curve_points: int = setting(5, "Evaluations on the test images during a training.")
-    pseudo_threshold: float = setting(
-        0.5, "Least score of the target specialist's labels in the pseudo and overlap arms."
+    curve_points: Positive = setting(5, "Evaluations on the test images during a training.")
+    pseudo_threshold: Share = setting(
+        0.5, "Minimum score of the target specialist's labels in the pseudo and overlap arms."
     )
-    overlap_iou: float = setting(0.5, "Least IoU of a source box with the label it takes.")
-    uncertain: float = setting(
+    overlap_iou: Share = setting(0.5, "Minimum IoU of a source box with the label it takes.")
+    uncertain: Share = setting(
         0.5,
         "Labels that reach this share of pseudo_threshold in the pseudo arm, and source boxes "
         "without a label in the overlap arm, are ignore regions, as LAT's uncertain boxes are; 0 "
         "makes them background.",
     )
-    normalize_min_boxes: int = setting(
-        20, "Fewest boxes of a class to normalise by; with fewer, all classes stand in."
+    normalize_min_boxes: Count = setting(
+        20, "Minimum of boxes of a class to normalise by; with fewer, all classes stand in."
     )
-    teacher_threshold: float = setting(0.7, "Least score of the teacher's labels.")
-    unsupervised_weight: float = setting(4.0, "Weight of the loss on the teacher's labels.")
-    teacher_ema: float = setting(0.999, "Decay of the teacher's weights.")
-    burn_in: float = setting(0.2, "Share of the iterations before the teacher labels anything.")
-    teacher_target_share: float = setting(
+    teacher_threshold: Share = setting(0.7, "Minimum score of the teacher's labels.")
+    unsupervised_weight: NonNegative = setting(4.0, "Weight of the loss on the teacher's labels.")
+    teacher_ema: Share = setting(0.999, "Decay of the teacher's weights.")
+    burn_in: Share = setting(0.2, "Share of the iterations before the teacher labels anything.")
+    teacher_target_share: Share = setting(
         0.5, "Share of target images in a batch while the teacher labels the others."
     )
     teacher_boxes: bool = setting(
@@ -61,14 +61,3 @@ class DownstreamSettings:
             names += ["teacher_threshold", "unsupervised_weight", "teacher_ema", "burn_in"]
             names += ["teacher_target_share", "teacher_boxes"]
         return {name: getattr(self, name) for name in names}
-
-    def __post_init__(self) -> None:
-        shares = ("target_share", "target_only_last", "burn_in", "teacher_target_share")
-        scores = ("pseudo_threshold", "overlap_iou", "uncertain", "teacher_threshold")
-        for name in (*shares, *scores, "teacher_ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}", remedy="Use a value between 0 and 1."
-                )
-        if self.curve_points < 1:
-            raise ConfigError(f"curve_points is {self.curve_points}", remedy="Use 1 or more.")

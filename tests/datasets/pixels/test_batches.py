@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from relabel.datasets.dataset import DetectionDataset, Images
-from relabel.datasets.pixels.batches import ImageBatches, decoding_workers
+from relabel.datasets.pixels.batches import ImageBatches
 from relabel.errors import ConfigError, DataError, Problems
 from tests.builders.datasets import dataset_of, write_image
 
@@ -147,5 +147,3 @@ def test_wrong_settings(tmp_path: Path) -> None:
         ImageBatches(dataset, prefetch=0)
     with pytest.raises(ConfigError, match="both"):
         ImageBatches(dataset, [0], batches=[[0]])
-    assert decoding_workers(5) == 5
-    assert 1 <= decoding_workers(-1) <= 16

@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_said(folders: dict[str, str]) -> None:
         _create(folders["vit"], 450)
     with pytest.raises(ConfigError, match=r"no attention block 3.*from -3 to 2"):
         _create(folders["vit"], 32, layer=3)
-    with pytest.raises(ConfigError, match="--kind features"):
+    with pytest.raises(ConfigError, match=r"--set maskcut\.kind=features"):
         _key_projection(nn.Sequential(nn.MultiheadAttention(4, 1)), -1, "net")
 
 

@@ -156,10 +156,10 @@ def test_the_table_and_what_is_never_redone(bench: Bench) -> None:
     assert more["arms"]["default"]["seeds"] == [0, 1, 2]
     assert more["arms"]["layer-8"]["difference"]["AP"]["seeds"] == [0, 1]
 
-    changed = bench("--arms", "clamp-off", "--seeds", "2", "--lat-steps", "4")
+    changed = bench("--arms", "clamp-off", "--seeds", "2", "--steps", "4")
     assert changed.code == 1 and "settings.steps: 3 → 4" in changed.err
     assert "--overwrite" in changed.err and bench.forget() == []
-    assert bench("--arms", "clamp-off", "--seeds", "2", "--lat-steps", "4", "--overwrite").code == 0
+    assert bench("--arms", "clamp-off", "--seeds", "2", "--steps", "4", "--overwrite").code == 0
     assert bench.forget() == ["default/seed2", "clamp-off/seed2"]
 
 
@@ -203,7 +203,7 @@ def test_mistakes_are_one_line(bench: Bench, workspace: Workspace, tmp_path: Pat
         (("--arms", "other-backbone"), 1, "--other-backbone"),
         (("--seeds", "a"), 2, "whole numbers"),
         (("--run", str(tmp_path)), 1, "not a workspace of `relabel align`"),
-        (("--arms", "sff", "--lat-backbone", "specialist"), 1, "relabel align"),
+        (("--arms", "sff", "--backbone", "specialist"), 1, "relabel align"),
     ]
     for args, code, text in cases:
         done = bench(*args)

@@ -192,8 +192,6 @@ def _settings(found: Catalogue) -> dict[str, Any]:
     made = {}
     for name in found.tables:
         table = found.table(name)
-        if name == "align":
-            table.pop("backbone", None)
         if name in SETTINGS:
             made[name] = settings_from(SETTINGS[name], table, where=f"[{name}]")
     return made
@@ -256,7 +254,7 @@ def test_tollroad_files_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> N
     }
     for name, expected in sizes.items():
         found = load_catalogue(config=ROOT / "benchmarks" / "protocols" / f"{name}.toml")
-        assert Path(found.table("align")["backbone"]).is_dir()
+        assert Path(found.table("specialist")["backbone"]).is_dir()
         for dataset, (train, test) in expected.items():
             entry = found.get(dataset)
             parts = entry.read("train"), entry.read("test")

@@ -171,7 +171,7 @@ def test_a_killed_training_ends_with_the_same_results(root: Path) -> None:
     """kill -9 in the middle of a training that keeps a checkpoint of every step."""
     for file in (root / "coarse" / "images").iterdir():
         assert Image.open(file).size == (64, 48)
-    more = ("--detector-steps", "12", "--detector-checkpoint-every", "0")
+    more = ("--detector-steps", "12", "--set", "detector.checkpoint_every=0")
     command = [sys.executable, "-m", "relabel", *arguments(root, *more, arms="unified")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     whole = root / "out" / "training" / "unified" / "seed0"

@@ -1,0 +1,23 @@
+"""How many threads: one rule for everything that reads images."""
+
+from __future__ import annotations
+
+import os
+
+_MAX_THREADS = 16
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows have no affinity masks
+        return os.cpu_count() or 1
+
+
+def reading_threads(workers: int = -1) -> int:
+    """The threads that read images: ``workers``, or for -1 one per usable core, at most 16.
+
+    With 0, images are read in the calling thread.
+    """
+    return min(_MAX_THREADS, max(1, usable_cores())) if workers < 0 else workers
