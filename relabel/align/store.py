@@ -17,7 +17,7 @@ import numpy as np
 from relabel.datasets.alternatives import alternatives_field, possible_classes
 from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
-from relabel.workspace.columns import Column, Shard, image_column, read_shard, write_shard
+from relabel.workspace.columns import Shard, column, image_column, read_shard, write_shard
 
 BOXES_FILE = "boxes.parquet"
 _OF_BOXES = ("xywh", "category", "score", "ignore", "id", "area")
@@ -34,33 +34,19 @@ class TransferredShard(Shard):
     """
 
     offsets: np.ndarray
-    xywh: np.ndarray
-    category: np.ndarray
-    score: np.ndarray
-    ignore: np.ndarray
-    id: np.ndarray
-    area: np.ndarray
-    origin: Sequence[str]
-    source_id: np.ndarray
-    source_category: Sequence[str]
-    source_iou: np.ndarray
-    others: np.ndarray | None
+    xywh: np.ndarray = column("float64", "offsets", wide=True)
+    category: np.ndarray = column("int32", "offsets")
+    score: np.ndarray = column("float32", "offsets")
+    ignore: np.ndarray = column("bool", "offsets")
+    id: np.ndarray = column("int64", "offsets")
+    area: np.ndarray = column("float64", "offsets")
+    origin: Sequence[str] = column("string", "offsets")
+    source_id: np.ndarray = column("int64", "offsets")
+    source_category: Sequence[str] = column("string", "offsets")
+    source_iou: np.ndarray = column("float32", "offsets")
+    others: np.ndarray | None = column("bool", "offsets", wide=True, optional=True)
 
     KIND: ClassVar[str] = "transferred boxes"
-    COLUMNS: ClassVar[dict[str, Column]] = {
-        "row": Column("int32"),
-        "xywh": Column("float64", "offsets", wide=True),
-        "category": Column("int32", "offsets"),
-        "score": Column("float32", "offsets"),
-        "ignore": Column("bool", "offsets"),
-        "id": Column("int64", "offsets"),
-        "area": Column("float64", "offsets"),
-        "origin": Column("string", "offsets"),
-        "source_id": Column("int64", "offsets"),
-        "source_category": Column("string", "offsets"),
-        "source_iou": Column("float32", "offsets"),
-        "others": Column("bool", "offsets", wide=True, optional=True),
-    }
 
 
 def write_transferred(

@@ -17,8 +17,8 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.workspace.columns import (
-    Column,
     Shard,
+    column,
     image_column,
     iterate,
     join,
@@ -42,26 +42,16 @@ class PseudoShard(Shard):
         quality: float32 [n], where the detector has one.
     """
 
-    file_name: Sequence[str]
-    readable: np.ndarray
+    file_name: Sequence[str] = column("string")
+    readable: np.ndarray = column("bool")
     offsets: np.ndarray
-    boxes: np.ndarray
-    category: np.ndarray
-    score: np.ndarray
-    scores: np.ndarray
-    quality: np.ndarray | None = None
+    boxes: np.ndarray = column("float32", "offsets", wide=True)
+    category: np.ndarray = column("int32", "offsets")
+    score: np.ndarray = column("float32", "offsets")
+    scores: np.ndarray = column("floating", "offsets", wide=True)
+    quality: np.ndarray | None = column("float32", "offsets", optional=True)
 
     KIND: ClassVar[str] = "pseudo-labels"
-    COLUMNS: ClassVar[dict[str, Column]] = {
-        "row": Column("int32"),
-        "file_name": Column("string"),
-        "readable": Column("bool"),
-        "boxes": Column("float32", "offsets", wide=True),
-        "category": Column("int32", "offsets"),
-        "score": Column("float32", "offsets"),
-        "scores": Column("floating", "offsets", wide=True),
-        "quality": Column("float32", "offsets", optional=True),
-    }
 
 
 def labelling_run(

@@ -33,8 +33,8 @@ from relabel.training.loop import resolve_device
 from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.columns import (
     AGAIN,
-    Column,
     Shard,
+    column,
     image_column,
     iterate,
     join,
@@ -65,21 +65,13 @@ class PredictionShard(Shard):
     """
 
     offsets: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
-    space: np.ndarray
-    source_row: np.ndarray
+    boxes: np.ndarray = column("float32", "offsets", wide=True)
+    scores: np.ndarray = column("float32", "offsets")
+    classes: np.ndarray = column("int64", "offsets")
+    space: np.ndarray = column("int64", "offsets")
+    source_row: np.ndarray = column("int64", "offsets")
 
     KIND: ClassVar[str] = "predictions"
-    COLUMNS: ClassVar[dict[str, Column]] = {
-        "row": Column("int32"),
-        "boxes": Column("float32", "offsets", wide=True),
-        "scores": Column("float32", "offsets"),
-        "classes": Column("int64", "offsets"),
-        "space": Column("int64", "offsets"),
-        "source_row": Column("int64", "offsets"),
-    }
 
 
 def transfer(

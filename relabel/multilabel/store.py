@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.sparse import csr_array
 
-from relabel.workspace.columns import Column, Shard, read_shard
+from relabel.workspace.columns import Shard, column, read_shard
 
 Array = np.ndarray
 
@@ -42,34 +42,20 @@ class RegionShard(Shard):
             None where reading left it out.
     """
 
-    file_name: Sequence[str]
-    width: Array
-    height: Array
-    readable: Array
-    reason: Sequence[str]
+    file_name: Sequence[str] = column("string")
+    width: Array = column("int32")
+    height: Array = column("int32")
+    readable: Array = column("bool")
+    reason: Sequence[str] = column("string")
     offsets: Array
-    rle: Sequence[str]
-    area: Array
-    patch_area: Array
-    round: Array
-    features: Array | None
-    whole: Array | None
+    rle: Sequence[str] = column("string", "offsets")
+    area: Array = column("int64", "offsets")
+    patch_area: Array = column("float32", "offsets")
+    round: Array = column("int32", "offsets")
+    features: Array | None = column("float16", "offsets", wide=True)
+    whole: Array | None = column("float16", wide=True)
 
     KIND: ClassVar[str] = "regions"
-    COLUMNS: ClassVar[dict[str, Column]] = {
-        "row": Column("int32"),
-        "file_name": Column("string"),
-        "width": Column("int32"),
-        "height": Column("int32"),
-        "readable": Column("bool"),
-        "reason": Column("string"),
-        "rle": Column("string", "offsets"),
-        "area": Column("int64", "offsets"),
-        "patch_area": Column("float32", "offsets"),
-        "round": Column("int32", "offsets"),
-        "features": Column("float16", "offsets", wide=True),
-        "whole": Column("float16", wide=True),
-    }
 
     def regions(self, image: int) -> range:
         """The regions of the shard's image ``image``."""
@@ -99,17 +85,11 @@ class ScoreShard(Shard):
     """
 
     offsets: Array
-    own: Array
-    ids: Array
-    probs: Array
+    own: Array = column("float32", "offsets")
+    ids: Array = column("int32", "offsets", wide=True)
+    probs: Array = column("float32", "offsets", wide=True)
 
     KIND: ClassVar[str] = "scores"
-    COLUMNS: ClassVar[dict[str, Column]] = {
-        "row": Column("int32"),
-        "own": Column("float32", "offsets"),
-        "ids": Column("int32", "offsets", wide=True),
-        "probs": Column("float32", "offsets", wide=True),
-    }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,25 +108,16 @@ class LabelShard(Shard):
         label_probs: float32 [L].
     """
 
-    file_name: Sequence[str]
-    gt: Array
+    file_name: Sequence[str] = column("string")
+    gt: Array = column("int32")
     offsets: Array
-    ids: Array
-    probs: Array
+    ids: Array = column("int32", "offsets", wide=True)
+    probs: Array = column("float32", "offsets", wide=True)
     label_offsets: Array
-    label_ids: Array
-    label_probs: Array
+    label_ids: Array = column("int32", "label_offsets")
+    label_probs: Array = column("float32", "label_offsets")
 
     KIND: ClassVar[str] = "labels"
-    COLUMNS: ClassVar[dict[str, Column]] = {
-        "row": Column("int32"),
-        "file_name": Column("string"),
-        "gt": Column("int32"),
-        "ids": Column("int32", "offsets", wide=True),
-        "probs": Column("float32", "offsets", wide=True),
-        "label_ids": Column("int32", "label_offsets"),
-        "label_probs": Column("float32", "label_offsets"),
-    }
 
     @property
     def labels(self) -> csr_array:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -29,7 +29,7 @@ _KEY, _SEAL = b"relabel", b"relabel.seal"
 
 @dataclass(frozen=True)
 class Column:
-    """How a column is stored.
+    """How a column is stored; see `column`.
 
     Attributes:
         dtype: a NumPy number type, ``floating`` (float16, float32 or float64, as it comes),
@@ -46,9 +46,15 @@ class Column:
     optional: bool = False
 
 
+def column(dtype: str, lists: str = "", *, wide: bool = False, optional: bool = False) -> Any:
+    """A field of a kind of shards that is a `Column`."""
+    how = {"column": Column(dtype, lists, wide, optional)}
+    return field(default=None, metadata=how) if optional else field(metadata=how)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shard:
-    """The base of all kinds of shards, which add a field for each column and offsets.
+    """The base of all kinds of shards, which add columns, and fields for the offsets of lists.
 
     Attributes:
         run: JSON-ready facts that all shards of one run share, such as its settings.
@@ -56,13 +62,17 @@ class Shard:
     """
 
     run: Mapping[str, Any]
-    row: np.ndarray
+    row: np.ndarray = column("int32")
 
     KIND: ClassVar[str]
-    COLUMNS: ClassVar[dict[str, Column]]
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @classmethod
+    def columns(cls) -> dict[str, Column]:
+        """The columns by name."""
+        return {f.name: f.metadata["column"] for f in fields(cls) if "column" in f.metadata}
 
 
 S = TypeVar("S", bound=Shard)
@@ -83,8 +93,8 @@ def write_shard(path: Path, shard: Shard) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    present = {n: c for n, c in shard.COLUMNS.items() if getattr(shard, n) is not None}
-    for name, column in shard.COLUMNS.items():
+    present = {n: c for n, c in shard.columns().items() if getattr(shard, n) is not None}
+    for name, column in shard.columns().items():
         if name not in present and not column.optional:
             raise ValueError(f"column {name} is missing")
     offsets = {column.lists for column in present.values() if column.lists}
@@ -124,7 +134,7 @@ def read_shard(path: Path, kind: type[S], leave_out: Sequence[str] = ()) -> S:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = kind.COLUMNS
+    columns = kind.columns()
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata or {}
@@ -217,7 +227,7 @@ def join(shards: Sequence[S]) -> S:
     An optional column is None if it is in any shard; those without a value do not tell.
     """
     values: dict[str, Any] = {}
-    for name, column in shards[0].COLUMNS.items():
+    for name, column in shards[0].columns().items():
         parts = [getattr(shard, name) for shard in shards]
         if column.lists:
             sizes = [int(getattr(shard, column.lists)[-1]) for shard in shards]
