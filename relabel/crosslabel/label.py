@@ -26,9 +26,9 @@ from relabel.detectors.base import Detections, Detector
 from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
-from relabel.workspace.atomic import remove_leftovers
 from relabel.workspace.columns import as_json, read_shard, write_shard
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
+from relabel.workspace.parts import Part, pending
 from relabel.workspace.progress import message, progress
 from relabel.workspace.stage import Shards
 
@@ -84,9 +84,9 @@ def cross_label(
         model=_model_fingerprint(checkpoint) if model is None else model,
     )
     shards = Shards(out, total=len(rows), size=settings.shard_images)
-    pending = _prepare(shards, rows, run, dataset, problems, quiet=runtime.quiet)
+    todo = _prepare(shards, rows, run, dataset, problems, quiet=runtime.quiet)
     per_batch = _images_per_batch(settings, runtime)
-    plan = {i: _batches(dataset, rows[shards.items(i)], per_batch) for i in pending}
+    plan = {i: _batches(dataset, rows[shards.items(i)], per_batch) for i in todo}
     done = len(rows) - sum(len(batch) for batches in plan.values() for batch in batches)
     with (
         progress(
@@ -182,33 +182,24 @@ def _prepare(
     quiet: bool,
 ) -> list[int]:
     """Clear the folder of what is not of this run; return the numbers of shards to make."""
-    remove_leftovers(shards.folder)
-    expected = {path.name for path in shards.paths}
+    number = {path: i for i, path in enumerate(shards.paths)}
     for path in shards.folder.glob("shard-*.parquet"):
-        if path.name not in expected:  # of a run with another number of shards
+        if path not in number:  # of a run with another number of shards
             path.unlink()
-    pending = []
-    for i, path in enumerate(shards.paths):
-        if not path.is_file():
-            pending.append(i)
-            continue
-        members = rows[shards.items(i)].tolist()
+    bad: dict[Path, list[int]] = {}
+
+    def check(path: Path) -> None:
+        members = rows[shards.items(number[path])].tolist()
         names = [str(dataset.images.file_name[row]) for row in members]
-        try:
-            shard = read_shard(path, PseudoShard)
-        except DataError as error:
-            message(f"{error.file}: damaged, is redone ({error.message})", quiet=quiet)
-            pending.append(i)
-            continue
-        found = (shard.run, shard.row.tolist(), list(shard.file_name))
-        if found != (as_json(run), members, names):
-            message(f"{path}: of other settings, images or specialist, is redone", quiet=quiet)
-            pending.append(i)
-            continue
-        skipped = shard.row[~shard.readable].tolist()
-        if skipped and not problems.skip_bad:
-            pending.append(i)  # trying again raises what is wrong with the image
-            continue
+        shard = read_shard(path, PseudoShard)
+        if (shard.run, shard.row.tolist(), shard.file_name) != (as_json(run), members, names):
+            raise DataError("of other settings, images or specialist", file=path)
+        bad[path] = shard.row[~shard.readable].tolist()
+        if bad[path] and not problems.skip_bad:
+            raise DataError("some of its images could not be read", file=path)
+
+    todo = pending(shards, Part(), check, quiet=quiet)
+    for path, skipped in bad.items() if problems.skip_bad else ():
         for row in skipped:
             problems.error(
                 "image could not be read when the dataset was labelled",
@@ -216,7 +207,7 @@ def _prepare(
                 record=f"image {int(dataset.images.id[row])}",
                 remedy=f"Once it is repaired, delete {path.name} and run the command again.",
             )
-    return pending
+    return todo
 
 
 def _predict(detector: Detector, images: Sequence[np.ndarray], *, source: str) -> list[Detections]:

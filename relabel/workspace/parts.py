@@ -53,10 +53,10 @@ class Part:
 def pending(
     shards: Shards, part: Part, readable: Callable[[Path], object], *, quiet: bool
 ) -> list[int]:
-    """The shards this process has to make: those missing, and those found damaged.
+    """The shards this process has to make: those missing, damaged or of another run.
 
     Args:
-        readable: reads a shard, raising DataError where it is damaged.
+        readable: reads a shard, raising DataError where it is not to be kept.
     """
     shards.folder.mkdir(parents=True, exist_ok=True)
     if part.count == 1:
@@ -71,7 +71,7 @@ def pending(
                 readable(path)
                 continue
             except DataError as error:
-                message(f"{path}: damaged, is made again ({error.message})", quiet=quiet)
+                message(f"{path} is made again: {error.message}", quiet=quiet)
         found.append(i)
     return found
 

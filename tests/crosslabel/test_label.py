@@ -141,7 +141,7 @@ def test_resume_redoes_what_is_missing_or_damaged_only(tmp_path: Path, capsys) -
     assert contents(out) == before
     assert (out / names[0]).stat().st_mtime_ns == kept
     said = capsys.readouterr()
-    assert f"{names[2]}: damaged, is redone" in said.err
+    assert f"{names[2]} is made again: not a readable shard of pseudo-labels" in said.err
     assert "Labelling coarse with fine: 17/17" in said.err
     assert said.out == ""
 

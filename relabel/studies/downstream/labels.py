@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, make_boxes
+from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
 from relabel.evaluation.floors import (
@@ -300,26 +300,16 @@ def _with_regions(
     """
     if not len(rows):
         return dataset
-    boxes, more = dataset.boxes, source.boxes.take(rows)
-    n = len(rows)
-    names = source.space.names
-    old = boxes.provenance
-    if old is None:
+    boxes, n = dataset.boxes, len(rows)
+    if boxes.provenance is None:
         raise ValueError("relabelled boxes carry their provenance")
-    return dataset.with_boxes(
-        make_boxes(
-            np.concatenate([boxes.image, more.image]),
-            np.concatenate([boxes.xywh, more.xywh]),
-            np.concatenate([boxes.category, np.zeros(n, np.int32)]),
-            score=np.concatenate([boxes.score, np.full(n, np.nan, np.float32)]),
-            ignore=np.concatenate([boxes.ignore, np.ones(n, bool)]),
-            area=np.concatenate([boxes.area, more.area]),
-            provenance=Provenance(
-                old.dataset,
-                [*old.origin, *[origin] * n],
-                np.concatenate([old.source_id, more.id]),
-                [*old.source_category, *(names[c] for c in more.category.tolist())],
-                np.concatenate([old.source_iou, np.ones(n, np.float32)]),
-            ),
-        )
+    regions = replace(
+        source.boxes.take(rows),
+        category=np.zeros(n, np.int32),
+        score=np.full(n, np.nan, np.float32),
+        ignore=np.ones(n, bool),
+        provenance=Provenance.annotated(source, rows, origin),
     )
+    both = Boxes.concatenate([replace(boxes, extra=None), replace(regions, extra=None)])
+    both = replace(both, id=np.arange(1, len(both) + 1, dtype=np.int64))
+    return dataset.with_boxes(both.sorted_by_image())
