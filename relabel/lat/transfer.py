@@ -60,7 +60,7 @@ class PredictionShard(Shard):
         boxes: float32 [n, 4] xyxy.
         scores: float32 [n], falling within an image.
         classes: int64 [n], position in the target space.
-        space: int64 [n], position of the space whose labels the proposal behind it speaks.
+        space: int64 [n], position of the label space of the proposal behind it.
         source_row: int64 [n], box row of that proposal in the source, -1 for a pseudo-label.
     """
 

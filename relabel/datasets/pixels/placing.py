@@ -71,7 +71,7 @@ def place_images(
 
     Args:
         names: names relative to ``folder``; default the dataset's file names.
-        problems: told of missing images; default raises on the first.
+        problems: receives missing images; default raises on the first.
 
     Raises:
         DataError: an image is missing and problems are not to be skipped, a name leads out of the
