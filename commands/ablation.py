@@ -94,7 +94,7 @@ def cli(
     from relabel.studies.ablation import results
     from relabel.studies.ablation.arms import select_arms
     from relabel.studies.ablation.inputs import check_played, read_align_run
-    from relabel.studies.ablation.run import AblationPlan, execute
+    from relabel.studies.ablation.run import AblationPlan, run_ablation
 
     runtime = given.runtime
     if other_backbone is not None:
@@ -121,7 +121,14 @@ def cli(
     def save() -> None:
         results.write_ablation(results.collect(plan), plan.out, command)
 
-    execute(plan, given.catalogue, runtime, overwrite=overwrite, problems=problems, after_each=save)
+    run_ablation(
+        plan,
+        given.catalogue,
+        runtime,
+        overwrite=overwrite,
+        problems=problems,
+        after_each=save,
+    )
     tell_problems(problems, runtime.quiet)
     content = results.collect(plan)
     files = results.write_ablation(content, plan.out, command)

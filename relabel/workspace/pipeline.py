@@ -243,8 +243,7 @@ class _Run:
                         file=need.folder,
                         remedy="Give both the same settings, or do not share the folder.",
                     )
-            if not self._work(stage, before):
-                return False
+            return self._work(stage, before)
         self.job.status[stage.name] = "done"
         return True
 
@@ -253,6 +252,7 @@ class _Run:
         assert stage.work is not None
         with stage.locked(self.overwrite, 0.0 if shards is None else _PATIENCE):
             if stage.status() == "done":  # meanwhile
+                self.job.status[stage.name] = "done"
                 return True
             self._started(stage, before)
             if shards is None:
@@ -265,6 +265,7 @@ class _Run:
                 if stage.status() != "done":
                     remove_leftovers(shards.folder)
                     stage.finish({shards.folder.name: shards.folder.name})
+        self.job.status[stage.name] = "done"
         self.job.write_log(stage.name, "done", seconds=round(time.monotonic() - started, 2))
         if self.after is not None:
             self.after(stage)

@@ -83,11 +83,11 @@ def collect(plan: AblationPlan) -> dict[str, Any]:
                 for m in METRICS
             },
         }
-    floors = floor_metrics(plan) or {}
+    floors = floor_metrics(plan)
     asked = {arm.name for arm in plan.arms}
     return {
-        "target": plan.run.target,
-        "sources": list(plan.run.names[1:]),
+        "target": plan.aligned.target,
+        "sources": list(plan.aligned.names[1:]),
         "as": plan.played,
         "images": floors.get("images"),
         "boxes": floors.get("boxes"),
