@@ -17,7 +17,7 @@ from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.multilabel.joining import join_images
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure_labels
 from relabel.evaluation.multilabel.predictions import Predictions, read_predictions
-from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
+from relabel.evaluation.multilabel.scores import DenseScores, Scores, SparseScores
 from relabel.evaluation.multilabel.truths import IMAGENET_CLASSES, Truths, read_truths
 
 ClassesBy = Literal["auto", "name", "position"]
@@ -155,7 +155,7 @@ def _scores(
     classes: int | None,
     classes_by: ClassesBy,
     warnings: list[str],
-) -> tuple[DenseScores | SparseScores, int]:
+) -> tuple[Scores, int]:
     """The scores of the evaluated images over the truth's classes, and how many those are."""
     named = true.space is not None and given.class_names is not None
     if classes_by == "name" and not named:

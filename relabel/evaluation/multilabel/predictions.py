@@ -23,7 +23,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from relabel.errors import DataError
-from relabel.evaluation.multilabel.scores import DenseScores, SparseScores
+from relabel.evaluation.multilabel.scores import DenseScores, Scores, SparseScores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,7 @@ class Predictions:
 
     file: Path
     file_names: list[str]
-    scores: DenseScores | SparseScores
+    scores: Scores
     num_classes: int | None
     class_names: list[str] | None = None
 
@@ -107,90 +107,75 @@ def _records(path: Path, file: pq.ParquetFile) -> Predictions:
     score_column = _column(path, known, SCORE_COLUMNS, "scores")
     id_column = next((c for c in ID_COLUMNS if c in known), None)
     class_names = _class_names(path, file.schema_arrow.metadata or {})
-    gathered = _Sparse() if id_column else _Dense(file.metadata.num_rows)
     columns = [c for c in (name_column, score_column, id_column) if c]
     names: list[str] = []
+    # One matrix from the start where every class has a score: two would not fit as easily.
+    matrix: np.ndarray | None = None
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for batch in file.iter_batches(_BATCH, columns=columns):
         first = len(names)
         names += batch.column(name_column).to_pylist()
-        if any(not isinstance(name, str) or not name for name in names[first:]):
+        these = names[first:]
+        if any(not isinstance(name, str) or not name for name in these):
             raise DataError(f"column {name_column!r} has an entry that is no text", file=path)
-        values, offsets = _lists(path, score_column, batch.column(score_column), names[first:])
+        values, counts = _lists(path, score_column, batch.column(score_column), these)
         if not np.issubdtype(values.dtype, np.floating):
             values = _as_float(path, score_column, values)
-        if isinstance(gathered, _Dense):
-            gathered.add(path, first, names[first:], values, offsets)
-            continue
-        assert id_column is not None
-        ids, id_offsets = _lists(path, id_column, batch.column(id_column), names[first:])
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise DataError(
-                f"column {id_column!r} does not hold whole numbers",
-                file=path,
-                remedy="Class ids are 0-based positions.",
-            )
-        unequal = np.flatnonzero(np.diff(offsets) != np.diff(id_offsets))
-        if len(unequal):
-            row = int(unequal[0])
-            raise DataError(
-                f"{np.diff(id_offsets)[row]} classes and {np.diff(offsets)[row]} scores",
-                file=path,
-                record=f"image {names[first + row]!r}",
-                remedy="Give a score for every class.",
-            )
-        gathered.add(ids, values, np.diff(offsets))
-    if isinstance(gathered, _Dense):
-        return _dense(path, names, gathered, class_names)
-    scores = _sparse(path, names, *gathered.columns(), class_names)
+        if id_column is not None:
+            ids, id_counts = _lists(path, id_column, batch.column(id_column), these)
+            _check_pairs(path, id_column, these, ids, id_counts, counts)
+            parts.append((counts, ids, values))
+        elif len(these):
+            if matrix is None:
+                matrix = np.empty((file.metadata.num_rows, int(counts[0])), dtype=values.dtype)
+            odd = np.flatnonzero(counts != matrix.shape[1])
+            if len(odd):
+                raise DataError(
+                    f"has {counts[odd[0]]} scores, the first image {matrix.shape[1]}",
+                    file=path,
+                    record=f"image {these[int(odd[0])]!r}",
+                    remedy="Give every image a score for every class, or a column of class ids.",
+                )
+            matrix[first : first + len(these)] = values.reshape(len(these), -1)
+    if id_column is None:
+        return _dense(path, names, np.zeros((0, 1)) if matrix is None else matrix, class_names)
+    nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    counts, ids, values = (np.concatenate(c) for c in zip(*(parts or [nothing]), strict=True))
+    offsets = np.append(0, np.cumsum(counts))
+    scores = _sparse(path, names, offsets, ids, values, class_names)
     count = None if class_names is None else len(class_names)
     return Predictions(path, names, scores, count, class_names)
 
 
-class _Dense:
-    """Rows of equal length, in one matrix from the start: two would not fit as easily."""
-
-    def __init__(self, records: int) -> None:
-        self.records = records
-        self.matrix: np.ndarray | None = None
-
-    def add(
-        self, path: Path, first: int, names: list[str], values: np.ndarray, offsets: np.ndarray
-    ) -> None:
-        lengths = np.diff(offsets)
-        if not len(lengths):
-            return
-        if self.matrix is None:
-            self.matrix = np.empty((self.records, int(lengths[0])), dtype=values.dtype)
-        odd = np.flatnonzero(lengths != self.matrix.shape[1])
-        if len(odd):
-            raise DataError(
-                f"has {lengths[odd[0]]} scores, the first image {self.matrix.shape[1]}",
-                file=path,
-                record=f"image {names[int(odd[0])]!r}",
-                remedy="Give every image a score for every class, or a column of class ids.",
-            )
-        self.matrix[first : first + len(names)] = values.reshape(len(names), -1)
-
-
-class _Sparse:
-    def __init__(self) -> None:
-        self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def add(self, ids: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
-        self.parts.append((counts, ids, values))
-
-    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Offsets, ids and scores of all records."""
-        if not self.parts:
-            return np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-        counts, ids, values = (np.concatenate(part) for part in zip(*self.parts, strict=True))
-        return np.append(0, np.cumsum(counts)), ids, values
+def _check_pairs(
+    path: Path,
+    column: str,
+    names: list[str],
+    ids: np.ndarray,
+    id_counts: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """Whether every listed class has a number and a score."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise DataError(
+            f"column {column!r} does not hold whole numbers",
+            file=path,
+            remedy="Class ids are 0-based positions.",
+        )
+    unequal = np.flatnonzero(counts != id_counts)
+    if len(unequal):
+        row = int(unequal[0])
+        raise DataError(
+            f"{id_counts[row]} classes and {counts[row]} scores",
+            file=path,
+            record=f"image {names[row]!r}",
+            remedy="Give a score for every class.",
+        )
 
 
 def _dense(
-    path: Path, names: list[str], rows: _Dense, class_names: list[str] | None
+    path: Path, names: list[str], matrix: np.ndarray, class_names: list[str] | None
 ) -> Predictions:
-    matrix = rows.matrix if rows.matrix is not None else np.zeros((0, 1), np.float32)
     if not matrix.shape[1]:
         raise DataError("the lists of scores are empty", file=path)
     for first in range(0, len(matrix), _BATCH):
@@ -253,29 +238,24 @@ def _sparse(
 def _lists(
     path: Path, column: str, array: pa.Array, names: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values and int64 offsets of a column of lists."""
+    """Values and lengths of a column of lists."""
     import pyarrow as pa
 
     kind = array.type
-    fixed = pa.types.is_fixed_size_list(kind)
-    if not (fixed or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_one(kind) for is_one in lists):
         raise DataError(f"column {column!r} holds {kind}, not lists", file=path)
     flat = array.flatten()
     if array.null_count or flat.null_count:
-        lists = array.to_pylist()
-        row = next(i for i, v in enumerate(lists) if v is None or None in v)
+        row = next(i for i, v in enumerate(array.to_pylist()) if v is None or None in v)
         raise DataError(
             f"column {column!r} has a missing value",
             file=path,
             record=f"image {names[row]!r}",
             remedy="Fill it in or leave the image out.",
         )
-    if fixed:
-        offsets = np.arange(len(array) + 1) * kind.list_size
-    else:
-        offsets = array.offsets.to_numpy().astype(np.int64)
-        offsets = offsets - offsets[0]
-    return flat.to_numpy(zero_copy_only=False), offsets
+    counts = array.value_lengths().to_numpy(zero_copy_only=False)
+    return flat.to_numpy(zero_copy_only=False), counts
 
 
 def _as_float(path: Path, column: str, values: np.ndarray) -> np.ndarray:

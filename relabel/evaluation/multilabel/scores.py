@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -16,23 +15,6 @@ from scipy.sparse import csr_array
 from relabel.datasets.multilabels import label_matrix, label_rows, label_shape
 
 _BLOCK_CELLS = 1 << 22
-
-
-class Scores(Protocol):
-    """What the metrics ask of scores, for N images and C classes."""
-
-    @property
-    def num_classes(self) -> int: ...
-
-    def __len__(self) -> int: ...
-
-    def block(self, first: int, last: int) -> np.ndarray:
-        """float [last - first, C], a copy: the scores of images ``first:last``."""
-        ...
-
-    def columns(self, classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """Class by class: (scores, their images ascending, how many more images score 0)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +41,7 @@ class DenseScores:
         return self.values.shape[1] if self.classes is None else len(self.classes)
 
     def block(self, first: int, last: int) -> np.ndarray:
+        """float [last - first, C], a copy: the scores of images ``first:last``."""
         if self.images is None:
             part = self.values[first:last]
         else:
@@ -72,6 +55,7 @@ class DenseScores:
         return part
 
     def columns(self, classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Class by class: (scores, their images ascending, how many more images score 0)."""
         # Rows lie one after the other: a column alone would touch every cache line of the matrix.
         known = classes if self.classes is None else self.classes[classes]
         everything = np.arange(len(self))
@@ -123,10 +107,15 @@ class SparseScores:
         return SparseScores(label_matrix(rows, ids[keep], shape, self.values.data[keep]))
 
     def block(self, first: int, last: int) -> np.ndarray:
+        """As of `DenseScores`."""
         return self.values[first:last].toarray()
 
     def columns(self, classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """As of `DenseScores`."""
         by_class = self.values.tocsc()
         for label in classes.tolist():
             mine = slice(int(by_class.indptr[label]), int(by_class.indptr[label + 1]))
             yield by_class.data[mine], by_class.indices[mine], len(self) - (mine.stop - mine.start)
+
+
+Scores = DenseScores | SparseScores
