@@ -174,6 +174,8 @@ def test_code_spans_name_what_exists(page: Path) -> None:
             assert not unknown, f"`{span}`"
         elif span.startswith("--"):
             assert named_options(span) <= all_options(), f"`{span}`"
+        elif re.match(r"(relabel|commands|tests|benchmarks|schemas|docs)/[\w./-]*$", span):
+            assert (ROOT / span).exists(), f"`{span}`"
         for setting in re.findall(r"--set (\S+=\S+)", span):
             if not setting.lower().startswith("section."):
                 check_setting(setting)
