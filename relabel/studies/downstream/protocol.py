@@ -29,39 +29,32 @@ specialist = { image_size = 320 }
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from relabel.errors import ConfigError, did_you_mean
+from relabel.settings import AboveZero, Count, Settings, Text, misfit, settings_from
 from relabel.studies.downstream.arms import ARMS, resolve_arms
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
 
 TABLE = "protocol"
-DETECTORS = ("faster-rcnn", "rt-detr")
 STANDARD = "standard"
-_KEYS = (
-    "title",
-    "targets",
-    "sources",
-    "arms",
-    "seeds",
-    "detectors",
-    "schedules",
-    "extra",
-    "maps",
-    "sizes",
-)
 _SIZED_KEYS = ("targets", "arms", "seeds", "detectors", "schedules")
 _SIZED_TABLES = ("specialist", "crosslabel", "lat", "align", "sam3", "detector", "downstream")
+_Names = Annotated[tuple[Text, ...], Meta(min_length=1)]
+_Detector = Literal["faster-rcnn", "rt-detr"]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Settings):
     """How long the compared detectors train.
 
     Attributes:
@@ -69,8 +62,8 @@ class Schedule:
         arms: names of the arms that are trained this long.
     """
 
-    factor: float
-    arms: tuple[str, ...]
+    factor: AboveZero = 1.0
+    arms: _Names = tuple(ARMS)
 
 
 @dataclass(frozen=True)
@@ -119,11 +112,6 @@ class Protocol:
     extra: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
 
-    @property
-    def long(self) -> bool:
-        """True if anything is trained longer than the settings say."""
-        return any(s.factor > 1 for s in self.schedules.values())
-
     def runs(self) -> list[ProtocolRun]:
         """All comparisons, schedule by schedule, so that the standard one is whole first."""
         return [
@@ -144,6 +132,22 @@ class Protocol:
         ]
 
 
+@dataclass(frozen=True)
+class _Written(Settings):
+    """The table as it is written; what its inner tables hold is checked one by one."""
+
+    targets: _Names = ()
+    title: str = ""
+    arms: _Names = tuple(ARMS)
+    seeds: Annotated[tuple[Count, ...], Meta(min_length=1)] = (0, 1, 2)
+    detectors: Annotated[tuple[_Detector, ...], Meta(min_length=1)] = ("faster-rcnn",)
+    sources: dict = field(default_factory=dict)
+    schedules: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)
+    maps: dict = field(default_factory=dict)
+    sizes: dict = field(default_factory=dict)
+
+
 def read_protocol(catalogue: Catalogue) -> Protocol:
     """The protocol of a relabel.toml.
 
@@ -151,60 +155,40 @@ def read_protocol(catalogue: Catalogue) -> Protocol:
         ConfigError: no [protocol], a key nobody reads, a value of the wrong type, an unknown
             dataset or arm, a target that is its own source or has no test images.
     """
-    reader = _Reader(catalogue)
-    table = catalogue.table(TABLE)
-    if not table:
-        raise ConfigError(
-            f"has no table [{TABLE}]",
-            file=catalogue.file,
-            remedy="Take one of benchmarks/protocols/ as a pattern.",
-        )
-    reader.known(table, _KEYS, f"[{TABLE}]")
-    targets = reader.names(table, "targets", None)
-    for target in targets:
-        entry = catalogue.get(target)
-        if not (entry.has("test") or entry.has("val")):
-            raise reader.error(
-                f"target {target!r} names no test images",
-                f"Add `test`, `test_split` or `holdout` to [datasets.{target}].",
+    with _of_file(catalogue):
+        table = catalogue.table(TABLE)
+        if not table:
+            raise ConfigError(
+                f"there is no table [{TABLE}]",
+                remedy="Take one of benchmarks/protocols/ as a pattern.",
             )
-    written = reader.table(table, "sources")
-    reader.known(written, targets, f"[{TABLE}.sources]")
-    sources = {t: reader.names(written, t, [n for n in targets if n != t]) for t in targets}
-    for target, names in sources.items():
-        for name in names:
-            catalogue.get(name)
-        if target in names:
-            raise reader.error(f"target {target!r} is its own source", "Leave it out there.")
-    arms = _arms(reader, table, None)
-    seeds = table.get("seeds", [0, 1, 2])
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(type(s) is int and s >= 0 for s in seeds)
-    ):
-        raise reader.error(f"seeds are {seeds!r}", "Give whole numbers: seeds = [0, 1, 2].")
-    detectors = reader.names(table, "detectors", ["faster-rcnn"])
-    for name in detectors:
-        if name not in DETECTORS:
-            raise reader.error(f"unknown detector {name!r}", did_you_mean(name, DETECTORS))
-    return Protocol(
-        title=str(table.get("title") or "/".join(targets)),
-        targets=targets,
-        sources=sources,
-        arms=arms,
-        seeds=tuple(dict.fromkeys(seeds)),
-        detectors=detectors,
-        schedules=_schedules(reader, table, arms),
-        extra=_files(reader, table, "extra", targets),
-        maps=_maps(reader, table, sources),
-    )
-
-
-def protocol_sizes(catalogue: Catalogue) -> list[str]:
-    """Names of the sizes that a protocol offers beside its own."""
-    sizes = catalogue.table(TABLE).get("sizes", {})
-    return list(sizes) if isinstance(sizes, dict) else []
+        written = settings_from(_Written, table, where=f"[{TABLE}]")
+        targets = _unique(written.targets)
+        for target in targets:
+            entry = catalogue.get(target)
+            if not (entry.has("test") or entry.has("val")):
+                raise ConfigError(
+                    f"target {target!r} names no test images",
+                    remedy=f"Add `test`, `test_split` or `holdout` to [datasets.{target}].",
+                )
+        others = {t: [n for n in targets if n != t] for t in targets}
+        sources = _entries(others | written.sources, f"[{TABLE}.sources]", _Names, targets)
+        for target, names in sources.items():
+            for name in names:
+                catalogue.get(name)
+            if target in names:
+                raise ConfigError(f"target {target!r} is its own source", remedy="Leave it out.")
+        return Protocol(
+            title=written.title or "/".join(targets),
+            targets=targets,
+            sources={target: _unique(names) for target, names in sources.items()},
+            arms=_unique(written.arms),
+            seeds=_unique(written.seeds),
+            detectors=_unique(written.detectors),
+            schedules=_schedules(written),
+            extra=_files(catalogue, "extra", written.extra, dict.fromkeys(targets)),
+            maps=_files(catalogue, "maps", written.maps, sources),
+        )
 
 
 def with_size(catalogue: Catalogue, size: str) -> Catalogue:
@@ -213,108 +197,83 @@ def with_size(catalogue: Catalogue, size: str) -> Catalogue:
     Raises:
         ConfigError: no such size, or keys in it that a size cannot change.
     """
-    reader = _Reader(catalogue)
-    protocol = catalogue.table(TABLE)
-    sizes = reader.table(protocol, "sizes")
-    if size not in sizes:
-        raise reader.error(f"the protocol has no size {size!r}", did_you_mean(size, sizes))
-    changes = reader.table(sizes, size)
-    where = f"[{TABLE}.sizes.{size}]"
-    reader.known(changes, (*_SIZED_KEYS, *_SIZED_TABLES), where)
-    tables = {name: catalogue.table(name) for name in catalogue.tables}
-    for key in changes:
-        if key in _SIZED_TABLES:
-            tables[key] = {**catalogue.table(key), **reader.table(changes, key)}
-        else:
-            protocol[key] = changes[key]
-    tables[TABLE] = {k: v for k, v in protocol.items() if k != "sizes"}
-    return replace(catalogue, tables=tables)
-
-
-class _Reader:
-    """Typed access to the table, with errors that name the file."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.file = catalogue.file
-        self.folder = catalogue.folder
-
-    def error(self, message: str, remedy: str, record: str = f"[{TABLE}]") -> ConfigError:
-        return ConfigError(message, file=self.file, record=record, remedy=remedy)
-
-    def known(self, table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-        for key in table:
-            if key not in keys:
-                raise self.error(f"unknown key {key!r}", did_you_mean(key, keys), where)
-
-    def table(self, table: Mapping[str, Any], key: str) -> dict[str, Any]:
-        value = table.get(key, {})
-        if not isinstance(value, dict):
-            raise self.error(f"{key} must be a table, not {value!r}", f"Write [{TABLE}.{key}].")
-        return value
-
-    def names(
-        self, table: Mapping[str, Any], key: str, default: list[str] | None
-    ) -> tuple[str, ...]:
-        value = table.get(key, default)
-        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-            raise self.error(
-                f"{key} must be a list of names, not {value!r}", f'Write {key} = ["...", "..."].'
+    with _of_file(catalogue):
+        protocol = catalogue.table(TABLE)
+        sizes = _entries(protocol.pop("sizes", {}), f"[{TABLE}.sizes]", dict)
+        if size not in sizes:
+            raise ConfigError(
+                f"the protocol has no size {size!r}", remedy=did_you_mean(size, sizes)
             )
-        return tuple(dict.fromkeys(value))
+        where = f"[{TABLE}.sizes.{size}]"
+        changes = _entries(sizes[size], where, Any, (*_SIZED_KEYS, *_SIZED_TABLES))
+        settings = {k: changes.pop(k) for k in _SIZED_TABLES if k in changes}
+        tables = {name: catalogue.table(name) for name in catalogue.tables}
+        for name, values in _entries(settings, where, dict).items():
+            tables[name] = {**catalogue.table(name), **values}
+    return replace(catalogue, tables={**tables, TABLE: {**protocol, **changes}})
 
 
-def _arms(
-    reader: _Reader, table: Mapping[str, Any], default: Sequence[str] | None
-) -> tuple[str, ...]:
-    names = reader.names(table, "arms", list(ARMS if default is None else default))
+@contextmanager
+def _of_file(catalogue: Catalogue) -> Iterator[None]:
+    """Errors name the catalogue's file, and the table where they name no other."""
     try:
-        resolve_arms(names)
+        yield
     except ConfigError as error:
-        raise reader.error(error.message, error.remedy or "") from None
-    return names
+        raise ConfigError(
+            error.message,
+            file=error.file or catalogue.file,
+            record=error.record or f"[{TABLE}]",
+            remedy=error.remedy,
+        ) from None
 
 
-def _schedules(
-    reader: _Reader, table: Mapping[str, Any], arms: tuple[str, ...]
-) -> dict[str, Schedule]:
+def _entries(
+    table: Mapping[str, Any], where: str, hint: Any, known: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The values of an inner table as the type ``hint``; its keys are among ``known``, if given."""
     found = {}
-    written = reader.table(table, "schedules")
-    for name in written:
-        where = f"[{TABLE}.schedules.{name}]"
-        one = reader.table(written, name)
-        reader.known(one, ("factor", "arms"), where)
-        factor = one.get("factor", 1.0)
-        number = isinstance(factor, int | float) and not isinstance(factor, bool)
-        if not number or not math.isfinite(factor) or factor <= 0:
-            raise reader.error(f"factor is {factor!r}", "Use a number above 0.", where)
-        found[name] = Schedule(float(factor), _arms(reader, one, arms))
-    return found or {STANDARD: Schedule(1.0, arms)}
+    for key, value in table.items():
+        if known is not None and key not in known:
+            raise ConfigError(f"unknown key {key!r}", record=where, remedy=did_you_mean(key, known))
+        try:
+            found[key] = msgspec.convert(value, hint)
+        except msgspec.ValidationError:
+            raise ConfigError(misfit(key, value, hint), record=where) from None
+    return found
 
 
-def _maps(
-    reader: _Reader, table: Mapping[str, Any], sources: Mapping[str, tuple[str, ...]]
-) -> dict[str, dict[str, Path]]:
-    found = _files(reader, table, "maps", tuple(sources))
-    for target, files in found.items():
-        reader.known(files, sources[target], f"[{TABLE}.maps.{target}]")
+def _schedules(written: _Written) -> dict[str, Schedule]:
+    """Schedules by name; their arms are the protocol's, if they name none."""
+    where = f"[{TABLE}.schedules"
+    tables = _entries(written.schedules, f"{where}]", dict) or {STANDARD: {}}
+    found = {}
+    for name, table in tables.items():
+        one = settings_from(Schedule, {"arms": written.arms, **table}, where=f"{where}.{name}]")
+        resolve_arms(one.arms)
+        found[name] = replace(one, arms=_unique(one.arms))
     return found
 
 
 def _files(
-    reader: _Reader, table: Mapping[str, Any], key: str, targets: tuple[str, ...]
+    catalogue: Catalogue,
+    key: str,
+    table: Mapping[str, Any],
+    known: Mapping[str, Sequence[str] | None],
 ) -> dict[str, dict[str, Path]]:
-    """Files by name, by target; relative ones are relative to the protocol's file."""
-    written = reader.table(table, key)
-    reader.known(written, targets, f"[{TABLE}.{key}]")
-    found: dict[str, dict[str, Path]] = {}
-    for target in written:
-        files = reader.table(written, target)
-        for name, file in files.items():
-            if not isinstance(file, str) or not file:
-                raise reader.error(
-                    f"{name!r} must be a file, not {file!r}",
-                    'Write NAME = "FILE".',
-                    f"[{TABLE}.{key}.{target}]",
-                )
-        found[target] = {n: reader.folder / Path(f).expanduser() for n, f in files.items()}
-    return found
+    """Files by name, by target; relative ones are relative to the protocol's file.
+
+    Args:
+        known: the names that a target's files may have; None for any.
+    """
+    where = f"[{TABLE}.{key}"
+    return {
+        target: {
+            name: catalogue.folder / Path(file).expanduser()
+            for name, file in _entries(files, f"{where}.{target}]", Text, known[target]).items()
+        }
+        for target, files in _entries(table, f"{where}]", dict, list(known)).items()
+    }
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
