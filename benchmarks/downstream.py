@@ -130,13 +130,12 @@ def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
         sources=run.sources,
         arms=tuple(resolve_arms(run.arms)) if run.arms else (),
         extras=tuple(run.extra.items()),
-        seeds=run.seeds,
         out=out / run.folder,
         align=out / run.target / "align",
         shared=out / "shared",
         pipeline=pipeline_settings(given),
         detector=detector,
-        settings=given.of(DownstreamSettings, "downstream"),
+        settings=replace(given.of(DownstreamSettings, "downstream"), seeds=run.seeds),
         maps=run.maps,
     )
 

@@ -114,7 +114,6 @@ def downstream(
         sources=tuple(comma_list(sources)),
         arms=tuple(resolve_arms(comma_list(arms) if arms else list(ARMS))),
         extras=tuple(parse_extra(text) for text in extra),
-        seeds=tuple(dict.fromkeys(settings.seeds)),
         out=folder,
         align=align_dir or folder / "align",
         pipeline=pipeline_settings(given),

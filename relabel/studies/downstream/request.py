@@ -34,7 +34,6 @@ class Request:
     sources: tuple[str, ...]
     arms: tuple[Arm, ...]
     extras: tuple[tuple[str, Path], ...]
-    seeds: tuple[int, ...]
     out: Path
     align: Path
     pipeline: PipelineSettings
@@ -43,13 +42,17 @@ class Request:
     maps: Mapping[str, Path] = field(default_factory=dict)
     shared: Path | None = None
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the trainings, each once."""
+        return tuple(dict.fromkeys(self.settings.seeds))
+
 
 def checked(request: Request) -> dict[str, TargetNames]:
     """Check what needs no data, and read the name maps, by source.
 
     Raises:
-        ConfigError: an arm named twice, no seeds or one below 0, a map that is none or for what is
-            no source.
+        ConfigError: an arm named twice, a map that is none or for what is no source.
     """
     names = [*(arm.name for arm in request.arms), *(name for name, _ in request.extras)]
     for name in names:
@@ -58,11 +61,6 @@ def checked(request: Request) -> dict[str, TargetNames]:
                 f"arm {name!r} is named twice",
                 remedy="Name every arm once, and give --extra arms names of their own.",
             )
-    if not request.seeds or min(request.seeds) < 0:
-        raise ConfigError(
-            f"seeds are {list(request.seeds)}",
-            remedy="Give one or more, from 0 up: --seeds 0,1,2.",
-        )
     maps = {}
     for name, file in request.maps.items():
         if name not in request.sources:

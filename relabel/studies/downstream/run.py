@@ -270,7 +270,7 @@ class _Job:
             arm: {f"source {n}": dataset_fingerprint(d) for n, d in sources.items()}
             for arm, sources in self.labels.items()
         }
-        for seed in dict.fromkeys(self.request.seeds):
+        for seed in self.request.seeds:
             for arm in self.labels:
                 kind: How = how.get(arm, "labels")
                 stage = Stage(
