@@ -53,7 +53,7 @@ class SourceResult:
     labels: Mapping[str, PseudoLabels]
 
 
-def write_result(
+def write_align_result(
     plan: AlignJob, results: Sequence[SourceResult], out: Path, *, quiet: bool = False
 ) -> dict[str, str | Path]:
     """Write all files of the result; returns the main ones by name, relative to ``out``.

@@ -115,7 +115,7 @@ def move_labels(job: AlignJob, stage: Stage, *, source: str) -> Outputs:
 
 def write_all(job: AlignJob, stage: Stage) -> Outputs:
     """The result's files."""
-    from relabel.align.export import SourceResult, write_result
+    from relabel.align.export import SourceResult, write_align_result
     from relabel.align.store import read_transferred
 
     space = job.datasets[job.target].space
@@ -127,4 +127,4 @@ def write_all(job: AlignJob, stage: Stage) -> Outputs:
         )
         for source, transferred in job.transfers.items()
     ]
-    return write_result(job, results, stage.folder, quiet=job.runtime.quiet)
+    return write_align_result(job, results, stage.folder, quiet=job.runtime.quiet)

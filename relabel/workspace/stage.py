@@ -275,30 +275,26 @@ class Shards:
     ('shard-00002-of-00003.parquet', range(200, 250))
     """
 
-    def __init__(self, folder: Path, *, total: int, size: int, suffix: str = ".parquet") -> None:
+    def __init__(self, folder: Path, *, total: int, size: int) -> None:
         if size < 1:
             raise ValueError(f"shard size must be positive, got {size}")
         self.folder = Path(folder)
         self.total = total
         self.size = size
-        self.suffix = suffix
 
     def __len__(self) -> int:
         return -(-self.total // self.size)
 
     def shard_path(self, i: int) -> Path:
-        return self.folder / f"shard-{i:05d}-of-{len(self):05d}{self.suffix}"
+        return self.folder / f"shard-{i:05d}-of-{len(self):05d}.parquet"
 
     def items(self, i: int) -> range:
         """The items of shard ``i``."""
         return range(i * self.size, min((i + 1) * self.size, self.total))
 
-    def finished(self, i: int) -> bool:
-        return self.shard_path(i).is_file()
-
     def missing(self) -> Iterator[int]:
         """Numbers of the shards still to be written, in order."""
-        return (i for i in range(len(self)) if not self.finished(i))
+        return (i for i in range(len(self)) if not self.shard_path(i).is_file())
 
     @property
     def paths(self) -> list[Path]:
