@@ -68,6 +68,7 @@ def folder(coco_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Mo
     return tmp_path
 
 
+@pytest.mark.slow
 def test_lat_with_sam3_and_sam3_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["align", "--target", "fine", "--sources", "coarse", "--device", "cpu"]
     with pytest.raises(SystemExit) as ended:

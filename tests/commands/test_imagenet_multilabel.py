@@ -87,6 +87,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_second_colour_is_recovered(world: Path, whole: Path) -> None:
     both = json.loads((world / "both.json").read_text())
     labels = read_tsv(whole / "result" / "labels.tsv", 3)
@@ -103,6 +104,7 @@ def test_the_second_colour_is_recovered(world: Path, whole: Path) -> None:
         assert (whole / "result" / file).is_file()
 
 
+@pytest.mark.slow
 def test_regions_are_the_squares(whole: Path) -> None:
     found = 0
     for shard in iterate(shard_paths(whole / "1_regions" / "shards"), read_regions):
@@ -115,6 +117,7 @@ def test_regions_are_the_squares(whole: Path) -> None:
     assert found >= IMAGES * 2 // 3
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing(
     world: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +127,7 @@ def test_a_second_run_does_nothing(
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()} == files
 
 
+@pytest.mark.slow
 def test_parts_make_the_same_labels(
     world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +142,7 @@ def test_parts_make_the_same_labels(
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(world: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     command = [sys.executable, "-m", "relabel", "imagenet-multilabel", *arguments(world, out)]
@@ -163,6 +168,7 @@ def test_killed_runs_end_with_the_same_bytes(world: Path, whole: Path, tmp_path:
         assert (out / "result" / file).read_bytes() == (whole / "result" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_skipped_and_listed(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -265,6 +265,7 @@ def test_database_that_does_not_start_is_one_line(fo: Any, result: Path, capsys:
 
 
 @pytest.mark.fiftyone
+@pytest.mark.slow
 def test_real_database(result: Path, tmp_path: Path) -> None:
     pytest.importorskip("fiftyone")
     env = {

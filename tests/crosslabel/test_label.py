@@ -270,6 +270,7 @@ run(make_dataset(Path({photos!r})), Path({out!r}), detector=FakeDetector(pause=0
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path, how: signal.Signals) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     dataset = make_dataset(photos)

@@ -71,6 +71,7 @@ def told_by_the_truth(world: World, monkeypatch: pytest.MonkeyPatch):
     return align, calls
 
 
+@pytest.mark.slow
 def test_run_demo_scores_shows_and_reuses(world: World, told_by_the_truth):
     align, calls = told_by_the_truth
     for _ in range(2):

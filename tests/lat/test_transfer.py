@@ -216,6 +216,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert (cut / "config.json").read_bytes() == (whole / "config.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_ignore_regions_survive_as_ignore(
     world: World, settings: LatSettings, trained: Path, tmp_path: Path
 ) -> None:

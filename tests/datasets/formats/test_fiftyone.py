@@ -208,6 +208,7 @@ print(json.dumps({
 
 
 @pytest.mark.fiftyone
+@pytest.mark.slow
 def test_fiftyone_loads_it(tmp_path: Path) -> None:
     write(make_dataset(tmp_path), tmp_path / "out", extra_fields={"source": make_source(tmp_path)})
     found = looked_at_by_fiftyone(tmp_path / "out", LOOK, database=tmp_path / "db")

@@ -243,6 +243,7 @@ print(json.dumps({
 
 
 @pytest.mark.fiftyone
+@pytest.mark.slow
 def test_fiftyone_loads_it(result: Result, tmp_path: Path) -> None:
     write(result, tmp_path / "out")
     found = looked_at_by_fiftyone(tmp_path / "out", LOOK, database=tmp_path / "db")

@@ -113,6 +113,7 @@ def test_sam3_is_asked_for_once(
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_changed_settings_are_refused_with_the_difference(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
