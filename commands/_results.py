@@ -18,6 +18,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 
 
+def file_option(flag: str, help: str, *, required: bool = False, metavar: str = "FILE") -> Any:
+    """An option that takes a file, or by its metavar a folder."""
+    return click.option(flag, type=FILE, required=required, metavar=metavar, help=help)
+
+
+def with_default(flag: str, type: click.ParamType, default: Any, help: str) -> Any:
+    """An option whose help shows its default."""
+    return click.option(flag, type=type, default=default, show_default=True, help=help)
+
+
 def result_options(function: F) -> F:
     """``--json``, ``--out`` and ``--debug``."""
     for decorator in (

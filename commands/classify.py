@@ -19,6 +19,7 @@ from ._options import (
     settings_options,
     tell_problems,
 )
+from ._results import with_default
 
 
 @click.command(cls=GroupedCommand)
@@ -27,12 +28,11 @@ from ._options import (
 @click.option("--dataset", metavar="NAME|PATH", help="Images of a detection set instead.")
 @click.option("--format", help="Its format, where it is a path.")
 @click.option("--split", help="Its split; default what relabel.toml names for --part.")
-@click.option(
+@with_default(
     "--part",
-    type=click.Choice(("train", "val", "test")),
-    default="train",
-    show_default=True,
-    help="Which images of a dataset of relabel.toml.",
+    click.Choice(("train", "val", "test")),
+    "train",
+    "Which images of a dataset of relabel.toml.",
 )
 @click.option(
     "-o",
@@ -42,22 +42,13 @@ from ._options import (
     metavar="FILE",
     help="FILE.parquet or FILE.tsv.",
 )
-@click.option(
-    "--top", type=click.IntRange(0), default=0, show_default=True, help="Classes kept; 0: all."
-)
-@click.option(
-    "--min-score",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Minimum probability that is kept.",
-)
-@click.option(
+@with_default("--top", click.IntRange(0), 0, "Classes kept; 0: all.")
+@with_default("--min-score", click.FloatRange(0, 1), 0.0, "Minimum probability that is kept.")
+@with_default(
     "--scores",
-    type=click.Choice(("auto", "sigmoid", "softmax")),
-    default="auto",
-    show_default=True,
-    help="Logits to probabilities; auto goes by how the classifier was trained.",
+    click.Choice(("auto", "sigmoid", "softmax")),
+    "auto",
+    "Logits to probabilities; auto goes by how the classifier was trained.",
 )
 @click.option(
     "--image-size",
@@ -66,12 +57,11 @@ from ._options import (
     help="Side in pixels that a published network sees. [its own]",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option(
+@with_default(
     "--precision",
-    type=click.Choice(("fp32", "auto", "bf16", "fp16")),
-    default="fp32",
-    show_default=True,
-    help="Arithmetic of the forward pass.",
+    click.Choice(("fp32", "auto", "bf16", "fp16")),
+    "fp32",
+    "Arithmetic of the forward pass.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print file and counts as JSON.")

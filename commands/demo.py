@@ -11,6 +11,8 @@ import click
 
 from relabel.cli import State, debug_option
 
+from ._results import with_default
+
 
 @click.command()
 @click.option(
@@ -21,33 +23,16 @@ from relabel.cli import State, debug_option
     show_default=True,
     help="Folder for the world and the result.",
 )
-@click.option(
-    "--images",
-    type=click.IntRange(min=4),
-    default=120,
-    show_default=True,
-    help="Training images per dataset.",
+@with_default("--images", click.IntRange(min=4), 120, "Training images per dataset.")
+@with_default("--val-images", click.IntRange(min=1), 40, "Validation images of the target.")
+@with_default(
+    "--seed", click.IntRange(min=0), 0, "Seed of the world and of everything random in training."
 )
-@click.option(
-    "--val-images",
-    type=click.IntRange(min=1),
-    default=40,
-    show_default=True,
-    help="Validation images of the target.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of the world and of everything random in training.",
-)
-@click.option(
+@with_default(
     "--effort",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Scale of the length of every training.",
+    click.FloatRange(min=0, min_open=True),
+    1.0,
+    "Scale of the length of every training.",
 )
 @click.option("--world-only", is_flag=True, help="Write the datasets and stop.")
 @click.option("--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, mps.")

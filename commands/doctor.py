@@ -11,16 +11,14 @@ import click
 
 from relabel.cli import debug_option
 
+from ._results import with_default
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--no-database", is_flag=True, help="Do not start FiftyOne's database.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=120.0,
-    show_default=True,
-    help="Seconds to wait for torch, and for the database.",
+@with_default(
+    "--timeout", click.FloatRange(min=1), 120.0, "Seconds to wait for torch, and for the database."
 )
 @debug_option
 def cli(as_json: bool, no_database: bool, timeout: float) -> None:

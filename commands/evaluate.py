@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import ablation
-from ._results import FILE, give, result_options, warn
+from ._results import FILE, file_option, give, result_options, warn, with_default
 from .evaluate_downstream import downstream
 from .evaluate_multilabel import multilabel
 
@@ -28,13 +28,11 @@ cli.add_command(multilabel)
 
 
 @cli.command()
-@click.option("--truth", type=FILE, required=True, metavar="FILE", help="COCO annotation file.")
-@click.option(
+@file_option("--truth", "COCO annotation file.", required=True)
+@file_option(
     "--predictions",
-    type=FILE,
+    "COCO results list, or a COCO file whose annotations carry scores.",
     required=True,
-    metavar="FILE",
-    help="COCO results list, or a COCO file whose annotations carry scores.",
 )
 @result_options
 def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) -> None:
@@ -56,20 +54,17 @@ def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) 
 
 
 @cli.command()
-@click.option("--truth", type=FILE, required=True, metavar="FILE", help="COCO annotation file.")
-@click.option(
+@file_option("--truth", "COCO annotation file.", required=True)
+@file_option(
     "--predictions",
-    type=FILE,
+    "COCO results list, or a COCO file whose annotations carry scores.",
     required=True,
-    metavar="FILE",
-    help="COCO results list, or a COCO file whose annotations carry scores.",
 )
-@click.option(
+@with_default(
     "--min-score",
-    type=click.FloatRange(0, 1),
-    default=0.3,
-    show_default=True,
-    help="Least score in the confusion table; AP and error types look at every detection.",
+    click.FloatRange(0, 1),
+    0.3,
+    "Minimum score in the confusion table; AP and error types look at every detection.",
 )
 @result_options
 def errors(
@@ -98,37 +93,19 @@ def errors(
 
 
 @cli.command()
-@click.option(
-    "--truth",
-    type=FILE,
-    required=True,
-    metavar="FILE",
-    help="COCO file: the images' true labels in the target space.",
+@file_option("--truth", "COCO file: the images' true labels in the target space.", required=True)
+@file_option(
+    "--predictions", "COCO file: the relabelled images. All its boxes count.", required=True
 )
-@click.option(
-    "--predictions",
-    type=FILE,
-    required=True,
-    metavar="FILE",
-    help="COCO file: the relabelled images. All its boxes count.",
-)
-@click.option(
+@file_option(
     "--source",
-    type=FILE,
-    metavar="FILE",
-    help="COCO file: the labels before relabelling, for mean IoU before and class transitions.",
+    "COCO file: the labels before relabelling, for mean IoU before and class transitions.",
 )
-@click.option(
-    "--scored",
-    type=FILE,
-    metavar="FILE",
-    help="COCO file or results list with low-scored boxes too, for AP only.",
-)
-@click.option(
+@file_option("--scored", "COCO file or results list with low-scored boxes too, for AP only.")
+@file_option(
     "--floors",
-    type=FILE,
+    "The target specialist's pseudo-labels on the source, to score the three floors.",
     metavar="DIR",
-    help="The target specialist's pseudo-labels on the source: score the three floors as well.",
 )
 @click.option(
     "--map",
@@ -137,12 +114,11 @@ def errors(
     metavar="FILE",
     help="YAML of source name: target name or null, for the first floor. Default: from the data.",
 )
-@click.option(
+@with_default(
     "--floor-threshold",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Least score of a pseudo-label in the floors.",
+    click.FloatRange(0, 1),
+    0.5,
+    "Minimum score of a pseudo-label in the floors.",
 )
 @result_options
 def transfer(

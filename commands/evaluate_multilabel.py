@@ -7,38 +7,34 @@ from typing import Literal
 
 import click
 
-from ._results import FILE, give, result_options, warn
+from ._results import file_option, give, result_options, warn, with_default
 
 _FORMATS = ("real", "inv2", "imagenetv2", "coco", "voc", "tsv")
 
 
 @click.command()
-@click.option(
+@file_option(
     "--truth",
-    type=FILE,
+    "ReaL's real.json, multi-labels of ImageNetV2 as JSON or its folder, a COCO file, a VOC "
+    "folder, image set or XML file, or a TSV.",
     required=True,
     metavar="PATH",
-    help="ReaL's real.json, multi-labels of ImageNetV2 as JSON or its folder, a COCO file, a VOC "
-    "folder, image set or XML file, or a TSV.",
 )
-@click.option(
+@file_option(
     "--predictions",
-    type=FILE,
+    "TSV, or Parquet with file names and scores of all classes or of listed ones.",
     required=True,
-    metavar="FILE",
-    help="TSV, or Parquet with file names and scores of all classes or of listed ones.",
 )
 @click.option(
     "--truth-format",
     type=click.Choice(_FORMATS),
     help="Format of the truth. [found out from its content]",
 )
-@click.option(
+@with_default(
     "--truth-threshold",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Least probability of a true class, where the truth is a TSV.",
+    click.FloatRange(0, 1),
+    0.5,
+    "Minimum probability of a true class, where the truth is a TSV.",
 )
 @click.option(
     "--classes",
@@ -46,12 +42,11 @@ _FORMATS = ("real", "inv2", "imagenetv2", "coco", "voc", "tsv")
     metavar="N",
     help="Number of classes, where the files do not say. [1000]",
 )
-@click.option(
+@with_default(
     "--classes-by",
-    type=click.Choice(("auto", "name", "position")),
-    default="auto",
-    show_default=True,
-    help="How predicted classes find the truth's; auto: by name where both files have names.",
+    click.Choice(("auto", "name", "position")),
+    "auto",
+    "How predicted classes find the truth's; auto: by name where both files have names.",
 )
 @click.option(
     "--allow-missing",

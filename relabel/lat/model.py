@@ -21,6 +21,10 @@ DELTA_SCALE = (0.1, 0.1, 0.2, 0.2)
 MAX_LOG_SIZE = 2.0
 CONSENSUS_IOU = 0.5
 
+# A proposal learns the objects that it overlaps at least this much.
+_MATCH_IOU = 0.5
+_BOX_WEIGHT = 2.0  # of the box loss beside the class loss
+
 
 @dataclass
 class ProposalBatch:
@@ -215,7 +219,7 @@ def lat_losses(
 ) -> dict[str, Tensor]:
     """Classification and box loss, masked to each image's own label space.
 
-    A proposal is positive for class ``c`` if it overlaps an object of ``c`` by ``match_iou``; the
+    A proposal is positive for class ``c`` if it overlaps an object of ``c`` by `_MATCH_IOU`; the
     best such object is its box target. With ``multi_label`` it may be positive for several
     classes at once (a cyclist that is a rider and a bicycle). Proposals inside ignore regions
     that match nothing count neither way.
@@ -228,7 +232,7 @@ def lat_losses(
     best, which = (
         per_class.max(dim=2) if iou.shape[2] else (iou.new_zeros(*iou.shape[:2], classes),) * 2
     )
-    positive = (best >= s.match_iou) & batch.valid[..., None]
+    positive = (best >= _MATCH_IOU) & batch.valid[..., None]
     if not s.multi_label:
         top = best.amax(dim=-1, keepdim=True)
         first = F.one_hot(best.argmax(dim=-1), classes).bool()
@@ -264,7 +268,7 @@ def lat_losses(
         raw = F.cross_entropy(masked.flatten(0, 1), label.flatten(), reduction="none")
         used = counted.flatten()
         loss_cls = (raw * used).sum() / used.sum().clamp(min=1)
-    return {"class": loss_cls, "box": s.box_weight * loss_box}
+    return {"class": loss_cls, "box": _BOX_WEIGHT * loss_box}
 
 
 def predict_target(

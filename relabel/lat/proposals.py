@@ -23,6 +23,10 @@ from relabel.lat.settings import LatSettings
 MIN_SIDE = 1.0
 CONFIRMED_IOU = 0.5
 
+# Confidence from which pseudo-labels play annotations: any, and those no annotation confirms.
+_PLAYED_SCORE = 0.4
+_CERTAIN_SCORE = 0.7
+
 
 @dataclass(frozen=True, eq=False)
 class Proposals(Table):
@@ -155,11 +159,11 @@ def draw(
     if settings.stand_in and len(others):
         chosen = stand_in if stand_in is not None else int(rng.choice(others))
         played = ~annotated & (proposals.space == chosen)
-        sure = played & (confidence >= settings.stand_in_score)
+        sure = played & (confidence >= _PLAYED_SCORE)
         if settings.stand_in_confirmed:
             # An annotator misses little of what a detector suspects, and invents little.
             sure = played & proposals.confirmed
-            sure |= played & (confidence >= settings.stand_in_certain)
+            sure |= played & (confidence >= _CERTAIN_SCORE)
         use &= ~played | sure
         seen |= played
         scores[sure] = scores[sure] >= confidence[sure, None]

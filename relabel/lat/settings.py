@@ -82,13 +82,11 @@ class LatSettings(TrainSettings):
         "Let one other space's pseudo-labels play the source's annotations in every training "
         "image, as the source's annotations do at transfer.",
     )
-    stand_in_score: Share = setting(0.4, "Pseudo-labels from this confidence play annotations.")
     stand_in_confirmed: bool = setting(
         True,
-        "Play with the pseudo-labels that overlap an annotation instead, however unsure, and "
-        "those above stand_in_certain: as reliable as annotations are.",
+        "Play with the pseudo-labels that overlap an annotation, however unsure, and those of "
+        "confidence 0.7 or more, instead of all from 0.4: as reliable as annotations are.",
     )
-    stand_in_certain: Share = setting(0.7, "Confidence from which an unconfirmed one plays too.")
 
     hide_rows: Share = setting(
         0.8,
@@ -129,13 +127,11 @@ class LatSettings(TrainSettings):
     geometry: bool = setting(True, "Let attention and fusion see how boxes lie to each other.")
     dropout: Share = setting(0.2, "Dropout of region features and head.")
 
-    match_iou: Share = setting(0.5, "A proposal learns the objects it overlaps at least this much.")
     multi_label: bool = setting(
         True, "One proposal may become objects of several classes (sigmoid), not one (softmax)."
     )
     class_boxes: bool = setting(True, "Regress a box per class rather than one per proposal.")
     quality_target: bool = setting(True, "Score targets are the refined box's IoU, not one.")
-    box_weight: NonNegative = setting(2.0, "Weight of the box loss.")
 
     calibration_folds: Positive = setting(
         3,

@@ -59,9 +59,6 @@ class MaskCutSettings(Settings):
         "How masks are brought to full resolution: not at all beyond upsampling, by a dense CRF, "
         "or by a guided filter.",
     )
-    refine_size: Count = setting(
-        320, "Longest side in pixels at which masks are refined; 0: the image's own."
-    )
     precision: Precision = setting(
         "auto",
         "Arithmetic of the forward pass; auto takes bf16 where the device has it.",

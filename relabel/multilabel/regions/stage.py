@@ -36,6 +36,7 @@ from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
 
+_REFINE_SIDE = 320  # longest side in pixels at which masks are refined
 _AHEAD = 3  # batches whose cuts may wait for a thread
 
 
@@ -202,7 +203,7 @@ def regions_of(
     with clock.spent("cutting"):
         coarse = discover_batch(cut, settings.tau, settings.max_masks)
     with clock.spent("refining"):
-        refined = refine_batch(images, coarse, settings.refine, settings.refine_size, cut.device)
+        refined = refine_batch(images, coarse, settings.refine, _REFINE_SIDE, cut.device)
     results = []
     for (fine, kept), features in zip(refined, pooled, strict=True):
         weights = mask_weights(torch.from_numpy(fine), (features.shape[0], features.shape[1]))
