@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from torch import nn
 
 from relabel.backbones.extractor import BackboneSpec, resolve_backbone
-from relabel.backbones.quiet import quiet_transformers
-from relabel.errors import ConfigError, RelabelError
+from relabel.backbones.views import torchvision_classifier, transformers_classifier
+from relabel.errors import ConfigError
 
 BACKGROUND = "background"
 
@@ -23,12 +21,19 @@ def load_classifier(name: str) -> tuple[nn.Module, list[str], BackboneSpec]:
             torchvision model name.
 
     Raises:
-        ConfigError: there is none, or it has no trained classification layer.
-        RelabelError: torchvision's weights cannot be downloaded.
+        ConfigError: there is none, it has no trained classification layer, or torchvision's weights
+            are not available.
     """
     spec = resolve_backbone(name)
-    known = _transformers_classifier if spec.kind == "transformers" else _torchvision_classifier
-    return *known(name), spec
+    load = transformers_classifier if spec.kind == "transformers" else torchvision_classifier
+    net, labels = load(name, True, 0, 0.0)
+    if not labels:
+        raise ConfigError(
+            f"{name!r} has no trained classification layer",
+            remedy="Use a ...ForImageClassification checkpoint; `relabel train-classifier` makes "
+            "one, and `imagenet-multilabel` can do with `--classifier probe`.",
+        )
+    return net, labels, spec
 
 
 def match_classes(
@@ -64,41 +69,3 @@ def match_classes(
         remedy="Use a classifier trained on the images' classes, label maps (--maps), or the "
         "classifier `probe`, which learns them from the images' own labels.",
     )
-
-
-def _transformers_classifier(name: str) -> tuple[nn.Module, list[str]]:
-    from transformers import AutoModelForImageClassification
-
-    try:
-        with quiet_transformers():
-            net, report = AutoModelForImageClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"classifier {name!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}",
-            remedy="Give a hub id or folder of an image classification checkpoint.",
-        ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])[0]
-        raise ConfigError(
-            f"{name!r} has no trained classification layer ({missing} is missing)",
-            file=Path(name) if Path(name).is_dir() else None,
-            remedy="Use a ...ForImageClassification checkpoint, or the classifier `probe`.",
-        )
-    labels = net.config.id2label or {}
-    return net, [str(labels.get(i, f"LABEL_{i}")) for i in range(net.config.num_labels)]
-
-
-def _torchvision_classifier(name: str) -> tuple[nn.Module, list[str]]:
-    import torchvision
-
-    try:
-        weights = torchvision.models.get_model_weights(name)["DEFAULT"]
-        net = torchvision.models.get_model(name, weights=weights)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise RelabelError(
-            f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
-            remedy="Give the folder of a transformers classifier instead.",
-        ) from error
-    return net, [str(c) for c in weights.meta["categories"]]

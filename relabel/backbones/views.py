@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from relabel.backbones.heads import find_head
 from relabel.backbones.quiet import quiet_transformers
 from relabel.errors import ConfigError
 
@@ -18,7 +17,7 @@ RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 def transformers_classifier(
     name: str, pretrained: bool, image_size: int, drop_path: float
 ) -> tuple[Any, list[str]]:
-    """The network as published, and the labels of its classification layer (none if it is new)."""
+    """The network as published, and the labels of its logits; none if some weights are new."""
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -33,8 +32,7 @@ def transformers_classifier(
                 net, info = AutoModelForImageClassification.from_pretrained(
                     name, config=config, dtype=torch.float32, output_loading_info=True
                 )
-                head = find_head(net)[0]
-                fresh = any(str(key).startswith(f"{head}.") for key in info["missing_keys"])
+                fresh = bool(info["missing_keys"])
             else:
                 if image_size and isinstance(getattr(config, "image_size", None), int):
                     config.image_size = image_size
@@ -82,7 +80,14 @@ class View(NamedTuple):
     interpolation: str = "bicubic"
 
 
-def transformers_view(name: str, side: int) -> View:
+def published_view(name: str, kind: str, net: Any) -> View:
+    """How the network of a ``transformers`` or ``torchvision`` name was tested."""
+    if kind == "torchvision":
+        return _torchvision_view(name)
+    return _transformers_view(name, side_of(getattr(net.config, "image_size", None)))
+
+
+def _transformers_view(name: str, side: int) -> View:
     from transformers import AutoImageProcessor
 
     try:
@@ -99,7 +104,7 @@ def transformers_view(name: str, side: int) -> View:
     return View(side, side / max(side, int(short or side)), interpolation)
 
 
-def torchvision_view(name: str) -> View:
+def _torchvision_view(name: str) -> View:
     import torchvision
 
     weights: Any = torchvision.models.get_model_weights(name)

@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relabel.backbones.classifiers import load_classifier
 from relabel.backbones.extractor import resolve_backbone
 from relabel.backbones.heads import find_head, key_of, match_head, replace_head
 from relabel.backbones.quiet import quiet_transformers
 from relabel.backbones.views import (
     DEFAULT_SIDE,
     RESAMPLE,
+    published_view,
     side_of,
     torchvision_classifier,
-    torchvision_view,
     transformers_classifier,
-    transformers_view,
 )
-from relabel.errors import ConfigError, DataError
+from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 SPEC_FILE = "classifier.json"
@@ -271,18 +271,8 @@ def _saved_torchvision(folder: Path, spec: ClassifierSpec) -> nn.Module:
 
 
 def _published(name: str, image_size: int) -> Classifier:
-    base = resolve_backbone(name)
-    if base.kind == "transformers":
-        net, labels = transformers_classifier(name, True, 0, 0.0)
-        own = transformers_view(name, side_of(getattr(net.config, "image_size", None)))
-    else:
-        net, labels = torchvision_classifier(name, True, 0, 0.0)
-        own = torchvision_view(name)
-    if not labels:
-        raise ConfigError(
-            f"{name!r} has no trained classification layer",
-            remedy="Train one with `relabel train-classifier`.",
-        )
+    net, labels, base = load_classifier(name)
+    own = published_view(name, base.kind, net)
     first = int(str(labels[0]).strip().lower() == "background")
     keys = tuple(key_of(label) for label in labels[first:])
     classes = tuple(

@@ -7,11 +7,12 @@ image's own pixels, ``H', W'`` its pixels at the working size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -158,7 +159,7 @@ def _finish(
     taken = np.zeros(raw.shape[1:], dtype=bool)
     results, kept = [], []
     for i, (before, after) in enumerate(zip(raw, fine, strict=True)):
-        mask = fill_holes(after) & ~taken
+        mask = binary_fill_holes(after) & ~taken
         either = np.count_nonzero(before | mask)
         if not either or np.count_nonzero(before & mask) < MIN_IOU * either:
             continue
@@ -174,19 +175,6 @@ def _finish(
         masks = (_upsample(torch.from_numpy(masks).to(device), size) > 0.5).cpu().numpy()
     some = masks.any((1, 2))  # a single pixel may not survive it
     return Refined(masks[some], chosen[some])
-
-
-def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """The mask and all background that is not connected (4 neighbours) to the image's edge."""
-    from scipy.ndimage import label
-
-    found: Any = label(~mask)
-    parts, count = found
-    outside = np.zeros(count + 1, dtype=bool)
-    for edge in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
-        outside[edge] = True
-    outside[0] = False
-    return ~outside[parts]
 
 
 def _working_size(image: np.ndarray, longest: int) -> tuple[int, int]:

@@ -16,12 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from relabel.backbones.classifiers import load_classifier, match_classes
-from relabel.backbones.views import (
-    DEFAULT_SIDE,
-    side_of,
-    torchvision_view,
-    transformers_view,
-)
+from relabel.backbones.views import DEFAULT_SIDE, published_view
 from relabel.errors import ConfigError
 from relabel.multilabel.grid import to_grid
 from relabel.multilabel.scores.label_maps import keep_top
@@ -110,7 +105,7 @@ class DenseClassifier:
         net, labels, spec = load_classifier(name)
         columns = match_classes(labels, classes, class_keys, name=name)
         if not settings.image_size:
-            settings = replace(settings, image_size=_trained_at(name, spec.kind, net))
+            settings = replace(settings, image_size=published_view(name, spec.kind, net).side)
         return cls(
             net,
             settings,
@@ -260,11 +255,3 @@ def _as_cells(feature: Tensor, grid: int) -> Tensor:
     if feature.ndim == 4:
         return cells[..., None, None]
     return cells[:, None].repeat(1, 1 + prefix, 1)
-
-
-def _trained_at(name: str, kind: str, net: nn.Module) -> int:
-    """The side in pixels of the images a published classifier was made for."""
-    if kind == "transformers":
-        config = getattr(net, "config", None)
-        return transformers_view(name, side_of(getattr(config, "image_size", None))).side
-    return torchvision_view(name).side

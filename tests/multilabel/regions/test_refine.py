@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from relabel.multilabel.regions import refine as refining
 from relabel.multilabel.regions.crf import CrfSettings, mean_field
 from relabel.multilabel.regions.guided import GuidedSettings, guided_filter
 from relabel.multilabel.regions.lattice import PermutohedralLattice
-from relabel.multilabel.regions.refine import fill_holes, refine, refine_batch
+from relabel.multilabel.regions.refine import refine, refine_batch
 
 CPU = torch.device("cpu")
 # MaskCut's kernels on 320 pixels, brought to pictures of 64.
@@ -261,16 +259,6 @@ def test_a_hole_is_filled_but_not_over_an_earlier_mask() -> None:
     assert both.kept.tolist() == [0, 1]
     assert both.masks[0, 50, 50]
     assert not both.masks[1, 50, 50]
-
-
-def test_fill_holes_is_scipys() -> None:
-    from scipy.ndimage import binary_fill_holes
-
-    rng = np.random.default_rng(0)
-    for share in (0.0, 0.3, 0.6, 0.8, 1.0):
-        mask = rng.random((30, 40)) < share
-        wanted: Any = binary_fill_holes(mask)
-        assert np.array_equal(fill_holes(mask), wanted)
 
 
 def test_what_refinement_changes_beyond_recognition_is_dropped(
