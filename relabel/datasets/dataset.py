@@ -99,7 +99,8 @@ class Boxes(ImageTable):
         image: int32 [n], row into `Images`.
         xywh: float64 [n, 4].
         category: int32 [n], position in the label space.
-        score: float32 [n]; NaN for annotations made without a score.
+        score: float32 [n], float64 where a file is read as written to be measured; NaN for
+            annotations made without a score.
         ignore: bool [n]: crowd, difficult, group or ignore-category regions.
         id: int64 [n], unique annotation ids.
         area: float64 [n], the file's own area where it gives one (COCO sizes use it), else w*h.

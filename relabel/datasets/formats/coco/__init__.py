@@ -1,1 +1,1 @@
-"""COCO JSON, LVIS included: reading, column building, decoding, layout and writing."""
+"""COCO JSON, LVIS too: one decoder, the reader of datasets, files as written, the writer."""
