@@ -22,6 +22,7 @@ from ._options import (
     settings_options,
     tell_problems,
 )
+from ._results import give
 
 if TYPE_CHECKING:
     from relabel.studies.ablation.run import AblationPlan
@@ -132,15 +133,9 @@ def cli(
     tell_problems(problems, runtime.quiet)
     content = results.collect(plan)
     files = results.write_ablation(content, plan.out, command)
-    if as_json:
-        click.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
-        return
-    from rich.console import Console
-
-    from relabel.evaluation.tables import rich_table
-
-    Console().print(rich_table(results.ablation_table(content), "Ablation, in percent"))
-    message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet)
+    shown = [("Ablation, in percent", results.ablation_table(content))]
+    give(content, shown, as_json, None)
+    message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet or as_json)
 
 
 def _base(given: Given) -> LatSettings:

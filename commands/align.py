@@ -47,6 +47,14 @@ _STATUS = {
 }
 
 
+SHARED = click.option(
+    "--shared",
+    type=FOLDER,
+    metavar="DIR",
+    help="Specialists and cross-labels shared by several targets.",
+)
+
+
 @click.command(cls=GroupedCommand)
 @click.option(
     "--target", required=True, metavar="NAME", help="Dataset whose label space is the goal."
@@ -59,12 +67,7 @@ _STATUS = {
     help="Datasets to relabel.",
 )
 @click.option("-o", "--out", type=FOLDER, help="Workspace folder. [runs/TARGET]")
-@click.option(
-    "--shared",
-    type=FOLDER,
-    metavar="DIR",
-    help="Specialists and cross-labels shared by several targets.",
-)
+@SHARED
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or inputs changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from ._options import (
     settings_options,
     tell_problems,
 )
-from .align import PIPELINE, PIPELINE_OPTIONS, pipeline_settings
+from ._results import give
+from .align import PIPELINE, PIPELINE_OPTIONS, SHARED, pipeline_settings
 
 
 @click.command(cls=GroupedCommand)
@@ -31,12 +31,7 @@ from .align import PIPELINE, PIPELINE_OPTIONS, pipeline_settings
 @click.option(
     "--sources", required=True, multiple=True, metavar="NAME,NAME", help="Datasets to make use of."
 )
-@click.option(
-    "--arms",
-    multiple=True,
-    metavar="ARM,ARM",
-    help=f"[all: {','.join(ARMS)}]",
-)
+@click.option("--arms", multiple=True, metavar="ARM,ARM", help=f"[all: {','.join(ARMS)}]")
 @click.option(
     "--extra",
     multiple=True,
@@ -57,12 +52,7 @@ from .align import PIPELINE, PIPELINE_OPTIONS, pipeline_settings
     metavar="DIR",
     help="Workspace of `relabel align`. [OUT/align]",
 )
-@click.option(
-    "--shared",
-    type=FOLDER,
-    metavar="DIR",
-    help="Specialists and cross-labels shared by several targets.",
-)
+@SHARED
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @settings_options(
@@ -126,16 +116,8 @@ def downstream(
     comparison = compare(given.catalogue, request, runtime, overwrite=overwrite, problems=problems)
     tell_problems(problems, runtime.quiet)
     write_outputs(folder, comparison)
-    if as_json:
-        click.echo(json.dumps(comparison.to_dict(), ensure_ascii=False, allow_nan=False))
-    else:
-        from rich.console import Console
-
-        from relabel.evaluation.tables import rich_table
-
-        console = Console()
-        for title, table in shown_tables(comparison):
-            console.print(rich_table(table, title))
+    give(comparison.to_dict(), shown_tables(comparison), as_json, None)
+    if not as_json:
         click.echo(f"Tables, curves and JSON: {folder}")
     message(f"Took {time.monotonic() - started:.0f} s.", quiet=runtime.quiet or as_json)
 
