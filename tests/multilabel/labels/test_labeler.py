@@ -81,7 +81,7 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(
     settings = _settings(steps=14)
     train_labeler(x, y, images, 3, tmp_path / "whole", settings, RUNTIME)
 
-    plan, validate, calls = module.TrainSettings, module._validate, []
+    plan, validate, calls = module._TrainSettings, module._validate, []
 
     def eager(**values: Any) -> Any:
         return plan(**{**values, "checkpoint_every": 0.0})
@@ -92,7 +92,7 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(
             raise _KilledError
         return validate(*args)
 
-    monkeypatch.setattr(module, "TrainSettings", eager)
+    monkeypatch.setattr(module, "_TrainSettings", eager)
     monkeypatch.setattr(module, "_validate", killed)
     with pytest.raises(_KilledError):
         train_labeler(x, y, images, 3, tmp_path / "cut", settings, RUNTIME)
