@@ -37,7 +37,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, config = prepare_demo(out, images=6, val_images=2, effort=0.01, quiet=True)
     text = config.read_text() + DETECTOR
     for table, steps in (("specialist", 4), ("lat", 6)):
-        text = re.sub(rf"\[{table}\]\nsteps = \d+", f"[{table}]\nsteps = {steps}", text)
+        pattern = rf"(\[{table}\]\n(?:backbone.*\n)?)steps = \d+"
+        text, replaced = re.subn(pattern, rf"\1steps = {steps}", text)
+        assert replaced == 1
     config.write_text(text)
     return out
 
