@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from relabel.crosslabel.label import cross_label
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detector
 from relabel.detectors.sam3.settings import Sam3Settings, class_prompts
-from relabel.errors import Problems
 from relabel.settings import Runtime
 from relabel.workspace.fingerprint import fingerprint, folder_fingerprint
 
@@ -26,9 +23,7 @@ def cross_label_sam3(
     runtime: Runtime,
     *,
     sam3: Sam3Settings | None = None,
-    image_rows: np.ndarray | None = None,
     detector: Detector | None = None,
-    problems: Problems | None = None,
 ) -> None:
     """Label a dataset's images with SAM 3 and write Parquet shards to ``out``.
 
@@ -38,7 +33,7 @@ def cross_label_sam3(
     Args:
         space: what to look for; each class's prompt, or its name, is the text.
         detector: SAM 3 as loaded before; default it is loaded for ``sam3``.
-        settings, runtime, image_rows, problems: see `cross_label`.
+        settings, runtime: see `cross_label`.
 
     Raises:
         DataError: the weights are not available, or see `cross_label`.
@@ -57,11 +52,9 @@ def cross_label_sam3(
         out,
         settings,
         runtime,
-        image_rows=image_rows,
         detector=detector,
         by="sam3",
         model=identity,
-        problems=problems,
     )
 
 

@@ -158,14 +158,11 @@ class DetectionDataset:
     def image_path(self, image: int) -> Path:
         return self.root / self.images.file_name[image]
 
-    def subset(
-        self, images: np.ndarray | Sequence[int], name: str | None = None
-    ) -> DetectionDataset:
+    def subset(self, images: np.ndarray | Sequence[int]) -> DetectionDataset:
         """The dataset restricted to some images (rows), in the order given."""
         keep = np.asarray(images, dtype=np.int64)
         return replace(
             self,
-            name=name or self.name,
             images=self.images.take(keep),
             boxes=self.boxes.of_images(keep, self.offsets),
         )

@@ -77,23 +77,20 @@ def best_overlap(
     pseudo: PseudoLabels,
     threshold: float | Sequence[float] = 0.5,
     min_iou: float = 0.5,
-    fallback: TargetNames | None = None,
 ) -> DetectionDataset:
     """The source's boxes, each with class and score of the pseudo-label that overlaps it best.
 
-    Several source boxes may take their class from one pseudo-label. Between equal overlaps the
-    higher score decides.
+    Boxes that no pseudo-label overlaps are dropped. Several source boxes may take their class from
+    one pseudo-label. Between equal overlaps the higher score decides.
 
     Args:
         source: the dataset to relabel.
         pseudo: the target specialist's pseudo-labels on its images.
         threshold: minimum score of a pseudo-label, for all classes or for each of the C.
         min_iou: minimum IoU of box and pseudo-label.
-        fallback: classes for boxes no pseudo-label overlaps, by source name (see
-            `derive_name_map`); without one, or under None, such boxes are dropped.
 
     Raises:
-        ConfigError: thresholds for another number of classes; unknown names in ``fallback``.
+        ConfigError: thresholds for another number of classes.
     """
     found = _confident(source, pseudo, threshold)
     pairs = _best_pairs(source, found, min_iou)
@@ -102,11 +99,6 @@ def best_overlap(
     score = np.full(n, np.nan, np.float32)
     category[pairs.left] = found.category[pairs.right]
     score[pairs.left] = found.score[pairs.right]
-    if fallback is not None:
-        bare = np.flatnonzero(category < 0)
-        category[bare] = _renamed_categories(source, pseudo.space, fallback)[bare]
-        # Confirmed by no pseudo-label: after all those that are.
-        score[bare] = 0.0
     kept = np.flatnonzero((category >= 0) & ~source.boxes.ignore)
     return _relabelled(source, pseudo.space, kept, category[kept], score[kept])
 

@@ -185,7 +185,7 @@ def _reliability(config: Mapping[str, Any]) -> list[Reliability] | None:
     return [Reliability.from_dict(tables[n]) for n in config["thresholds"]] if tables else None
 
 
-def joint_space(spaces: Mapping[str, LabelSpace], target: str) -> JointLabelSpace:
+def target_first(spaces: Mapping[str, LabelSpace], target: str) -> JointLabelSpace:
     """The joint space with the target first, then the other datasets in the order given."""
     order = [target, *(name for name in spaces if name != target)]
     return JointLabelSpace(tuple(LabelSpace(name, spaces[name].categories) for name in order))

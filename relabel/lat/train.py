@@ -20,7 +20,7 @@ from relabel.errors import DataError
 from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
 from relabel.lat.boxes import box_error
-from relabel.lat.checkpoint import TrainedTransfer, joint_space
+from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
@@ -77,7 +77,7 @@ def train_lat(
     """
     settings = settings.resolved()
     out.mkdir(parents=True, exist_ok=True)
-    joint = joint_space({n: d.space for n, d in datasets.items()} | dict(labellers or {}), target)
+    joint = target_first({n: d.space for n, d in datasets.items()} | dict(labellers or {}), target)
     device = resolve_device(runtime.device)
     features = FrozenFeatures.create(settings, device, (specialists or {}).get(target))
     named = {s.name: datasets[s.name] for s in joint.spaces if s.name in datasets}

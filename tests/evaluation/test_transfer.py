@@ -277,9 +277,6 @@ def test_best_overlap_keeps_the_source_box() -> None:
     assert made.boxes.score == pytest.approx([0.7, 0.6, 0.8])
     low = best_overlap(source, pseudo_labels(), 0.2)
     assert low.boxes.category.tolist() == [1, 1, 0]
-    whole = best_overlap(source, pseudo_labels(), 0.5, fallback={"cart": "bus"})
-    assert whole.boxes.id.tolist() == [11, 12, 13, 14]
-    assert whole.boxes.category.tolist() == [0, 1, 0, 1]
 
 
 def test_name_map_from_the_data() -> None:

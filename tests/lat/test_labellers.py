@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
-from relabel.lat.checkpoint import TrainedTransfer
+from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.proposals import draw, image_proposals
 from relabel.lat.settings import LatSettings
-from relabel.lat.train import joint_space, train_lat
+from relabel.lat.train import train_lat
 from relabel.lat.transfer import transfer
 from relabel.settings import Runtime
 from tests.builders.blocks import make_world, tiny_backbone
@@ -69,7 +69,7 @@ def test_a_labeller_is_a_block_of_the_joint_space_and_counts_for_the_clamp(tmp_p
 def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=4)
     spaces = {"tight": world.target.space, "loose": world.source.space}
-    joint = joint_space({**spaces, "sam3": world.target.space}, "tight")
+    joint = target_first({**spaces, "sam3": world.target.space}, "tight")
     labels = {
         "loose": world.labels["loose", "tight"],
         "tight": world.labels["tight", "tight"],
