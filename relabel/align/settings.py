@@ -70,7 +70,7 @@ class PipelineSettings:
         """Refuse before any training what LAT could not use after it.
 
         Raises:
-            ConfigError: LAT shall take the specialist's backbone, and that is part of a whole
+            ConfigError: LAT is to take the specialist's backbone, and that is part of a whole
                 pretrained RT-DETR.
         """
         s = self.specialist

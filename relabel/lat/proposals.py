@@ -23,7 +23,7 @@ from relabel.lat.settings import LatSettings
 MIN_SIDE = 1.0
 CONFIRMED_IOU = 0.5
 
-# Confidence from which pseudo-labels play annotations: any, and those no annotation confirms.
+# Confidence from which pseudo-labels simulate annotations: any, and those no annotation confirms.
 _PLAYED_SCORE = 0.4
 _CERTAIN_SCORE = 0.7
 

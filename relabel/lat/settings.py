@@ -79,12 +79,12 @@ class LatSettings(TrainSettings):
     score_dropout: Share = setting(0.0, "Probability of hiding a proposal's scores in training.")
     stand_in: bool = setting(
         True,
-        "Let one other space's pseudo-labels play the source's annotations in every training "
+        "Let one other space's pseudo-labels simulate a source's annotations in every training "
         "image, as the source's annotations do at transfer.",
     )
     stand_in_confirmed: bool = setting(
         True,
-        "Play with the pseudo-labels that overlap an annotation, however unsure, and those of "
+        "Simulate with the pseudo-labels that overlap an annotation, however unsure, and those of "
         "confidence 0.7 or more, instead of all from 0.4: as reliable as annotations are.",
     )
 
@@ -144,7 +144,7 @@ class LatSettings(TrainSettings):
     match_coverage: bool = setting(
         True,
         "Lower all thresholds of a source together until as large a share of its annotations "
-        "has a counterpart as of the played annotations on the target's own images.",
+        "has a counterpart as of the simulated ones on the target's own images.",
     )
     nms_iou: Share = setting(0.6, "IoU of the final class-wise NMS.")
     cross_class_iou: Annotated[float, Meta(ge=-1, le=1)] = setting(
