@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="Folder of specialists and cross-labels, where align was given one.",
 )
 @click.option(
-    "--as", "played", required=True, metavar="SOURCE", help="Source that held-back images play."
+    "--as", "played", required=True, metavar="SOURCE", help="Source that held-back images simulate."
 )
 @click.option(
     "--arms",
