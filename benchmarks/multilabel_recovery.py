@@ -3,9 +3,10 @@
     python benchmarks/multilabel_recovery.py VOC_FOLDER --backbone NAME --out DIR
 
 Every image keeps one label, its largest object; everything is learned from those and from the
-frozen backbone: the probe that makes the label maps, the regions' labels, the labeler. The truth is
-read for the first label and for scoring, never for a setting. All arms rank the 20 classes of every
-image; example-based mAP is the mean over images of the ranking's average precision.
+frozen backbone: the probe that makes the label maps, the regions' labels, the region classifier.
+The truth is read for the first label and for scoring, never for a setting. All arms rank the 20
+classes of every image; example-based mAP is the mean over images of the ranking's average
+precision.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from relabel.multilabel.run import run_plan
 from relabel.multilabel.scores.probe import train_probe
 from relabel.multilabel.settings import (
     FilterSettings,
-    LabelerSettings,
     LabelMapSettings,
     MaskCutSettings,
+    RegionClassifierSettings,
 )
 from relabel.multilabel.store import read_labels, read_regions
 from relabel.settings import Runtime
@@ -141,7 +142,7 @@ def settings_of(args: argparse.Namespace, seed: int) -> MultilabelSettings:
         maskcut=maskcut.resolved(),
         maps=LabelMapSettings(classifier="probe"),
         filter=FilterSettings(threshold=args.threshold),
-        labeler=replace(LabelerSettings(), seed=seed),
+        region_classifier=replace(RegionClassifierSettings(), seed=seed),
     )
 
 

@@ -1,12 +1,12 @@
-"""Quality of transferred labels against paired truth, beside the three floors.
+"""Quality of transferred labels against paired truth, beside the three baselines.
 
     python benchmarks/transfer_quality.py RUN_DIR --target fine --source coarse \\
         --truth truth_in_fine.json --seeds 0,1,2 --out benchmarks/transfer_quality.md
 
-RUN_DIR is a finished workspace of `relabel align`; its pseudo-labels serve the floors and every
+RUN_DIR is a finished workspace of `relabel align`; its pseudo-labels serve the baselines and every
 seed. Seed 0 of LAT is the workspace's own result; further seeds train LAT again on the same
 specialists. The truth is read for scoring alone: thresholds of LAT come from the target's own
-held-back images, those of the floors are listed (0.05 keeps everything the specialist said).
+held-back images, those of the baselines are listed (0.05 keeps everything the specialist said).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relabel.catalogue.catalogue import load_catalogue
 from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
 from relabel.crosslabel.shards import read_pseudo_labels
 from relabel.errors import Problems
-from relabel.evaluation.floors import all_floors
+from relabel.evaluation.baselines import all_baselines
 from relabel.evaluation.transfer import evaluate_transfer
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.settings import LatSettings
@@ -95,11 +95,11 @@ def main() -> None:
     source, pseudo = data[options.source], labels[options.target, options.source]
     rows = []
     for threshold in (0.5, 0.3, 0.05):
-        for name, floor in all_floors(source, pseudo, threshold=threshold).items():
+        for name, baseline in all_baselines(source, pseudo, threshold=threshold).items():
             if name.startswith("untouched") and threshold != 0.5:
                 continue
             title = name if name.startswith("untouched") else f"{name} ≥ {threshold:g}"
-            rows.append(row(title, [evaluate_transfer(options.truth, floor, source).to_dict()]))
+            rows.append(row(title, [evaluate_transfer(options.truth, baseline, source).to_dict()]))
             print(rows[-1], flush=True)
     hard: list[dict[str, Any]] = []
     soft: list[dict[str, Any]] = []

@@ -45,7 +45,7 @@ def warn(warnings: Sequence[str]) -> None:
         click.echo(f"relabel: warning: {text}", err=True)
 
 
-def give(
+def print_or_save(
     content: dict[str, Any], shown: Sequence[tuple[str, Rows]], as_json: bool, out: Path | None
 ) -> None:
     """Write the JSON to ``out`` if given; print JSON or the tables."""

@@ -89,9 +89,11 @@ SECTIONS: Mapping[str, Section] = {
         "multilabel.settings", "LabelMapSettings", "Label maps of imagenet-multilabel"
     ),
     "filter": Section(
-        "multilabel.settings", "FilterSettings", "Regions that the labeler learns from"
+        "multilabel.settings", "FilterSettings", "Regions that the region classifier learns from"
     ),
-    "labeler": Section("multilabel.settings", "LabelerSettings", "The labeler of regions"),
+    "region_classifier": Section(
+        "multilabel.settings", "RegionClassifierSettings", "The region classifier of regions"
+    ),
     "labels": Section("multilabel.settings", "AggregateSettings", "Labels of an image"),
     "classifier": Section(
         "classifiers.settings", "ClassifierSettings", "Image classifiers and their training"

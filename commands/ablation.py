@@ -22,7 +22,7 @@ from ._options import (
     settings_options,
     tell_problems,
 )
-from ._results import give
+from ._results import print_or_save
 
 if TYPE_CHECKING:
     from relabel.studies.ablation.run import AblationPlan
@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     help="Folder of specialists and cross-labels, where align was given one.",
 )
 @click.option(
-    "--as", "played", required=True, metavar="SOURCE", help="Source that held-back images simulate."
+    "--simulate",
+    "simulated",
+    required=True,
+    metavar="SOURCE",
+    help="Source that held-back images stand for.",
 )
 @click.option(
     "--arms",
@@ -74,7 +78,7 @@ if TYPE_CHECKING:
 def cli(
     folder: Path,
     shared: Path | None,
-    played: str,
+    simulated: str,
     arms: tuple[str, ...],
     seeds: str,
     other_backbone: str | None,
@@ -94,7 +98,7 @@ def cli(
     """
     from relabel.studies.ablation import results
     from relabel.studies.ablation.arms import select_arms
-    from relabel.studies.ablation.inputs import check_played, read_align_run
+    from relabel.studies.ablation.inputs import check_simulated, read_align_run
     from relabel.studies.ablation.run import AblationPlan, run_ablation
 
     runtime = given.runtime
@@ -103,11 +107,11 @@ def cli(
             other_backbone, Path.cwd(), what="backbone", option="--other-backbone"
         )
     run = read_align_run(folder, shared)
-    check_played(run, played)
+    check_simulated(run, simulated)
     plan = AblationPlan(
         run=run,
-        played=played,
-        out=out or folder / "ablation" / played,
+        simulated=simulated,
+        out=out or folder / "ablation" / simulated,
         base=_base(given),
         arms=tuple(select_arms(comma_list(arms), with_backbone=other_backbone is not None)),
         seeds=_seeds(seeds),
@@ -134,7 +138,7 @@ def cli(
     content = results.collect(plan)
     files = results.write_ablation(content, plan.out, command)
     shown = [("Ablation, in percent", results.ablation_table(content))]
-    give(content, shown, as_json, None)
+    print_or_save(content, shown, as_json, None)
     message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet or as_json)
 
 

@@ -77,7 +77,11 @@ SHARED = click.option(
         "Options": (("--backbone", "specialist.backbone", "Backbone of the specialists."),),
         "Result": (
             ("--formats", "align.formats", "Of coco, fiftyone, voc, yolo. [coco,fiftyone]"),
-            ("--labellers", "align.labellers", "Detectors that label by text: sam3. [none]"),
+            (
+                "--prompted-detectors",
+                "align.prompted_detectors",
+                "Detectors that label by text: sam3. [none]",
+            ),
             ("--sam3-model", "sam3.model", "Hub id or folder. [facebook/sam3]"),
         ),
         **PIPELINE_OPTIONS,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import ablation
-from ._results import FILE, file_option, give, result_options, warn, with_default
+from ._results import FILE, file_option, print_or_save, result_options, warn, with_default
 from .evaluate_downstream import downstream
 from .evaluate_multilabel import multilabel
 
@@ -50,7 +50,7 @@ def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) 
         ("Detections, in percent", tables.detection_rows(metrics)),
         ("AP per class, in percent", tables.detection_class_rows(metrics)),
     ]
-    give(metrics.to_dict(), shown, as_json, out)
+    print_or_save(metrics.to_dict(), shown, as_json, out)
 
 
 @cli.command()
@@ -89,7 +89,7 @@ def errors(
             tables.confusion_rows(analysis.confusion),
         ),
     ]
-    give(analysis.to_dict(), shown, as_json, out)
+    print_or_save(analysis.to_dict(), shown, as_json, out)
 
 
 @cli.command()
@@ -103,8 +103,8 @@ def errors(
 )
 @file_option("--scored", "COCO file or results list with low-scored boxes too, for AP only.")
 @file_option(
-    "--floors",
-    "The target specialist's pseudo-labels on the source, to score the three floors.",
+    "--baselines",
+    "The target specialist's pseudo-labels on the source, to score the three baselines.",
     metavar="DIR",
 )
 @click.option(
@@ -112,13 +112,13 @@ def errors(
     "map_file",
     type=FILE,
     metavar="FILE",
-    help="YAML of source name: target name or null, for the first floor. Default: from the data.",
+    help="YAML of source name: target name or null, for the name map. Default: from the data.",
 )
 @with_default(
-    "--floor-threshold",
+    "--baseline-threshold",
     click.FloatRange(0, 1),
     0.5,
-    "Minimum score of a pseudo-label in the floors.",
+    "Minimum score of a pseudo-label in the baselines.",
 )
 @result_options
 def transfer(
@@ -126,9 +126,9 @@ def transfer(
     predictions: Path,
     source: Path | None,
     scored: Path | None,
-    floors: Path | None,
+    baselines: Path | None,
     map_file: Path | None,
-    floor_threshold: float,
+    baseline_threshold: float,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -138,40 +138,40 @@ def transfer(
     then IoU, within a class for precision, recall and F1, across classes for class accuracy and
     mean IoU.
     """
-    if floors is not None and source is None:
-        raise click.UsageError("--floors needs --source")
-    if map_file is not None and floors is None:
-        raise click.UsageError("--map needs --floors")
+    if baselines is not None and source is None:
+        raise click.UsageError("--baselines needs --source")
+    if map_file is not None and baselines is None:
+        raise click.UsageError("--map needs --baselines")
     from relabel.evaluation import tables
     from relabel.evaluation.transfer import evaluate_transfer
 
     result = evaluate_transfer(truth, predictions, source, scored, name=predictions.stem)
     results = [result]
     content = result.to_dict()
-    if floors is not None and source is not None:
-        others = _score_floors(truth, source, floors, map_file, floor_threshold)
+    if baselines is not None and source is not None:
+        others = _score_baselines(truth, source, baselines, map_file, baseline_threshold)
         results += others
-        content["floors"] = {other.name: other.to_dict() for other in others}
+        content["baselines"] = {other.name: other.to_dict() for other in others}
     warn(list(dict.fromkeys(w for r in results for w in r.warnings)))
     shown = [
         ("Transfer, in percent", _turned(tables.transfer_rows(results))),
         ("Per class, in percent", tables.class_rows(result)),
     ]
-    give(content, shown, as_json, out)
+    print_or_save(content, shown, as_json, out)
 
 
-def _score_floors(
+def _score_baselines(
     truth: Path, source: Path, folder: Path, map_file: Path | None, threshold: float
 ) -> list[TransferMetrics]:
     from relabel.crosslabel.shards import read_pseudo_labels
     from relabel.datasets.formats.registry import read_dataset
     from relabel.datasets.namemap import NameMap
-    from relabel.evaluation.floors import all_floors
+    from relabel.evaluation.baselines import all_baselines
     from relabel.evaluation.transfer import compare_transfer
 
     dataset = read_dataset(source, "coco")
     names = None if map_file is None else NameMap.load(map_file).names
-    found = all_floors(dataset, read_pseudo_labels(folder), names, threshold)
+    found = all_baselines(dataset, read_pseudo_labels(folder), names, threshold)
     return compare_transfer(truth, dataset, found)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from ._results import file_option, give, result_options, warn, with_default
+from ._results import file_option, print_or_save, result_options, warn, with_default
 
 _FORMATS = ("real", "inv2", "imagenetv2", "coco", "voc", "tsv")
 
@@ -92,4 +92,4 @@ def multilabel(
         ("Multi-labels, in percent", tables.summary_rows(result)),
         (f"AP per class{lowest}", rows),
     ]
-    give(result.to_dict(), shown, as_json, out)
+    print_or_save(result.to_dict(), shown, as_json, out)

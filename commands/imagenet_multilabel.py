@@ -12,9 +12,9 @@ from relabel.errors import ConfigError, Problems
 from relabel.multilabel.settings import (
     AggregateSettings,
     FilterSettings,
-    LabelerSettings,
     LabelMapSettings,
     MaskCutSettings,
+    RegionClassifierSettings,
 )
 from relabel.workspace.progress import message
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     "--shard",
     "part",
     metavar="I/N",
-    help="Part I of N, beside processes with the same --out.",
+    help="WorkerShare I of N, beside processes with the same --out.",
 )
 @click.option(
     "--calibrate",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or images changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the paths of the result as JSON.")
 @settings_options(
-    ("maskcut", "label_maps", "filter", "labeler", "labels"),
+    ("maskcut", "label_maps", "filter", "region_classifier", "labels"),
     {
         "Regions": (
             ("--backbone", "maskcut.backbone", "Frozen; hub id or folder. [DINOv3 ViT-L/16]"),
@@ -91,9 +91,9 @@ if TYPE_CHECKING:
                 "label_maps.transpose",
                 "Swap the axes of --maps.",
             ),
-            ("--filter-rule", "filter.rule", "What the labeler learns from. [original]"),
+            ("--filter-rule", "filter.rule", "What the region classifier learns from. [original]"),
             ("--filter-threshold", "filter.threshold", "Minimum score of a region."),
-            ("--labeler-epochs", "labeler.epochs"),
+            ("--region-classifier-epochs", "region_classifier.epochs"),
             ("--label-mode", "labels.mode", "Probabilities, or zero and one. [soft]"),
         ),
     },
@@ -115,18 +115,18 @@ def cli(
 ) -> None:
     """Give every image of a folder the labels of all its objects.
 
-    MaskCut finds regions, label maps say what they show, a labeler learns from the regions that
-    show the image's own label and then labels all of them. The same command resumes what was
-    interrupted.
+    MaskCut finds regions, label maps say what they show, a region classifier learns from the
+    regions that show the image's own label and then labels all of them. The same command resumes
+    what was interrupted.
     """
     from relabel.datasets.pixels.image_folder import read_image_set
     from relabel.multilabel.plan import MultilabelPlan
     from relabel.multilabel.run import run_plan
-    from relabel.workspace.parts import Part
+    from relabel.workspace.parts import WorkerShare
 
     runtime = given.runtime
     settings = _settings(given)
-    mine = Part.parse(part) if part else None
+    mine = WorkerShare.parse(part) if part else None
     if maps is not None and not maps.is_dir():
         raise ConfigError("folder of label maps does not exist", file=maps, remedy="Check --maps.")
     problems = Problems(runtime.skip_bad)
@@ -168,7 +168,7 @@ def _settings(given: Given) -> MultilabelSettings:
         maskcut=given.of(MaskCutSettings, "maskcut").resolved(),
         maps=given.of(LabelMapSettings, "label_maps"),
         filter=given.of(FilterSettings, "filter"),
-        labeler=given.of(LabelerSettings, "labeler"),
+        region_classifier=given.of(RegionClassifierSettings, "region_classifier"),
         aggregate=given.of(AggregateSettings, "labels"),
     )
 

@@ -200,7 +200,7 @@ def _write_manifest(
 
 def _settings(plan: AlignJob) -> dict[str, Any]:
     settings = plan.settings
-    sam3 = {"sam3": sam3_identity(settings.sam3)} if "sam3" in plan.labellers else {}
+    sam3 = {"sam3": sam3_identity(settings.sam3)} if "sam3" in plan.prompted_detectors else {}
     return {
         "specialist": stage_settings(settings.specialist, plan.backbones),
         "crosslabel": stage_settings(settings.crosslabel),

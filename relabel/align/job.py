@@ -36,8 +36,8 @@ class AlignJob(Pipeline):
         fingerprints: of the datasets, with their annotations.
         specialists: by dataset.
         folds: specialists without one fold, by dataset.
-        labels: pseudo-labels by (specialist or labeller, labelled dataset); held-out ones, of all
-            folds, where both are one.
+        labels: pseudo-labels by (specialist or prompted detector, labelled dataset); held-out ones,
+            of all folds, where both are one.
         transfers: by source.
     """
 
@@ -72,9 +72,9 @@ class AlignJob(Pipeline):
         self._kept: dict[tuple[str, str], PseudoLabels] = {}
 
     @property
-    def labellers(self) -> tuple[str, ...]:
+    def prompted_detectors(self) -> tuple[str, ...]:
         """Detectors without a dataset that label all images in the target's label space."""
-        return self.settings.align.labellers
+        return self.settings.align.prompted_detectors
 
     def folds_of(self, name: str) -> list[Fold]:
         """How a dataset is cut up for cross-fitting."""
@@ -93,7 +93,7 @@ class AlignJob(Pipeline):
         return self._kept[by, on]
 
     def labels_on(self, on: str) -> dict[str, PseudoLabels]:
-        """Pseudo-labels on a dataset by every other dataset's specialist and every labeller."""
+        """Pseudo-labels on a dataset by all other specialists and prompted detectors."""
         return {by: self.read_labels(by, o) for by, o in self.labels if o == on and by != on}
 
     def run(self, *args: Any, **kwargs: Any) -> Outcome:
@@ -104,12 +104,14 @@ class AlignJob(Pipeline):
             self._kept.clear()
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Say before hours of training that a labeller's weights are missing.
+        """Say before hours of training that a prompted detector's weights are missing.
 
         Raises:
             DataError: they are.
         """
-        prompted = [stage for (by, _), stage in self.labels.items() if by in self.labellers]
+        prompted = [
+            stage for (by, _), stage in self.labels.items() if by in self.prompted_detectors
+        ]
         if set(prompted) & set(stages):
             from relabel.detectors.sam3.detector import why_unavailable
 

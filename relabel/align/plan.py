@@ -49,7 +49,8 @@ def prepare(
             ``out`` by default. Only a target's folds and what they label are its own.
 
     Raises:
-        ConfigError: no source, a dataset named twice or like a labeller, or an unknown name.
+        ConfigError: no source, a dataset named twice or like a prompted detector, or an unknown
+            name.
         DataError: a dataset's files are missing or damaged, or too few for cross-fitting.
         StageError: the workspace holds a damaged manifest.
     """
@@ -62,9 +63,9 @@ def prepare(
                 f"dataset {name!r} is named twice",
                 remedy="The target is not a source, and every source is named once.",
             )
-        if name in settings.align.labellers:
+        if name in settings.align.prompted_detectors:
             raise ConfigError(
-                f"{name!r} is both a dataset and a labeller",
+                f"{name!r} is both a dataset and a prompted detector",
                 remedy="Give the dataset another name in relabel.toml.",
             )
     problems = Problems(runtime.skip_bad) if problems is None else problems
@@ -87,8 +88,8 @@ class AlignPlan(AlignJob):
             self._add_specialists(name)
         for on in self.datasets:
             self._add_cross_labels(on, images[on])
-        for by in self.labellers:
-            self._add_labeller(by, images)
+        for by in self.prompted_detectors:
+            self._add_prompted_detector(by, images)
         self.lat = self._add_lat()
         for source in self.sources:
             self._add_transfer(source)
@@ -145,7 +146,7 @@ class AlignPlan(AlignJob):
                 work=partial(do, self, on=on),
             )
 
-    def _add_labeller(self, by: str, images: Mapping[str, str]) -> None:
+    def _add_prompted_detector(self, by: str, images: Mapping[str, str]) -> None:
         """It labels the target's images, too: what it finds there was learned from neither."""
         space = self.datasets[self.target].space
         prompts = fingerprint([space.class_names, class_prompts(space)])
@@ -178,10 +179,10 @@ class AlignPlan(AlignJob):
             self.out / "4_transferred" / source,
             settings={
                 **self.lat.settings,
-                "annotated_boxes": lat.annotated_boxes,
-                "uncertain": lat.uncertain,
+                "blend_source_boxes": lat.blend_source_boxes,
+                "ignore_band": lat.ignore_band,
                 "label_sets": lat.label_sets,
-                **({"sure": lat.sure} if lat.sure else {}),
+                **({"min_precision": lat.min_precision} if lat.min_precision else {}),
             },
             inputs={"data": self.fingerprints[source]},
             needs=[self.lat, *self._labels_on([source])],

@@ -22,7 +22,7 @@ class AlignSettings(Settings):
     """What is written for each relabelled source.
 
     Raises:
-        ConfigError: a labeller named twice, or values outside their range.
+        ConfigError: a prompted detector named twice, or values outside their range.
     """
 
     formats: tuple[Literal["coco", "fiftyone", "voc", "yolo"], ...] = setting(
@@ -32,7 +32,7 @@ class AlignSettings(Settings):
     pseudo_score: Share = setting(
         0.3, "Minimum score of the pseudo-labels shown in FiftyOne and in the report."
     )
-    labellers: tuple[Literal["sam3"], ...] = setting(
+    prompted_detectors: tuple[Literal["sam3"], ...] = setting(
         (),
         "Detectors without a dataset of their own whose labels on all images in the target's "
         "label space are one more set of pseudo-labels: sam3.",
@@ -40,15 +40,17 @@ class AlignSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.labellers:
-            if self.labellers.count(name) > 1:
-                raise ConfigError(f"labeller {name!r} is named twice", remedy="Name it once.")
+        for name in self.prompted_detectors:
+            if self.prompted_detectors.count(name) > 1:
+                raise ConfigError(
+                    f"prompted detector {name!r} is named twice", remedy="Name it once."
+                )
 
     def result_dict(self) -> dict[str, Any]:
         """The settings as stages know them, without a field that came later and is unused."""
         values = settings_dict(self)
-        if not self.labellers:
-            del values["labellers"]
+        if not self.prompted_detectors:
+            del values["prompted_detectors"]
         return values
 
 

@@ -84,12 +84,12 @@ def write_transferred(
 
 
 def read_transferred(
-    folder: Path, source: DetectionDataset, space: LabelSpace, *, uncertain: bool = False
+    folder: Path, source: DetectionDataset, space: LabelSpace, *, ignore_band: bool = False
 ) -> DetectionDataset:
     """The transferred boxes on the images of ``source``, in the target's label space.
 
     Args:
-        uncertain: for training: with the objects of doubtful class, with the regions that are
+        ignore_band: for training: with the objects of doubtful class, with the regions that are
             neither surely objects nor surely background, and with the labels that are not sure
             enough to train on as ignore regions.
 
@@ -105,7 +105,7 @@ def read_transferred(
         provenance=Provenance(dataset=shard.run["dataset"], **origin),
     )
     minimum = np.array(shard.run["sure"])
-    if not uncertain:
+    if not ignore_band:
         sure = np.array([name != UNCERTAIN for name in shard.origin], bool)
         if not sure.all():
             boxes = boxes.take(sure)

@@ -87,7 +87,7 @@ def train_transfer(job: AlignJob, stage: Stage) -> None:
         job.settings.lat,
         job.runtime,
         specialists={name: one.folder for name, one in job.specialists.items()},
-        labellers=dict.fromkeys(job.labellers, job.datasets[job.target].space),
+        prompted_detectors=dict.fromkeys(job.prompted_detectors, job.datasets[job.target].space),
     )
 
 
@@ -103,13 +103,13 @@ def move_labels(job: AlignJob, stage: Stage, *, source: str) -> Outputs:
         stage.folder,
         job.settings.lat,
         job.runtime,
-        with_uncertain=True,
+        with_ignore_band=True,
     )
     sure = None
-    if job.settings.lat.sure > 0:
-        from relabel.lat.checkpoint import sure_scores
+    if job.settings.lat.min_precision > 0:
+        from relabel.lat.checkpoint import min_precision_scores
 
-        sure = sure_scores(job.lat.folder, job.settings.lat.sure)
+        sure = min_precision_scores(job.lat.folder, job.settings.lat.min_precision)
     return write_transferred(moved, stage.folder, sure=sure)
 
 

@@ -17,7 +17,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from relabel.backbones.folding import fold_batch_norms, pad_in_convolutions
-from relabel.backbones.quiet import quiet_transformers
+from relabel.backbones.transformers_logging import quiet_transformers
 from relabel.datasets.labelspace import did_you_mean
 from relabel.errors import ConfigError
 

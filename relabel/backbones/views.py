@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from relabel.backbones.quiet import quiet_transformers
+from relabel.backbones.transformers_logging import quiet_transformers
 from relabel.errors import ConfigError
 
 DEFAULT_SIDE = 224

@@ -48,7 +48,7 @@ SETTINGS_TABLES = (
     "maskcut",
     "label_maps",
     "filter",
-    "labeler",
+    "region_classifier",
     "labels",
     "classifier",
     "runtime",

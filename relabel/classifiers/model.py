@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from relabel.backbones.classifiers import load_classifier
 from relabel.backbones.extractor import resolve_backbone
 from relabel.backbones.heads import find_head, key_of, match_head, replace_head
-from relabel.backbones.quiet import quiet_transformers
+from relabel.backbones.transformers_logging import quiet_transformers
 from relabel.backbones.views import (
     DEFAULT_SIDE,
     RESAMPLE,

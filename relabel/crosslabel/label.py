@@ -28,7 +28,7 @@ from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
 from relabel.workspace.columns import as_json, read_shard, write_shard
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
-from relabel.workspace.parts import Part, pending
+from relabel.workspace.parts import WorkerShare, pending
 from relabel.workspace.progress import message, progress
 from relabel.workspace.stage import Shards
 
@@ -198,7 +198,7 @@ def _prepare(
         if bad[path] and not problems.skip_bad:
             raise DataError("some of its images could not be read", file=path)
 
-    todo = pending(shards, Part(), check, quiet=quiet)
+    todo = pending(shards, WorkerShare(), check, quiet=quiet)
     for path, skipped in bad.items() if problems.skip_bad else ():
         for row in skipped:
             problems.error(

@@ -21,7 +21,7 @@ _HEADERS = frozenset(("filename", "file_name", "file", "image", "image_id", "pat
 
 
 @dataclass(frozen=True)
-class ClassList:
+class ClassNames:
     """The C classes in the order of their indices.
 
     Attributes:
@@ -61,7 +61,7 @@ class LabelLine(NamedTuple):
     label: str
 
 
-def read_class_list(source: str | Path) -> ClassList:
+def read_class_list(source: str | Path) -> ClassNames:
     """Classes from a file, or from a built-in label space by name.
 
     Raises:
@@ -84,7 +84,7 @@ def read_class_list(source: str | Path) -> ClassList:
         found = _from_yaml(path, text)
     else:
         rows = [line.split("\t", 1) for line in text.splitlines() if line.strip()]
-        found = ClassList([row[-1].strip() for row in rows], [row[0].strip() for row in rows])
+        found = ClassNames([row[-1].strip() for row in rows], [row[0].strip() for row in rows])
     if not found.names:
         raise DataError("names no classes", file=path, remedy="Write one name per line.")
     twice = [key for key, n in Counter(found.keys).items() if n > 1]
@@ -97,14 +97,14 @@ def read_class_list(source: str | Path) -> ClassList:
     return found
 
 
-def _from_space(space: LabelSpace) -> ClassList:
+def _from_space(space: LabelSpace) -> ClassNames:
     categories = space.categories[: space.num_classes]
     imagenet = space.name == "imagenet1k"
     keys = [c.aliases[0] if imagenet else c.name for c in categories]
-    return ClassList([c.name for c in categories], keys)
+    return ClassNames([c.name for c in categories], keys)
 
 
-def _from_yaml(path: Path, text: str) -> ClassList:
+def _from_yaml(path: Path, text: str) -> ClassNames:
     try:
         data: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -122,7 +122,7 @@ def _from_yaml(path: Path, text: str) -> ClassList:
             remedy="Write a list of names, a mapping 0: name, 1: name, ..., or a label space.",
         )
     names = [str(name) for name in data]
-    return ClassList(names, names)
+    return ClassNames(names, names)
 
 
 def read_label_lines(path: Path, problems: Problems) -> list[LabelLine]:

@@ -32,7 +32,7 @@ class SourceOutcome:
         before: as the source annotates it.
         after: relabelled by align.
         truth: in the Cityscapes convention.
-        scores: of LAT and of the three floors.
+        scores: of LAT and of the three baselines.
     """
 
     name: str
@@ -48,7 +48,7 @@ class SourceOutcome:
 
 
 def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
-    """Compare what align wrote with the truth, beside the three floors.
+    """Compare what align wrote with the truth, beside the three baselines.
 
     Args:
         config: the demo's relabel.toml.
@@ -61,7 +61,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
     from relabel.catalogue.catalogue import load_catalogue
     from relabel.crosslabel.shards import read_pseudo_labels
     from relabel.datasets.formats.registry import read_dataset
-    from relabel.evaluation.floors import all_floors
+    from relabel.evaluation.baselines import all_baselines
     from relabel.evaluation.transfer import compare_transfer
 
     catalogue = load_catalogue(config=config)
@@ -71,7 +71,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
         pseudo = read_pseudo_labels(labels_folder(run, TARGET, name, TARGET))
         after = read_dataset(run / "result" / name / "annotations.json", "coco", name=name)
         truth = read_dataset(world.truth(name), "coco", name=f"{name} truth")
-        results: dict[str, Any] = {LAT: after, **all_floors(before, pseudo)}
+        results: dict[str, Any] = {LAT: after, **all_baselines(before, pseudo)}
         scores = compare_transfer(truth, before, results)
         outcomes.append(SourceOutcome(name, before, after, truth, scores))
     return outcomes

@@ -79,7 +79,7 @@ def build_bank(
     Raises:
         DataError: an image that cannot be read (unless ``runtime.skip_bad``).
     """
-    with_annotations = settings.own_rows == "gt"
+    with_annotations = settings.target_proposals == "gt"
     all_proposals = []
     for row in image_rows:
         found = image_proposals(

@@ -16,10 +16,10 @@ from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.errors import DataError
 from relabel.lat.boxes import BoxError
+from relabel.lat.class_sets import LabelSets
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.model import ProposalBatch, TransferModel, predict_target
 from relabel.lat.select import Reliability
-from relabel.lat.sets import LabelSets
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_dict, settings_from
 
@@ -157,7 +157,7 @@ class TrainedTransfer:
         )
 
 
-def sure_scores(folder: Path, precision: float) -> np.ndarray:
+def min_precision_scores(folder: Path, precision: float) -> np.ndarray:
     """Score from which a label of a saved model is right this often, float64 [Ct].
 
     Zeros where the model was trained without held-back images.

@@ -100,8 +100,8 @@ class TransferModel(nn.Module):
             kept = torch.rand_like(confidence) >= s.score_dropout
             scores, confidence = scores * kept[..., None], confidence * kept
         region = batch.region
-        if self.training and s.hide_region > 0:
-            shown = torch.rand(len(region), 1, 1, device=region.device) >= s.hide_region
+        if self.training and s.drop_region_features > 0:
+            shown = torch.rand(len(region), 1, 1, device=region.device) >= s.drop_region_features
             region = region * shown
         x = self.embed(region) + self.place(placement(batch.boxes, batch.size))
         fused = torch.zeros_like(x)

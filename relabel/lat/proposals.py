@@ -24,7 +24,7 @@ MIN_SIDE = 1.0
 CONFIRMED_IOU = 0.5
 
 # Confidence from which pseudo-labels simulate annotations: any, and those no annotation confirms.
-_PLAYED_SCORE = 0.4
+_SIMULATED_SCORE = 0.4
 _CERTAIN_SCORE = 0.7
 
 
@@ -125,7 +125,7 @@ def draw(
     settings: LatSettings,
     rng: np.random.Generator,
     *,
-    stand_in: int | None = None,
+    simulated_source: int | None = None,
     training: bool = True,
     datasets: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,8 +133,9 @@ def draw(
 
     Args:
         own: position of the image's dataset; the model learns its label space on this image.
-        stand_in: the space whose pseudo-labels simulate the source's annotations; drawn where None.
-        training: hide pseudo-labels at random (``hide_rows``).
+        simulated_source: the space whose pseudo-labels simulate the source's annotations; drawn
+            where None.
+        training: hide pseudo-labels at random (``drop_pseudo_labels``).
         datasets: number of spaces that have a dataset, the first ones; a space without one
             cannot be a source, so it never simulates one. All spaces where None.
 
@@ -143,29 +144,29 @@ def draw(
     """
     annotated = proposals.variant > 0
     use = ~annotated & (proposals.space != own)
-    if settings.own_rows == "crossfit":
+    if settings.target_proposals == "crossfit":
         use |= ~annotated & (proposals.space == own)
-    elif settings.own_rows == "gt":
+    elif settings.target_proposals == "gt":
         use |= _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= settings.drop_gt)
     scores = proposals.scores.copy()
     confidence = np.where(annotated, 1.0, scores.max(axis=1, initial=0.0))
-    if training and settings.hide_rows > 0:
-        seen = rng.random(len(proposals)) >= rng.uniform(0, settings.hide_rows)
+    if training and settings.drop_pseudo_labels > 0:
+        seen = rng.random(len(proposals)) >= rng.uniform(0, settings.drop_pseudo_labels)
     else:
         seen = np.ones(len(proposals), dtype=bool)
     others = np.unique(proposals.space[~annotated & (proposals.space != own)])
     if datasets is not None:
         others = others[others < datasets]
-    if settings.stand_in and len(others):
-        chosen = stand_in if stand_in is not None else int(rng.choice(others))
-        played = ~annotated & (proposals.space == chosen)
-        sure = played & (confidence >= _PLAYED_SCORE)
-        if settings.stand_in_confirmed:
+    if settings.simulated_source and len(others):
+        chosen = simulated_source if simulated_source is not None else int(rng.choice(others))
+        simulated = ~annotated & (proposals.space == chosen)
+        sure = simulated & (confidence >= _SIMULATED_SCORE)
+        if settings.simulated_source_confirmed:
             # An annotator misses little of what a detector suspects, and invents little.
-            sure = played & proposals.confirmed
-            sure |= played & (confidence >= _CERTAIN_SCORE)
-        use &= ~played | sure
-        seen |= played
+            sure = simulated & proposals.confirmed
+            sure |= simulated & (confidence >= _CERTAIN_SCORE)
+        use &= ~simulated | sure
+        seen |= simulated
         scores[sure] = scores[sure] >= confidence[sure, None]
         confidence[sure] = 1.0
     rows = np.flatnonzero(use & (seen | annotated))

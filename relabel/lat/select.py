@@ -57,7 +57,7 @@ def candidates(scores: torch.Tensor, boxes: torch.Tensor, settings: LatSettings)
     )
 
 
-def decide(found: Labels, thresholds: np.ndarray, overlaps: np.ndarray) -> Labels:
+def select_final(found: Labels, thresholds: np.ndarray, overlaps: np.ndarray) -> Labels:
     """Keep what reaches its class's threshold; of boxes on one object, the surest class.
 
     Args:
@@ -109,7 +109,7 @@ def class_overlaps(
     return table
 
 
-def uncertain(
+def ignore_band(
     found: Labels, kept: Labels, source: np.ndarray, thresholds: np.ndarray, share: float
 ) -> Labels:
     """What is neither surely an object of its class nor surely background.
@@ -254,7 +254,7 @@ def coverage(kept: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     return hit / total if total else 0.0
 
 
-def match_coverage(
+def adapt_thresholds(
     found: list[Labels],
     wanted: list[np.ndarray],
     thresholds: np.ndarray,
@@ -269,7 +269,7 @@ def match_coverage(
     """
     for factor in np.geomspace(1.0, 0.05, 31):
         lowered = thresholds * factor
-        kept = [decide(f, lowered, overlaps).boxes for f in found]
+        kept = [select_final(f, lowered, overlaps).boxes for f in found]
         if coverage(kept, wanted) >= share:
             break
     return lowered

@@ -57,7 +57,7 @@ class LatSettings(TrainSettings):
     jitter_variants: Count = setting(2, "Jittered copies of each annotated box to draw from.")
     drop_gt: Share = setting(0.3, "Probability of leaving an annotated box out of the proposals.")
 
-    own_rows: Literal["crossfit", "gt", "none"] = setting(
+    target_proposals: Literal["crossfit", "gt", "none"] = setting(
         "crossfit",
         "What stands for the target's own labels while training: out-of-fold predictions "
         "(crossfit), the annotations themselves (gt), or nothing (none).",
@@ -77,23 +77,23 @@ class LatSettings(TrainSettings):
     )
     mask_self: bool = setting(False, "A proposal may not attend to its own scores.")
     score_dropout: Share = setting(0.0, "Probability of hiding a proposal's scores in training.")
-    stand_in: bool = setting(
+    simulated_source: bool = setting(
         True,
         "Let one other space's pseudo-labels simulate a source's annotations in every training "
         "image, as the source's annotations do at transfer.",
     )
-    stand_in_confirmed: bool = setting(
+    simulated_source_confirmed: bool = setting(
         True,
         "Simulate with the pseudo-labels that overlap an annotation, however unsure, and those of "
         "confidence 0.7 or more, instead of all from 0.4: as reliable as annotations are.",
     )
 
-    hide_rows: Share = setting(
+    drop_pseudo_labels: Share = setting(
         0.8,
         "Largest share of an image's pseudo-labels hidden in training (drawn per image), since a "
         "specialist finds less on another dataset's images than on its own.",
     )
-    hide_region: Share = setting(
+    drop_region_features: Share = setting(
         0.2, "Probability of hiding an image's region features in training, for the same reason."
     )
 
@@ -141,7 +141,7 @@ class LatSettings(TrainSettings):
     score_threshold: Annotated[float, Meta(ge=-1, le=1)] = setting(
         -1.0, "One score threshold for all classes; -1 calibrates."
     )
-    match_coverage: bool = setting(
+    adapt_thresholds: bool = setting(
         True,
         "Lower all thresholds of a source together until as large a share of its annotations "
         "has a counterpart as of the simulated ones on the target's own images.",
@@ -152,12 +152,12 @@ class LatSettings(TrainSettings):
         "Boxes of different classes that overlap more are one object; 1 keeps all, -1 learns it "
         "for every two classes from the target's annotations.",
     )
-    annotated_boxes: bool = setting(
+    blend_source_boxes: bool = setting(
         True,
         "A label on a source annotation takes its box, moved into the target's style, to the "
         "degree that it is more precise than the predicted box; see `relabel.lat.boxes`.",
     )
-    uncertain: Share = setting(
+    ignore_band: Share = setting(
         0.5,
         "What reaches this share of its class's threshold, and source annotations without a "
         "counterpart, are ignore regions where a detector is trained, or objects (label_sets); 0 "
@@ -170,7 +170,7 @@ class LatSettings(TrainSettings):
         "of held-back objects of each class finds its own, and what is uncertain becomes a label "
         "if its evidence over all classes suffices; 0 takes the best class alone.",
     )
-    sure: Share = setting(
+    min_precision: Share = setting(
         0.0,
         "Labels that are right less often than this, by their score and class on held-back images "
         "of the target, are ignore regions where a detector is trained, those of doubtful class "
@@ -185,11 +185,12 @@ class LatSettings(TrainSettings):
         """The settings that results depend on, JSON-ready.
 
         Fields that came later are in it only where they are in use, so that what was made before
-        them stays valid. ``annotated_boxes``, ``uncertain``, ``label_sets`` and ``sure`` are not in
+        them stays valid. ``blend_source_boxes``, ``ignore_band``, ``label_sets`` and
+        ``min_precision`` are not in
         it: they act on what a transfer writes alone.
         """
         values = settings_dict(self)
-        for name in ("annotated_boxes", "uncertain", "label_sets", "sure"):
+        for name in ("blend_source_boxes", "ignore_band", "label_sets", "min_precision"):
             del values[name]
         later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
@@ -207,15 +208,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "consensus": False,
         "association": False,
         "target_share": 0.0,
-        "annotated_boxes": False,
+        "blend_source_boxes": False,
         "label_sets": 0.0,
         "cross_class_iou": 0.8,
-        "own_rows": "gt",
+        "target_proposals": "gt",
         "crossfit": "none",
-        "stand_in": False,
-        "hide_rows": 0.0,
-        "hide_region": 0.0,
-        "match_coverage": False,
+        "simulated_source": False,
+        "drop_pseudo_labels": 0.0,
+        "drop_region_features": 0.0,
+        "adapt_thresholds": False,
         "drop_gt": 0.3,
         "heads": 1,
         "residual": False,

@@ -21,6 +21,7 @@ from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
 from relabel.lat.boxes import box_error
 from relabel.lat.checkpoint import TrainedTransfer, target_first
+from relabel.lat.class_sets import label_sets
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
@@ -31,10 +32,9 @@ from relabel.lat.select import (
     candidates,
     class_overlaps,
     coverage,
-    decide,
     reliability,
+    select_final,
 )
-from relabel.lat.sets import label_sets
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
@@ -54,7 +54,7 @@ def train_lat(
     *,
     specialists: Mapping[str, Path] | None = None,
     bank_folder: Path | None = None,
-    labellers: Mapping[str, LabelSpace] | None = None,
+    prompted_detectors: Mapping[str, LabelSpace] | None = None,
 ) -> Path:
     """Train Label-Aligned Transfer into ``target``; resumes from what ``out`` holds.
 
@@ -66,8 +66,9 @@ def train_lat(
         specialists: checkpoints by name, needed where ``backbone`` is ``specialist``.
         bank_folder: keep the pooled proposals here, for several trainings on the same ones;
             without it they lie in ``out`` and go when training ends.
-        labellers: label spaces, by name, of detectors without a dataset that label all images;
-            their labels are pseudo-labels only, and are among ``labels`` as (labeller, dataset).
+        prompted_detectors: label spaces, by name, of detectors without a dataset that label all
+            images; their labels are pseudo-labels only, and are among ``labels`` as (prompted
+            detector, dataset).
 
     Returns:
         ``out``.
@@ -77,7 +78,9 @@ def train_lat(
     """
     settings = settings.resolved()
     out.mkdir(parents=True, exist_ok=True)
-    joint = target_first({n: d.space for n, d in datasets.items()} | dict(labellers or {}), target)
+    joint = target_first(
+        {n: d.space for n, d in datasets.items()} | dict(prompted_detectors or {}), target
+    )
     device = resolve_device(runtime.device)
     features = FrozenFeatures.create(settings, device, (specialists or {}).get(target))
     named = {s.name: datasets[s.name] for s in joint.spaces if s.name in datasets}
@@ -92,7 +95,7 @@ def train_lat(
     if not any(len(bank.image_rows) for bank in banks):
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
     thresholds = np.full(joint.spaces[0].num_classes, max(settings.score_threshold, 0.5))
-    models, found, truth, played = [], [], [], []
+    models, found, truth, simulated = [], [], [], []
     held_back = calibration_folds(banks[0], settings)
     counts = cooccurrence(banks[1:], joint) if settings.association else None
     for number, (held, learned) in enumerate(held_back):
@@ -108,7 +111,7 @@ def train_lat(
             predicted = hidden_predictions(model, rest, joint, settings, device, len(banks))
             found += predicted[0]
             truth += predicted[1]
-            played += predicted[2]
+            simulated += predicted[2]
     if settings.score_threshold >= 0:
         thresholds[:] = settings.score_threshold
     elif found:
@@ -122,8 +125,8 @@ def train_lat(
         len(thresholds),
         settings.cross_class_iou,
     )
-    kept = [decide(f, thresholds, overlaps) for f in found]
-    covered = coverage([k.boxes for k in kept], played) if settings.match_coverage else 0.0
+    kept = [select_final(f, thresholds, overlaps) for f in found]
+    covered = coverage([k.boxes for k in kept], simulated) if settings.adapt_thresholds else 0.0
     error = box_error(kept, truth)
     TrainedTransfer(
         models,
@@ -325,19 +328,19 @@ def hidden_predictions(
     first ``datasets`` spaces of ``joint`` can be sources: the others have no annotations.
     """
     model.eval()
-    found, truth, played = [], [], []
+    found, truth, simulated = [], [], []
     target = joint.slice(bank.position)
     spaces = len(joint.spaces) if datasets is None else datasets
     others = [p for p in range(spaces) if p != bank.position]
     for i in range(len(bank.image_rows)):
-        for stand_in in others if settings.stand_in else others[:1]:
+        for simulated_source in others if settings.simulated_source else others[:1]:
             rng = np.random.default_rng([settings.seed, 4, i])
             drawn = draw(
                 bank.proposals[i],
                 bank.position,
                 settings,
                 rng,
-                stand_in=stand_in,
+                simulated_source=simulated_source,
                 training=False,
             )
             batch, _ = collate([(bank, i, *drawn)], joint)
@@ -349,8 +352,8 @@ def hidden_predictions(
             row = int(bank.image_rows[i])
             truth.append(image_truth(bank.dataset, row)[:2])
             at, _, confidence = drawn
-            played.append(bank.proposals[i].boxes[at[confidence == 1]])
-    return found, truth, played
+            simulated.append(bank.proposals[i].boxes[at[confidence == 1]])
+    return found, truth, simulated
 
 
 def _pca_images(

@@ -23,10 +23,10 @@ from relabel.errors import DataError
 from relabel.geometry import aligned_iou, iou_matrix, xyxy_to_xywh
 from relabel.lat.boxes import BoxError, restyle
 from relabel.lat.checkpoint import TrainedTransfer
+from relabel.lat.class_sets import alternatives, evidence
 from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, image_proposals, image_truth
-from relabel.lat.select import Labels, candidates, decide, match_coverage, uncertain
-from relabel.lat.sets import alternatives, evidence
+from relabel.lat.select import Labels, adapt_thresholds, candidates, ignore_band, select_final
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
@@ -82,7 +82,7 @@ def transfer(
     settings: LatSettings,
     runtime: Runtime,
     *,
-    with_uncertain: bool = False,
+    with_ignore_band: bool = False,
 ) -> DetectionDataset:
     """Rewrite one source dataset into the model's target space.
 
@@ -93,9 +93,9 @@ def transfer(
     Args:
         model: folder that `train_lat` wrote.
         labels: pseudo-labels on ``source`` by the name of their label space.
-        with_uncertain: add what is neither surely an object nor surely background as ignore
+        with_ignore_band: add what is neither surely an object nor surely background as ignore
             regions of origin `UNCERTAIN`, or, where there is an object of doubtful class,
-            as labels of that origin; see ``settings.uncertain`` and ``settings.label_sets``.
+            as labels of that origin; see ``settings.ignore_band`` and ``settings.label_sets``.
 
     Returns:
         The source's images with target-space boxes, scores and provenance. Ignore regions of the
@@ -125,8 +125,8 @@ def transfer(
         raise DataError("holds shards of another transfer", file=out, remedy=AGAIN)
     space = trained.joint.spaces[trained.joint.position(trained.target)]
     _write_scored(out / SCORED, found, source, space)
-    if not with_uncertain:
-        settings = replace(settings, uncertain=0.0)
+    if not with_ignore_band:
+        settings = replace(settings, ignore_band=0.0)
     return _assemble(found, source, space, trained, settings)
 
 
@@ -203,7 +203,7 @@ def _predict(
 
 
 @dataclass(frozen=True, eq=False)
-class _Made(ImageTable):
+class DraftLabels(ImageTable):
     """Labels of consecutive images in the making; columns of equal length ``n``.
 
     Attributes:
@@ -241,7 +241,7 @@ def _assemble(
     thresholds = trained.thresholds
     if trained.coverage > 0:
         real = [image_truth(source, row)[0] for row in range(len(source))]
-        thresholds = match_coverage(
+        thresholds = adapt_thresholds(
             predictions, real, thresholds, trained.coverage, trained.overlaps
         )
     least = None
@@ -254,7 +254,7 @@ def _assemble(
     names = [space.name for space in trained.joint.spaces]
     parts = []
     for row, here in enumerate(predictions):
-        kept = decide(here, thresholds, trained.overlaps)
+        kept = select_final(here, thresholds, trained.overlaps)
         rest = here.take(~np.isin(here.rows, kept.rows))
         others = _no_others(kept, space)
         if least is not None:
@@ -263,9 +263,9 @@ def _assemble(
         by = [f"pseudo:{names[s]}" for s in by]
         origin = ["source" if r >= 0 else b for r, b in zip(own.tolist(), by, strict=True)]
         parts.append(_made(row, kept, others, own, np.zeros(len(kept), bool), origin, source))
-        if settings.uncertain > 0:
+        if settings.ignore_band > 0:
             annotated = image_truth(source, row)[0]
-            doubtful = uncertain(here, kept, annotated, thresholds, settings.uncertain)
+            doubtful = ignore_band(here, kept, annotated, thresholds, settings.ignore_band)
             others, present = _no_others(doubtful, space), np.zeros(len(doubtful), bool)
             if least is not None:
                 table = evidence(doubtful.boxes, rest, len(least))
@@ -273,10 +273,10 @@ def _assemble(
                 others = alternatives(doubtful, table, least) & present[:, None]
             own, origin = np.full(len(doubtful), -1, np.int64), [UNCERTAIN] * len(doubtful)
             parts.append(_made(row, doubtful, others, own, ~present, origin, source))
-    made = _Made.concatenate(parts)
-    if settings.annotated_boxes and trained.box_error is not None:
+    made = DraftLabels.concatenate(parts)
+    if settings.blend_source_boxes and trained.box_error is not None:
         made = _restyled(made, source, trained.box_error)
-    made = _Made.concatenate([made, _regions(source, made)])
+    made = DraftLabels.concatenate([made, _regions(source, made)])
     linked = made.rows >= 0
     ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
     names = source.space.names
@@ -305,7 +305,7 @@ def _made(
     ignore: np.ndarray,
     origin: list[str],
     source: DetectionDataset,
-) -> _Made:
+) -> DraftLabels:
     """Labels of one image: what reaches the threshold of its class, or, for training, the rest.
 
     Args:
@@ -315,18 +315,18 @@ def _made(
     linked, iou = link_to_source(labels.boxes, own, source, row)
     image = np.full(len(labels), row)
     columns = (labels.boxes, labels.classes, labels.scores)
-    return _Made(image, *columns, ignore, others, linked, iou, origin)
+    return DraftLabels(image, *columns, ignore, others, linked, iou, origin)
 
 
 def _no_others(labels: Labels, space: LabelSpace) -> np.ndarray:
     return np.zeros((len(labels), space.num_classes), bool)
 
 
-def _regions(source: DetectionDataset, made: _Made) -> _Made:
+def _regions(source: DetectionDataset, made: DraftLabels) -> DraftLabels:
     """The source's ignore regions, under the class that their own mostly became."""
     at = np.flatnonzero(source.boxes.ignore)
     usual = usual_target(made.rows, made.classes, source)
-    return _Made(
+    return DraftLabels(
         source.boxes.image[at],
         source.boxes.xyxy[at],
         usual[source.boxes.category[at]],
@@ -339,7 +339,7 @@ def _regions(source: DetectionDataset, made: _Made) -> _Made:
     )
 
 
-def _restyled(made: _Made, source: DetectionDataset, error: BoxError) -> _Made:
+def _restyled(made: DraftLabels, source: DetectionDataset, error: BoxError) -> DraftLabels:
     """The labels after `restyle`, with their boxes' IoU with the annotations; regions stay."""
     at = np.flatnonzero(~made.ignore & (made.rows >= 0))
     rows = made.rows[at]

@@ -13,9 +13,9 @@ from relabel.multilabel.settings import (
     PROBE,
     AggregateSettings,
     FilterSettings,
-    LabelerSettings,
     LabelMapSettings,
     MaskCutSettings,
+    RegionClassifierSettings,
 )
 from relabel.settings import settings_dict
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint, source_identity
@@ -34,7 +34,7 @@ class MultilabelSettings:
     maskcut: MaskCutSettings = field(default_factory=MaskCutSettings)
     maps: LabelMapSettings = field(default_factory=LabelMapSettings)
     filter: FilterSettings = field(default_factory=FilterSettings)
-    labeler: LabelerSettings = field(default_factory=LabelerSettings)
+    region_classifier: RegionClassifierSettings = field(default_factory=RegionClassifierSettings)
     aggregate: AggregateSettings = field(default_factory=AggregateSettings)
 
 
@@ -58,12 +58,12 @@ class MultilabelPlan(Pipeline):
         size = {"shard_images": settings.maskcut.shard_images}
         aggregate = settings_dict(settings.aggregate)
         confusion = {"confusion": aggregate.pop("confusion")}
-        learning = {**settings_dict(settings.filter), **settings_dict(settings.labeler)}
+        learning = {**settings_dict(settings.filter), **settings_dict(settings.region_classifier)}
         inputs = {"images": images.fingerprint()}
         self._add("regions", "1_regions", {**maskcut, "backbone": backbone}, inputs=inputs)
         self._add("scores", "2_scores", {**self._map_settings(), **size}, "regions")
-        self._add("labeler", "3_labeler", learning, "regions", "scores")
-        self._add("labels", "4_labels", {**aggregate, **size}, "regions", "labeler")
+        self._add("region_classifier", "3_region_classifier", learning, "regions", "scores")
+        self._add("labels", "4_labels", {**aggregate, **size}, "regions", "region_classifier")
         self._add("result", "result", confusion, "regions", "labels")
 
     def shards(self, name: str) -> Shards:
@@ -72,7 +72,7 @@ class MultilabelPlan(Pipeline):
         return Shards(folder, total=len(self.images), size=size)
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Raise before hours of regions what scores and labeler would raise after them.
+        """Raise before hours of regions what scores and region classifier would raise after them.
 
         Raises:
             ConfigError: nothing is named to make label maps from.
@@ -136,7 +136,7 @@ class MultilabelPlan(Pipeline):
                 "transpose": maps.transpose,
             }
         if maps.classifier == PROBE:
-            return {"classifier": PROBE, "seed": self.settings.labeler.seed}
+            return {"classifier": PROBE, "seed": self.settings.region_classifier.seed}
         values = settings_dict(maps) | {"classifier": source_identity(maps.classifier)}
         del values["transpose"]
         return values

@@ -12,7 +12,7 @@ from relabel.multilabel.settings import PROBE
 from relabel.multilabel.store import read_labels, read_regions, read_scores
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock, record
-from relabel.workspace.parts import Part, pending
+from relabel.workspace.parts import WorkerShare, pending
 from relabel.workspace.pipeline import Outcome
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Outputs, Stage
@@ -21,7 +21,11 @@ _PATIENCE = 60.0  # seconds that a process waits while another one trains the pr
 
 
 def run_plan(
-    plan: MultilabelPlan, runtime: Runtime, *, part: Part | None = None, overwrite: bool = False
+    plan: MultilabelPlan,
+    runtime: Runtime,
+    *,
+    part: WorkerShare | None = None,
+    overwrite: bool = False,
 ) -> Outcome:
     """Run what is missing, this process's part of it.
 
@@ -33,7 +37,7 @@ def run_plan(
         StageError: a stage was started with different settings and ``overwrite`` is not given.
         ConfigError, DataError: see the stages.
     """
-    part = part or Part()
+    part = part or WorkerShare()
     plan.quiet = runtime.quiet
     work = _Work(plan, runtime, part)
     for name, stage in plan.stages.items():
@@ -45,7 +49,7 @@ def run_plan(
 class _Work:
     """One method per stage."""
 
-    def __init__(self, plan: MultilabelPlan, runtime: Runtime, part: Part) -> None:
+    def __init__(self, plan: MultilabelPlan, runtime: Runtime, part: WorkerShare) -> None:
         self.plan, self.runtime, self.part = plan, runtime, part
         self.clock = Clock()
 
@@ -123,26 +127,26 @@ class _Work:
         with stage.locked(patience=_PATIENCE):
             if not (folder / "probe.json").is_file():
                 folder.mkdir(exist_ok=True)
-                seed = self.plan.settings.labeler.seed
+                seed = self.plan.settings.region_classifier.seed
                 fit_probe(self.plan.images, self.plan.shards("regions"), seed).save(folder)
         return Probe.load(folder)
 
-    def labeler(self, stage: Stage) -> Outputs:
-        from relabel.multilabel.labels.stage import fit_labeler
+    def region_classifier(self, stage: Stage) -> Outputs:
+        from relabel.multilabel.labels.stage import fit_region_classifier
 
         plan = self.plan
-        found = fit_labeler(
+        found = fit_region_classifier(
             plan.images,
             plan.shards("regions"),
             plan.shards("scores"),
             stage.folder,
             plan.settings.filter,
-            plan.settings.labeler,
+            plan.settings.region_classifier,
             self.runtime,
             self.clock,
         )
         message(
-            f"labeler: learned from {found['unions_selected']} of "
+            f"region classifier: learned from {found['unions_selected']} of "
             f"{found['regions_before_filter']} regions, held-out accuracy "
             f"{_percent(found.get('val_accuracy'))}",
             quiet=self.runtime.quiet,
@@ -150,7 +154,7 @@ class _Work:
         return {p.name: p.name for p in sorted(stage.folder.iterdir()) if _is_output(p)}
 
     def labels(self, stage: Stage) -> None:
-        from relabel.multilabel.labels.labeler import Labeler
+        from relabel.multilabel.labels.region_classifier import RegionClassifier
         from relabel.multilabel.labels.stage import label_regions
         from relabel.training.loop import resolve_device
 
@@ -163,7 +167,7 @@ class _Work:
                 plan.shards("labels"),
                 todo,
                 self.facts(stage),
-                Labeler.load(plan.stages["labeler"].folder, device),
+                RegionClassifier.load(plan.stages["region_classifier"].folder, device),
                 plan.settings.aggregate,
                 self.runtime,
                 self.clock,

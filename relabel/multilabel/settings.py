@@ -98,7 +98,7 @@ class LabelMapSettings(Settings):
 
 @dataclass(frozen=True)
 class FilterSettings(Settings):
-    """Which regions the labeler learns from."""
+    """Which regions the region classifier learns from."""
 
     rule: Literal["original", "top1"] = setting(
         "original",
@@ -110,8 +110,8 @@ class FilterSettings(Settings):
 
 
 @dataclass(frozen=True)
-class LabelerSettings(Settings):
-    """The region labeler: an MLP on pooled features."""
+class RegionClassifierSettings(Settings):
+    """The region region classifier: an MLP on pooled features."""
 
     hidden: Positive = setting(1024, "Width of the hidden layer.")
     dropout: Share = setting(0.1, "Dropout after the hidden layer.")

@@ -100,7 +100,7 @@ class LabelShard(Shard):
         file_name: B names.
         gt: int32 [B], the image's own label, -1 where it has none.
         offsets: int64 [B + 1].
-        ids: int32 [R, k], classes by the labeler, most probable first; -1 fills up.
+        ids: int32 [R, k], classes by the region classifier, most probable first; -1 fills up.
         probs: float32 [R, k].
         label_offsets: int64 [B + 1]; the labels of image i are this slice of the next two, the most
             probable first, equal ones by class.

@@ -136,7 +136,7 @@ def _overview(counts: Counts) -> str:
         charts.bars(
             counts.probabilities,
             title="Probability of a region's best class",
-            note="by the region labeler",
+            note="by the region region classifier",
             every=5,
             mark=round(counts.confident * len(counts.probabilities)),
         ),
@@ -206,8 +206,8 @@ def _bar(count: int, most: int) -> Cell:
 
 def _confused(counts: Counts) -> str:
     about = note(
-        "Classes that the labeler takes for one another in both directions: synonyms, a part and "
-        "its whole, or a class and its kind. An added label of such a pair says little."
+        "Classes that the region classifier takes for one another in both directions: synonyms, "
+        "a part and its whole, or a class and its kind. An added label of such a pair says little."
     )
     rows = [[a, b, f"{there:.0%}", f"{back:.0%}"] for a, b, there, back in counts.confused]
     head = ["class", "taken for", "at a rate of", "and back at"]

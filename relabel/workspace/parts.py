@@ -21,18 +21,18 @@ SHARDS = "shards"
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkerShare:
     """The shards of one process: every ``count``-th, from ``index`` on.
 
-    >>> Part.parse("1/4"), Part.parse("4/4")
-    (Part(index=1, count=4), Part(index=0, count=4))
+    >>> WorkerShare.parse("1/4"), WorkerShare.parse("4/4")
+    (WorkerShare(index=1, count=4), WorkerShare(index=0, count=4))
     """
 
     index: int = 0
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> WorkerShare:
         """From ``i/n``; 1/n to n/n and 0/n to (n-1)/n name the same n parts.
 
         Raises:
@@ -51,7 +51,7 @@ class Part:
 
 
 def pending(
-    shards: Shards, part: Part, readable: Callable[[Path], object], *, quiet: bool
+    shards: Shards, part: WorkerShare, readable: Callable[[Path], object], *, quiet: bool
 ) -> list[int]:
     """The shards this process has to make: those missing, damaged or of another run.
 

@@ -100,7 +100,7 @@ def test_transferred_boxes_come_back_exactly(dataset: DetectionDataset, tmp_path
     assert origin.source_id.tolist() == [3, -1] and list(origin.source_category) == ["car", ""]
     write_transferred(dataset.with_boxes(boxes, space), tmp_path, sure=np.array([0.0, 0.5]))
     sure = read_transferred(tmp_path, dataset, space).boxes
-    trained = read_transferred(tmp_path, dataset, space, uncertain=True).boxes
+    trained = read_transferred(tmp_path, dataset, space, ignore_band=True).boxes
     assert sure.ignore.tolist() == [False, True] and trained.ignore.tolist() == [True, True]
     (tmp_path / "boxes.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match=r"boxes\.parquet: not a readable shard"):

@@ -1,4 +1,4 @@
-"""Align with real models, all tiny, and a random SAM 3 as a labeller."""
+"""Align with real models, all tiny, and a random SAM 3 as a prompted detector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.catalogue.catalogue import load_catalogue
 from relabel.cli import main
 from relabel.detectors.sam3.settings import Sam3Settings
-from relabel.evaluation.floors import filtered_pseudo_labels
+from relabel.evaluation.baselines import filtered_pseudo_labels
 from relabel.settings import Runtime
 from tests.builders.blocks import tiny_backbone
 from tests.builders.sam3 import tiny_sam3
@@ -30,7 +30,7 @@ train = "train.json"
 [align]
 pictures = 0
 formats = ["coco"]
-labellers = ["sam3"]
+prompted_detectors = ["sam3"]
 [sam3]
 model = "sam3"
 image_size = 56
@@ -90,7 +90,7 @@ def test_lat_with_sam3_and_sam3_alone(folder: Path, capsys: pytest.CaptureFixtur
 
     # SAM 3's labels alone need no training: a plan's goals are its steps by sam3.
     settings = PipelineSettings(
-        align=AlignSettings(labellers=("sam3",)),
+        align=AlignSettings(prompted_detectors=("sam3",)),
         sam3=Sam3Settings(model=str(folder / "sam3"), image_size=56),
     )
     catalogue, runtime = load_catalogue(), Runtime(device="cpu", workers=0, quiet=True)

@@ -134,13 +134,13 @@ def train_lat(
     runtime: Any,
     *,
     specialists: dict[str, Path],
-    labellers: dict[str, LabelSpace],
+    prompted_detectors: dict[str, LabelSpace],
 ) -> Path:
     _called(f"lat {target}")
     assert set(specialists) == set(datasets)
     seen = sorted(f"{by} on {on}: {int(p.coverage.sum())}" for (by, on), p in labels.items())
-    spaces = {name: space.class_names for name, space in labellers.items()}
-    about = {"target": target, "labels": seen, "labellers": spaces}
+    spaces = {name: space.class_names for name, space in prompted_detectors.items()}
+    about = {"target": target, "labels": seen, "prompted_detectors": spaces}
     (out / "lat.json").write_text(json.dumps(about))
     names = datasets[target].space.to_dict()
     (out / "space.json").write_text(json.dumps(names))

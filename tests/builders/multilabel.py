@@ -66,7 +66,7 @@ def make_result(folder: Path) -> Result:
         each = [region for row in rows for region in found[row][1]]
         chosen = [found[row][2] for row in rows]
         others = LabelShard(
-            run={"labeler": "tiny"},
+            run={"region_classifier": "tiny"},
             row=ones.row,
             file_name=ones.file_name,
             gt=images.labels[rows],

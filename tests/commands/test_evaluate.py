@@ -115,14 +115,14 @@ def test_transfer_table_and_floors(
     files["source"].write_text(json.dumps(source))
     command = (
         *("evaluate", "transfer", "--truth", files["truth"], "--predictions", files["scored"]),
-        *("--source", files["source"], "--floors", "anywhere"),
+        *("--source", files["source"], "--baselines", "anywhere"),
     )
     code, text, _ = run(capsys, *command, "--json")
     assert code == 0
-    floors = json.loads(text)["floors"]
-    assert len(floors) == 3
-    assert floors["filtered pseudo-labels"]["at"]["0.5"]["class_accuracy"] == 0.0
-    assert floors["filtered pseudo-labels"]["mean_iou"]["after"] == pytest.approx(0.9)
+    baselines = json.loads(text)["baselines"]
+    assert len(baselines) == 3
+    assert baselines["filtered pseudo-labels"]["at"]["0.5"]["class_accuracy"] == 0.0
+    assert baselines["filtered pseudo-labels"]["mean_iou"]["after"] == pytest.approx(0.9)
     code, text, _ = run(capsys, *command)
     assert code == 0
     assert "F1@0.75" in text
@@ -153,7 +153,7 @@ def test_wrong_usage(files: dict[str, Path], capsys: pytest.CaptureFixture[str])
     code, _, err = run(
         capsys,
         *("evaluate", "transfer", "--truth", files["truth"], "--predictions", files["scored"]),
-        *("--floors", "x"),
+        *("--baselines", "x"),
     )
     assert code == 2
     assert "--source" in err

@@ -22,11 +22,11 @@ from relabel.datasets.pixels.image_folder import read_image_set
 from relabel.errors import BusyError
 from relabel.multilabel.plan import MultilabelPlan, MultilabelSettings
 from relabel.multilabel.run import run_plan
-from relabel.multilabel.settings import LabelerSettings, LabelMapSettings, MaskCutSettings
+from relabel.multilabel.settings import LabelMapSettings, MaskCutSettings, RegionClassifierSettings
 from relabel.multilabel.store import read_regions, read_scores
 from relabel.settings import Runtime
 from relabel.workspace.columns import iterate, shard_paths
-from relabel.workspace.parts import Part
+from relabel.workspace.parts import WorkerShare
 from relabel.workspace.stage import Stage
 from tests.builders.colours import COLOURS, tiny_resnet
 from tests.builders.datasets import write_pixels
@@ -36,7 +36,14 @@ CLASSES = sorted(COLOURS)
 FLAGS = (
     *("--classifier", "probe", "--image-size", "128", "--set", "maskcut.stride=4", "--tau", "0.9"),
     *("--max-masks", "3", "--refine", "none", "--shard-images", "5", "--filter-threshold", "0.3"),
-    *("--labeler-epochs", "60", "--set", "labeler.lr=0.003", "--set", "labeler.hidden=32"),
+    *(
+        "--region-classifier-epochs",
+        "60",
+        "--set",
+        "region_classifier.lr=0.003",
+        "--set",
+        "region_classifier.hidden=32",
+    ),
     *("--device", "cpu", "--set", "maskcut.precision=fp32", "--quiet"),
 )
 
@@ -149,7 +156,7 @@ def test_killed_runs_end_with_the_same_bytes(world: Path, whole: Path, tmp_path:
     signs = [
         out / "1_regions" / "shards" / "shard-00001-of-00004.parquet",
         out / "2_scores" / "probe" / "probe.json",
-        out / "3_labeler" / "stage.json",
+        out / "3_region_classifier" / "stage.json",
         out / "4_labels" / "shards" / "shard-00000-of-00004.parquet",
     ]
     for sign in signs:  # killed as soon as a stage has got this far
@@ -261,7 +268,9 @@ def test_settings_of_relabel_toml_are_read(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toml = tmp_path / "relabel.toml"
-    tables = "[maskcut]\ntau = 0.2\n[label_maps]\ntop = 3\n[labeler]\nhidden = 8\n[labels]\n"
+    tables = (
+        "[maskcut]\ntau = 0.2\n[label_maps]\ntop = 3\n[region_classifier]\nhidden = 8\n[labels]\n"
+    )
     toml.write_text(tables + 'mode = "hard"\n[filter]\nthreshold = 0.5\n')
     where = ["--images", world / "images", "--maps", tmp_path, "-C", toml, "--out", tmp_path / "o"]
     code, _, error = run(capsys, *where, "--dry-run")
@@ -343,8 +352,8 @@ def test_what_changes_a_stage(world: Path, tmp_path: Path) -> None:
 
     base = plan()
     assert not changed(base, plan(maskcut=MaskCutSettings(batch_size=3)))
-    later = ["labeler", "labels", "result"]
-    assert changed(base, plan(labeler=LabelerSettings(batch_size=3))) == later
+    later = ["region_classifier", "labels", "result"]
+    assert changed(base, plan(region_classifier=RegionClassifierSettings(batch_size=3))) == later
     maps = tmp_path / "maps"
     file = maps / Path(images.file_names[0]).with_suffix(".pt")
     file.parent.mkdir(parents=True)
@@ -362,7 +371,7 @@ def test_only_what_is_still_read_is_made_again(world: Path, tmp_path: Path) -> N
         ("scores", []),
         ("labels", []),
         ("result", ["labels", "result"]),
-        ("labeler", ["scores", "labeler", "labels", "result"]),
+        ("region_classifier", ["scores", "region_classifier", "labels", "result"]),
     ):
         plan.status[gone] = "missing"
         assert [stage.name for stage in plan.to_run()] == wanted
@@ -378,6 +387,6 @@ def test_a_part_that_finds_another_at_work_comes_back_later(
         raise BusyError("another process works on it")
 
     monkeypatch.setattr(Stage, "begin", busy)
-    assert run_plan(plan, Runtime(), part=Part(0, 2)).waits_for == "regions"
+    assert run_plan(plan, Runtime(), part=WorkerShare(0, 2)).waits_for == "regions"
     with pytest.raises(BusyError):
         run_plan(plan, Runtime())

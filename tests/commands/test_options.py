@@ -109,7 +109,7 @@ def test_networks_are_relative_to_where_they_are_named(
         ("latt.nms_iou=0.5", "no section 'latt'. Did you mean 'lat'"),
         ("maskcut.tau=0.5", "uses only the sections specialist, lat, runtime"),
         ("lat.nms_iou=2", "nms_iou is '2' and must be a number from 0 to 1"),
-        ("lat.own_rows=crossfitt", r"crossfit, gt or none \(did you mean 'crossfit'"),
+        ("lat.target_proposals=crossfitt", r"crossfit, gt or none \(did you mean 'crossfit'"),
         ("nms_iou=0.5", "is not SECTION.KEY=VALUE"),
         ("lat.nms_iou", "is not SECTION.KEY=VALUE"),
     ],
@@ -224,9 +224,9 @@ def test_settings_are_listed() -> None:
         "le": 1,
         "help": "IoU of the final class-wise NMS.",
     }
-    assert rows["own_rows"]["choices"] == ["crossfit", "gt", "none"]
-    wrong = run("labeller")
-    assert wrong.exit_code == 2 and "Did you mean 'labeler'" in wrong.output
+    assert rows["target_proposals"]["choices"] == ["crossfit", "gt", "none"]
+    wrong = run("region_clasifier")
+    assert wrong.exit_code == 2 and "Did you mean 'region_classifier'" in wrong.output
 
 
 def test_the_shell_completes_keys_and_choices() -> None:

@@ -55,7 +55,7 @@ def test_sam3_labels_in_any_label_space_and_resumes(
     cross_label_sam3(fine, dataset, out, LABELLING, RUNTIME, sam3=sam3)
     assert seen == [2]
     assert {p.name: p.read_bytes() for p in out.glob("*.parquet")} == before
-    # Other prompts are another labeller: no shard of the old ones stays.
+    # Other prompts are another prompted detector: no shard of the old ones stays.
     other = LabelSpace.from_names("fine", ["car", "lorry"])
     cross_label_sam3(other, dataset, out, LABELLING, RUNTIME, sam3=sam3)
     assert sum(seen) == 2 + 5

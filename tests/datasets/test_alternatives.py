@@ -14,7 +14,7 @@ from relabel.datasets.formats.coco import read as coco
 from relabel.datasets.formats.coco import write as coco_write
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import Problems
-from relabel.evaluation.floors import untouched_with_map
+from relabel.evaluation.baselines import untouched_with_map
 from tests.builders.datasets import dataset_of
 
 SPACE = LabelSpace(
@@ -61,8 +61,8 @@ def test_alternatives_follow_their_boxes_and_survive_files(tmp_path: Path) -> No
     assert again is not None and again.tolist() == second.tolist()
 
     write_transferred(made, tmp_path)
-    for uncertain in (False, True):
-        stored = read_transferred(tmp_path, made, SPACE, uncertain=uncertain)
+    for ignore_band in (False, True):
+        stored = read_transferred(tmp_path, made, SPACE, ignore_band=ignore_band)
         assert stored.boxes.extra == made.boxes.extra
 
 

@@ -134,8 +134,8 @@ def test_a_saved_labeller_is_a_checkpoint(
     weights: Path, images: list[np.ndarray], tmp_path: Path
 ) -> None:
     detector = Sam3Detector.load(SPACE, settings(weights), "cpu")
-    detector.save(tmp_path / "labeller")
-    again = load_detector(tmp_path / "labeller", device="cpu")
+    detector.save(tmp_path / "prompted_detector")
+    again = load_detector(tmp_path / "prompted_detector", device="cpu")
     assert again.space == SPACE
     np.testing.assert_array_equal(
         again.predict(images)[0].scores, detector.predict(images)[0].scores

@@ -1,4 +1,4 @@
-"""evaluate_transfer on worlds small enough to count by hand, and the floors."""
+"""evaluate_transfer on worlds small enough to count by hand, and the baselines."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import NameMap
 from relabel.errors import ConfigError, DataError
 from relabel.evaluation import tables
-from relabel.evaluation.floors import (
-    all_floors,
+from relabel.evaluation.baselines import (
+    all_baselines,
     best_overlap,
     derive_name_map,
     filtered_pseudo_labels,
@@ -286,7 +286,7 @@ def test_name_map_from_the_data() -> None:
 
 def test_floors_side_by_side(tmp_path: Path) -> None:
     source = source_dataset()
-    results = compare_transfer(TRUTH, source, all_floors(source, pseudo_labels()))
+    results = compare_transfer(TRUTH, source, all_baselines(source, pseudo_labels()))
     untouched, filtered, overlap = results
     assert [r.at["0.5"].true_positives for r in results] == [2, 3, 3]
     assert [r.at["0.75"].true_positives for r in results] == [2, 3, 3]
@@ -300,7 +300,7 @@ def test_floors_side_by_side(tmp_path: Path) -> None:
     assert lines[3].startswith("| filtered pseudo-labels | 100.0 |")
     assert len({line.count("|") for line in lines}) == 1
     with pytest.raises(ConfigError, match="'van'"):
-        all_floors(source, pseudo_labels(), {"van": "car"})
+        all_baselines(source, pseudo_labels(), {"van": "car"})
     path = tmp_path / "map.yaml"
     path.write_text("vehicle: bus\ncart: null\n")
     assert NameMap.load(path).names == {"vehicle": "bus", "cart": None}

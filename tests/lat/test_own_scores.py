@@ -15,7 +15,7 @@ SETTINGS = LatSettings(
     heads=2,
     dropout=0.0,
     pool_size=1,
-    hide_region=0.0,
+    drop_region_features=0.0,
     consensus=False,
     association=False,
 )

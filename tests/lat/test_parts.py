@@ -26,14 +26,14 @@ from relabel.lat.model import (
 from relabel.lat.proposals import draw, image_proposals, jitter_boxes
 from relabel.lat.select import (
     Labels,
+    adapt_thresholds,
     calibrate,
     class_overlaps,
     coverage,
-    decide,
     greedy_matches,
-    match_coverage,
+    ignore_band,
     reliability,
-    uncertain,
+    select_final,
 )
 from relabel.lat.settings import LatSettings
 from relabel.lat.transfer import link_to_source, usual_target
@@ -190,13 +190,13 @@ def test_drawing_looks_like_a_transfer(tmp_path: Path) -> None:
     # Never an annotation of the space to be predicted.
     assert bool(np.all(p.variant[rows] == 0))
     assert set(p.space[rows]) == {0, 1}
-    played = p.space[rows] == 1
-    assert bool(np.all(confidence[played] == 1))
-    assert bool(np.all(scores[played].max(axis=1) == 1))
-    assert bool(np.all(scores[played].sum(axis=1) == 1))
+    simulated = p.space[rows] == 1
+    assert bool(np.all(confidence[simulated] == 1))
+    assert bool(np.all(scores[simulated].max(axis=1) == 1))
+    assert bool(np.all(scores[simulated].sum(axis=1) == 1))
     # Out-of-fold rows keep their whole score vector.
-    assert np.allclose(scores[~played], p.scores[rows][~played])
-    none, _, _ = draw(p, 0, replace(settings, own_rows="none"), np.random.default_rng(0))
+    assert np.allclose(scores[~simulated], p.scores[rows][~simulated])
+    none, _, _ = draw(p, 0, replace(settings, target_proposals="none"), np.random.default_rng(0))
     assert set(p.space[none]) == {1}
 
 
@@ -266,16 +266,16 @@ def test_of_boxes_on_one_object_the_surest_class_is_kept() -> None:
     found = _labels([0.8, 0.7, 0.2], [0, 1, 1], [box, near, [200, 0, 220, 20]])
     thresholds = np.array([0.75, 0.3])
     one = class_overlaps([], [], 2, 0.8)
-    assert decide(found, thresholds, one).rows.tolist() == [0]
-    assert decide(found, thresholds, class_overlaps([], [], 2, 1.0)).rows.tolist() == [0, 1]
+    assert select_final(found, thresholds, one).rows.tolist() == [0]
+    assert select_final(found, thresholds, class_overlaps([], [], 2, 1.0)).rows.tolist() == [0, 1]
     # The surest box is below its threshold, and takes nothing with it.
-    assert decide(found, np.array([0.9, 0.3]), one).rows.tolist() == [1]
+    assert select_final(found, np.array([0.9, 0.3]), one).rows.tolist() == [1]
 
 
 def test_a_box_that_is_dropped_drops_no_other() -> None:
     chain = [[0.0, 0, 100, 10], [30.0, 0, 130, 10], [60.0, 0, 160, 10]]
     found = _labels([0.9, 0.8, 0.7], [0, 1, 2], chain)
-    kept = decide(found, np.zeros(3), class_overlaps([], [], 3, 0.5))
+    kept = select_final(found, np.zeros(3), class_overlaps([], [], 3, 0.5))
     assert kept.rows.tolist() == [0, 2]
 
 
@@ -340,7 +340,7 @@ def test_hiding_spares_what_plays_the_source(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=6)
     joint = JointLabelSpace((world.target.space, world.source.space))
     labels = {by: pl for (by, on), pl in world.labels.items() if on == "tight"}
-    settings = LatSettings(min_score=0.0, hide_rows=1.0)
+    settings = LatSettings(min_score=0.0, drop_pseudo_labels=1.0)
     p = image_proposals(world.target, 0, joint, labels, settings)
     counts = {True: 0, False: 0}
     plays = int((p.confirmed & (p.space == 1)).sum())
@@ -362,11 +362,11 @@ def test_coverage_of_a_source_lowers_its_thresholds_no_further_than_needed() -> 
     thresholds, overlaps = np.array([0.5]), class_overlaps([], [], 1, 1.0)
     assert coverage([found[0].boxes[:2]], wanted) == 0.5
     # One of four is covered as it is: nothing to lower.
-    assert match_coverage(found, wanted, thresholds, 0.25, overlaps)[0] == 0.5
-    lowered = match_coverage(found, wanted, thresholds, 0.75, overlaps)[0]
+    assert adapt_thresholds(found, wanted, thresholds, 0.25, overlaps)[0] == 0.5
+    lowered = adapt_thresholds(found, wanted, thresholds, 0.75, overlaps)[0]
     assert 0.17 < lowered <= 0.2
     # The last box scores above a twentieth of the threshold, and that is the limit.
-    assert match_coverage(found, wanted, thresholds, 1.0, overlaps)[0] >= 0.025
+    assert adapt_thresholds(found, wanted, thresholds, 1.0, overlaps)[0] >= 0.025
 
 
 def test_uncertain_regions_are_what_is_neither_kept_nor_surely_background() -> None:
@@ -382,11 +382,11 @@ def test_uncertain_regions_are_what_is_neither_kept_nor_surely_background() -> N
     )
     kept = found.take(np.array([0]))
     source = np.array([box(0), box(41), box(80)], np.float32)
-    regions = uncertain(found, kept, source, np.array([0.4, 0.4]), 0.5)
+    regions = ignore_band(found, kept, source, np.array([0.4, 0.4]), 0.5)
     # The copy is the kept object's; box(41) lies on a prediction below half of the threshold and
     # is a region with its own shape and that class; box(80) is seen by nothing: background.
     assert regions.boxes.tolist() == [box(20), box(41)]
     assert regions.classes.tolist() == [1, 1]
-    assert len(uncertain(found, kept, source[:1], np.array([0.4, 0.4]), 0.9)) == 0
+    assert len(ignore_band(found, kept, source[:1], np.array([0.4, 0.4]), 0.9)) == 0
     none = found.take(np.zeros(0, np.int64))
-    assert len(uncertain(none, none, source, np.array([0.4, 0.4]), 0.5)) == 0
+    assert len(ignore_band(none, none, source, np.array([0.4, 0.4]), 0.5)) == 0

@@ -101,7 +101,7 @@ def test_labels_take_the_annotations_boxes_in_the_targets_style(
             world.source,
             labels,
             tmp_path / str(taken),
-            replace(settings, annotated_boxes=taken),
+            replace(settings, blend_source_boxes=taken),
             RUNTIME,
         )
         for taken in (False, True)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import SKIP, ImageRows, check_file_name, checked_boxes
+from relabel.datasets.formats.box_checks import SKIP, ImageRows, check_file_name, checked_boxes
 from relabel.datasets.formats.coco.columns import CocoFile, ImageColumns
 from relabel.datasets.formats.coco.decode import decode
 from relabel.datasets.formats.coco.read import (

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import SKIP, checked_boxes, numbered_images
+from relabel.datasets.formats.box_checks import SKIP, checked_boxes, numbered_images
 from relabel.datasets.formats.records import convert_record, parse_json, read_file
 from relabel.datasets.labelspace import LabelSpace, did_you_mean
 from relabel.datasets.pixels.location import image_size

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from relabel.datasets.dataset import DetectionDataset, Images
-from relabel.datasets.formats.checks import SKIP, ImageRows, checked_boxes
+from relabel.datasets.formats.box_checks import SKIP, ImageRows, checked_boxes
 from relabel.datasets.formats.records import collector_paused, read_table
 from relabel.datasets.labelspace import LabelSpace, did_you_mean
 from relabel.errors import DataError, Problems

@@ -14,7 +14,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import SKIP, check_file_name, checked_boxes, numbered_images
+from relabel.datasets.formats.box_checks import (
+    SKIP,
+    check_file_name,
+    checked_boxes,
+    numbered_images,
+)
 from relabel.datasets.formats.records import read_file
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.namemap import into_space

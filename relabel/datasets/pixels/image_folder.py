@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relabel.datasets.classes import ClassList, LabelLine, read_class_list, read_label_lines
+from relabel.datasets.classes import ClassNames, LabelLine, read_class_list, read_label_lines
 from relabel.datasets.pixels.location import read_rgb, stored_bytes
 from relabel.errors import DataError, Problems
 
@@ -93,7 +93,7 @@ def load_image(images: ImageSet, row: int) -> np.ndarray:
 
 
 @cache
-def imagenet_classes() -> ClassList:
+def imagenet_classes() -> ClassNames:
     """ImageNet's 1,000 classes: names, and WordNet ids as keys."""
     return read_class_list(IMAGENET)
 
@@ -155,14 +155,14 @@ def read_image_set(
 
 
 def _from_folders(
-    root: Path, known: ClassList | None, problems: Problems
-) -> tuple[list[str], list[int], ClassList]:
+    root: Path, known: ClassNames | None, problems: Problems
+) -> tuple[list[str], list[int], ClassNames]:
     loose, folders = _scan(root)
     found = {folder: sorted(_walk(root / folder, f"{folder}/")) for folder in folders}
     found = {folder: names for folder, names in found.items() if names}
     if not found:
         names = _printable(root, sorted(loose), problems)
-        return names, [-1] * len(names), known or ClassList([], [])
+        return names, [-1] * len(names), known or ClassNames([], [])
     if loose:
         problems.error(
             f"{len(loose)} images lie beside the class folders, such as {min(loose)!r}",
@@ -180,7 +180,7 @@ def _from_folders(
             imagenet = imagenet_classes()
             if any(folder in imagenet.index for folder in order):
                 known = imagenet
-        known = known or ClassList(order, order)
+        known = known or ClassNames(order, order)
         indices = {folder: known.find(folder) for folder in order}
     names, labels = [], []
     for folder in order:
@@ -199,8 +199,8 @@ def _from_folders(
 
 
 def _from_lines(
-    root: Path, file: Path, known: ClassList | None, problems: Problems
-) -> tuple[list[str], list[int], ClassList]:
+    root: Path, file: Path, known: ClassNames | None, problems: Problems
+) -> tuple[list[str], list[int], ClassNames]:
     lines = read_label_lines(file, problems)
     names = _printable(root, sorted(_walk(root, "")), problems)
     rows = {name: row for row, name in enumerate(names)}
@@ -242,7 +242,7 @@ def _from_lines(
     return names, labels, known
 
 
-def _classes_of(lines: Sequence[LabelLine]) -> ClassList:
+def _classes_of(lines: Sequence[LabelLine]) -> ClassNames:
     """The classes that the labels of a file name, where nothing else does."""
     values = {line.label for line in lines}
     numbers = [_whole_number(value) for value in values]
@@ -253,15 +253,15 @@ def _classes_of(lines: Sequence[LabelLine]) -> ClassList:
     # A single unknown name among ImageNet's is a mistake; without any of them, the set has its own.
     if all(known) or (any(known) and any(_WNID.fullmatch(value) for value in values)):
         return imagenet
-    return ClassList(sorted(values), sorted(values))
+    return ClassNames(sorted(values), sorted(values))
 
 
-def _numbered(greatest: int) -> ClassList:
+def _numbered(greatest: int) -> ClassNames:
     imagenet = imagenet_classes()
     if greatest < len(imagenet.names):
         return imagenet
     names = [str(i) for i in range(greatest + 1)]
-    return ClassList(names, names)
+    return ClassNames(names, names)
 
 
 def _whole_number(text: str) -> int | None:

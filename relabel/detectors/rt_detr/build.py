@@ -18,7 +18,7 @@ from relabel.backbones.extractor import (
     freeze_until,
     resolve_backbone,
 )
-from relabel.backbones.quiet import quiet_transformers
+from relabel.backbones.transformers_logging import quiet_transformers
 from relabel.detectors.family import Family
 from relabel.detectors.rt_detr.model import OwnBackbone, PretrainedBackbone, RTDetr
 from relabel.detectors.settings import SpecialistSettings

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from relabel.backbones.quiet import quiet_transformers
+from relabel.backbones.transformers_logging import quiet_transformers
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.detectors.sam3.settings import Sam3Settings, class_prompts
@@ -223,7 +223,7 @@ class Sam3Detector:
             space = LabelSpace.from_dict(config["space"], file=file)
             settings = settings_from(Sam3Settings, config["settings"], where=str(file))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"not a SAM 3 labeller: {error!r}", file=file) from error
+            raise DataError(f"not a SAM 3 prompted detector: {error!r}", file=file) from error
         return cls.load(space, settings, device)
 
 

@@ -1,4 +1,4 @@
-"""Settings and prompts of SAM 3 as a labeller. Imports no torch: the command line reads it."""
+"""Settings and prompts of SAM 3. Imports no torch: the command line reads it."""
 
 from __future__ import annotations
 

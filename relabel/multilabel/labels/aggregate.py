@@ -56,7 +56,7 @@ def final(local: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     if len(labels) and int(labels.max()) >= result.shape[1]:
         raise DataError(
             f"label {int(labels.max())} is outside 0..{result.shape[1] - 1}",
-            remedy="The labeler was trained for fewer classes than the images have.",
+            remedy="The region classifier was trained for fewer classes than the images have.",
         )
     some = np.flatnonzero(labels >= 0)
     result[some, labels[some]] = 1.0

@@ -1,4 +1,4 @@
-"""Classes that the labeler takes for one another, such as sunglass and sunglasses.
+"""Classes that the region classifier takes for one another, such as sunglass and sunglasses.
 
 The multi-label paper reports 26 such pairs in ImageNet: synonyms, a part and its whole, a class
 and its kind. One region then gets both labels at random, so the pairs are listed for the user.
@@ -47,10 +47,10 @@ def confused_pairs(
 ) -> list[ConfusedPair]:
     """Pairs of classes confused at least at ``rate`` in both directions.
 
-    A region of an image labelled a is counted where the labeler gives a at least ``own``: other
-    regions simply show something else, and two objects that often share an image, such as a desk
-    and a monitor, are not confused for that. Among the counted regions, rate_ab is the share in
-    which b has at least ``high``. A one-way rate (a kind seen as its wider class) makes no pair.
+    A region of an image labelled a is counted where the region classifier gives a at least ``own``:
+    other regions simply show something else, and two objects that often share an image, such as a
+    desk and a monitor, are not confused for that. Among the counted regions, rate_ab is the share
+    in which b has at least ``high``. A one-way rate (a kind seen as its wider class) makes no pair.
 
     Args:
         labels: int [R], the original label of each region's image; negative: left out.

@@ -1,4 +1,4 @@
-"""Which regions the labeler learns from, and with which label.
+"""Which regions the region classifier learns from, and with which label.
 
 Shape legend: ``R`` regions of many images, ``S`` selected unions, ``d`` channels.
 """
@@ -16,7 +16,7 @@ RULES = ("original", "top1")
 
 @dataclass(frozen=True)
 class RegionUnions:
-    """Training examples of the labeler: unions of regions of one image with one label.
+    """Training examples of the region classifier: unions of regions of one image with one label.
 
     Attributes:
         images: int64 [S], the image's row.

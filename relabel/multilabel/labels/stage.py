@@ -1,4 +1,5 @@
-"""Stages 3 and 4: the labeler's training regions, and the labels of all regions and images.
+"""Stages 3 and 4: the region classifier's training regions, and the labels of all regions and
+images.
 
 Shape legend: ``S`` selected unions of regions, ``R`` regions of a shard, ``B`` images, ``C``
 classes, ``d`` channels.
@@ -17,10 +18,10 @@ from relabel.datasets.multilabels import greatest
 from relabel.datasets.pixels.image_folder import ImageSet
 from relabel.errors import DataError
 from relabel.multilabel.labels.aggregate import final, local_hard, local_soft
-from relabel.multilabel.labels.labeler import Labeler, train_labeler
+from relabel.multilabel.labels.region_classifier import RegionClassifier, train_region_classifier
 from relabel.multilabel.labels.region_filter import RegionUnions, select_columns, union_features
 from relabel.multilabel.scores.stage import top
-from relabel.multilabel.settings import AggregateSettings, FilterSettings, LabelerSettings
+from relabel.multilabel.settings import AggregateSettings, FilterSettings, RegionClassifierSettings
 from relabel.multilabel.store import LabelShard, ScoreShard, read_regions, read_scores
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
@@ -33,7 +34,7 @@ FEATURES = "features.npy"
 
 
 def selected(images: ImageSet, scores: ScoreShard, settings: FilterSettings) -> RegionUnions:
-    """The unions of a shard's regions that the labeler learns from; images are rows of the set."""
+    """A shard's unions that the region classifier learns from; images are rows of the set."""
     rows = np.repeat(scores.row, np.diff(scores.offsets)).astype(np.int64)
     return select_columns(
         images=rows,
@@ -46,20 +47,20 @@ def selected(images: ImageSet, scores: ScoreShard, settings: FilterSettings) -> 
     )
 
 
-def fit_labeler(
+def fit_region_classifier(
     images: ImageSet,
     regions: Shards,
     scores: Shards,
     out: Path,
     filtering: FilterSettings,
-    settings: LabelerSettings,
+    settings: RegionClassifierSettings,
     runtime: Runtime,
     clock: Clock,
 ) -> dict[str, Any]:
     """Gather the selected regions' features into one memory-mapped file and train on them.
 
     Returns:
-        The labeler's metrics, with the numbers of regions and images before the filter.
+        The region classifier's metrics, with the numbers of regions and images before the filter.
 
     Raises:
         DataError: the filter leaves no region.
@@ -76,13 +77,13 @@ def fit_labeler(
         if not len(labels):
             raise DataError(
                 f"the filter selected none of {total} regions, so there is nothing to train the "
-                "labeler on",
+                "region classifier on",
                 remedy="Lower --filter-threshold, or check the label maps and their axes "
                 "(--transpose-maps).",
             )
         features = _gather(images, regions, scores, out, filtering, len(labels))
     with clock.spent("training"):
-        metrics = train_labeler(
+        metrics = train_region_classifier(
             features, labels, image_ids, images.num_classes, out, settings, runtime
         )
     clock.images += len(images)
@@ -145,18 +146,18 @@ def label_regions(
     shards: Shards,
     todo: Sequence[int],
     run: Mapping[str, Any],
-    labeler: Labeler,
+    region_classifier: RegionClassifier,
     settings: AggregateSettings,
     runtime: Runtime,
     clock: Clock,
 ) -> None:
-    """Make the label shards ``todo``: the labeler on every region, then the labels per image."""
+    """Make the label shards ``todo``: classify every region, then label every image."""
     with shard_progress("Labelling images", shards, todo, runtime) as bar:
         for i in todo:
             found = read_regions(regions.shard_path(i))
             assert found.features is not None
-            with clock.spent("labeler"):
-                probs = labeler.predict(found.features)
+            with clock.spent("region_classifier"):
+                probs = region_classifier.predict(found.features)
             gt = images.labels[found.row]
             whole = aggregated(probs, found.offsets, gt, settings)
             ids, values = top(probs)

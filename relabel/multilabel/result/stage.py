@@ -78,7 +78,7 @@ def _noting_skipped(
 
 
 def find_confused(plan: MultilabelPlan, labels: Shards) -> list[ConfusedPair]:
-    """The classes the labeler takes for one another."""
+    """The classes the region classifier takes for one another."""
     own, ids, probs = confusion_columns(iterate(labels.paths, read_labels))
     classes, rate = plan.images.num_classes, plan.settings.aggregate.confusion
     return confused_pairs(own, ids, probs, classes, rate)

@@ -176,8 +176,8 @@ def score_with_maps(
             bar.update(len(found))
     if without:
         message(
-            f"{without} images have regions, but no readable label map: the labeler does not "
-            f"learn from them. The first: {example}",
+            f"{without} images have regions, but no readable label map: the region classifier does "
+            f"not learn from them. The first: {example}",
             quiet=runtime.quiet,
         )
 

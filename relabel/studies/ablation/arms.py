@@ -60,11 +60,11 @@ class LatArm:
 _SFF = {"fusion": "class_aware", "clamp": True, "clamp_at": 0.0, "renormalize": False}
 _DIRECT = {"own_scores": True, "consensus": True, "association": True, "geometry": True}
 _SFF_ALONE = {**dict.fromkeys(_DIRECT, False), "geometry": True}
-_ANNOTATIONS = {"own_rows": "gt", "stand_in": False, "drop_gt": 0.0}
+_ANNOTATIONS = {"target_proposals": "gt", "simulated_source": False, "drop_gt": 0.0}
 # Deletion and jitter act on annotated boxes, which are proposals with this setting only.
-_PPG = {"own_rows": "gt", "jitter": 0.05, "drop_gt": 0.3}
-_HOW_SCORED = ("backbone", "calibration_folds", "score_threshold", "match_coverage")
-_PAPER = {k: v for k, v in PRESETS["paper"].items() if k not in _HOW_SCORED}
+_PPG = {"target_proposals": "gt", "jitter": 0.05, "drop_gt": 0.3}
+_SCORING = ("backbone", "calibration_folds", "score_threshold", "adapt_thresholds")
+_PAPER = {k: v for k, v in PRESETS["paper"].items() if k not in _SCORING}
 
 ARMS: tuple[LatArm, ...] = (
     LatArm(DEFAULT, "default", "the settings of all arms"),
@@ -108,7 +108,7 @@ ARMS: tuple[LatArm, ...] = (
         "leakage-a",
         "leakage",
         "(a) cross-fitted rows",
-        {"own_rows": "crossfit", "stand_in": False},
+        {"target_proposals": "crossfit", "simulated_source": False},
     ),
     LatArm(
         "leakage-b", "leakage", "(b) 90 % of annotations dropped", {**_ANNOTATIONS, "drop_gt": 0.9}
@@ -117,8 +117,18 @@ ARMS: tuple[LatArm, ...] = (
     LatArm(
         "leakage-d", "leakage", "(d) half of scores dropped", {**_ANNOTATIONS, "score_dropout": 0.5}
     ),
-    LatArm("leakage-e", "leakage", "(e) stand-in source", {"own_rows": "none", "stand_in": True}),
-    LatArm("leakage-a+e", "leakage", "(a) and (e)", {"own_rows": "crossfit", "stand_in": True}),
+    LatArm(
+        "leakage-e",
+        "leakage",
+        "(e) simulated source",
+        {"target_proposals": "none", "simulated_source": True},
+    ),
+    LatArm(
+        "leakage-a+e",
+        "leakage",
+        "(a) and (e)",
+        {"target_proposals": "crossfit", "simulated_source": True},
+    ),
     LatArm("ppg-jitter-0", "ppg", "annotations unmoved", {**_PPG, "jitter": 0.0}),
     LatArm("ppg-jitter-0.05", "ppg", "jitter 0.05", _PPG),
     LatArm("ppg-jitter-0.1", "ppg", "jitter 0.1", {**_PPG, "jitter": 0.1}),
@@ -141,12 +151,17 @@ ARMS: tuple[LatArm, ...] = (
     LatArm("softmax", "other", "one class per proposal", {"multi_label": False}),
     LatArm("score-one", "other", "score target 1, not IoU", {"quality_target": False}),
     LatArm("one-box", "other", "one box per proposal", {"class_boxes": False}),
-    LatArm("nothing-hidden", "other", "nothing hidden", {"hide_rows": 0.0, "hide_region": 0.0}),
     LatArm(
-        "stand-in-by-score",
+        "nothing-hidden",
         "other",
-        "stand-in not confirmed",
-        {"stand_in": True, "stand_in_confirmed": False},
+        "nothing hidden",
+        {"drop_pseudo_labels": 0.0, "drop_region_features": 0.0},
+    ),
+    LatArm(
+        "simulated-by-score",
+        "other",
+        "simulated source not confirmed",
+        {"simulated_source": True, "simulated_source_confirmed": False},
     ),
     LatArm("other-backbone", "other", "the backbone named", {"backbone": OTHER_BACKBONE}),
 )

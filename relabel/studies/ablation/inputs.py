@@ -138,11 +138,12 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         raise StageError("not valid JSON", file=file, remedy=_FINISH) from error
 
 
-def check_played(run: AlignRun, played: str) -> None:
-    """Raise ConfigError unless ``played`` is a source of the run."""
-    if played not in run.names[1:]:
+def check_simulated(run: AlignRun, simulated: str) -> None:
+    """Raise ConfigError unless ``simulated`` is a source of the run."""
+    if simulated not in run.names[1:]:
         raise ConfigError(
-            f"{played!r} is no source of {run.folder}", remedy=did_you_mean(played, run.names[1:])
+            f"{simulated!r} is no source of {run.folder}",
+            remedy=did_you_mean(simulated, run.names[1:]),
         )
 
 
@@ -154,7 +155,7 @@ class HeldBackFold:
         data: datasets by name, the target without its held-back fold.
         training: pseudo-labels on them by (specialist, dataset).
         truth: the held-back images of the target with their annotations.
-        played: the same images as the source would have annotated them.
+        simulated: the same images as the source would have annotated them.
         hidden: pseudo-labels on them by specialist, without the one of the simulated source.
         convention: how the source annotates.
     """
@@ -162,13 +163,13 @@ class HeldBackFold:
     data: dict[str, DetectionDataset]
     training: dict[tuple[str, str], PseudoLabels]
     truth: DetectionDataset
-    played: DetectionDataset
+    simulated: DetectionDataset
     hidden: dict[str, PseudoLabels]
     convention: Convention
 
 
 def read_held_back(
-    run: AlignRun, played: str, catalogue: Catalogue, runtime: Runtime, problems: Problems
+    run: AlignRun, simulated: str, catalogue: Catalogue, runtime: Runtime, problems: Problems
 ) -> HeldBackFold:
     """Read datasets and labels, hold the target's last fold back and simulate a source with it.
 
@@ -193,8 +194,8 @@ def read_held_back(
     target, whole = run.target, data[run.target]
     last = folds(whole, run.folds, stretches=run.stretches, gap=run.gap)[-1]
     truth, kept = whole.subset(last.held_out), whole.subset(last.rest)
-    pseudo = labels[target, played].for_images(data[played].images.file_name)
-    convention = measure_convention(data[played], pseudo)
+    pseudo = labels[target, simulated].for_images(data[simulated].images.file_name)
+    convention = measure_convention(data[simulated], pseudo)
     training = dict(labels)
     for by in run.names:
         training[by, target] = labels[by, target].for_images(kept.images.file_name)
@@ -202,11 +203,11 @@ def read_held_back(
         data={**data, target: kept},
         training=training,
         truth=truth,
-        played=simulate(truth, data[played], convention),
+        simulated=simulate(truth, data[simulated], convention),
         hidden={
             by: labels[by, target].for_images(truth.images.file_name)
             for by in run.names
-            if by != played
+            if by != simulated
         },
         convention=convention,
     )

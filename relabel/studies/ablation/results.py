@@ -83,17 +83,17 @@ def collect(plan: AblationPlan) -> dict[str, Any]:
                 for m in METRICS
             },
         }
-    floors = floor_metrics(plan)
+    baselines = floor_metrics(plan)
     asked = {arm.name for arm in plan.arms}
     return {
         "target": plan.aligned.target,
         "sources": list(plan.aligned.names[1:]),
-        "as": plan.played,
-        "images": floors.get("images"),
-        "boxes": floors.get("boxes"),
-        "convention": floors.get("convention"),
+        "simulate": plan.simulated,
+        "images": baselines.get("images"),
+        "boxes": baselines.get("boxes"),
+        "convention": baselines.get("convention"),
         "settings": stage_settings(plan.base),
-        "floors": {name: numbers(m) for name, m in floors.get("floors", {}).items()},
+        "baselines": {name: numbers(m) for name, m in baselines.get("baselines", {}).items()},
         "arms": arms,
         "missing": [
             {"arm": arm.name, "seed": seed}
@@ -105,12 +105,12 @@ def collect(plan: AblationPlan) -> dict[str, Any]:
 
 
 def ablation_table(content: Mapping[str, Any]) -> Rows:
-    """One row per floor and arm, in percent; differences to the default at the end."""
+    """One row per baseline and arm, in percent; differences to the default at the end."""
     shown = [f"{name} − default" for name in SHOWN_DIFFERENCES]
     header = ["arm", "what", "seeds", *METRICS, *shown]
     rows = [
-        ["floor", name, "", *(percent(values[m]) for m in METRICS), *("" for _ in shown)]
-        for name, values in content["floors"].items()
+        ["baseline", name, "", *(percent(values[m]) for m in METRICS), *("" for _ in shown)]
+        for name, values in content["baselines"].items()
     ]
     for name, arm in content["arms"].items():
         about = f"{arm['about']} (= {arm['same_as']})" if arm["same_as"] else arm["about"]
@@ -149,7 +149,7 @@ def _report(content: Mapping[str, Any], command: str) -> str:
         f"# Ablation of label transfer into {content['target']}",
         "",
         f"Held-back training images of `{content['target']}` simulate the source "
-        f"`{content['as']}`; no truth of source images is read. Percent, mean "
+        f"`{content['simulate']}`; no truth of source images is read. Percent, mean "
         "± standard deviation over seeds; differences are paired by seed. AP is over all scored "
         f"boxes, F1 and class accuracy are at {_threshold(settings)}.",
     ]
@@ -158,8 +158,9 @@ def _report(content: Mapping[str, Any], command: str) -> str:
         lines += [
             "",
             f"{content['images']} images, {content['boxes']} boxes. Simulated convention, measured "
-            f"on `{content['as']}` against pseudo-labels: boxes {how['wider']:.2f} times wider and "
-            f"{how['higher']:.2f} times higher, objects under {how['smallest']:.0f} px left out. "
+            f"on `{content['simulate']}` against pseudo-labels: boxes {how['wider']:.2f} times "
+            f"wider and {how['higher']:.2f} times higher, objects under {how['smallest']:.0f} px "
+            "left out. "
             f"{settings['epochs']:g} epochs"
             + (f" ({settings['steps']} steps)" if settings["steps"] else "")
             + f", {settings['calibration_folds']} model(s) per arm.",

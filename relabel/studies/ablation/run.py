@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 COMMON: dict[str, Any] = {
     "calibration_folds": 1,
     "score_threshold": 0.4,
-    "match_coverage": False,
+    "adapt_thresholds": False,
 }
 METRICS_FILE = "metrics.json"
 # Of these depends which regions are pooled and how; see `relabel.lat.bank`.
@@ -62,7 +62,7 @@ class AblationPlan(Pipeline):
 
     Args:
         run: the align workspace, then ``aligned``.
-        played: the source that the held-back images simulate.
+        simulated: the source that the held-back images simulate.
         base: the settings of all arms.
         arms: the arms asked for, the default among them.
         seeds: the seeds asked for.
@@ -71,14 +71,14 @@ class AblationPlan(Pipeline):
     Attributes:
         known: all arms that these settings can make.
         owner: for each known arm, the first arm of equal settings: its training is theirs too.
-        floors: the stage of what needs no training: the floors and the measured convention.
+        baselines: the stage of what needs no training: the baselines and the measured convention.
         jobs: every training that is asked for, once, seed by seed.
     """
 
     def __init__(
         self,
         run: AlignRun,
-        played: str,
+        simulated: str,
         out: Path,
         base: LatSettings,
         arms: Sequence[LatArm],
@@ -86,7 +86,7 @@ class AblationPlan(Pipeline):
         other_backbone: str | None = None,
     ) -> None:
         super().__init__(out, lock="this ablation", log="ablation.log")
-        self.aligned, self.played, self.base = run, played, base
+        self.aligned, self.simulated, self.base = run, simulated, base
         self.arms, self.seeds, self.other_backbone = arms, seeds, other_backbone
         self.known = [a for a in ARMS if not a.needs_backbone or other_backbone is not None]
         self.owner: dict[str, LatArm] = {}
@@ -94,11 +94,11 @@ class AblationPlan(Pipeline):
         for arm in self.known:
             key = fingerprint(arm.settings(base, other_backbone))
             self.owner[arm.name] = first.setdefault(key, arm)
-        self.floors = self.add(
+        self.baselines = self.add(
             Stage(
-                "floors",
-                out / "floors",
-                settings={"as": played, "folds": run.folds},
+                "baselines",
+                out / "baselines",
+                settings={"simulate": simulated, "folds": run.folds},
                 inputs=run.inputs,
             )
         )
@@ -119,11 +119,11 @@ class AblationPlan(Pipeline):
         stage = Stage(
             f"{owner.name} seed {seed}",
             self.out / "arms" / owner.name / f"seed{seed}",
-            settings={**values, "as": self.played, "folds": self.aligned.folds},
+            settings={**values, "simulate": self.simulated, "folds": self.aligned.folds},
             inputs=self.aligned.inputs,
         )
         regions = [values[name] for name in _REGIONS]
-        if settings.own_rows == "gt":
+        if settings.target_proposals == "gt":
             regions += [values[name] for name in _ANNOTATED_REGIONS]
         return Job(owner, seed, settings, stage, self.out / "banks" / fingerprint(regions)[:12])
 
@@ -162,7 +162,7 @@ def run_ablation(
     """
     work = _Work(plan, catalogue, runtime, problems)
     plan.quiet = runtime.quiet
-    plan.floors.work = work.floors
+    plan.baselines.work = work.baselines
     for job in plan.jobs:
         job.stage.work = partial(work.train, job)
 
@@ -189,22 +189,22 @@ class _Work:
     def fold(self) -> HeldBackFold:
         plan = self.plan
         return read_held_back(
-            plan.aligned, plan.played, self.catalogue, self.runtime, self.problems
+            plan.aligned, plan.simulated, self.catalogue, self.runtime, self.problems
         )
 
-    def floors(self, stage: Stage) -> None:
-        from relabel.evaluation.floors import all_floors
+    def baselines(self, stage: Stage) -> None:
+        from relabel.evaluation.baselines import all_baselines
         from relabel.evaluation.transfer import evaluate_transfer
 
         fold = self.fold
-        floors = all_floors(fold.played, fold.hidden[self.plan.aligned.target])
+        baselines = all_baselines(fold.simulated, fold.hidden[self.plan.aligned.target])
         content = {
             "images": len(fold.truth),
             "boxes": int((~fold.truth.boxes.ignore).sum()),
             "convention": fold.convention.to_dict(),
-            "floors": {
-                name: evaluate_transfer(fold.truth, floor, fold.played).to_dict()
-                for name, floor in floors.items()
+            "baselines": {
+                name: evaluate_transfer(fold.truth, baseline, fold.simulated).to_dict()
+                for name, baseline in baselines.items()
             },
         }
         atomic_write_json(stage.folder / METRICS_FILE, content)
@@ -230,9 +230,9 @@ class _Work:
                     bank_folder=job.bank,
                 )
             settings = job.settings
-            found = transfer(model, fold.played, fold.hidden, moved, settings, self.runtime)
+            found = transfer(model, fold.simulated, fold.hidden, moved, settings, self.runtime)
             scored = json.loads((moved / SCORED).read_text(encoding="utf-8"))
-            metrics = evaluate_transfer(fold.truth, found, fold.played, scored)
+            metrics = evaluate_transfer(fold.truth, found, fold.simulated, scored)
             atomic_write_json(folder / METRICS_FILE, metrics.to_dict())
             log.replace(kept)
         for left in (model, moved):  # tens of megabytes that nothing reads again
@@ -253,7 +253,7 @@ def metrics_of(plan: AblationPlan, arm: LatArm) -> dict[int, dict[str, Any]]:
 
 
 def floor_metrics(plan: AblationPlan) -> dict[str, Any]:
-    """What the floors' stage wrote; nothing where it is not done."""
-    if plan.floors.status() != "done":
+    """What the baselines' stage wrote; nothing where it is not done."""
+    if plan.baselines.status() != "done":
         return {}
-    return json.loads((plan.floors.folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return json.loads((plan.baselines.folder / METRICS_FILE).read_text(encoding="utf-8"))

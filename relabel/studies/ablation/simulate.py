@@ -26,7 +26,7 @@ WOBBLE = 0.03
 
 @dataclass(frozen=True)
 class Convention:
-    """How a source annotates, seen from the target.
+    """Method a source annotates, seen from the target.
 
     Attributes:
         wider, higher: median ratio of its boxes to the target specialist's on the same objects.
@@ -69,7 +69,7 @@ def measure_convention(source: DetectionDataset, pseudo: PseudoLabels) -> Conven
     if not sum(map(len, ratios)):
         raise DataError(
             f"no confident pseudo-label of {pseudo.by!r} overlaps an annotation of {source.name!r}",
-            remedy="Its convention cannot be measured; choose another source with --as.",
+            remedy="Its convention cannot be measured; choose another source with --simulate.",
         )
     wider, higher = np.median(np.concatenate(ratios), axis=0).tolist()
     smallest = float(np.quantile(source.boxes.xywh[~source.boxes.ignore, 3], 0.01)) / higher

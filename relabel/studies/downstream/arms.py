@@ -12,7 +12,7 @@ from typing import Literal
 from relabel.errors import ConfigError, did_you_mean
 
 Needs = Literal["pseudo", "lat", "sam3"]
-How = Literal["labels", "student-teacher", "unified"]
+Method = Literal["labels", "student-teacher", "unified"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Arm:
         title: in tables.
         needs: what must have been made before: the target specialist's pseudo-labels on the
             sources, the sources relabelled by LAT, or SAM 3.
-        how: trained on labels in the target space, or by a training of its own.
+        method: trained on labels in the target space, or by a training of its own.
     """
 
     name: str
     title: str
     needs: tuple[Needs, ...] = ()
-    how: How = "labels"
+    method: Method = "labels"
 
 
 ARMS: dict[str, Arm] = {

@@ -3,8 +3,8 @@
 Naive merge, statistical box normalisation, filtered pseudo-labels and best-overlap relabelling:
 the baselines of "Label-Aligned Transfer" (arXiv 2506.04737) and of Liao et al., "Transferring
 labels to solve annotation mismatches across object detection datasets" (ICLR 2024). They are the
-floors of `relabel.evaluation.floors`, made fit for training: what a source marks as a region to
-leave out stays one, under every arm.
+baselines of `relabel.evaluation.baselines`, made fit for training: what a source marks as a region
+to leave out stays one, under every arm.
 
 Shape legend: ``n`` boxes, ``C`` classes of the target.
 """
@@ -19,7 +19,7 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
-from relabel.evaluation.floors import (
+from relabel.evaluation.baselines import (
     TargetNames,
     best_overlap,
     derive_name_map,
@@ -59,14 +59,14 @@ def label_source(
     if arm == "normalized":
         return normalized(source, target, names, settings.normalize_min_boxes)
     if arm == "pseudo":
-        return pseudo_labelled(source, pseudo, settings.pseudo_threshold, settings.uncertain)
+        return pseudo_labelled(source, pseudo, settings.pseudo_threshold, settings.ignore_band)
     if arm == "overlap":
         return overlapped(
             source,
             pseudo,
             settings.pseudo_threshold,
             settings.overlap_iou,
-            unmatched_ignored=settings.uncertain > 0,
+            unmatched_ignored=settings.ignore_band > 0,
         )
     raise ConfigError(
         f"arm {arm!r} is not made of name maps and pseudo-labels",
@@ -211,7 +211,7 @@ def normalized(
 
 
 def pseudo_labelled(
-    source: DetectionDataset, pseudo: PseudoLabels, threshold: float = 0.5, uncertain: float = 0.0
+    source: DetectionDataset, pseudo: PseudoLabels, threshold: float = 0.5, ignore_band: float = 0.0
 ) -> DetectionDataset:
     """The target specialist's labels in place of the source's boxes.
 
@@ -219,11 +219,11 @@ def pseudo_labelled(
 
     Args:
         threshold: minimum score of a label.
-        uncertain: labels that reach this share of the threshold are regions to leave out rather
+        ignore_band: labels that reach this share of the threshold are regions to leave out rather
             than background; 0 makes them background.
     """
     source = _covered(source, pseudo)
-    least = threshold * uncertain if uncertain > 0 else threshold
+    least = threshold * ignore_band if ignore_band > 0 else threshold
     found = filtered_pseudo_labels(source, pseudo, least)
     boxes = found.boxes
     doubtful = boxes.score < np.float32(threshold)

@@ -55,7 +55,7 @@ _Detector = Literal["faster-rcnn", "rt-detr"]
 
 @dataclass(frozen=True)
 class Schedule(Settings):
-    """How long the compared detectors train.
+    """Method long the compared detectors train.
 
     Attributes:
         factor: the iterations, relative to those of the settings; the same for every arm.

@@ -12,7 +12,7 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.namemap import NameMap
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, DataError, did_you_mean
-from relabel.evaluation.floors import TargetNames
+from relabel.evaluation.baselines import TargetNames
 from relabel.studies.downstream.arms import Arm
 from relabel.studies.downstream.labels import checked_name_map
 from relabel.studies.downstream.settings import DownstreamSettings

@@ -19,9 +19,9 @@ from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.errors import ConfigError, Problems
-from relabel.evaluation.floors import TargetNames
+from relabel.evaluation.baselines import TargetNames
 from relabel.settings import Runtime, settings_dict
-from relabel.studies.downstream.arms import Arm, How
+from relabel.studies.downstream.arms import Arm, Method
 from relabel.studies.downstream.labels import label_source, name_map_of
 from relabel.studies.downstream.mixture import target_only_from
 from relabel.studies.downstream.request import (
@@ -178,7 +178,7 @@ class _Job:
             message(f"{arm.name} is not run: {self._no_sam3}", quiet=self.runtime.quiet)
             return
         self.labels[arm.name] = {} if arm.name == "target-only" else self._labels_of(arm)
-        if arm.how == "labels":
+        if arm.method == "labels":
             self._write_labels(arm.name)
 
     @cached_property
@@ -190,7 +190,7 @@ class _Job:
 
     def _labels_of(self, arm: Arm) -> dict[str, DetectionDataset]:
         sources = {name: self.plan.datasets[name] for name in self.request.sources}
-        if arm.how != "labels":
+        if arm.method != "labels":
             return sources
         if "sam3" in arm.needs:
             return self._sam3_labels(arm)
@@ -221,10 +221,10 @@ class _Job:
         return self.pseudo[source]
 
     def _sam3_labels(self, arm: Arm) -> dict[str, DetectionDataset]:
-        from relabel.evaluation.floors import filtered_pseudo_labels
+        from relabel.evaluation.baselines import filtered_pseudo_labels
 
         pipeline = self.request.pipeline
-        with_sam3 = replace(pipeline, align=replace(pipeline.align, labellers=("sam3",)))
+        with_sam3 = replace(pipeline, align=replace(pipeline.align, prompted_detectors=("sam3",)))
         align = self.request.align
         plan = self._plan(
             align.with_name(f"{align.name}_sam3"), with_sam3, self.request.shared or align
@@ -246,7 +246,7 @@ class _Job:
         plan.run(list(plan.transfers.values()), overwrite=self.overwrite, busy="wait")
         return {
             name: read_transferred(
-                stage.folder, plan.datasets[name], self.target.space, uncertain=True
+                stage.folder, plan.datasets[name], self.target.space, ignore_band=True
             )
             for name, stage in plan.transfers.items()
         }
@@ -261,7 +261,7 @@ class _Job:
     def _train(self) -> None:
         """Every arm and seed, seed by seed, so that a run that is cut off leaves whole seeds."""
         job = Pipeline(self.request.out, log="downstream.log", quiet=self.runtime.quiet)
-        how: dict[str, How] = {arm.name: arm.how for arm in self.request.arms}
+        method: dict[str, Method] = {arm.name: arm.method for arm in self.request.arms}
         shared = {
             "target": dataset_fingerprint(self.target),
             "test": dataset_fingerprint(self.test),
@@ -272,27 +272,27 @@ class _Job:
         }
         for seed in self.request.seeds:
             for arm in self.labels:
-                kind: How = how.get(arm, "labels")
+                kind: Method = method.get(arm, "labels")
                 stage = Stage(
                     f"training {arm}, seed {seed}",
                     self.request.out / "training" / arm / f"seed{seed}",
                     settings={
-                        "how": kind,
+                        "method": kind,
                         "seed": seed,
                         "detector": self._detector_settings(),
                         "downstream": self.request.settings.result_dict(kind),
                     },
                     inputs={**shared, **prints[arm]},
-                    work=partial(self._train_one, arm=arm, seed=seed, how=kind),
+                    work=partial(self._train_one, arm=arm, seed=seed, method=kind),
                 )
                 job.add(stage)
         job.run(overwrite=self.overwrite, busy="wait")
 
-    def _train_one(self, stage: Stage, *, arm: str, seed: int, how: How) -> None:
+    def _train_one(self, stage: Stage, *, arm: str, seed: int, method: Method) -> None:
         from relabel.studies.downstream.train import train_arm
 
         train_arm(
-            how,
+            method,
             self.target,
             self.labels[arm],
             self.test,

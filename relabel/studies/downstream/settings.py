@@ -33,7 +33,7 @@ class DownstreamSettings(Settings):
         0.5, "Minimum score of the target specialist's labels in the pseudo and overlap arms."
     )
     overlap_iou: Share = setting(0.5, "Minimum IoU of a source box with the label it takes.")
-    uncertain: Share = setting(
+    ignore_band: Share = setting(
         0.5,
         "Labels that reach this share of pseudo_threshold in the pseudo arm, and source boxes "
         "without a label in the overlap arm, are ignore regions, as LAT's uncertain boxes are; 0 "

@@ -14,7 +14,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import new_trainable, train_detector
 from relabel.evaluation.detector import evaluate_detector
 from relabel.settings import Runtime
-from relabel.studies.downstream.arms import How
+from relabel.studies.downstream.arms import Method
 from relabel.studies.downstream.mixture import MixedBatches
 from relabel.studies.downstream.results import CURVE, METRIC_NAMES, METRICS
 from relabel.studies.downstream.settings import DownstreamSettings
@@ -22,7 +22,7 @@ from relabel.workspace.atomic import atomic_write_json
 
 
 def train_arm(
-    how: How,
+    method: Method,
     target: DetectionDataset,
     sources: Mapping[str, DetectionDataset],
     test: DetectionDataset,
@@ -38,7 +38,8 @@ def train_arm(
     fractions) and ``curve.json`` (the same three numbers along the way).
 
     Args:
-        how: ``labels`` trains on all boxes as they are, the others use the sources their own way.
+        method: ``labels`` trains on all boxes as they are, the others use the sources their own
+            way.
         sources: relabelled (``labels``), or with their own labels.
         detector: its ``steps`` are the iterations of every arm.
     """
@@ -52,12 +53,12 @@ def train_arm(
         metrics = evaluate_detector(found, test, runtime).to_dict()
         return {k: metrics[k] for k in (*METRIC_NAMES, "per_class")}
 
-    if how == "student-teacher":
+    if method == "student-teacher":
         from relabel.studies.downstream.student_teacher import train_student_teacher
 
         train_student_teacher(target, sources, out, detector, settings, runtime, evaluate=evaluate)
     else:
-        if how == "labels":
+        if method == "labels":
             trainable = new_trainable(target.space, detector)
             divisor = trainable.model.divisor
             batches = MixedBatches(target, sources, detector, settings, divisor)

@@ -1,4 +1,4 @@
-"""From the labeler's probabilities to the labels of an image."""
+"""From the region classifier's probabilities to the labels of an image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relabel.errors import ConfigError
 from relabel.multilabel.labels.stage import aggregated, listed
 from relabel.multilabel.scores.stage import probe_images
 from relabel.multilabel.settings import AggregateSettings, MaskCutSettings
-from relabel.workspace.parts import Part
+from relabel.workspace.parts import WorkerShare
 
 PROBS = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.0, 0.45, 0.55]], np.float32)
 OFFSETS, GT = np.array([0, 2, 2, 3]), np.array([2, 1, -1])
@@ -43,7 +43,7 @@ def test_the_greatest_entries_are_kept_in_order() -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_parts_cover_every_shard_once(first: int) -> None:
-    parts = [Part.parse(f"{i}/4") for i in range(first, first + 4)]
+    parts = [WorkerShare.parse(f"{i}/4") for i in range(first, first + 4)]
     for shard in range(11):
         assert sum(part.has(shard) for part in parts) == 1
 
@@ -51,7 +51,7 @@ def test_parts_cover_every_shard_once(first: int) -> None:
 @pytest.mark.parametrize("text", ["", "1", "a/2", "3/2", "1/0", "-1/2"])
 def test_parts_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError):
-        Part.parse(text)
+        WorkerShare.parse(text)
 
 
 def test_presets_fill_in_defaults_only() -> None:

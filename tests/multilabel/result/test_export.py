@@ -79,7 +79,7 @@ def test_parquet(result: Result, tmp_path: Path) -> None:
     assert file.num_row_groups == 3
     about = json.loads(file.schema_arrow.metadata[b"relabel"])
     assert about["class_names"] == ["ant", "bee", "cow", "dog"]
-    assert (about["regions"], about["labels"]) == ({"tau": 0.5}, {"labeler": "tiny"})
+    assert (about["regions"], about["labels"]) == ({"tau": 0.5}, {"region_classifier": "tiny"})
 
     again = tmp_path / "again.parquet"
     write_labels_parquet(again, result.images, paired(result.regions, result.labels))

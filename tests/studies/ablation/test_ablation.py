@@ -35,7 +35,15 @@ class Bench:
 
     def __call__(self, *args: str) -> Done:
         self.capsys.readouterr()
-        base = ("--run", str(self.workspace.run), "--as", "loose", "--workers", "0", "--quiet")
+        base = (
+            "--run",
+            str(self.workspace.run),
+            "--simulate",
+            "loose",
+            "--workers",
+            "0",
+            "--quiet",
+        )
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", "ablation", *base, "--out", str(self.out), *args])
         out, err = self.capsys.readouterr()
@@ -83,13 +91,13 @@ def test_the_played_source_has_the_source_s_convention(workspace: Workspace) -> 
     assert convention.wider == pytest.approx(1.24, abs=0.06)
     assert convention.higher == pytest.approx(1.24, abs=0.06)
     assert convention.classes == {"red": "thing", "blue": "thing"}
-    played = simulate(world.target, world.source, convention)
-    assert played.name == "loose" and played.space == world.source.space
+    simulated = simulate(world.target, world.source, convention)
+    assert simulated.name == "loose" and simulated.space == world.source.space
     real = world.target.boxes
     kept = np.flatnonzero(real.xywh[:, 3] >= convention.smallest)
-    assert 0 < len(played.boxes) == len(kept) < len(real)
+    assert 0 < len(simulated.boxes) == len(kept) < len(real)
     inner = np.all((real.xyxy[kept] > 12) & (real.xyxy[kept] < 84), axis=1)  # not cut by the edge
-    ratio = played.boxes.xywh[inner, 2:] / real.xywh[kept[inner], 2:]
+    ratio = simulated.boxes.xywh[inner, 2:] / real.xywh[kept[inner], 2:]
     assert np.all(np.abs(ratio - [convention.wider, convention.higher]) <= 0.04)
 
 
@@ -141,7 +149,7 @@ def test_the_table_and_what_is_never_redone(bench: Bench) -> None:
             assert one["mean"][metric] == pytest.approx((a + b) / 2)
             assert one["std"][metric] == pytest.approx(abs(a - b) / 2**0.5)
             assert one["difference"][metric]["mean"] == pytest.approx((a + b - c - d) / 2)
-    assert len(content["floors"]) == 3
+    assert len(content["baselines"]) == 3
     text = (bench.out / "ablation.md").read_text()
     assert "| layer-8 | regions at stride 8 | 2 |" in text
     assert "(= default)" in text
@@ -173,7 +181,7 @@ def test_an_arm_that_was_cut_off_is_resumed(bench: Bench, monkeypatch: pytest.Mo
     def dies(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 5:  # three floors and the first arm are scored
+        if calls == 5:  # three baselines and the first arm are scored
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
@@ -198,7 +206,7 @@ def test_an_arm_that_was_cut_off_is_resumed(bench: Bench, monkeypatch: pytest.Mo
 
 def test_mistakes_are_one_line(bench: Bench, workspace: Workspace, tmp_path: Path) -> None:
     cases = [
-        (("--as", "losse"), 1, "Did you mean 'loose'"),
+        (("--simulate", "losse"), 1, "Did you mean 'loose'"),
         (("--arms", "sfff"), 1, "Did you mean 'sff'"),
         (("--arms", "other-backbone"), 1, "--other-backbone"),
         (("--seeds", "a"), 2, "whole numbers"),

@@ -32,18 +32,28 @@ PROMISED: dict[str, dict[str, Any]] = {
     "clamp-off": {"clamp": False},
     "clamp-0.25": {"clamp": True, "clamp_at": 0.25, "fusion": "class_aware"},
     "clamp-renormalised": {"clamp": True, "renormalize": True},
-    "leakage-no-remedy": {"own_rows": "gt", "stand_in": False, "drop_gt": 0.0},
-    "leakage-a": {"own_rows": "crossfit", "stand_in": False},
-    "leakage-b": {"own_rows": "gt", "stand_in": False, "drop_gt": 0.9},
-    "leakage-c": {"own_rows": "gt", "stand_in": False, "mask_self": True, "drop_gt": 0.0},
-    "leakage-d": {"own_rows": "gt", "stand_in": False, "score_dropout": 0.5, "drop_gt": 0.0},
-    "leakage-e": {"own_rows": "none", "stand_in": True},
-    "ppg-jitter-0": {"own_rows": "gt", "jitter": 0.0, "drop_gt": 0.3},
-    "ppg-jitter-0.2": {"own_rows": "gt", "jitter": 0.2, "drop_gt": 0.3},
-    "ppg-drop-0.6": {"own_rows": "gt", "jitter": 0.05, "drop_gt": 0.6},
+    "leakage-no-remedy": {"target_proposals": "gt", "simulated_source": False, "drop_gt": 0.0},
+    "leakage-a": {"target_proposals": "crossfit", "simulated_source": False},
+    "leakage-b": {"target_proposals": "gt", "simulated_source": False, "drop_gt": 0.9},
+    "leakage-c": {
+        "target_proposals": "gt",
+        "simulated_source": False,
+        "mask_self": True,
+        "drop_gt": 0.0,
+    },
+    "leakage-d": {
+        "target_proposals": "gt",
+        "simulated_source": False,
+        "score_dropout": 0.5,
+        "drop_gt": 0.0,
+    },
+    "leakage-e": {"target_proposals": "none", "simulated_source": True},
+    "ppg-jitter-0": {"target_proposals": "gt", "jitter": 0.0, "drop_gt": 0.3},
+    "ppg-jitter-0.2": {"target_proposals": "gt", "jitter": 0.2, "drop_gt": 0.3},
+    "ppg-drop-0.6": {"target_proposals": "gt", "jitter": 0.05, "drop_gt": 0.6},
     "threshold-0.3": {"min_score": 0.3},
     "layer-16": {"feature_strides": (16,)},
-    "paper": {"own_rows": "gt", "residual": False, "multi_label": False, "geometry": False},
+    "paper": {"target_proposals": "gt", "residual": False, "multi_label": False, "geometry": False},
 }
 
 
@@ -78,7 +88,7 @@ def test_deletion_and_jitter_are_tried_where_annotations_are_proposals() -> None
     """Elsewhere `draw` takes no annotated box, and the two settings do nothing."""
     arms = select_arms(["ppg"])[1:]
     assert len(arms) == 7
-    assert {arm.settings(BASE).own_rows for arm in arms} == {"gt"}
+    assert {arm.settings(BASE).target_proposals for arm in arms} == {"gt"}
     assert sorted({arm.settings(BASE).jitter for arm in arms}) == [0.0, 0.05, 0.1, 0.2]
     assert sorted({arm.settings(BASE).drop_gt for arm in arms}) == [0.0, 0.3, 0.6]
 
@@ -88,7 +98,7 @@ def test_an_arm_keeps_its_values_over_a_preset() -> None:
     by_name = {arm.name: arm for arm in ARMS}
     base = LatSettings(preset="paper", backbone="b")
     made = by_name["leakage-a"].settings(base).resolved()
-    assert (made.own_rows, made.stand_in) == ("crossfit", False)
+    assert (made.target_proposals, made.simulated_source) == ("crossfit", False)
     assert made.multi_label is False  # of the preset
     assert by_name["sff-class-aware"].settings(base).resolved().geometry is True
 

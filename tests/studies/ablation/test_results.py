@@ -56,7 +56,7 @@ def _arm(same_as: str | None, mean: float, std: float | None, change: float) -> 
 
 def test_tables_in_percent_with_spread() -> None:
     content = {
-        "floors": {"filtered": dict.fromkeys(METRICS, 0.123)},
+        "baselines": {"filtered": dict.fromkeys(METRICS, 0.123)},
         "arms": {
             "default": _arm(None, 0.5, 0.01, 0.0),
             "off": _arm(None, 0.4, 0.02, -0.1),
@@ -65,7 +65,7 @@ def test_tables_in_percent_with_spread() -> None:
     }
     header, rows = ablation_table(content)
     assert header[-2:] == ["AP − default", "F1@0.75 − default"]
-    assert rows[0] == ["floor", "filtered", "", *["12.3"] * 6, "", ""]
+    assert rows[0] == ["baseline", "filtered", "", *["12.3"] * 6, "", ""]
     assert rows[1] == ["default", "what", "2", *["50.0 ± 1.0"] * 6, "", ""]
     assert rows[2] == ["off", "what", "2", *["40.0 ± 2.0"] * 6, *["-10.0 ± 2.0"] * 2]
     assert rows[3][1] == "what (= default)"

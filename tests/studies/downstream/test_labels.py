@@ -243,7 +243,7 @@ def test_normalized_counts_real_boxes_of_images_of_every_size() -> None:
 
 def test_a_label_at_the_threshold_is_sure() -> None:
     labels = pseudo([(0, [0, 0, 10, 10], [0.5, 0.0]), (0, [20, 0, 30, 10], [0.499, 0.0])])
-    found = pseudo_labelled(dataset("old", OLD, []), labels, 0.5, uncertain=0.5)
+    found = pseudo_labelled(dataset("old", OLD, []), labels, 0.5, ignore_band=0.5)
     assert [r[3] for r in listed(found)] == [False, True]
 
 
@@ -257,7 +257,7 @@ def test_pseudo() -> None:
         (1, "bus", [30, 20, 30, 20], False),
         (1, "car", [40, 0, 10, 10], True),
     ]
-    soft = pseudo_labelled(SOURCE, FOUND, 0.5, uncertain=0.5)
+    soft = pseudo_labelled(SOURCE, FOUND, 0.5, ignore_band=0.5)
     sound(soft)
     assert [r for r in listed(soft) if r not in listed(found)] == [
         (0, "car", [70, 0, 10, 10], True)
@@ -348,13 +348,13 @@ def test_a_name_map_needs_classes_with_boxes_only_and_prefers_a_name_to_an_alias
 
 def test_without_uncertain_labels_unmatched_boxes_are_background() -> None:
     goal = dataset("fine", FINE, [])
-    plain = DownstreamSettings(uncertain=0.0)
+    plain = DownstreamSettings(ignore_band=0.0)
     found = label_source("overlap", SOURCE, goal, FOUND, NAMES, plain)
     assert listed(found) == listed(overlapped(SOURCE, FOUND, 0.5, 0.5))
 
 
 def test_every_arm_by_name() -> None:
-    settings = DownstreamSettings(uncertain=0.5, normalize_min_boxes=2)
+    settings = DownstreamSettings(ignore_band=0.5, normalize_min_boxes=2)
     goal = dataset("fine", FINE, [(0, "car", [0, 0, 40, 10])] * 3)
     expected = {
         "naive": naive(SOURCE, FINE, NAMES),

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, Provenance
-from relabel.datasets.formats.checks import real_boxes
+from relabel.datasets.formats.box_checks import real_boxes
 from relabel.datasets.formats.coco.columns import AnnotationColumns
 from relabel.datasets.formats.coco.decode import decode, decode_results
 from relabel.datasets.formats.coco.read import first_of_each, label_space, located

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import check_file_name, clean_boxes, clipped_area
+from relabel.datasets.formats.box_checks import check_file_name, clean_boxes, clipped_area
 from relabel.datasets.formats.coco.columns import AnnotationColumns, CocoFile, ImageColumns
 from relabel.datasets.formats.coco.decode import decode
 from relabel.datasets.formats.coco.layout import find_annotations, find_root

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import check_file_name
+from relabel.datasets.formats.box_checks import check_file_name
 from relabel.datasets.formats.scalabel.frames import (
     Frame,
     Placed,

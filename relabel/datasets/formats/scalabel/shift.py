@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import check_file_name
+from relabel.datasets.formats.box_checks import check_file_name
 from relabel.datasets.formats.scalabel.frames import (
     Frame,
     ImageSize,

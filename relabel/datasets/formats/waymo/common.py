@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.checks import clean_boxes
+from relabel.datasets.formats.box_checks import clean_boxes
 from relabel.datasets.formats.registry import format_info
 from relabel.datasets.formats.waymo.protowire import Buffer
 from relabel.datasets.labelspace import LabelSpace

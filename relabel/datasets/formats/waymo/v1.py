@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import AGAIN, ImageRows
+from relabel.datasets.formats.box_checks import AGAIN, ImageRows
 from relabel.datasets.formats.records import open_mapped
 from relabel.datasets.formats.waymo import protowire as wire
 from relabel.datasets.formats.waymo.common import (

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import AGAIN, ImageRows
+from relabel.datasets.formats.box_checks import AGAIN, ImageRows
 from relabel.datasets.formats.waymo.common import (
     BoxColumns,
     camera_id,

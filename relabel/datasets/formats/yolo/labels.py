@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.checks import checked_boxes, numbered_images
+from relabel.datasets.formats.box_checks import checked_boxes, numbered_images
 from relabel.datasets.formats.yolo.layout import Layout, find_layout, label_path
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import into_space

@@ -1,4 +1,4 @@
-"""The region labeler: an MLP from a region's pooled feature to class probabilities.
+"""The region region classifier: an MLP from a region's pooled feature to class probabilities.
 
 Shape legend: ``N`` training regions, ``n`` regions, ``d`` channels, ``C`` classes. Published
 settings: hidden width 1024, GELU, dropout 0.1, cross-entropy, AdamW 1e-4, batch 256. The epoch is
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relabel.errors import DataError
-from relabel.multilabel.settings import LabelerSettings
+from relabel.multilabel.settings import RegionClassifierSettings
 from relabel.settings import Runtime, settings_dict
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed
 from relabel.training.settings import TrainSettings
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
-WEIGHTS, CONFIG = "labeler.safetensors", "config.json"
+WEIGHTS, CONFIG = "region_classifier.safetensors", "config.json"
 _CHUNK = 16384
 
 
-class Labeler(nn.Module):
+class RegionClassifier(nn.Module):
     """Linear, GELU, dropout, linear, on standardised features.
 
     The features' training mean and spread are part of the model, so that the published learning
@@ -71,7 +71,7 @@ class Labeler(nn.Module):
         return self(features.to(self.mean.device, torch.float32)).softmax(1)
 
     def save(self, folder: str | Path, config: dict[str, Any]) -> None:
-        """Write ``labeler.safetensors`` and, last, ``config.json`` with ``config`` added."""
+        """Write the weights and, last, ``config.json`` with ``config`` added."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -79,10 +79,12 @@ class Labeler(nn.Module):
         with atomic_path(folder / WEIGHTS) as temp:
             save_file(tensors, temp)
         shape = {k: getattr(self, k) for k in ("dim", "classes", "hidden", "dropout")}
-        atomic_write_json(folder / CONFIG, {"kind": "labeler", **shape, **config}, indent=1)
+        atomic_write_json(
+            folder / CONFIG, {"kind": "region_classifier", **shape, **config}, indent=1
+        )
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device) -> Labeler:
+    def load(cls, folder: str | Path, device: torch.device) -> RegionClassifier:
         """Read what `save` wrote, ready to predict.
 
         Raises:
@@ -94,7 +96,7 @@ class Labeler(nn.Module):
         folder = Path(folder)
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            if config.get("kind") != "labeler":
+            if config.get("kind") != "region_classifier":
                 raise ValueError(f"{CONFIG} is that of a {config.get('kind')}")
             model = cls(config["dim"], config["classes"], config["hidden"], config["dropout"])
             model.load_state_dict(load_file(folder / WEIGHTS))
@@ -108,7 +110,7 @@ class Labeler(nn.Module):
             SafetensorError,
         ) as error:
             raise DataError(
-                f"not a readable labeler: {(str(error).splitlines() or [''])[0]}",
+                f"not a readable region classifier: {(str(error).splitlines() or [''])[0]}",
                 file=folder,
                 remedy="Train it again: remove its folder and rerun the command.",
             ) from error
@@ -117,21 +119,22 @@ class Labeler(nn.Module):
 
 @dataclass(frozen=True)
 class _TrainSettings(TrainSettings):
-    """The labeler's settings as the training loop takes them."""
+    """The region classifier's settings as the training loop takes them."""
 
-    section: ClassVar[str] = "labeler"
+    section: ClassVar[str] = "region_classifier"
 
 
-def train_labeler(
+def train_region_classifier(
     features: np.ndarray,
     labels: np.ndarray,
     image_ids: np.ndarray,
     classes: int,
     out: str | Path,
-    settings: LabelerSettings,
+    settings: RegionClassifierSettings,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Train a labeler into the folder ``out``, resuming a training that was cut off there.
+    """Train a region classifier into the folder ``out``, resuming a training that was cut off
+    there.
 
     Args:
         features: float16 or float32 [N, d], in memory or memory-mapped.
@@ -156,7 +159,7 @@ def train_labeler(
     train, val = np.flatnonzero(~held), np.flatnonzero(held)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(settings.seed, 0, 1))
-        model = Labeler(features.shape[1], classes, settings.hidden, settings.dropout)
+        model = RegionClassifier(features.shape[1], classes, settings.hidden, settings.dropout)
     mean, scale = _moments(features, train)
     model.mean.copy_(mean)
     model.scale.copy_(scale)
@@ -207,7 +210,7 @@ def train_labeler(
         out=out,
         settings=plan,
         runtime=runtime,
-        description="Training the labeler",
+        description="Training the region classifier",
         evaluate=evaluate,
         stateful=(best,),
     )
@@ -342,7 +345,7 @@ def _check(features: np.ndarray, labels: np.ndarray, image_ids: np.ndarray, clas
         )
     if not len(labels):
         raise DataError(
-            "the filter selected no region, so there is nothing to train the labeler on",
+            "the filter selected no region, so there is nothing to train the region classifier on",
             remedy="Lower the threshold of the filter, or check the label maps and their axes.",
         )
     if int(labels.min()) < 0 or int(labels.max()) >= classes:

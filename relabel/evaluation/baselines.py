@@ -114,7 +114,7 @@ def derive_name_map(
     Equal names map to each other whatever the data say. Every other class goes to the target
     class that is most often its boxes' best-overlapping pseudo-label (the earlier class between
     equals), and to None where no box is overlapped. For `untouched_with_map` when no one wrote a
-    map; a person's map may be better, and is then the floor to report.
+    map; a person's map may be better, and is then the baseline to report.
     """
     found = _confident(source, pseudo, threshold)
     pairs = _best_pairs(source, found, min_iou)
@@ -136,13 +136,13 @@ def derive_name_map(
     return names
 
 
-def all_floors(
+def all_baselines(
     source: DetectionDataset,
     pseudo: PseudoLabels,
     names: TargetNames | None = None,
     threshold: float | Sequence[float] = 0.5,
 ) -> dict[str, DetectionDataset]:
-    """The three floors by name; ``names`` is derived from the data where None."""
+    """The three baselines by name; ``names`` is derived from the data where None."""
     table = derive_name_map(source, pseudo, threshold) if names is None else names
     unknown = [n for n in table if source.space.get(n) is None]
     if unknown:

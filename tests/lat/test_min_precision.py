@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError
-from relabel.lat.checkpoint import sure_scores
+from relabel.lat.checkpoint import min_precision_scores
 
 
 def model(folder: Path, **more: object) -> Path:
@@ -25,20 +25,20 @@ def test_scores_follow_each_classs_own_reliability(tmp_path: Path) -> None:
         "car": {"scores": [0.1, 0.6, 0.8], "precision": [0.1, 0.7, 0.9]},
     }
     folder = model(tmp_path, reliability=tables)
-    assert sure_scores(folder, 0.5).tolist() == [0.6, 0.4]
-    assert sure_scores(folder, 0.15).tolist() == [0.6, 0.1]
-    assert sure_scores(folder, 0.8).tolist() == [0.8, 2.0]  # no bus is so sure
+    assert min_precision_scores(folder, 0.5).tolist() == [0.6, 0.4]
+    assert min_precision_scores(folder, 0.15).tolist() == [0.6, 0.1]
+    assert min_precision_scores(folder, 0.8).tolist() == [0.8, 2.0]  # no bus is so sure
 
 
 def test_without_held_back_images_nothing_is_left_out(tmp_path: Path) -> None:
-    assert sure_scores(model(tmp_path), 0.9).tolist() == [0.0, 0.0]
-    assert sure_scores(model(tmp_path, reliability={}), 0.9).tolist() == [0.0, 0.0]
+    assert min_precision_scores(model(tmp_path), 0.9).tolist() == [0.0, 0.0]
+    assert min_precision_scores(model(tmp_path, reliability={}), 0.9).tolist() == [0.0, 0.0]
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a transfer model") as error:
-        sure_scores(tmp_path, 0.5)
+        min_precision_scores(tmp_path, 0.5)
     assert str(error.value.file) == str(tmp_path / "config.json")
     model(tmp_path, reliability={"car": {"scores": [], "precision": []}})
     with pytest.raises(DataError, match="bus"):
-        sure_scores(tmp_path, 0.5)
+        min_precision_scores(tmp_path, 0.5)

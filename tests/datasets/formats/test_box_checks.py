@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relabel.datasets.formats.checks import check_file_name, clean_boxes, clipped_area
+from relabel.datasets.formats.box_checks import check_file_name, clean_boxes, clipped_area
 from relabel.datasets.pixels.placing import file_name_fault
 from relabel.errors import DataError, Problems
 

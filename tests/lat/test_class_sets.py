@@ -13,8 +13,15 @@ from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, make_boxes
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.lat.boxes import BoxError
 from relabel.lat.checkpoint import TrainedTransfer
+from relabel.lat.class_sets import (
+    LEAST_RATIO,
+    LabelSets,
+    alternatives,
+    evidence,
+    label_sets,
+    leaders,
+)
 from relabel.lat.select import Labels, class_overlaps
-from relabel.lat.sets import LEAST_RATIO, LabelSets, alternatives, evidence, label_sets, leaders
 from relabel.lat.settings import LatSettings
 from relabel.lat.transfer import PredictionShard, _assemble
 from tests.builders.datasets import dataset_of
@@ -185,7 +192,7 @@ def test_a_transfer_trains_on_objects_of_doubtful_class_and_exports_sure_ones(
         (0, True, [], True),
     ]
     # What is exported.
-    assert _rows(_written(tmp_path, uncertain=0)) == [(0, False, [0, 1], False)]
+    assert _rows(_written(tmp_path, ignore_band=0)) == [(0, False, [0, 1], False)]
 
 
 def test_thresholds_that_fall_take_the_least_evidence_along(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The region labeler learns, resumes to the byte, and holds out whole images."""
+"""The region region classifier learns, resumes to the byte, and holds out whole images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from relabel.errors import DataError
-from relabel.multilabel.labels import labeler as module
-from relabel.multilabel.labels.labeler import Labeler, held_out, train_labeler
-from relabel.multilabel.settings import LabelerSettings
+from relabel.multilabel.labels import region_classifier as module
+from relabel.multilabel.labels.region_classifier import (
+    RegionClassifier,
+    held_out,
+    train_region_classifier,
+)
+from relabel.multilabel.settings import RegionClassifierSettings
 from relabel.settings import Runtime
 
 RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
@@ -32,19 +36,19 @@ def _regions(
     return (40 + 20 * x).astype(np.float16), labels, image_ids
 
 
-def _settings(**more: Any) -> LabelerSettings:
+def _settings(**more: Any) -> RegionClassifierSettings:
     values: dict[str, Any] = {"hidden": 64, "lr": 3e-3, "batch_size": 32, "epochs": 20.0}
-    return LabelerSettings(**{**values, "min_steps": 0, **more})
+    return RegionClassifierSettings(**{**values, "min_steps": 0, **more})
 
 
 def test_it_learns_separable_regions(tmp_path: Path) -> None:
     x, y, images = _regions()
-    metrics = train_labeler(x, y, images, 5, tmp_path, _settings(), RUNTIME)
+    metrics = train_region_classifier(x, y, images, 5, tmp_path, _settings(), RUNTIME)
     assert metrics["val_accuracy"] > 0.8  # chance: 1/3
     assert metrics["held_out_images"] == 9
     assert metrics["held_out_regions"] == 18
     assert metrics["classes_seen"] == 3
-    model = Labeler.load(tmp_path, CPU)
+    model = RegionClassifier.load(tmp_path, CPU)
     fresh, truth, _ = _regions(seed=1)
     probs = model.predict(fresh)
     assert probs.dtype == np.float32
@@ -59,13 +63,15 @@ def test_it_learns_separable_regions(tmp_path: Path) -> None:
 
 def test_the_epoch_with_the_least_held_out_loss_is_kept(tmp_path: Path) -> None:
     x, y, images = _regions(images=40, noise=2.0)
-    metrics = train_labeler(x, y, images, 3, tmp_path, _settings(lr=2e-2, epochs=30), RUNTIME)
+    metrics = train_region_classifier(
+        x, y, images, 3, tmp_path, _settings(lr=2e-2, epochs=30), RUNTIME
+    )
     history = json.loads((tmp_path / "training.json").read_text())["validation"]
     losses = [row["val_loss"] for row in history]
     assert metrics["val_loss"] == pytest.approx(min(losses), abs=1e-6)
     assert metrics["val_loss"] < losses[-1]  # it overfits, so the last epoch is not the best
     held = held_out(images, y, 0.1, 0)
-    probs = Labeler.load(tmp_path, CPU).predict(x[held])
+    probs = RegionClassifier.load(tmp_path, CPU).predict(x[held])
     loss = -np.log(probs[np.arange(held.sum()), y[held]]).mean()
     assert loss == pytest.approx(min(losses), rel=1e-4)
 
@@ -79,7 +85,7 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(
 ) -> None:
     x, y, images = _regions(images=40)
     settings = _settings(steps=14)
-    train_labeler(x, y, images, 3, tmp_path / "whole", settings, RUNTIME)
+    train_region_classifier(x, y, images, 3, tmp_path / "whole", settings, RUNTIME)
 
     plan, validate, calls = module._TrainSettings, module._validate, []
 
@@ -95,12 +101,12 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(
     monkeypatch.setattr(module, "_TrainSettings", eager)
     monkeypatch.setattr(module, "_validate", killed)
     with pytest.raises(_KilledError):
-        train_labeler(x, y, images, 3, tmp_path / "cut", settings, RUNTIME)
+        train_region_classifier(x, y, images, 3, tmp_path / "cut", settings, RUNTIME)
     assert (tmp_path / "cut" / "checkpoint").is_dir()
     assert not (tmp_path / "cut" / "config.json").exists()
     monkeypatch.setattr(module, "_validate", validate)
-    train_labeler(x, y, images, 3, tmp_path / "cut", settings, RUNTIME)
-    for name in ("labeler.safetensors", "config.json"):
+    train_region_classifier(x, y, images, 3, tmp_path / "cut", settings, RUNTIME)
+    for name in ("region_classifier.safetensors", "config.json"):
         whole, cut = (tmp_path / run / name for run in ("whole", "cut"))
         assert whole.read_bytes() == cut.read_bytes()
 
@@ -109,10 +115,10 @@ def test_memory_mapped_features_train_the_same(tmp_path: Path) -> None:
     x, y, images = _regions(images=20)
     np.save(tmp_path / "x.npy", x)
     settings = _settings(steps=4)
-    train_labeler(x, y, images, 3, tmp_path / "a", settings, RUNTIME)
+    train_region_classifier(x, y, images, 3, tmp_path / "a", settings, RUNTIME)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    train_labeler(mapped, y, images, 3, tmp_path / "b", settings, RUNTIME)
-    first, second = (tmp_path / run / "labeler.safetensors" for run in "ab")
+    train_region_classifier(mapped, y, images, 3, tmp_path / "b", settings, RUNTIME)
+    first, second = (tmp_path / run / "region_classifier.safetensors" for run in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -134,10 +140,10 @@ def test_images_are_held_out_whole_and_rare_classes_stay() -> None:
 
 def test_without_held_out_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
     x, y = np.eye(3, dtype=np.float32), np.arange(3)
-    metrics = train_labeler(x, y, y, 3, tmp_path, _settings(epochs=40), RUNTIME)
+    metrics = train_region_classifier(x, y, y, 3, tmp_path, _settings(epochs=40), RUNTIME)
     assert metrics["val_loss"] is None
     assert metrics["best_step"] == metrics["steps"] == 40
-    assert Labeler.load(tmp_path, CPU).predict(x).argmax(1).tolist() == [0, 1, 2]
+    assert RegionClassifier.load(tmp_path, CPU).predict(x).argmax(1).tolist() == [0, 1, 2]
 
 
 def test_every_epoch_shows_every_region_once() -> None:
@@ -157,18 +163,18 @@ def test_bad_data_is_refused(labels: list[int], value: float, says: str, tmp_pat
     x = np.full((len(labels), 2), value, dtype=np.float32)
     y = np.array(labels, dtype=np.int64)
     with pytest.raises(DataError, match=says):
-        train_labeler(x, y, np.arange(len(y)), 3, tmp_path, _settings(), RUNTIME)
+        train_region_classifier(x, y, np.arange(len(y)), 3, tmp_path, _settings(), RUNTIME)
 
 
 def test_damaged_labelers_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a readable labeler"):
-        Labeler.load(tmp_path, CPU)
-    Labeler(4, 3, 8).save(tmp_path, {})
-    assert Labeler.load(tmp_path, CPU).classes == 3
+    with pytest.raises(DataError, match="not a readable region classifier"):
+        RegionClassifier.load(tmp_path, CPU)
+    RegionClassifier(4, 3, 8).save(tmp_path, {})
+    assert RegionClassifier.load(tmp_path, CPU).classes == 3
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden": 9}))
-    with pytest.raises(DataError, match="not a readable labeler"):
-        Labeler.load(tmp_path, CPU)
+    with pytest.raises(DataError, match="not a readable region classifier"):
+        RegionClassifier.load(tmp_path, CPU)
 
 
 def test_few_regions_get_the_fewest_steps_and_given_steps_win(tmp_path: Path) -> None:
@@ -176,5 +182,7 @@ def test_few_regions_get_the_fewest_steps_and_given_steps_win(tmp_path: Path) ->
     for i, (more, steps) in enumerate(
         (({"min_steps": 90, "epochs": 2.0}, 90), ({"min_steps": 90, "steps": 7}, 7))
     ):
-        metrics = train_labeler(x, y, images, 5, tmp_path / str(i), _settings(**more), RUNTIME)
+        metrics = train_region_classifier(
+            x, y, images, 5, tmp_path / str(i), _settings(**more), RUNTIME
+        )
         assert metrics["steps"] == steps

@@ -1,4 +1,4 @@
-"""Align with a labeller that has no dataset, and with folders that several targets share."""
+"""Align with a prompted detector without a dataset, and with folders that targets share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(world: World) -> str:
 
 
 def test_sam3_labels_every_dataset_in_the_targets_space(world: World, model: str) -> None:
-    options = ("--labellers", "sam3", "--sam3-model", "./sam3")
+    options = ("--prompted-detectors", "sam3", "--sam3-model", "./sam3")
     plan = world.run(*options, "--dry-run").stdout
     assert all(f"labels by sam3 on {name}" in plan for name in ("fine", "coarse", "legacy"))
     assert "19 of 19 stages to run" in plan and "specialist sam3" not in plan
@@ -45,7 +45,7 @@ def test_sam3_labels_every_dataset_in_the_targets_space(world: World, model: str
     ]
     out = world.folder / "runs" / "fine"
     lat = json.loads((out / "3_lat" / "lat.json").read_text())
-    assert lat["labellers"] == {"sam3": ["car", "bus"]}
+    assert lat["prompted_detectors"] == {"sam3": ["car", "bus"]}
     assert {"sam3 on fine: 6", "sam3 on coarse: 4", "sam3 on legacy: 3"} < set(lat["labels"])
     manifest = json.loads((out / "result" / "manifest.json").read_text())
     assert manifest["settings"]["sam3"]["model"].startswith("sam3@")
@@ -62,7 +62,7 @@ def test_sam3_labels_every_dataset_in_the_targets_space(world: World, model: str
 def test_a_workspace_gets_a_labeller_without_redoing_the_rest(world: World, model: str) -> None:
     world.run()
     world.calls()
-    options = ("--labellers", "sam3", "--sam3-model", model)
+    options = ("--prompted-detectors", "sam3", "--sam3-model", model)
     world.run(*options, "--out", "with_sam3", "--shared", "runs/fine")
     assert [call.split(" with")[0] for call in world.calls()] == [
         "label fine by sam3 as fine",
@@ -79,7 +79,7 @@ def test_a_workspace_gets_a_labeller_without_redoing_the_rest(world: World, mode
 @pytest.mark.parametrize(
     ("options", "change"),
     [
-        (("--set", "lat.annotated_boxes=false"), "annotated_boxes: true → false"),
+        (("--set", "lat.blend_source_boxes=false"), "blend_source_boxes: true → false"),
         (("--set", "lat.label_sets=0"), "label_sets: 0.9 → 0.0"),
     ],
 )
@@ -103,40 +103,42 @@ def test_nothing_of_labellers_stands_in_a_plan_without_them(world: World) -> Non
     stages = [json.loads(file.read_text()) for file in out.rglob("stage.json")]
     assert len(stages) == 16
     keys = {key for stage in stages for key in (*stage["settings"], *stage["inputs"])}
-    assert not {"labellers", "sam3", "prompts"} & keys
+    assert not {"prompted_detectors", "sam3", "prompts"} & keys
     manifest = json.loads((out / "result" / "manifest.json").read_text())
     assert "sam3" not in manifest["settings"]
     assert set(manifest["settings"]["align"]) == {"formats", "pictures", "pseudo_score"}
-    assert stage_settings(AlignSettings(labellers=("sam3",)))["labellers"] == ["sam3"]
+    assert stage_settings(AlignSettings(prompted_detectors=("sam3",)))["prompted_detectors"] == [
+        "sam3"
+    ]
 
 
 def test_missing_weights_are_told_before_any_training(world: World, model: str) -> None:
     (Path(model) / "model.safetensors").unlink()
-    options = ("--labellers", "sam3", "--sam3-model", model)
+    options = ("--prompted-detectors", "sam3", "--sam3-model", model)
     assert "to do" in world.run(*options, "--dry-run").stdout
     error = world.run(*options, status=1).stderr
     assert "the folder has no safetensors weights" in error and "hf auth login" in error
     assert world.calls() == []
-    error = world.run("--labellers", "sam3", "--sam3-model", "./gone", status=1).stderr
+    error = world.run("--prompted-detectors", "sam3", "--sam3-model", "./gone", status=1).stderr
     assert "no such SAM 3 model folder" in error
 
 
 def test_unknown_labellers_and_names_in_conflict(world: World, model: str) -> None:
-    assert "'sam2' is not" in world.run("--labellers", "sam2", status=2).stderr
-    with pytest.raises(ConfigError, match=r"labellers is \['sam2'\] and must be .*sam3"):
-        AlignSettings(labellers=("sam2",))  # type: ignore[arg-type]
+    assert "'sam2' is not" in world.run("--prompted-detectors", "sam2", status=2).stderr
+    with pytest.raises(ConfigError, match=r"prompted_detectors is \['sam2'\] and must be .*sam3"):
+        AlignSettings(prompted_detectors=("sam2",))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="named twice"):
-        AlignSettings(labellers=("sam3", "sam3"))
+        AlignSettings(prompted_detectors=("sam3", "sam3"))
     text = (world.folder / "relabel.toml").read_text()
     (world.folder / "relabel.toml").write_text(text.replace("datasets.legacy", "datasets.sam3"))
-    error = world.run("--sources", "coarse,sam3", "--labellers", "sam3", status=1).stderr
-    assert "'sam3' is both a dataset and a labeller" in error
+    error = world.run("--sources", "coarse,sam3", "--prompted-detectors", "sam3", status=1).stderr
+    assert "'sam3' is both a dataset and a prompted detector" in error
 
 
 def test_a_second_target_takes_the_specialists_and_labels_of_the_first(
     world: World, model: str
 ) -> None:
-    options = ("--shared", "pool", "--labellers", "sam3", "--sam3-model", model)
+    options = ("--shared", "pool", "--prompted-detectors", "sam3", "--sam3-model", model)
     world.run("--out", "a", *options)
     assert len(world.calls()) == 5 + 8 + 3 + 3
     assert not (world.folder / "a" / "1_specialists").exists()

@@ -1,4 +1,4 @@
-"""A labeller without a dataset is one more label space of the transfer, and never a source."""
+"""A prompted detector is one more label space of the transfer, and never a source."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTINGS = LatSettings(
 
 
 def by_sam3(like: PseudoLabels) -> PseudoLabels:
-    """The target specialist's labels, said by a labeller, and moved so that they differ."""
+    """The target specialist's labels, said by a prompted detector, moved so that they differ."""
     return replace(like, by="sam3", boxes=like.boxes + np.float32(1))
 
 
@@ -51,7 +51,7 @@ def test_a_labeller_is_a_block_of_the_joint_space_and_counts_for_the_clamp(tmp_p
         tmp_path / "lat",
         settings,
         RUNTIME,
-        labellers={"sam3": world.target.space},
+        prompted_detectors={"sam3": world.target.space},
     )
     trained = TrainedTransfer.load(out, torch.device("cpu"))
     names = ["tight/red", "tight/blue", "loose/thing", "sam3/red", "sam3/blue"]
@@ -75,12 +75,12 @@ def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> N
         "tight": world.labels["tight", "tight"],
         "sam3": by_sam3(world.labels["tight", "tight"]),
     }
-    settings = replace(SETTINGS, hide_rows=0.0)
+    settings = replace(SETTINGS, drop_pseudo_labels=0.0)
     found = image_proposals(world.target, 0, joint, labels, settings)
     assert (found.space == 2).any()
-    played = {True: 0, False: 0}
+    simulated = {True: 0, False: 0}
     for seed in range(20):
-        for limited in played:
+        for limited in simulated:
             rows, _, confidence = draw(
                 found,
                 0,
@@ -88,8 +88,8 @@ def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> N
                 np.random.default_rng(seed),
                 datasets=2 if limited else None,
             )
-            played[limited] += int((confidence[found.space[rows] == 2] == 1).sum())
-    assert played[True] == 0 and played[False] > 0
+            simulated[limited] += int((confidence[found.space[rows] == 2] == 1).sum())
+    assert simulated[True] == 0 and simulated[False] > 0
     # With no dataset but the target there is nobody to simulate; its labels are still proposals.
     alone = {name: labels[name] for name in ("tight", "sam3")}
     found = image_proposals(world.target, 0, joint, alone, settings)
