@@ -10,6 +10,7 @@ from relabel.multilabel.plan import MultilabelPlan
 from relabel.multilabel.scores.label_maps import LabelMapFolder
 from relabel.multilabel.settings import PROBE
 from relabel.multilabel.store import read_labels, read_regions, read_scores
+from relabel.multilabel.work import ShardWork
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock, record
 from relabel.workspace.parts import WorkerShare, pending
@@ -59,50 +60,39 @@ class _Work:
         record(self.plan.out, stage.name, self.clock)
         return outputs
 
-    def pending(self, stage: Stage, readable: Callable[[Path], object]) -> list[int]:
+    def shard_work(self, stage: Stage, readable: Callable[[Path], object]) -> ShardWork:
         """The shards that this process has to make."""
-        shards = self.plan.shards(stage.name)
-        return pending(shards, self.part, readable, quiet=self.runtime.quiet)
-
-    def facts(self, stage: Stage) -> dict[str, Any]:
-        """What all shards of a stage share."""
-        return {"stage": stage.fingerprint, "settings": stage.settings}
+        plan, shards = self.plan, self.plan.shards(stage.name)
+        todo = pending(shards, self.part, readable, quiet=self.runtime.quiet)
+        run = {"stage": stage.fingerprint, "settings": stage.settings}
+        regions = plan.shards("regions")
+        return ShardWork(plan.images, regions, shards, todo, run, self.runtime, self.clock)
 
     def regions(self, stage: Stage) -> None:
         from relabel.multilabel.regions.features import PatchFeatures
         from relabel.multilabel.regions.stage import find_regions
         from relabel.training.loop import resolve_device
 
-        todo = self.pending(stage, read_regions)
-        if todo:
+        work = self.shard_work(stage, read_regions)
+        if work.todo:
             settings = self.plan.settings.maskcut
-            find_regions(
-                self.plan.images,
-                self.plan.shards("regions"),
-                todo,
-                self.facts(stage),
-                PatchFeatures.create(settings, resolve_device(self.runtime.device)),
-                settings,
-                self.runtime,
-                self.clock,
-            )
+            extractor = PatchFeatures.create(settings, resolve_device(self.runtime.device))
+            find_regions(work, extractor, settings)
 
     def scores(self, stage: Stage) -> None:
         from relabel.multilabel.scores import stage as scores
         from relabel.training.loop import resolve_device
 
-        todo = self.pending(stage, read_scores)
-        if not todo:
+        work = self.shard_work(stage, read_scores)
+        if not work.todo:
             return
-        plan, regions, shards = self.plan, self.plan.shards("regions"), self.plan.shards("scores")
-        images, settings = plan.images, plan.settings.maps
-        common = (images, regions, shards, todo, self.facts(stage))
+        plan, images, settings = self.plan, self.plan.images, self.plan.settings.maps
         if plan.maps is not None:
             maps = LabelMapFolder(plan.maps)
-            scores.check_axes(images, regions, maps, settings, self.runtime)
-            scores.score_with_maps(*common, maps, settings, self.runtime, self.clock)
+            scores.check_axes(work, maps, settings)
+            scores.score_with_maps(work, maps, settings)
         elif settings.classifier == PROBE:
-            scores.score_with_probe(*common, self._probe(stage), self.runtime, self.clock)
+            scores.score_with_probe(work, self._probe(stage))
         else:
             from relabel.multilabel.scores.dense import DenseClassifier
 
@@ -114,9 +104,7 @@ class _Work:
                 class_keys=images.class_keys,
                 precision=plan.settings.maskcut.precision,
             )
-            scores.score_with_classifier(
-                *common, maker, plan.settings.maskcut.batch_size, self.runtime, self.clock
-            )
+            scores.score_with_classifier(work, maker, plan.settings.maskcut.batch_size)
 
     def _probe(self, stage: Stage) -> Any:
         """Trained once; other processes find it there."""
@@ -134,17 +122,7 @@ class _Work:
     def region_classifier(self, stage: Stage) -> Outputs:
         from relabel.multilabel.labels.stage import fit_region_classifier
 
-        plan = self.plan
-        found = fit_region_classifier(
-            plan.images,
-            plan.shards("regions"),
-            plan.shards("scores"),
-            stage.folder,
-            plan.settings.filter,
-            plan.settings.region_classifier,
-            self.runtime,
-            self.clock,
-        )
+        found = fit_region_classifier(self.plan, stage.folder, self.runtime, self.clock)
         message(
             f"region classifier: learned from {found['unions_selected']} of "
             f"{found['regions_before_filter']} regions, held-out accuracy "
@@ -158,26 +136,16 @@ class _Work:
         from relabel.multilabel.labels.stage import label_regions
         from relabel.training.loop import resolve_device
 
-        todo = self.pending(stage, read_labels)
-        if todo:
-            plan, device = self.plan, resolve_device(self.runtime.device)
-            label_regions(
-                plan.images,
-                plan.shards("regions"),
-                plan.shards("labels"),
-                todo,
-                self.facts(stage),
-                RegionClassifier.load(plan.stages["region_classifier"].folder, device),
-                plan.settings.aggregate,
-                self.runtime,
-                self.clock,
-            )
+        work, plan = self.shard_work(stage, read_labels), self.plan
+        if work.todo:
+            device = resolve_device(self.runtime.device)
+            model = RegionClassifier.load(plan.stages["region_classifier"].folder, device)
+            label_regions(work, model, plan.settings.aggregate)
 
     def result(self, stage: Stage) -> Outputs:
         from relabel.multilabel.result.stage import write_result
 
-        regions, labels = self.plan.shards("regions"), self.plan.shards("labels")
-        return write_result(self.plan, regions, labels, stage.folder, self.runtime)
+        return write_result(self.plan, stage.folder, self.runtime)
 
 
 def _is_output(path: Path) -> bool:

@@ -7,9 +7,9 @@ classes, ``d`` channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -21,14 +21,22 @@ from relabel.multilabel.labels.aggregate import final, local_hard, local_soft
 from relabel.multilabel.labels.region_classifier import RegionClassifier, train_region_classifier
 from relabel.multilabel.labels.region_filter import RegionUnions, select_columns, union_features
 from relabel.multilabel.scores.stage import top
-from relabel.multilabel.settings import AggregateSettings, FilterSettings, RegionClassifierSettings
-from relabel.multilabel.store import LabelShard, ScoreShard, read_regions, read_scores
+from relabel.multilabel.settings import AggregateSettings, FilterSettings
+from relabel.multilabel.store import (
+    LabelShard,
+    RegionShard,
+    ScoreShard,
+    read_regions,
+    read_scores,
+)
+from relabel.multilabel.work import ShardWork
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.clock import Clock
-from relabel.workspace.columns import write_shard
-from relabel.workspace.parts import shard_progress
-from relabel.workspace.stage import Shards
+from relabel.workspace.columns import iterate
+
+if TYPE_CHECKING:
+    from relabel.multilabel.plan import MultilabelPlan
 
 FEATURES = "features.npy"
 
@@ -48,14 +56,7 @@ def selected(images: ImageSet, scores: ScoreShard, settings: FilterSettings) -> 
 
 
 def fit_region_classifier(
-    images: ImageSet,
-    regions: Shards,
-    scores: Shards,
-    out: Path,
-    filtering: FilterSettings,
-    settings: RegionClassifierSettings,
-    runtime: Runtime,
-    clock: Clock,
+    plan: MultilabelPlan, out: Path, runtime: Runtime, clock: Clock
 ) -> dict[str, Any]:
     """Gather the selected regions' features into one memory-mapped file and train on them.
 
@@ -65,8 +66,9 @@ def fit_region_classifier(
     Raises:
         DataError: the filter leaves no region.
     """
+    images, settings = plan.images, plan.settings
     with clock.spent("gathering"):
-        labels, image_ids, total = _targets(images, scores, filtering)
+        labels, image_ids, total = _targets(plan)
         if not total:
             raise DataError(
                 f"none of {len(images)} images has a region, so there is nothing to label",
@@ -81,10 +83,16 @@ def fit_region_classifier(
                 remedy="Lower --filter-threshold, or check the label maps and their axes "
                 "(--transpose-maps).",
             )
-        features = _gather(images, regions, scores, out, filtering, len(labels))
+        features = _gather(plan, out, len(labels))
     with clock.spent("training"):
         metrics = train_region_classifier(
-            features, labels, image_ids, images.num_classes, out, settings, runtime
+            features,
+            labels,
+            image_ids,
+            images.num_classes,
+            out,
+            settings.region_classifier,
+            runtime,
         )
     clock.images += len(images)
     found = {"regions_before_filter": total, "unions_selected": len(labels), **metrics}
@@ -94,39 +102,32 @@ def fit_region_classifier(
     return found
 
 
-def _targets(
-    images: ImageSet, scores: Shards, filtering: FilterSettings
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _targets(plan: MultilabelPlan) -> tuple[np.ndarray, np.ndarray, int]:
     """(class int64 [S], image row int64 [S], number of regions before the filter)."""
     classes, rows, total = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
-    for path in scores.paths:
-        shard = read_scores(path)
-        found = selected(images, shard, filtering)
+    for shard in iterate(plan.shards("scores").paths, read_scores):
+        found = selected(plan.images, shard, plan.settings.filter)
         classes.append(found.classes)
         rows.append(found.images)
         total += len(shard.own)
     return np.concatenate(classes), np.concatenate(rows), total
 
 
-def _gather(
-    images: ImageSet,
-    regions: Shards,
-    scores: Shards,
-    out: Path,
-    filtering: FilterSettings,
-    count: int,
-) -> np.ndarray:
+def _gather(plan: MultilabelPlan, out: Path, count: int) -> np.ndarray:
     """float32 [S, d], memory-mapped, so that more regions than fit into memory can be learned."""
     file, partial = out / FEATURES, out / f"partial.{FEATURES}"
     if not file.is_file():
         target: Any = None
         at = 0
-        for i, path in enumerate(scores.paths):
-            found = read_regions(regions.shard_path(i))
+        shards = zip(
+            iterate(plan.shards("regions").paths, read_regions),
+            iterate(plan.shards("scores").paths, read_scores),
+            strict=True,
+        )
+        for found, scores in shards:
             assert found.features is not None
-            unions = union_features(
-                found.features, found.patch_area, selected(images, read_scores(path), filtering)
-            )
+            chosen = selected(plan.images, scores, plan.settings.filter)
+            unions = union_features(found.features, found.patch_area, chosen)
             if target is None:
                 target = np.lib.format.open_memmap(
                     partial, mode="w+", dtype=np.float32, shape=(count, unions.shape[1])
@@ -141,42 +142,31 @@ def _gather(
 
 
 def label_regions(
-    images: ImageSet,
-    regions: Shards,
-    shards: Shards,
-    todo: Sequence[int],
-    run: Mapping[str, Any],
-    region_classifier: RegionClassifier,
-    settings: AggregateSettings,
-    runtime: Runtime,
-    clock: Clock,
+    work: ShardWork, region_classifier: RegionClassifier, settings: AggregateSettings
 ) -> None:
-    """Make the label shards ``todo``: classify every region, then label every image."""
-    with shard_progress("Labelling images", shards, todo, runtime) as bar:
-        for i in todo:
-            found = read_regions(regions.shard_path(i))
-            assert found.features is not None
-            with clock.spent("region_classifier"):
-                probs = region_classifier.predict(found.features)
-            gt = images.labels[found.row]
-            whole = aggregated(probs, found.offsets, gt, settings)
-            ids, values = top(probs)
-            labels = listed(whole, settings)
-            shard = LabelShard(
-                run=run,
-                row=found.row,
-                file_name=found.file_name,
-                gt=gt.astype(np.int32),
-                offsets=found.offsets,
-                ids=ids,
-                probs=values,
-                label_offsets=labels.indptr,
-                label_ids=labels.indices,
-                label_probs=labels.data,
-            )
-            write_shard(shards.shard_path(i), shard)
-            clock.images += len(found)
-            bar.update(len(found))
+    """Make the shards of labels: classify every region, then label every image."""
+
+    def make(found: RegionShard) -> LabelShard:
+        assert found.features is not None
+        with work.clock.spent("region_classifier"):
+            probs = region_classifier.predict(found.features)
+        gt = work.images.labels[found.row]
+        labels = listed(aggregated(probs, found.offsets, gt, settings), settings)
+        ids, values = top(probs)
+        return LabelShard(
+            run=work.run,
+            row=found.row,
+            file_name=found.file_name,
+            gt=gt.astype(np.int32),
+            offsets=found.offsets,
+            ids=ids,
+            probs=values,
+            label_offsets=labels.indptr,
+            label_ids=labels.indices,
+            label_probs=labels.data,
+        )
+
+    work.from_regions("Labelling images", make)
 
 
 def aggregated(

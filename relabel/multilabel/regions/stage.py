@@ -28,13 +28,13 @@ from relabel.multilabel.regions.maskcut import discover_batch
 from relabel.multilabel.regions.refine import refine_batch
 from relabel.multilabel.settings import MaskCutSettings
 from relabel.multilabel.store import Found, region_shard
+from relabel.multilabel.work import ShardWork
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock
 from relabel.workspace.columns import write_shard
 from relabel.workspace.cores import reading_threads
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import progress
-from relabel.workspace.stage import Shards
 
 _REFINE_SIDE = 320  # longest side in pixels at which masks are refined
 _AHEAD = 3  # batches whose cuts may wait for a thread
@@ -48,21 +48,12 @@ class Loaded:
     image: np.ndarray
 
 
-def find_regions(
-    images: ImageSet,
-    shards: Shards,
-    todo: Sequence[int],
-    run: Mapping[str, Any],
-    extractor: PatchFeatures,
-    settings: MaskCutSettings,
-    runtime: Runtime,
-    clock: Clock,
-) -> None:
-    """Make the shards ``todo``; images that cannot be read stand in them with the reason.
+def find_regions(work: ShardWork, extractor: PatchFeatures, settings: MaskCutSettings) -> None:
+    """Make the shards of regions; images that cannot be read stand in them with the reason.
 
     A shard's batches are the same whichever shards were there before, and so are its bytes.
     """
-    size = settings.batch_size
+    size, shards, clock = settings.batch_size, work.shards, work.clock
 
     def load(source: ImageSet, row: int) -> Any:
         try:
@@ -73,11 +64,11 @@ def find_regions(
 
     cores = reading_threads()
     with (
-        shard_progress("Finding regions", shards, todo, runtime) as bar,
+        shard_progress("Finding regions", shards, work.todo, work.runtime) as bar,
         ImageBatches(
-            images,
-            batches=(rows for i in todo for rows in _batches(shards.items(i), size)),
-            workers=runtime.workers,
+            work.images,
+            batches=(rows for i in work.todo for rows in _batches(shards.items(i), size)),
+            workers=work.runtime.workers,
             load=load,
         ) as loader,
         ThreadPoolExecutor(
@@ -85,7 +76,7 @@ def find_regions(
         ) as pool,
     ):
         stream = iter(loader)
-        for i in todo:
+        for i in work.todo:
             done: list[tuple[int, str, Found | str]] = []
             waiting: deque[_Batch] = deque()
             for _ in range(0, len(shards.items(i)), size):
@@ -93,11 +84,11 @@ def find_regions(
                     rows, loaded = next(stream)
                 waiting.append(_submit(pool, rows.tolist(), loaded, extractor, settings, clock))
                 while len(waiting) > _AHEAD:
-                    bar.update(_collect(images, done, waiting.popleft(), clock))
+                    bar.update(_collect(work.images, done, waiting.popleft(), clock))
             while waiting:
-                bar.update(_collect(images, done, waiting.popleft(), clock))
+                bar.update(_collect(work.images, done, waiting.popleft(), clock))
             with clock.spent("writing"):
-                write_shard(shards.shard_path(i), region_shard(run, extractor.dim, done))
+                write_shard(shards.shard_path(i), region_shard(work.run, extractor.dim, done))
 
 
 def cut_features(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from relabel.multilabel.labels.confusion import ConfusedPair, confused_pairs
+from relabel.multilabel.labels.confusion import confused_pairs
 from relabel.multilabel.labels.stage import confusion_columns
 from relabel.multilabel.result.export import (
     paired,
@@ -24,7 +24,6 @@ from relabel.workspace.progress import message
 if TYPE_CHECKING:
     from relabel.multilabel.plan import MultilabelPlan
     from relabel.settings import Runtime
-    from relabel.workspace.stage import Shards
 
 TSV, PARQUET, CONFUSED, SKIPPED, REPORT = (
     "labels.tsv",
@@ -35,21 +34,19 @@ TSV, PARQUET, CONFUSED, SKIPPED, REPORT = (
 )
 
 
-def write_result(
-    plan: MultilabelPlan, regions: Shards, labels: Shards, out: Path, runtime: Runtime
-) -> dict[str, str | Path]:
+def write_result(plan: MultilabelPlan, out: Path, runtime: Runtime) -> dict[str, str | Path]:
     """Write all of it; returns the outputs by name, relative to ``out``."""
     from relabel.multilabel.result.report import write_result_report
 
     images = plan.images
-    write_labels_tsv(out / TSV, labels.paths)
-    skipped: list[tuple[str, str]] = []
-    shards = _noting_skipped(paired(regions.paths, labels.paths), skipped)
-    write_labels_parquet(out / PARQUET, images, shards)
-    pairs = find_confused(plan, labels)
+    regions, labels = plan.shards("regions").paths, plan.shards("labels").paths
+    write_labels_tsv(out / TSV, labels)
+    skipped: list[str] = []
+    write_labels_parquet(out / PARQUET, images, _noting_skipped(paired(regions, labels), skipped))
+    own, ids, probs = confusion_columns(iterate(labels, read_labels))
+    pairs = confused_pairs(own, ids, probs, images.num_classes, plan.settings.aggregate.confusion)
     write_confused(out / CONFUSED, pairs, images)
-    lines = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
-    atomic_write_bytes(out / SKIPPED, lines.encode())
+    atomic_write_bytes(out / SKIPPED, "".join(skipped).encode())
     if skipped:
         message(
             f"{len(skipped)} images could not be read; {out / SKIPPED} lists them",
@@ -58,8 +55,8 @@ def write_result(
     write_result_report(
         out / REPORT,
         images,
-        regions.paths,
-        labels.paths,
+        regions,
+        labels,
         title=f"Multi-labels of {images.root.resolve().name}",
         confused=pairs,
         settings={kind: stage.settings for kind, stage in plan.stages.items()},
@@ -68,17 +65,10 @@ def write_result(
 
 
 def _noting_skipped(
-    shards: Iterable[tuple[RegionShard, LabelShard]], skipped: list[tuple[str, str]]
+    shards: Iterable[tuple[RegionShard, LabelShard]], skipped: list[str]
 ) -> Iterator[tuple[RegionShard, LabelShard]]:
-    """The shards, while (file name, reason) of the images that could not be read are listed."""
+    """The shards, while lines about the images that could not be read are gathered."""
     for regions, labels in shards:
         for i in np.flatnonzero(~regions.readable).tolist():
-            skipped.append((regions.file_name[i], " ".join(regions.reason[i].split())))
+            skipped.append(f"{regions.file_name[i]}\t{' '.join(regions.reason[i].split())}\n")
         yield regions, labels
-
-
-def find_confused(plan: MultilabelPlan, labels: Shards) -> list[ConfusedPair]:
-    """The classes the region classifier takes for one another."""
-    own, ids, probs = confusion_columns(iterate(labels.paths, read_labels))
-    classes, rate = plan.images.num_classes, plan.settings.aggregate.confusion
-    return confused_pairs(own, ids, probs, classes, rate)

@@ -10,9 +10,8 @@ classes kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,9 @@ from relabel.multilabel.scores.label_maps import (
 from relabel.multilabel.scores.probe import Probe, train_probe
 from relabel.multilabel.settings import LabelMapSettings
 from relabel.multilabel.store import RegionShard, ScoreShard, read_regions
-from relabel.settings import Runtime
-from relabel.workspace.clock import Clock
-from relabel.workspace.columns import iterate, write_shard
+from relabel.multilabel.work import ShardWork
+from relabel.workspace.columns import iterate
 from relabel.workspace.cores import reading_threads
-from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards
 
@@ -64,26 +61,16 @@ def own_scores(probs: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> np
     return np.where(mine >= 0, own, np.float32(np.nan))
 
 
-def score_with_probe(
-    images: ImageSet,
-    regions: Shards,
-    shards: Shards,
-    todo: Sequence[int],
-    run: Mapping[str, Any],
-    probe: Probe,
-    runtime: Runtime,
-    clock: Clock,
-) -> None:
+def score_with_probe(work: ShardWork, probe: Probe) -> None:
     """Scores by the probe, from the pooled features of the regions."""
-    with shard_progress("Scoring regions", shards, todo, runtime) as bar:
-        for i in todo:
-            found = read_regions(regions.shard_path(i))
-            assert found.features is not None
-            with clock.spent("scoring"):
-                probs = _softmax(probe, found.features)
-            _write(shards.shard_path(i), found, images, run, probs)
-            clock.images += len(found)
-            bar.update(len(found))
+
+    def make(found: RegionShard) -> ScoreShard:
+        with work.clock.spent("scoring"):
+            x = torch.from_numpy(np.asarray(found.features, dtype=np.float32))
+            probs = probe.logits(x).double().softmax(1).float().numpy()
+        return _shard(work, found, probs)
+
+    work.from_regions("Scoring regions", make)
 
 
 def fit_probe(images: ImageSet, regions: Shards, seed: int) -> Probe:
@@ -119,61 +106,44 @@ def probe_images(labels: np.ndarray, seed: int, most: int = PROBE_IMAGES) -> np.
     return wanted
 
 
-def score_with_maps(
-    images: ImageSet,
-    regions: Shards,
-    shards: Shards,
-    todo: Sequence[int],
-    run: Mapping[str, Any],
-    maps: LabelMapFolder,
-    settings: LabelMapSettings,
-    runtime: Runtime,
-    clock: Clock,
-) -> None:
+def score_with_maps(work: ShardWork, maps: LabelMapFolder, settings: LabelMapSettings) -> None:
     """Scores under label maps from files, read ahead in threads.
 
-    With ``runtime.skip_bad`` the regions of an image without a readable map have no scores.
+    With ``skip_bad`` the regions of an image without a readable map have no scores.
 
     Raises:
         DataError: an image with regions has no map, or a map is damaged.
     """
-    classes = images.num_classes
-    without = 0
-    example = ""
+    classes, runtime = work.images.num_classes, work.runtime
+    without, example = 0, ""
+
+    def make(found: RegionShard) -> ScoreShard:
+        nonlocal without, example
+        bad: list[str] = []
+
+        def scores(at: int) -> np.ndarray:
+            if not len(found.regions(at)):
+                return np.zeros((0, classes), np.float32)
+            try:
+                label_map = maps.read(found.file_name[at], settings.transpose, classes)
+            except DataError as error:
+                if not runtime.skip_bad:
+                    raise
+                bad.append(str(error))
+                return np.full((len(found.regions(at)), classes), np.nan, np.float32)
+            weights = mask_weights(torch.from_numpy(found.masks(at)), label_map.grid)
+            rows = torch.zeros(len(weights), dtype=torch.long)
+            return region_scores_batch(label_map.stacked()[None], rows, weights, classes).numpy()
+
+        with work.clock.spent("reading maps and scoring"):
+            parts = list(pool.map(scores, range(len(found))))
+        without += len(bad)
+        example = example or min(bad, default="")
+        return _shard(work, found, np.concatenate([np.zeros((0, classes), np.float32), *parts]))
+
     workers = max(1, reading_threads(runtime.workers))
-    with (
-        shard_progress("Scoring regions", shards, todo, runtime) as bar,
-        ThreadPoolExecutor(workers, "relabel-maps") as pool,
-    ):
-        for i in todo:
-            found = read_regions(regions.shard_path(i), features=False)
-
-            bad: list[str] = []
-
-            def scores(at: int, found: RegionShard = found, bad: list[str] = bad) -> np.ndarray:
-                if not len(found.regions(at)):
-                    return np.zeros((0, classes), np.float32)
-                try:
-                    label_map = maps.read(found.file_name[at], settings.transpose, classes)
-                except DataError as error:
-                    if not runtime.skip_bad:
-                        raise
-                    bad.append(str(error))
-                    return np.full((len(found.regions(at)), classes), np.nan, np.float32)
-                weights = mask_weights(torch.from_numpy(found.masks(at)), label_map.grid)
-                rows = torch.zeros(len(weights), dtype=torch.long)
-                return region_scores_batch(
-                    label_map.stacked()[None], rows, weights, classes
-                ).numpy()
-
-            with clock.spent("reading maps and scoring"):
-                parts = list(pool.map(scores, range(len(found))))
-            probs = np.concatenate([np.zeros((0, classes), np.float32), *parts])
-            without += len(bad)
-            example = example or min(bad, default="")
-            _write(shards.shard_path(i), found, images, run, probs)
-            clock.images += len(found)
-            bar.update(len(found))
+    with ThreadPoolExecutor(workers, "relabel-maps") as pool:
+        work.from_regions("Scoring regions", make, features=False)
     if without:
         message(
             f"{without} images have regions, but no readable label map: the region classifier does "
@@ -182,14 +152,9 @@ def score_with_maps(
         )
 
 
-def check_axes(
-    images: ImageSet,
-    regions: Shards,
-    maps: LabelMapFolder,
-    settings: LabelMapSettings,
-    runtime: Runtime,
-) -> None:
+def check_axes(work: ShardWork, maps: LabelMapFolder, settings: LabelMapSettings) -> None:
     """Look at some images, and say so if their maps fit the regions better with swapped axes."""
+    images, regions = work.images, work.regions
     found: list[tuple[LabelMap, Tensor, int]] = []
     for i in np.unique(np.linspace(0, len(regions) - 1, _AXES_SHARDS).astype(int)).tolist():
         shard = read_regions(regions.shard_path(i), features=False)
@@ -203,70 +168,52 @@ def check_axes(
             found.append((label_map, whole, int(images.labels[shard.row[at]])))
     if not found:
         return
-    agreement = axis_agreement(
-        [one for one, _, _ in found], [one for _, one, _ in found], [one for _, _, one in found]
-    )
+    agreement = axis_agreement(*zip(*found, strict=True))
     if agreement.transpose:
         option = "--no-transpose-maps" if settings.transpose else "--transpose-maps"
         message(
             f"the label maps of {agreement.images} images fit the regions better with their axes "
             f"swapped (correlation {agreement.transposed:.2f}, now {agreement.plain:.2f}): "
             f"consider {option}",
-            quiet=runtime.quiet,
+            quiet=work.runtime.quiet,
         )
 
 
-def score_with_classifier(
-    images: ImageSet,
-    regions: Shards,
-    shards: Shards,
-    todo: Sequence[int],
-    run: Mapping[str, Any],
-    maker: DenseClassifier,
-    batch_size: int,
-    runtime: Runtime,
-    clock: Clock,
-) -> None:
+def score_with_classifier(work: ShardWork, maker: DenseClassifier, batch_size: int) -> None:
     """Scores under the maps of a classifier's dense pass over the images."""
 
     def load(source: ImageSet, row: int) -> Any:
         return square(load_image(source, row), maker.image_size)
 
-    with (
-        shard_progress("Scoring regions", shards, todo, runtime) as bar,
-        ImageBatches(
-            images,
-            batches=_all_batches(regions, todo, batch_size),
-            workers=runtime.workers,
-            problems=Problems(skip_bad=True),
-            keep_empty=True,
-            load=load,
-        ) as loader,
-    ):
+    def make(shard: RegionShard) -> ScoreShard:
+        at = {int(row): position for position, row in enumerate(shard.row)}
+        probs = np.zeros((len(shard.rle), work.images.num_classes), np.float32)
+        for batch in _readable_batches(shard, batch_size):
+            with work.clock.spent("waiting for images"):
+                read, pixels = next(stream)
+            if len(read) != len(batch):
+                missing = sorted(set(batch) - set(read.tolist()))[0]
+                raise DataError(
+                    "could be read when its regions were found, and cannot now",
+                    file=work.images.location(missing),
+                    remedy="Restore the file, or start again with --overwrite.",
+                )
+            with work.clock.spent("classifier"):
+                maps = maker.maps(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
+            with work.clock.spent("scoring"):
+                _score_batch(shard, [at[int(row)] for row in read], maps, probs)
+        return _shard(work, shard, probs)
+
+    with ImageBatches(
+        work.images,
+        batches=_all_batches(work, batch_size),
+        workers=work.runtime.workers,
+        problems=Problems(skip_bad=True),
+        keep_empty=True,
+        load=load,
+    ) as loader:
         stream = iter(loader)
-        for i in todo:
-            shard = read_regions(regions.shard_path(i), features=False)
-            at = {int(row): position for position, row in enumerate(shard.row)}
-            probs = np.zeros((len(shard.rle), images.num_classes), np.float32)
-            for batch in _readable_batches(shard, batch_size):
-                with clock.spent("waiting for images"):
-                    read, pixels = next(stream)
-                if len(read) != len(batch):
-                    missing = sorted(set(batch) - set(read.tolist()))[0]
-                    raise DataError(
-                        "could be read when its regions were found, and cannot now",
-                        file=images.location(missing),
-                        remedy="Restore the file, or start again with --overwrite.",
-                    )
-                here = [at[int(row)] for row in read]
-                with clock.spent("classifier"):
-                    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-                    maps = maker.maps(x)
-                with clock.spent("scoring"):
-                    _score_batch(shard, here, maps, probs)
-            _write(shards.shard_path(i), shard, images, run, probs)
-            clock.images += len(shard)
-            bar.update(len(shard))
+        work.from_regions("Scoring regions", make, features=False)
 
 
 def _score_batch(shard: RegionShard, here: Sequence[int], maps: Tensor, probs: np.ndarray) -> None:
@@ -287,10 +234,11 @@ def _score_batch(shard: RegionShard, here: Sequence[int], maps: Tensor, probs: n
         probs[regions] = scores.cpu().numpy()
 
 
-def _all_batches(regions: Shards, todo: Sequence[int], size: int) -> Iterator[list[int]]:
+def _all_batches(work: ShardWork, size: int) -> Iterator[list[int]]:
     """The batches of all shards, one shard in memory at a time."""
-    for i in todo:
-        yield from _readable_batches(read_regions(regions.shard_path(i), features=False), size)
+    for i in work.todo:
+        shard = read_regions(work.regions.shard_path(i), features=False)
+        yield from _readable_batches(shard, size)
 
 
 def _readable_batches(shard: RegionShard, size: int) -> Iterator[list[int]]:
@@ -299,27 +247,15 @@ def _readable_batches(shard: RegionShard, size: int) -> Iterator[list[int]]:
         yield rows[at : at + size]
 
 
-def _softmax(probe: Probe, features: np.ndarray) -> np.ndarray:
-    x = torch.from_numpy(np.asarray(features, dtype=np.float32))
-    return probe.logits(x).double().softmax(1).float().numpy()
-
-
-def _write(
-    path: Path,
-    found: RegionShard,
-    images: ImageSet,
-    run: Mapping[str, Any],
-    probs: np.ndarray,
-) -> None:
+def _shard(work: ShardWork, found: RegionShard, probs: np.ndarray) -> ScoreShard:
     ids, values = top(probs)
     unscored = np.isnan(values)
     ids[unscored], values[unscored] = -1, 0
-    shard = ScoreShard(
-        run=run,
+    return ScoreShard(
+        run=work.run,
         row=found.row,
         offsets=found.offsets,
-        own=own_scores(probs, found.offsets, images.labels[found.row]),
+        own=own_scores(probs, found.offsets, work.images.labels[found.row]),
         ids=ids,
         probs=values,
     )
-    write_shard(path, shard)
