@@ -17,7 +17,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from relabel.backbones.folding import fold_batch_norms, pad_in_convolutions
-from relabel.backbones.transformers_logging import quiet_transformers
+from relabel.backbones.views import quiet_transformers, torchvision_model
 from relabel.datasets.labelspace import did_you_mean
 from relabel.errors import ConfigError
 
@@ -42,19 +42,9 @@ class BackboneSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; inverse of `from_dict`."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "config": self.config,
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
-
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> BackboneSpec:
-        """Rebuild from `to_dict`; other keys are passed over. Raises KeyError for a missing one."""
+        """Inverse of `asdict`; other keys are passed over. Raises KeyError for a missing one."""
         return cls(row["kind"], row["name"], row["config"], tuple(row["mean"]), tuple(row["std"]))
 
 
@@ -313,16 +303,12 @@ def _transformers_network(spec: BackboneSpec, source: str | None) -> nn.Module:
 
 
 def _torchvision_network(name: str, pretrained: bool) -> nn.Module:
-    import torchvision
-
-    try:
-        net = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
-            remedy="Give --backbone a local transformers folder, or train from random weights "
-            "with --set specialist.pretrained=false.",
-        ) from error
+    net = torchvision_model(
+        name,
+        "DEFAULT" if pretrained else None,
+        "Give --backbone a local transformers folder, or train from random weights with "
+        "--set specialist.pretrained=false.",
+    )
     for head in ("fc", "classifier", "head", "heads"):
         if hasattr(net, head):
             setattr(net, head, nn.Identity())

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 
-from relabel.backbones.transformers_logging import quiet_transformers
 from relabel.errors import ConfigError
 
 DEFAULT_SIDE = 224
 RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 """Pillow's numbers of resampling filters, which image processors are configured with."""
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Load in silence: layers that are left out or start anew are expected here, and no news."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
 
 
 def transformers_classifier(
@@ -57,19 +73,27 @@ def torchvision_classifier(
         more["image_size"] = image_size
     weights: Any = torchvision.models.get_model_weights(name)
     weights = weights.DEFAULT if pretrained else None
-    try:
-        net = torchvision.models.get_model(name, weights=weights, **more)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
-            remedy="Give --model a local transformers folder, or use --weights random.",
-        ) from error
+    remedy = "Give --model a local transformers folder, or use --weights random."
+    net = torchvision_model(name, weights, remedy, **more)
     depths = [m for m in net.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
     deepest = max((m.p for m in depths), default=0.0)
     for module in depths if drop_path > 0 and deepest > 0 else ():
         module.p *= drop_path / deepest
     labels = [] if weights is None else [str(c) for c in weights.meta.get("categories", ())]
     return net, labels
+
+
+def torchvision_model(name: str, weights: Any, remedy: str, **more: Any) -> Any:
+    """torchvision's network of this name; a ConfigError if its weights cannot be downloaded."""
+    import torchvision
+
+    try:
+        return torchvision.models.get_model(name, weights=weights, **more)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"weights of torchvision's {name} cannot be downloaded: {str(error).splitlines()[0]}",
+            remedy=remedy,
+        ) from error
 
 
 class View(NamedTuple):
@@ -83,34 +107,27 @@ class View(NamedTuple):
 def published_view(name: str, kind: str, net: Any) -> View:
     """How the network of a ``transformers`` or ``torchvision`` name was tested."""
     if kind == "torchvision":
-        return _torchvision_view(name)
-    return _transformers_view(name, side_of(getattr(net.config, "image_size", None)))
+        import torchvision
 
-
-def _transformers_view(name: str, side: int) -> View:
+        weights: Any = torchvision.models.get_model_weights(name)
+        view = weights.DEFAULT.transforms()
+        side, short = view.crop_size[0], view.resize_size[0]
+        return View(side, side / max(side, short), view.interpolation.value)
     from transformers import AutoImageProcessor
 
+    side = side_of(getattr(net.config, "image_size", None)) or DEFAULT_SIDE
     try:
         with quiet_transformers():
             row = AutoImageProcessor.from_pretrained(name).to_dict()
     except (OSError, ValueError, ImportError):
-        return View(side or DEFAULT_SIDE)
+        return View(side)
     size = row.get("size") or {}
     crop = (row.get("crop_size") or {}).get("height") if row.get("do_center_crop") else None
     short = size.get("shortest_edge") or size.get("height")
-    side = int(crop or short or side or DEFAULT_SIDE)
+    side = int(crop or short or side)
     names = {number: word for word, number in RESAMPLE.items()}
     interpolation = names.get(int(row.get("resample") or 3), "bicubic")
     return View(side, side / max(side, int(short or side)), interpolation)
-
-
-def _torchvision_view(name: str) -> View:
-    import torchvision
-
-    weights: Any = torchvision.models.get_model_weights(name)
-    view = weights.DEFAULT.transforms()
-    side, short = view.crop_size[0], view.resize_size[0]
-    return View(side, side / max(side, short), view.interpolation.value)
 
 
 def side_of(size: Any) -> int:

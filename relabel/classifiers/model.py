@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from relabel.backbones.classifiers import load_classifier
 from relabel.backbones.extractor import resolve_backbone
 from relabel.backbones.heads import find_head, key_of, match_head, replace_head
-from relabel.backbones.transformers_logging import quiet_transformers
 from relabel.backbones.views import (
     DEFAULT_SIDE,
     RESAMPLE,
     published_view,
+    quiet_transformers,
     side_of,
     torchvision_classifier,
     transformers_classifier,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -237,7 +238,7 @@ class FasterRCNN(DetectionNetwork):
         return self.backbone.body
 
     def description(self) -> dict[str, Any]:
-        return self.backbone.body.spec.to_dict()
+        return asdict(self.backbone.body.spec)
 
 
 def build(

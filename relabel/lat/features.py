@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class FrozenFeatures:
 
     def to_config(self) -> dict[str, Any]:
         """JSON-ready description, for `from_config`."""
-        return {"source": self.source, **self.body.spec.to_dict()}
+        return {"source": self.source, **asdict(self.body.spec)}
 
     def weights(self) -> dict[str, Tensor]:
         """Tensors to store beside the model: the PCA, and backbone weights nobody else keeps."""

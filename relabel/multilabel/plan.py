@@ -60,11 +60,16 @@ class MultilabelPlan(Pipeline):
         confusion = {"confusion": aggregate.pop("confusion")}
         learning = {**settings_dict(settings.filter), **settings_dict(settings.region_classifier)}
         inputs = {"images": images.fingerprint()}
-        self._add("regions", "1_regions", {**maskcut, "backbone": backbone}, inputs=inputs)
-        self._add("scores", "2_scores", {**self._map_settings(), **size}, "regions")
-        self._add("region_classifier", "3_region_classifier", learning, "regions", "scores")
-        self._add("labels", "4_labels", {**aggregate, **size}, "regions", "region_classifier")
-        self._add("result", "result", confusion, "regions", "labels")
+
+        def add(name: str, folder: str, settings: dict[str, Any], *needs: str, **more: Any) -> None:
+            before = [self.stages[need] for need in needs]
+            self.add(Stage(name, out / folder, settings=settings, needs=before, **more))
+
+        add("regions", "1_regions", {**maskcut, "backbone": backbone}, inputs=inputs)
+        add("scores", "2_scores", {**self._map_settings(), **size}, "regions")
+        add("region_classifier", "3_region_classifier", learning, "regions", "scores")
+        add("labels", "4_labels", {**aggregate, **size}, "regions", "region_classifier")
+        add("result", "result", confusion, "regions", "labels")
 
     def shards(self, name: str) -> Shards:
         """The shards of a stage over all images; they lie in a folder of their own."""
@@ -106,24 +111,6 @@ class MultilabelPlan(Pipeline):
                 file=maps,
                 remedy="Check --maps: a map is <class folder>/<name of the image>.pt.",
             )
-
-    def _add(
-        self,
-        name: str,
-        folder: str,
-        settings: dict[str, Any],
-        *needs: str,
-        inputs: dict[str, str] | None = None,
-    ) -> None:
-        self.add(
-            Stage(
-                name,
-                self.out / folder,
-                settings=settings,
-                inputs=inputs,
-                needs=[self.stages[need] for need in needs],
-            )
-        )
 
     def _map_settings(self) -> dict[str, Any]:
         """Of where the label maps come from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from relabel.backbones.extractor import (
     freeze_until,
     resolve_backbone,
 )
-from relabel.backbones.transformers_logging import quiet_transformers
+from relabel.backbones.views import quiet_transformers
 from relabel.detectors.family import Family
 from relabel.detectors.rt_detr.model import OwnBackbone, PretrainedBackbone, RTDetr
 from relabel.detectors.settings import SpecialistSettings
@@ -133,7 +134,7 @@ def _on_own_backbone(body: FeatureExtractor, config: Any) -> RTDetr:
         nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width))
         for c in levels.channels
     )
-    parts = {"config": _kept(config.to_dict()), "backbone": body.spec.to_dict()}
+    parts = {"config": _kept(config.to_dict()), "backbone": asdict(body.spec)}
     return RTDetr(net, levels.divisor, parts)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from relabel.backbones.transformers_logging import quiet_transformers
+from relabel.backbones.views import quiet_transformers
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.detectors.sam3.settings import Sam3Settings, class_prompts

@@ -6,8 +6,7 @@ and its kind. One region then gets both labels at random, so the pairs are liste
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,9 +28,6 @@ class ConfusedPair:
     rate_ba: float
     count_a: int
     count_b: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def confused_pairs(

@@ -33,39 +33,6 @@ _AT_MEAN = 1e-7
 _GPU_SHARE = 0.2
 
 
-def second_eigenvector(features: Tensor, tau: float, eps: float = EPS) -> Tensor:
-    """Second-smallest generalised eigenvector v of (D - A, D), float64 [P], with vᵀ D v = 1.
-
-    A is 1 where the cosine of two patches exceeds tau, else eps; D holds its row sums. Rows of
-    features are normalised first; a zero row stays zero, has cosine 0 with every patch and with
-    itself, so that for tau >= 0 its row of A is eps throughout, the diagonal included.
-
-    *Sign*: positive at the seed, the first patch whose magnitude is within a millionth of the
-    largest. This depends on v only up to its sign, and neither on a tie nor on rounding.
-
-    *Degenerate graphs*: where the eigenvalue is multiple (all patches alike, or none alike), every
-    vector of a whole space is right; the answer is a fixed one of them. See `second_vectors`.
-
-    Args:
-        features: [P, d] of any floating dtype, P >= 2, on the CPU or a GPU.
-        tau: threshold on the cosine, in [-1, 1).
-        eps: affinity of patches that are not neighbours, in (0, 1).
-
-    Raises:
-        DataError: the features are not [P, d] with at least two patches, or not finite.
-        ConfigError: tau or eps is out of range.
-    """
-    if features.ndim != 2 or len(features) < 2:
-        raise DataError(f"features are {list(features.shape)}, not [P, d] with 2 or more patches")
-    if not 0 < eps < 1:
-        raise ConfigError(f"eps is {eps}", remedy="Use a small number above 0, such as 1e-5.")
-    with torch.no_grad():
-        graph = patch_graph(_usable(features)[None], tau)
-        inside = torch.ones(1, graph.patches, dtype=torch.bool, device=graph.device)
-        vector = second_vectors(graph, inside, eps)[0]
-    return torch.from_numpy(_signed(vector.cpu().numpy())[0]).to(graph.device)
-
-
 def discover(features: Tensor, tau: float, max_masks: int) -> Tensor:
     """The masks of one image, bool [n, h, w], in order of discovery and before refinement.
 
@@ -167,8 +134,12 @@ def _has_structure(graph: Graph, inside: Array) -> Array:
     return some & missing
 
 
-def _signed(vector: Array) -> tuple[Array, int]:
-    """(v [P] with the sign that makes it positive at its seed, the seed)."""
+def signed(vector: Array) -> tuple[Array, int]:
+    """(v [P] with the sign that makes it positive at its seed, the seed).
+
+    The seed is the first patch whose magnitude is within a millionth of the largest. This depends
+    on v only up to its sign, and neither on a tie nor on rounding.
+    """
     seed = _first_largest(np.abs(vector))
     return (vector if vector[seed] > 0 else -vector), seed
 
@@ -183,7 +154,7 @@ def _first_largest(values: Array) -> int:
 
 def _cut(vector: Array, inside: Array) -> Array:
     """The mask, bool [h, w], of the cut by v [h, w] among the patches inside, bool [h, w]."""
-    flat, seed = _signed(vector.ravel())
+    flat, seed = signed(vector.ravel())
     level = flat[inside.ravel()].mean() + _AT_MEAN * abs(flat[seed])
     foreground = inside & (flat.reshape(vector.shape) > level)
     if foreground[[0, 0, -1, -1], [0, -1, 0, -1]].sum() >= 3:

@@ -198,20 +198,13 @@ def regions_of(
     results = []
     for (fine, kept), features in zip(refined, pooled, strict=True):
         weights = mask_weights(torch.from_numpy(fine), (features.shape[0], features.shape[1]))
-        results.append(_pooled(fine, kept, weights.to(features.device), features))
+        weights = weights.to(features.device)
+        area = weights.sum((1, 2))
+        mean = torch.einsum("nhw,hwd->nd", weights, features) / area.clamp_min(1e-12)[:, None]
+        whole = features.float().mean((0, 1))
+        numbers = (x.cpu().numpy() for x in (mean.float(), whole))
+        results.append(Found.of(fine, area.cpu().numpy(), kept, *numbers))
     return results
-
-
-def _pooled(fine: np.ndarray, kept: np.ndarray, weights: Tensor, features: Tensor) -> Found:
-    area = weights.sum((1, 2))
-    mean = torch.einsum("nhw,hwd->nd", weights, features) / area.clamp_min(1e-12)[:, None]
-    return Found.of(
-        fine,
-        area.cpu().numpy(),
-        kept,
-        mean.float().cpu().numpy(),
-        features.float().mean((0, 1)).cpu().numpy(),
-    )
 
 
 def _start_thread(device: torch.device) -> None:

@@ -7,7 +7,9 @@ Everything goes shard by shard, so memory does not grow with the number of image
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,32 +85,26 @@ def write_labels_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with atomic_path(path) as temporary:
-        writer = None
-        try:
-            for regions, labels in shards:
-                table = pa.table(_columns(regions, labels))
-                if writer is None:
-                    about = {
-                        "class_names": images.class_names,
-                        "class_keys": images.class_keys,
-                        "regions": regions.run,
-                        "labels": labels.run,
-                    }
-                    text = json.dumps(about, ensure_ascii=False).encode()
-                    schema = table.schema.with_metadata({b"relabel": text})
-                    writer = pq.ParquetWriter(
-                        temporary, schema, compression="zstd", write_page_checksum=True
-                    )
-                writer.write_table(
-                    table.replace_schema_metadata(writer.schema.metadata),
-                    row_group_size=max(1, len(table)),
-                )
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            raise DataError("there are no shards to write", file=path)
+    rest = iter(shards)
+    first = next(rest, None)
+    if first is None:
+        raise DataError("there are no shards to write", file=path)
+    regions, labels = first
+    about = {
+        "class_names": images.class_names,
+        "class_keys": images.class_keys,
+        "regions": regions.run,
+        "labels": labels.run,
+    }
+    text = json.dumps(about, ensure_ascii=False).encode()
+    schema = pa.table(_columns(regions, labels)).schema.with_metadata({b"relabel": text})
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for pair in chain([first], rest):
+            table = pa.table(_columns(*pair), schema=schema)
+            writer.write_table(table, row_group_size=max(1, len(table)))
 
 
 def _columns(regions: RegionShard, labels: LabelShard) -> dict[str, Any]:
@@ -179,13 +175,12 @@ def label_origin_text(origin: int) -> str:
 
 def write_confused(path: Path, pairs: Sequence[ConfusedPair], images: ImageSet) -> None:
     """The mutually confused classes as JSON: a list of objects, the most confused pair first."""
-    atomic_write_json(path, {"pairs": [named_pair(pair, images) for pair in pairs]}, indent=1)
-
-
-def named_pair(pair: ConfusedPair, images: ImageSet) -> Mapping[str, Any]:
-    """A confused pair with the names of its classes."""
-    return {
-        "classes": [images.class_names[pair.a], images.class_names[pair.b]],
-        "keys": [images.class_keys[pair.a], images.class_keys[pair.b]],
-        **pair.to_dict(),
-    }
+    named = [
+        {
+            "classes": [images.class_names[pair.a], images.class_names[pair.b]],
+            "keys": [images.class_keys[pair.a], images.class_keys[pair.b]],
+            **asdict(pair),
+        }
+        for pair in pairs
+    ]
+    atomic_write_json(path, {"pairs": named}, indent=1)

@@ -6,6 +6,9 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from relabel.multilabel.regions import maskcut
+from relabel.multilabel.regions.graph import patch_graph
+
 
 def affinity(features: torch.Tensor, tau: float, eps: float = 1e-5) -> np.ndarray:
     """A [P, P] in double precision."""
@@ -23,6 +26,14 @@ def eigenpairs(
     d = np.diag(a.sum(1))
     values, vectors = scipy.linalg.eigh(d - a, d)
     return d, values, vectors
+
+
+def second_eigenvector(features: torch.Tensor, tau: float, eps: float = 1e-5) -> torch.Tensor:
+    """What MaskCut cuts all patches [P, d] by: float64 [P], positive at its seed."""
+    graph = patch_graph(features[None], tau)
+    inside = torch.ones(1, len(features), dtype=torch.bool, device=graph.device)
+    vector = maskcut.second_vectors(graph, inside, eps)[0].cpu().numpy()
+    return torch.from_numpy(maskcut.signed(vector)[0]).to(graph.device)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

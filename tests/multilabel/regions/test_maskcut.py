@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from relabel.errors import ConfigError, DataError
 from relabel.multilabel.regions import maskcut
-from relabel.multilabel.regions.maskcut import discover, discover_batch, second_eigenvector
-from tests.multilabel.regions.dense import clusters, eigenpairs, iou, upsampled
+from relabel.multilabel.regions.maskcut import discover, discover_batch
+from tests.multilabel.regions.dense import clusters, eigenpairs, iou, second_eigenvector, upsampled
 
 
 def scene(*rows: str) -> torch.Tensor:
