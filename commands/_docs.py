@@ -24,11 +24,7 @@ def _commands_page() -> str:
     parts = ["# Commands", _NOTE]
     for path, command in _walk(cli, "relabel"):
         ctx = click.Context(
-            command,
-            info_name=path,
-            terminal_width=80,
-            max_content_width=80,
-            help_option_names=["-h", "--help"],
+            command, info_name=path, terminal_width=80, help_option_names=["-h", "--help"]
         )
         parts.append(f"## {path}\n\n```text\n{command.get_help(ctx).rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -63,7 +59,7 @@ def _settings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write(folder: Path) -> None:
+def write_pages(folder: Path) -> None:
     """Write the pages into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
@@ -71,4 +67,4 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
+    write_pages(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))

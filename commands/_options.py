@@ -16,7 +16,14 @@ from click.shell_completion import CompletionItem
 
 from relabel.cli import State, set_config, set_debug
 from relabel.errors import ConfigError, Problems, did_you_mean, near_matches
-from relabel.settings import base_type, choices_of, describe_type, field_types, fit, show_value
+from relabel.settings import (
+    base_type,
+    choices_of,
+    describe_type,
+    field_types,
+    fit_values,
+    show_value,
+)
 from relabel.workspace.progress import message
 
 from ._sections import NETWORKS, SECTIONS, RuntimeTable, shown_default
@@ -68,7 +75,7 @@ class SettingType(click.ParamType):
         self.name = f"[{'|'.join(choices)}]" if one_of else _METAVARS[base_type(self.hint)]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        fitted, wrong = fit(self.cls, {self.field: value}, text=True)
+        fitted, wrong = fit_values(self.cls, {self.field: value}, text=True)
         if wrong:
             near = near_matches(value, choices_of(self.hint))
             self.fail(f"{value!r} is not {describe_type(self.hint)}{near}.", param, ctx)
@@ -283,7 +290,7 @@ def _read_tables(catalogue: Catalogue, sections: Iterable[str]) -> dict[str, dic
     tables: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for section in sections:
-        tables[section], wrong = fit(SECTIONS[section].cls, catalogue.table(section))
+        tables[section], wrong = fit_values(SECTIONS[section].cls, catalogue.table(section))
         problems += [f"[{section}] {text}" for text in wrong]
     if problems:
         raise ConfigError("; ".join(problems), file=catalogue.file)
@@ -307,7 +314,7 @@ def _assignments(texts: Iterable[str], sections: Sequence[str]) -> dict[str, dic
             values.setdefault(section, {})[field] = value
     found: dict[str, dict[str, Any]] = {}
     for section, given in values.items():
-        found[section], misfits = fit(SECTIONS[section].cls, given, text=True)
+        found[section], misfits = fit_values(SECTIONS[section].cls, given, text=True)
         wrong += [f"[{section}] {text}" for text in misfits]
     if wrong:
         raise click.BadParameter("; ".join(wrong), param_hint="'--set'")

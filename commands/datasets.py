@@ -110,12 +110,12 @@ def list_datasets(as_json: bool, catalogue: Catalogue) -> None:
     _print(table)
 
 
-@cli.command()
+@cli.command("describe")
 @_source
 @_JSON
 @_SKIP_BAD
 @catalogue_options
-def describe(
+def describe_command(
     path: str,
     format: str | None,
     split: str | None,
@@ -124,12 +124,12 @@ def describe(
     catalogue: Catalogue,
 ) -> None:
     """Count a dataset's images, boxes and ignored boxes, and the boxes of each category."""
-    from relabel.datasets.describe import describe as count
+    from relabel.datasets.describe import describe
 
     problems = Problems(skip_bad=skip_bad)
     dataset = _read(catalogue, path, format, split, problems)
     tell_problems(problems)
-    counts = count(dataset)
+    counts = describe(dataset)
     if as_json:
         click.echo(json.dumps(counts, ensure_ascii=False))
         return
@@ -142,7 +142,7 @@ def describe(
     _print(table)
 
 
-@cli.command()
+@cli.command("validate")
 @_source
 @_JSON
 @click.option(
@@ -150,7 +150,7 @@ def describe(
 )
 @click.option("--quiet", is_flag=True, help="Print no progress.")
 @catalogue_options
-def validate(
+def validate_command(
     path: str,
     format: str | None,
     split: str | None,
@@ -163,9 +163,9 @@ def validate(
 
     Exit status 1 if there is any error. Boxes clipped to their image or dropped are warnings.
     """
-    from relabel.datasets.validate import validate as check
+    from relabel.datasets.validate import validate
 
-    result = check(
+    result = validate(
         lambda problems: _read(catalogue, path, format, split, problems),
         path,
         decode=decode,
@@ -184,7 +184,7 @@ def validate(
         sys.exit(1)
 
 
-@cli.command()
+@cli.command("convert")
 @_source
 @click.option("--to", required=True, metavar="FORMAT", help="coco, voc, yolo or fiftyone.")
 @click.option(
@@ -217,7 +217,7 @@ def validate(
 )
 @_SKIP_BAD
 @catalogue_options
-def convert(
+def convert_command(
     path: str,
     format: str | None,
     split: str | None,
@@ -233,7 +233,7 @@ def convert(
 
     A COCO file states in info.relabel.root where its images are, relative to itself.
     """
-    from relabel.datasets.convert import convert as write
+    from relabel.datasets.convert import convert
     from relabel.datasets.formats.registry import format_info
     from relabel.datasets.namemap import NameMap
 
@@ -242,7 +242,7 @@ def convert(
     name_map = None if map_file is None else NameMap.load(map_file)
     problems = Problems(skip_bad=skip_bad)
     dataset = _read(catalogue, path, format, split, problems)
-    result = write(
+    result = convert(
         dataset,
         to,
         out,

@@ -92,7 +92,7 @@ def errors(
     print_or_save(analysis.to_dict(), shown, as_json, out)
 
 
-@cli.command()
+@cli.command("transfer")
 @file_option("--truth", "COCO file: the images' true labels in the target space.", required=True)
 @file_option(
     "--predictions", "COCO file: the relabelled images. All its boxes count.", required=True
@@ -121,7 +121,7 @@ def errors(
     "Minimum score of a pseudo-label in the baselines.",
 )
 @result_options
-def transfer(
+def transfer_command(
     truth: Path,
     predictions: Path,
     source: Path | None,

@@ -72,7 +72,7 @@ def multilabel(
     region counts as its class; a class of which an image has only VOC's difficult objects is
     ignored there.
     """
-    from relabel.evaluation.multilabel import tables
+    from relabel.evaluation import tables
     from relabel.evaluation.multilabel.evaluate import evaluate_multilabel
 
     result = evaluate_multilabel(

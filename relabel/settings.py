@@ -53,7 +53,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         names = field_types(type(self))
-        fitted, wrong = fit(type(self), {name: getattr(self, name) for name in names})
+        fitted, wrong = fit_values(type(self), {name: getattr(self, name) for name in names})
         if wrong:
             raise ConfigError("; ".join(wrong))
         for name, value in fitted.items():
@@ -79,7 +79,7 @@ def field_types(cls: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
-def fit(
+def fit_values(
     cls: type, values: Mapping[str, Any], *, text: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """``values`` as the fields' types want them, and a sentence for each that does not fit.
@@ -117,7 +117,7 @@ def settings_from(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Raises:
         ConfigError: unknown keys, with near matches, and values that do not fit: all of them.
     """
-    fitted, wrong = fit(cls, values)
+    fitted, wrong = fit_values(cls, values)
     if wrong:
         raise ConfigError("; ".join(wrong), record=where)
     try:

@@ -16,7 +16,7 @@ from relabel.commands._options import Assignment  # pyright: ignore[reportMissin
 from relabel.commands._sections import SECTIONS  # pyright: ignore[reportMissingImports]
 
 from relabel.cli import cli
-from relabel.settings import fit
+from relabel.settings import fit_values
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -116,7 +116,7 @@ def check_setting(text: str, sections: Iterable[str] = tuple(SECTIONS)) -> None:
     section, _, key = name.partition(".")
     if section not in sections:
         raise click.UsageError(f"there is no section {section!r}")
-    _, wrong = fit(SECTIONS[section].cls, {key: value}, text=True)
+    _, wrong = fit_values(SECTIONS[section].cls, {key: value}, text=True)
     if wrong:
         raise click.UsageError("; ".join(wrong))
 

@@ -15,7 +15,7 @@ from relabel.settings import (
     Share,
     describe_type,
     field_types,
-    fit,
+    fit_values,
     setting,
     settings_dict,
     settings_from,
@@ -85,7 +85,7 @@ def test_whole_numbers_and_lists_become_what_the_fields_hold() -> None:
 
 def test_texts_of_the_command_line() -> None:
     texts = {"epochs": "3", "flip": "false", "scales": "0.5, 1", "batch": "4", "name": "'a b'"}
-    fitted, wrong = fit(Example, texts, text=True)
+    fitted, wrong = fit_values(Example, texts, text=True)
     assert not wrong
     assert fitted == {
         "epochs": 3.0,
@@ -94,11 +94,11 @@ def test_texts_of_the_command_line() -> None:
         "batch": 4,
         "name": "a b",
     }
-    assert fit(Example, {"scales": "[0,1]", "batch": "auto"}, text=True)[0] == {
+    assert fit_values(Example, {"scales": "[0,1]", "batch": "auto"}, text=True)[0] == {
         "scales": (0.0, 1.0),
         "batch": "auto",
     }
-    wrong = fit(Example, {"layers": "2.5", "flip": "maybe", "name": "3"}, text=True)[1]
+    wrong = fit_values(Example, {"layers": "2.5", "flip": "maybe", "name": "3"}, text=True)[1]
     assert [w.split()[0] for w in wrong] == ["layers", "flip"]
 
 

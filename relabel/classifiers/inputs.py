@@ -106,10 +106,10 @@ def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> Lab
     from relabel.evaluation.multilabel.truths import read_truths
 
     truth = read_truths(file)
-    joined = join_images(
+    records, _ = join_images(
         truth.file_names, images.file_names, truth_file=file, predictions_file=images.root
     )
-    there = np.flatnonzero(joined.record >= 0)
+    there = np.flatnonzero(records >= 0)
     if len(there) == 0:
         raise DataError(
             f"names none of the images in {images.root}", file=file, remedy="Check --validate."
@@ -130,7 +130,7 @@ def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> Lab
             "training images",
             file=file,
         )
-    chosen = images.select(joined.record[there])
+    chosen = images.select(records[there])
     table = label_matrix(row, label, (len(there), len(train.class_names)), value)
     return replace(
         chosen,

@@ -51,15 +51,13 @@ def filtered_pseudo_labels(
     source: DetectionDataset,
     pseudo: PseudoLabels,
     threshold: float | Sequence[float] = 0.5,
-    nms_iou: float = 0.5,
 ) -> DetectionDataset:
-    """The target specialist's pseudo-labels in place of the source's boxes.
+    """The target specialist's pseudo-labels in place of the source's boxes, after NMS at IoU 0.5.
 
     Args:
         source: the dataset to relabel; only its images are used.
         pseudo: pseudo-labels on them; each box has its best class.
         threshold: minimum score, for all classes or for each of the C.
-        nms_iou: IoU above which the lower of two boxes of a class is dropped.
 
     Raises:
         ConfigError: thresholds for another number of classes.
@@ -67,7 +65,7 @@ def filtered_pseudo_labels(
     boxes = _confident(source, pseudo, threshold)
     classes = max(pseudo.space.num_classes, 1)
     group = boxes.image.astype(np.int64) * classes + boxes.category
-    boxes = boxes.take(suppress(boxes.boxes, boxes.score, group, nms_iou))
+    boxes = boxes.take(suppress(boxes.boxes, boxes.score, group, 0.5))
     made = boxes.to_boxes(source.name, pseudo.space.name)
     return source.with_boxes(made, pseudo.space)
 
@@ -125,14 +123,11 @@ def derive_name_map(
         mine.astype(np.int64) * classes + theirs, minlength=len(source.space) * classes
     ).reshape(len(source.space), classes)
     names: dict[str, str | None] = {}
-    for row, category in enumerate(source.space.categories):
-        same = pseudo.space.get(category.name)
-        if same is not None:
-            names[category.name] = pseudo.space.categories[same].name
-        elif votes[row].any():
-            names[category.name] = pseudo.space.categories[int(votes[row].argmax())].name
-        else:
-            names[category.name] = None
+    for category, counts in zip(source.space.categories, votes, strict=True):
+        found_at = pseudo.space.get(category.name)
+        if found_at is None and counts.any():
+            found_at = int(counts.argmax())
+        names[category.name] = None if found_at is None else pseudo.space.names[found_at]
     return names
 
 

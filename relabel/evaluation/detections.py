@@ -113,37 +113,28 @@ def read_scored(
 def evaluate_dataset(
     truth: DetectionDataset,
     detections: Sequence[Detections],
-    image_rows: np.ndarray | Sequence[int] | None = None,
     *,
-    score_threshold: float = 0.01,
-    nms_iou: float = 0.5,
     max_detections: int = 100,
 ) -> DetectionMetrics:
     """COCO AP of a detector's output, as measured during training.
 
-    Every class with a score above ``score_threshold`` gives a detection of its own; class-wise
-    NMS follows, and the best ``max_detections`` of each image stay. Ignored boxes count as crowd
+    Every class with a score above 0.01 gives a detection of its own; class-wise NMS at IoU 0.5
+    follows, and the best ``max_detections`` of each image stay. Ignored boxes count as crowd
     regions, boxes of ``ignore`` categories as crowd regions of every class.
 
     Args:
         truth: the dataset.
-        detections: of the images in ``image_rows``; scores [n, C] over the classes of
-            ``truth.space``.
-        image_rows: rows of ``truth.images``, all of them if None; only these are evaluated.
-        score_threshold: minimum score of a detection.
-        nms_iou: IoU above which the lower of two detections of a class is dropped.
+        detections: of each image; scores [n, C] over the classes of ``truth.space``.
         max_detections: maximum number of detections per image.
 
     Raises:
         DataError: as many detections as images, or as many scores as classes, are not there.
     """
-    rows = np.arange(len(truth)) if image_rows is None else np.asarray(image_rows, np.int64)
-    if len(rows) != len(detections):
-        raise DataError(f"{len(detections)} detection results for {len(rows)} images")
+    if len(truth) != len(detections):
+        raise DataError(f"{len(detections)} detection results for {len(truth)} images")
     classes = truth.space.num_classes
-    part = truth if image_rows is None else truth.subset(rows)
     # Ids that are not from a COCO file carry no meaning: pycocotools' rule for id 0 is left out.
-    reference = in_id_order(part)
+    reference = in_id_order(truth)
     ids = np.arange(1, len(reference.boxes) + 1)
     reference = reference.with_boxes(replace(reference.boxes, id=ids))
     counts = np.array([len(d) for d in detections], dtype=np.int64)
@@ -159,10 +150,10 @@ def evaluate_dataset(
                 f"scores have {scores.shape[1]} classes, label space {truth.space.name!r} "
                 f"has {classes}"
             )
-    image = np.repeat(np.searchsorted(reference.images.id, part.images.id), counts)
-    row, category = np.nonzero(scores > score_threshold)
+    image = np.repeat(np.searchsorted(reference.images.id, truth.images.id), counts)
+    row, category = np.nonzero(scores > 0.01)
     score = scores[row, category]
-    keep = suppress(boxes[row], score, image[row] * classes + category, nms_iou)
+    keep = suppress(boxes[row], score, image[row] * classes + category, 0.5)
     row, category, score = row[keep], category[keep], score[keep]
     order = np.lexsort((-score, image[row]))
     place = np.arange(len(order)) - np.searchsorted(image[row][order], image[row][order])
@@ -181,24 +172,13 @@ def average_precision(truth: DetectionDataset, found: Boxes) -> DetectionMetrics
     """
     precision, recall, warnings = _curves(truth, found)
     everything = precision[:, :, :, 0, 2]
-    return DetectionMetrics(
-        AP=_mean(everything),
-        AP50=_mean(everything[0]),
-        AP75=_mean(everything[5]),
-        APs=_mean(precision[:, :, :, 1, 2]),
-        APm=_mean(precision[:, :, :, 2, 2]),
-        APl=_mean(precision[:, :, :, 3, 2]),
-        AR1=_mean(recall[:, :, 0, 0]),
-        AR10=_mean(recall[:, :, 0, 1]),
-        AR100=_mean(recall[:, :, 0, 2]),
-        ARs=_mean(recall[:, :, 1, 2]),
-        ARm=_mean(recall[:, :, 2, 2]),
-        ARl=_mean(recall[:, :, 3, 2]),
-        per_class={
-            name: _mean(everything[:, :, k]) for k, name in enumerate(truth.space.class_names)
-        },
-        warnings=warnings,
-    )
+    curves = [everything, everything[0], everything[5]]
+    curves += [precision[:, :, :, area, 2] for area in (1, 2, 3)]
+    curves += [recall[:, :, 0, limit] for limit in (0, 1, 2)]
+    curves += [recall[:, :, area, 2] for area in (1, 2, 3)]
+    names = truth.space.class_names
+    per_class = {name: _mean(everything[:, :, k]) for k, name in enumerate(names)}
+    return DetectionMetrics(*map(_mean, curves), per_class, warnings)
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -243,12 +223,8 @@ def _curves(
         area=np.ascontiguousarray(boxes.area, np.float64),
         iscrowd=boxes.ignore.astype(np.int64),
     )
-    table = np.empty((len(found), 7))
-    table[:, 0] = found.image
-    table[:, 1:5] = found.xywh
-    table[:, 5] = found.score
-    table[:, 6] = found.category
-    table[:, [0, 6]] += 1
+    parts = (found.image + 1.0, found.xywh, found.score, found.category + 1.0)
+    table = np.column_stack(parts).astype(np.float64)
     engine = hotcoco.COCOeval(reference, reference.load_res(table), "bbox")
     engine.evaluate()
     engine.accumulate()
@@ -297,11 +273,8 @@ def _as_pycocotools_counts_id_zero(
         if not truths:
             continue
         for m, limit in enumerate(MAX_DETECTIONS):
-            scores, hits, ignored = (
-                [np.zeros(0)],
-                [np.zeros((10, 0), bool)],
-                [np.zeros((10, 0), bool)],
-            )
+            nothing = np.zeros((10, 0), bool)
+            scores, hits, ignored = [np.zeros(0)], [nothing], [nothing]
             for cell in mine:
                 dets = np.asarray(cell["dtIds"][:limit], np.int64)
                 shape = (10, len(cell["dtIds"]))

@@ -21,19 +21,19 @@ def validator(
 
 
 def validation_scores(
-    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
+    detector: Detector, val: DetectionDataset, runtime: Runtime
 ) -> dict[str, float]:
     """COCO metrics of a detector on a dataset of its label space (AP, AP50, AP75: fractions)."""
-    metrics = evaluate_detector(detector, val, runtime, batch_size).to_dict()
+    metrics = evaluate_detector(detector, val, runtime).to_dict()
     return {k: float(metrics[k]) for k in ("AP", "AP50", "AP75") if metrics[k] is not None}
 
 
 def evaluate_detector(
-    detector: Detector, val: DetectionDataset, runtime: Runtime, batch_size: int = 8
+    detector: Detector, val: DetectionDataset, runtime: Runtime
 ) -> DetectionMetrics:
     """All COCO metrics of a detector on a dataset of its label space."""
     found: list[Detections] = []
-    with ImageBatches(val, batch_size=batch_size, workers=runtime.workers) as batches:
+    with ImageBatches(val, batch_size=8, workers=runtime.workers) as batches:
         for _rows, images in batches:
             found.extend(detector.predict(images))
     return evaluate_dataset(val, found)

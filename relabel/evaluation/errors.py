@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from relabel.datasets.dataset import Boxes, DetectionDataset
+from relabel.datasets.dataset import Boxes
 from relabel.datasets.formats.coco.as_written import CocoSource
 from relabel.evaluation.detections import MAX_DETECTIONS, precision_at_recalls, read_scored
 from relabel.evaluation.regions import inside_regions, objects_and_regions
@@ -67,7 +67,6 @@ class ErrorAnalysis:
         duplicates: by predicted class, detections with ``min_score`` left without a match although
             they overlap a truth box; they are in no row of ``confusion``.
         min_score: minimum score in ``confusion``; AP and the error types look at every detection.
-        foreground, background: the IoU thresholds.
     """
 
     AP50: float | None
@@ -77,14 +76,12 @@ class ErrorAnalysis:
     confusion: Transition
     duplicates: dict[str, int]
     min_score: float
-    foreground: float = FOREGROUND
-    background: float = BACKGROUND
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "AP50": self.AP50,
-            "iou": {"foreground": self.foreground, "background": self.background},
+            "iou": {"foreground": FOREGROUND, "background": BACKGROUND},
             "counts": dict(self.counts),
             "dAP": dict(self.dAP),
             "per_class": {name: dict(values) for name, values in self.per_class.items()},
@@ -112,25 +109,14 @@ def evaluate_errors(
         DataError: a damaged file; predictions without a score, on unknown images, or of unknown
             categories.
     """
-    return analyse_errors(*read_scored(truth, predictions), min_score=min_score)
-
-
-def analyse_errors(
-    truth: DetectionDataset,
-    detections: Boxes,
-    *,
-    min_score: float = 0.3,
-    foreground: float = FOREGROUND,
-    background: float = BACKGROUND,
-) -> ErrorAnalysis:
-    """`evaluate_errors` of boxes already on the truth's image rows and category positions."""
-    names = tuple(truth.space.class_names)
+    reference, detections = read_scored(truth, predictions)
+    names = tuple(reference.space.class_names)
     classes = len(names)
-    real, regions = objects_and_regions(truth)
+    real, regions = objects_and_regions(reference)
     found = _best_of_each_cell(detections, classes)
-    pairs = overlapping(found.xyxy, found.image, real.xyxy, real.image, background)
-    ignored = inside_regions(found, regions, classes, foreground)
-    kind, about, matched = _types(found, real, pairs, ignored, foreground)
+    pairs = overlapping(found.xyxy, found.image, real.xyxy, real.image, BACKGROUND)
+    ignored = inside_regions(found, regions, classes, FOREGROUND)
+    kind, about, matched = _types(found, real, pairs, ignored)
     usable = np.zeros(len(real), bool)
     usable[about[(kind == _CLS) | (kind == _LOC)]] = True
     missed = ~matched & ~usable
@@ -142,7 +128,7 @@ def analyse_errors(
     measured = np.bincount(real.category, minlength=classes) > 0
     per_type = [np.bincount(found.category[kind == t], minlength=classes) for t in range(_MISS)]
     per_type.append(np.bincount(real.category[missed], minlength=classes))
-    confusion, duplicates = _confusion(names, found, real, pairs, ignored, min_score, foreground)
+    confusion, duplicates = _confusion(names, found, real, pairs, ignored, min_score)
     return ErrorAnalysis(
         AP50=_mean(base, measured),
         counts={name: int(per_type[t].sum()) for t, name in enumerate(ERROR_TYPES)},
@@ -161,8 +147,6 @@ def analyse_errors(
         confusion=confusion,
         duplicates=duplicates,
         min_score=min_score,
-        foreground=foreground,
-        background=background,
     )
 
 
@@ -178,14 +162,14 @@ def _best_of_each_cell(detections: Boxes, classes: int) -> Boxes:
 
 
 def _types(
-    found: Boxes, real: Boxes, pairs: BoxPairs, ignored: np.ndarray, foreground: float
+    found: Boxes, real: Boxes, pairs: BoxPairs, ignored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Type [n] of each detection, the truth box it is about [n] or -1, and matched truth [m]."""
     n, m = len(found), len(real)
     # Detections come best first; their negative row numbers are scores without ties. Of truth
     # boxes with equal IoU pycocotools takes the last, `greedy_match` the first.
     same = found.category[pairs.left] == real.category[pairs.right]
-    close = pairs.take(same & (pairs.iou >= foreground))
+    close = pairs.take(same & (pairs.iou >= FOREGROUND))
     turned = BoxPairs(close.left, m - 1 - close.right, close.iou)
     hits = greedy_match(turned, -np.arange(n, dtype=np.float64), m)
     matched = np.zeros(m, bool)
@@ -195,9 +179,9 @@ def _types(
     kind = np.full(n, _BOTH)
     # From the last test to the first: the first that fits decides.
     kind[(own == 0) & (other == 0)] = _BKG
-    kind[own >= foreground] = _DUPE
-    kind[other >= foreground] = _CLS
-    kind[(own > 0) & (own < foreground)] = _LOC
+    kind[own >= FOREGROUND] = _DUPE
+    kind[other >= FOREGROUND] = _CLS
+    kind[(own > 0) & (own < FOREGROUND)] = _LOC
     kind[ignored] = _IGNORED
     kind[hits.left] = _HIT
     about = np.full(n, -1)
@@ -287,10 +271,9 @@ def _confusion(
     pairs: BoxPairs,
     ignored: np.ndarray,
     min_score: float,
-    foreground: float,
 ) -> tuple[Transition, dict[str, int]]:
     k = len(names)
-    close = pairs.take((pairs.iou >= foreground) & (found.score >= min_score)[pairs.left])
+    close = pairs.take((pairs.iou >= FOREGROUND) & (found.score >= min_score)[pairs.left])
     matches = greedy_match(close, found.score, len(real))
     counts = np.zeros((k + 1, k + 1), np.int64)
     np.add.at(counts, (real.category[matches.right], found.category[matches.left]), 1)

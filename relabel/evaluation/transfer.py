@@ -8,7 +8,7 @@ boxes are before and after); AP asks in addition how well the scores order the b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -60,16 +60,9 @@ class MatchQuality:
         return _ratio(self.same_class, self.matched)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "precision": self.precision,
-            "recall": self.recall,
-            "f1": self.f1,
-            "class_accuracy": self.class_accuracy,
-            "true_positives": self.true_positives,
-            "false_positives": self.false_positives,
-            "false_negatives": self.false_negatives,
-            "matched": self.matched,
-        }
+        names = ("precision", "recall", "f1", "class_accuracy")
+        counts = ("true_positives", "false_positives", "false_negatives", "matched")
+        return {name: getattr(self, name) for name in (*names, *counts)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,16 +115,12 @@ class TransferMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "AP": self.AP,
-            "AP50": self.AP50,
-            "AP75": self.AP75,
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        del values["name"], values["warnings"]
+        return values | {
             "at": {key: quality.to_dict() for key, quality in self.at.items()},
-            "mean_iou": dict(self.mean_iou),
-            "per_class": {name: dict(values) for name, values in self.per_class.items()},
             "transition": None if self.transition is None else self.transition.to_dict(),
             "confusion": self.confusion.to_dict(),
-            "counts": dict(self.counts),
         }
 
 
@@ -181,9 +170,7 @@ def evaluate_transfer(
         hits = greedy_match(within, made.score, len(real))
         any_class = greedy_match(close, made.score, len(real))
         same = made.category[any_class.left] == real.category[any_class.right]
-        missed = np.ones(len(made), bool)
-        missed[hits.left] = False
-        wrong = missed & ~ignored
+        wrong = _unmatched(hits, len(made)) & ~ignored
         at[f"{threshold:g}"] = MatchQuality(
             true_positives=len(hits.left),
             false_positives=int(wrong.sum()),
@@ -284,23 +271,15 @@ def _by_provenance(
 def _mean_iou(
     before: tuple[BoxPairs, int] | None, after: BoxPairs, n: int
 ) -> dict[str, float | None]:
-    values: dict[str, float | None] = {
-        "before": None,
-        "after": _mean(after.iou),
-        "before_common": None,
-        "after_common": None,
-        "common": None,
-    }
-    if before is not None:
-        old, new = np.full(n, np.nan), np.full(n, np.nan)
-        old[before[0].right] = before[0].iou
-        new[after.right] = after.iou
-        common = ~np.isnan(old) & ~np.isnan(new)
-        values["before"] = _mean(before[0].iou)
-        values["before_common"] = _mean(old[common])
-        values["after_common"] = _mean(new[common])
-        values["common"] = int(common.sum())
-    return values
+    names = ("before", "after", "before_common", "after_common", "common")
+    if before is None:
+        return dict.fromkeys(names) | {"after": _mean(after.iou)}
+    old, new = np.full(n, np.nan), np.full(n, np.nan)
+    old[before[0].right] = before[0].iou
+    new[after.right] = after.iou
+    both = ~np.isnan(old) & ~np.isnan(new)
+    means = map(_mean, (before[0].iou, after.iou, old[both], new[both]))
+    return dict(zip(names, (*means, int(both.sum())), strict=True))
 
 
 def _per_class(

@@ -16,7 +16,7 @@ from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.detectors.base import Detections
 from relabel.errors import ConfigError, DataError
 from relabel.geometry import iou_matrix
-from relabel.settings import fit
+from relabel.settings import fit_values
 
 
 def reference(boxes: np.ndarray, scores: np.ndarray, iou: float, rank: np.ndarray) -> list[int]:
@@ -189,7 +189,7 @@ def test_nonsense_of_a_detector_is_named(boxes, scores, quality, said: str) -> N
 
 
 def test_settings_are_checked() -> None:
-    assert fit(CrossLabelSettings, {"batch_size": "16"}, text=True)[0] == {"batch_size": 16}
+    assert fit_values(CrossLabelSettings, {"batch_size": "16"}, text=True)[0] == {"batch_size": 16}
     assert CrossLabelSettings().images_per_batch("cpu") == 8
     assert CrossLabelSettings().images_per_batch("cuda") == 32
     assert "batch_size" not in CrossLabelSettings().result_dict()

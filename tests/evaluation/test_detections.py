@@ -199,7 +199,7 @@ def test_dataset_gives_each_class_above_threshold_a_detection() -> None:
     # The bus claimed on the first image (0.6) comes before the right one (0.5).
     assert metrics.per_class["bus"] == pytest.approx(0.5)
     assert metrics.warnings == ()
-    only_second = evaluate_dataset(truth, [second], image_rows=[1])
+    only_second = evaluate_dataset(truth.subset([1]), [second])
     assert only_second.per_class == {"car": None, "bus": pytest.approx(1.0)}
 
 

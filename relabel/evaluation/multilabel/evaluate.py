@@ -17,7 +17,7 @@ from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.multilabel.joining import join_images
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure_labels
 from relabel.evaluation.multilabel.predictions import Predictions, read_predictions
-from relabel.evaluation.multilabel.scores import DenseScores, Scores, SparseScores
+from relabel.evaluation.multilabel.scores import DenseScores, Scores
 from relabel.evaluation.multilabel.truths import IMAGENET_CLASSES, Truths, read_truths
 
 ClassesBy = Literal["auto", "name", "position"]
@@ -54,15 +54,9 @@ class MultiLabelResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; fractions, None where there is nothing to average."""
         metrics = self.metrics
+        names = ("images", "top1", "example_mAP", "class_mAP", "buckets", "fine_buckets")
         return {
-            "images": metrics.images,
-            "top1": metrics.top1,
-            "example_mAP": metrics.example_mAP,
-            "class_mAP": metrics.class_mAP,
-            "buckets": metrics.buckets,
-            "fine_buckets": metrics.fine_buckets,
-            "bucket_images": metrics.bucket_images,
-            "skipped": metrics.skipped,
+            **{name: getattr(metrics, name) for name in (*names, "bucket_images", "skipped")},
             "missing": len(self.missing),
             "missing_images": self.missing[:_LISTED],
             "unknown": self.unknown,
@@ -99,13 +93,13 @@ def evaluate_multilabel(
     given = read_predictions(predictions)
     warnings = list(true.notes)
 
-    joined = join_images(
+    records, unknown = join_images(
         true.file_names, given.file_names, truth_file=true.file, predictions_file=given.file
     )
     kept = np.flatnonzero(np.diff(true.labels.indptr))
     if not len(kept):
         raise DataError("no image has a label", file=true.file)
-    record = joined.record[kept]
+    record = records[kept]
     missing = [true.file_names[int(i)] for i in kept[record < 0]]
     if len(missing) == len(kept):
         raise DataError(
@@ -128,14 +122,15 @@ def evaluate_multilabel(
             f"{len(missing)} of {len(kept)} images have no prediction and count as empty ones; "
             f"the first is {missing[0]!r}"
         )
-    if joined.unknown:
+    if unknown:
         warnings.append(
-            f"{len(joined.unknown)} predictions are for images that {true.file} does not have and "
-            f"are left out; the first is {given.file_names[joined.unknown[0]]!r}"
+            f"{len(unknown)} predictions are for images that {true.file} does not have and "
+            f"are left out; the first is {given.file_names[unknown[0]]!r}"
         )
 
     scores, count = _scores(true, given, record, classes, classes_by, warnings)
-    _check_truth(true, count)
+    remedy = "Give predictions over all classes, or --classes if there are more."
+    _check_ids(true.labels, count, true.file, true.file_names, remedy)
     metrics = measure_labels(
         _over(true.labels[kept], count),
         scores,
@@ -144,7 +139,7 @@ def evaluate_multilabel(
     )
     names = true.space.class_names if true.space is not None else None
     return MultiLabelResult(
-        metrics, true.format, names, missing, len(joined.unknown), list(dict.fromkeys(warnings))
+        metrics, true.format, names, missing, len(unknown), list(dict.fromkeys(warnings))
     )
 
 
@@ -185,7 +180,8 @@ def _scores(
         return DenseScores(given.scores.values, record, columns), count
     if position is None:
         position = np.arange(given.scores.num_classes)
-        _check_ids(given, count)
+        remedy = "Class ids are positions from 0 on; give --classes if there are more."
+        _check_ids(given.scores.values, count, given.file, given.file_names, remedy)
     return given.scores.renamed(position, count).take(record), count
 
 
@@ -242,37 +238,18 @@ def _check_count(true: Truths, given: Predictions, count: int, warnings: list[st
     warnings.append(f"scores are over {count} classes; ImageNet has {IMAGENET_CLASSES}")
 
 
-def _check_ids(given: Predictions, count: int) -> None:
-    scores = given.scores
-    assert isinstance(scores, SparseScores)
-    found = _beyond(scores.values, count)
-    if found:
-        raise DataError(
-            f"class id {found[1]} is out of range: there are {count} classes",
-            file=given.file,
-            record=f"image {given.file_names[found[0]]!r}",
-            remedy="Class ids are positions from 0 on; give --classes if there are more.",
-        )
-
-
-def _check_truth(true: Truths, count: int) -> None:
-    found = _beyond(true.labels, count)
-    if found:
-        raise DataError(
-            f"class id {found[1]} is out of range: there are {count} classes",
-            file=true.file,
-            record=f"image {true.file_names[found[0]]!r}",
-            remedy="Give predictions over all classes, or --classes if there are more.",
-        )
-
-
-def _beyond(labels: csr_array, count: int) -> tuple[int, int] | None:
-    """Image and class of the first entry whose class is not below ``count``."""
+def _check_ids(
+    labels: csr_array, count: int, file: Path, file_names: list[str], remedy: str
+) -> None:
     bad = np.flatnonzero(labels.indices >= count)
-    if not len(bad):
-        return None
-    at = int(bad[0])
-    return int(label_rows(labels)[at]), int(labels.indices[at])
+    if len(bad):
+        image = file_names[int(label_rows(labels)[bad[0]])]
+        raise DataError(
+            f"class id {labels.indices[bad[0]]} is out of range: there are {count} classes",
+            file=file,
+            record=f"image {image!r}",
+            remedy=remedy,
+        )
 
 
 def _over(labels: csr_array, count: int) -> csr_array:

@@ -32,27 +32,18 @@ _SUFFIXES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Joined:
-    """The result of `join_images`.
-
-    Attributes:
-        record: int64 [images of the truth], the prediction of each image, -1 where there is none.
-        unknown: predictions of images that the truth does not have.
-    """
-
-    record: np.ndarray
-    unknown: list[int]
-
-
 def join_images(
     truth: Sequence[str],
     predictions: Sequence[str],
     *,
     truth_file: str | Path = "the truth",
     predictions_file: str | Path = "the predictions",
-) -> Joined:
+) -> tuple[np.ndarray, list[int]]:
     """Find each image's prediction.
+
+    Returns:
+        int64 [images of the truth], the prediction of each, -1 where there is none; and the
+        predictions of images that the truth does not have.
 
     Raises:
         DataError: a file name that appears twice, two predictions for one image, a prediction
@@ -99,7 +90,7 @@ def join_images(
         record[rows[0]] = i
     if unknown and not (record >= 0).any():
         unknown = _by_stem_alone(record, by_stem, names, unknown)
-    return Joined(record, unknown)
+    return record, unknown
 
 
 def _by_stem_alone(

@@ -26,12 +26,7 @@ from relabel.evaluation.multilabel.scores import DenseScores, Scores
 
 _CELLS = 1 << 22
 BUCKETS: tuple[tuple[str, int, int | None], ...] = (("1", 1, 1), ("2", 2, 2), (">=3", 3, None))
-FINE_BUCKETS: tuple[tuple[str, int, int | None], ...] = (
-    ("1", 1, 1),
-    ("2", 2, 2),
-    ("3", 3, 3),
-    (">=4", 4, None),
-)
+FINE_BUCKETS = (*BUCKETS[:2], ("3", 3, 3), (">=4", 4, None))
 
 
 @dataclass(frozen=True)

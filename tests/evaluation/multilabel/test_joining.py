@@ -29,9 +29,9 @@ from relabel.evaluation.multilabel.joining import join_images
 def test_join(
     truth: list[str], predictions: list[str], record: list[int], unknown: list[int]
 ) -> None:
-    joined = join_images(truth, predictions)
-    assert joined.record.tolist() == record
-    assert joined.unknown == unknown
+    found, left = join_images(truth, predictions)
+    assert found.tolist() == record
+    assert left == unknown
 
 
 @pytest.mark.parametrize(
