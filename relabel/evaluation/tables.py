@@ -14,6 +14,7 @@ from relabel.evaluation.transfer import TransferMetrics, Transition
 if TYPE_CHECKING:
     from rich.table import Table
 
+NONE = "-"
 Rows = tuple[list[str], list[list[str]]]
 
 
@@ -152,6 +153,10 @@ def rich_table(table: Rows, title: str | None = None) -> Table:
     return shown
 
 
-def percentage(value: float | None) -> str:
-    """A fraction as percent with one decimal, ``-`` for None."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def percentage(value: float | None, std: float | None = None, *, signed: bool = False) -> str:
+    """A fraction as percent with one decimal, and its spread: ``24.1 ± 0.3``, ``+4.9``, ``-``."""
+    if value is None:
+        return NONE
+    # Adding zero turns a rounded -0.0 into 0.0.
+    text = f"{round(100 * value, 1) + 0.0:{'+' if signed else ''}.1f}"
+    return text if std is None else f"{text} ± {100 * std:.1f}"

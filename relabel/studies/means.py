@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-NONE = "-"
+from relabel.evaluation.tables import percentage
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Mean:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float | None]) -> Mean | None:
+    def of(cls, values: Iterable[float | None]) -> Mean | None:
         """Of the values that are there; None if there is none."""
         known = [v for v in values if v is not None]
         if not known:
@@ -38,12 +38,6 @@ def seed_differences(
     }
 
 
-def percent(value: Mean | float | None, *, std: float | None = None, signed: bool = False) -> str:
-    """A fraction or a mean as percent with one decimal: ``24.1 ± 0.3``, ``+4.9``, ``-``."""
-    if value is None:
-        return NONE
-    if isinstance(value, Mean):
-        value, std = value.mean, value.std
-    # Adding zero turns a rounded -0.0 into 0.0.
-    text = f"{round(100 * value, 1) + 0.0:{'+' if signed else ''}.1f}"
-    return text if std is None else f"{text} ± {100 * std:.1f}"
+def mean_percentage(value: Mean | None, *, signed: bool = False) -> str:
+    """A mean and its spread as `percentage` writes them: ``24.1 ± 0.3``, ``-`` for None."""
+    return percentage(value and value.mean, value and value.std, signed=signed)

@@ -6,15 +6,15 @@ is taken seed by seed, over the seeds that the arm and the default have in commo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from relabel.align.settings import stage_settings
-from relabel.evaluation.tables import Rows, markdown
+from relabel.evaluation.tables import Rows, markdown, percentage
 from relabel.studies.ablation.arms import DEFAULT
 from relabel.studies.ablation.run import AblationPlan, floor_metrics, metrics_of
-from relabel.studies.means import Mean, percent, seed_differences
+from relabel.studies.means import Mean, seed_differences
 from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
 
 JSON_FILE, MARKDOWN_FILE = "ablation.json", "ablation.md"
@@ -41,7 +41,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return found
 
 
-def summarize(values: Sequence[float | None]) -> dict[str, float | None]:
+def summarize(values: Iterable[float | None]) -> dict[str, float | None]:
     """Mean and standard deviation of what is known of some values."""
     found = Mean.of(values)
     return {"mean": found and found.mean, "std": found and found.std}
@@ -52,7 +52,7 @@ def differences(
 ) -> dict[str, Any]:
     """Values by seed minus a reference's, over the seeds that both have."""
     found = seed_differences(values, reference)
-    return {"seeds": list(found), **summarize(list(found.values()))}
+    return {"seeds": list(found), **summarize(found.values())}
 
 
 def collect(plan: AblationPlan) -> dict[str, Any]:
@@ -109,17 +109,17 @@ def ablation_table(content: Mapping[str, Any]) -> Rows:
     shown = [f"{name} − default" for name in SHOWN_DIFFERENCES]
     header = ["arm", "what", "seeds", *METRICS, *shown]
     rows = [
-        ["baseline", name, "", *(percent(values[m]) for m in METRICS), *("" for _ in shown)]
+        ["baseline", name, "", *(percentage(values[m]) for m in METRICS), *("" for _ in shown)]
         for name, values in content["baselines"].items()
     ]
     for name, arm in content["arms"].items():
         about = f"{arm['about']} (= {arm['same_as']})" if arm["same_as"] else arm["about"]
-        cells = [percent(arm["mean"][m], std=arm["std"][m]) for m in METRICS]
+        cells = [percentage(arm["mean"][m], arm["std"][m]) for m in METRICS]
         changes = [arm["difference"][m] for m in SHOWN_DIFFERENCES]
         if name == DEFAULT or arm["same_as"] == DEFAULT:
             cells += ["" for _ in changes]
         else:
-            cells += [percent(c["mean"], std=c["std"], signed=True) for c in changes]
+            cells += [percentage(c["mean"], c["std"], signed=True) for c in changes]
         rows.append([name, about, str(len(arm["seeds"])), *cells])
     return header, rows
 
@@ -128,7 +128,7 @@ def difference_table(content: Mapping[str, Any]) -> Rows:
     """Every metric of every arm minus the default's, in points, over common seeds."""
     rows = [
         [name, str(len(arm["difference"]["AP"]["seeds"]))]
-        + [percent(d["mean"], std=d["std"], signed=True) for d in arm["difference"].values()]
+        + [percentage(d["mean"], d["std"], signed=True) for d in arm["difference"].values()]
         for name, arm in content["arms"].items()
         if name != DEFAULT and arm["same_as"] != DEFAULT
     ]

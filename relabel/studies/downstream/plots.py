@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from relabel.evaluation.tables import percentage
 from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure
-from relabel.studies.downstream.results import Comparison
-from relabel.studies.means import Mean, percent
+from relabel.studies.downstream.results import BASE, Comparison
+from relabel.studies.means import Mean, mean_percentage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def arms_figure(comparison: Comparison) -> Figure:
     names, absent = list(comparison.arms), list(comparison.not_run)
     height = 1.5 + 0.42 * (len(names) + len(absent))
     figure, axes = new_figure(8.6, height)
-    base = comparison.mean(comparison.base) if comparison.base in names else None
+    base = comparison.mean(BASE) if BASE in names else None
     if base is not None:
         axes.axvline(100 * base.mean, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     looks = _looks(comparison)
@@ -75,7 +76,7 @@ def arms_figure(comparison: Comparison) -> Figure:
     axes.set_title(_title(comparison, "AP per arm"), loc="left")
     if base is not None and len(names) > 1:
         axes.annotate(
-            f"AP   (difference to {comparison.base})",
+            f"AP   (difference to {BASE})",
             (1.02, 1),
             xycoords="axes fraction",
             xytext=(0, 12),
@@ -96,8 +97,8 @@ def classes_figure(comparison: Comparison) -> Figure:
     import numpy as np
     from matplotlib import colormaps
 
-    base, classes, relative = comparison.base, comparison.classes, comparison.relative
-    shown = [name for name in comparison.arms if not relative or name != base]
+    classes, relative = comparison.classes, comparison.relative
+    shown = [name for name in comparison.arms if not relative or name != BASE]
 
     def percents(measure: Callable[..., Mean | None], names: Sequence[str]) -> np.ndarray:
         """[classes, names], NaN where nothing was measured."""
@@ -124,7 +125,7 @@ def classes_figure(comparison: Comparison) -> Figure:
         linewidth=1.5,
     )
     if relative:
-        for (i, _), value in np.ndenumerate(percents(comparison.mean, [base])):
+        for (i, _), value in np.ndenumerate(percents(comparison.mean, [BASE])):
             text = "–" if np.isnan(value) else f"{value:.1f}"
             axes.text(0.5, i + 0.5, text, ha="center", va="center", color=SOFT)
     for (i, j), value in np.ndenumerate(cells):
@@ -137,7 +138,7 @@ def classes_figure(comparison: Comparison) -> Figure:
             fontsize=9.5,
             color=SOFT if blank else "white" if dark else INK,
         )
-    labels = [f"{base}, AP", *shown] if relative else shown
+    labels = [f"{BASE}, AP", *shown] if relative else shown
     axes.set_xlim(0, columns)
     axes.set_ylim(len(classes), 0)
     axes.set_xticks(
@@ -150,7 +151,7 @@ def classes_figure(comparison: Comparison) -> Figure:
         spine.set_visible(False)
     if relative:
         axes.get_xticklabels()[0].set_color(SOFT)
-    what = f"AP per class: difference to {base}" if relative else "AP per class, percent"
+    what = f"AP per class: difference to {BASE}" if relative else "AP per class, percent"
     title = _title(comparison, what)
     if width < 7.5:
         title = title.replace(" (", "\n(", 1)
@@ -195,7 +196,7 @@ def curves_figure(comparison: Comparison) -> Figure:
             markersize=4,
             markeredgecolor="white",
             markeredgewidth=0.6,
-            zorder=4 if name == comparison.base else 3,
+            zorder=4 if name == BASE else 3,
         )
         ends.append((means[-1], steps[-1], name, colour))
         last = max(last, steps[-1])
@@ -272,12 +273,12 @@ def _apart(values: Sequence[float], gap: float, low: float, high: float) -> list
 
 def _looks(comparison: Comparison) -> dict[str, tuple[str, Any]]:
     """Colour and line style of each arm."""
-    others = [name for name in comparison.arms if name != comparison.base]
+    others = [name for name in comparison.arms if name != BASE]
     n = len(COLOURS)
     looks = {
         name: (COLOURS[i % n], _STYLES[i // n % len(_STYLES)]) for i, name in enumerate(others)
     }
-    return {**looks, comparison.base: (INK, "-")}
+    return {**looks, BASE: (INK, "-")}
 
 
 def _darker(colour: str) -> tuple[float, ...]:
@@ -291,8 +292,8 @@ def _number(comparison: Comparison, name: str) -> str:
     mean = comparison.mean(name)
     if mean is None:
         return ""
-    text = percent(mean)
-    if comparison.base in comparison.arms and name != comparison.base:
+    text = mean_percentage(mean)
+    if BASE in comparison.arms and name != BASE:
         change = comparison.difference(name)
         text += "" if change is None else f"   ({_signed(100 * change.mean)})"
     missing = comparison.missing_seeds.get(name)
@@ -303,7 +304,7 @@ def _number(comparison: Comparison, name: str) -> str:
 
 def _signed(value: float) -> str:
     """Points with sign and a true minus."""
-    return percent(value / 100, signed=True).replace("-", "−")
+    return percentage(value / 100, signed=True).replace("-", "−")
 
 
 def _title(comparison: Comparison, what: str) -> str:

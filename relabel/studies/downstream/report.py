@@ -5,18 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from relabel.doctor.hardware import describe_hardware
-from relabel.evaluation.tables import Rows, markdown
-from relabel.studies.downstream.results import (
-    METRIC_NAMES,
-    ORACLE,
-    Comparison,
-    share_of_gain,
-)
-from relabel.studies.means import NONE, Mean, percent
+from relabel.evaluation.tables import NONE, Rows, markdown
+from relabel.studies.downstream.results import BASE, METRIC_NAMES, ORACLE, Comparison
+from relabel.studies.means import Mean, mean_percentage
 from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
 
 JSON = "downstream.json"
@@ -29,13 +25,13 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
     if comparison.arms:
         title = f"Test AP in percent, {_spread_text(comparison)}"
         if comparison.relative:
-            title += f"; change: to {comparison.base}"
+            title += f"; change: to {BASE}"
             title += "; share: of the oracle's gain" if ORACLE in comparison.arms else ""
         tables.append((title, arm_rows(comparison, brief=True)))
     if comparison.arms and comparison.classes:
         title = "AP per class, in percent"
         if comparison.relative:
-            title = f"AP per class in percent: differences to {comparison.base}"
+            title = f"AP per class in percent: differences to {BASE}"
         tables.append((title, arm_class_rows(comparison, brief=True)))
     if comparison.not_run:
         tables.append(("Not run", not_run_rows(comparison)))
@@ -51,7 +47,7 @@ def arm_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
     Args:
         brief: of the differences only that in AP, and seeds only where an arm lacks some.
     """
-    compared = comparison.base in comparison.arms
+    compared = BASE in comparison.arms
     bounded = compared and ORACLE in comparison.arms
     counted = not brief or bool(comparison.missing_seeds)
     changes = METRIC_NAMES[: 1 if brief else None] if compared else ()
@@ -60,12 +56,12 @@ def arm_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
     header += ["share" if brief else "of the oracle's gain"] if bounded else []
     rows = []
     for name, arm in comparison.arms.items():
-        row = [name, *([str(len(arm.seeds))] if counted else [])]
-        row += [percent(comparison.mean(name, metric)) for metric in METRIC_NAMES]
+        row = [name, *([str(len(arm.metrics))] if counted else [])]
+        row += [mean_percentage(comparison.mean(name, metric)) for metric in METRIC_NAMES]
         row += [
             NONE
-            if name == comparison.base
-            else percent(comparison.difference(name, metric), signed=True)
+            if name == BASE
+            else mean_percentage(comparison.difference(name, metric), signed=True)
             for metric in changes
         ]
         if bounded:
@@ -86,12 +82,14 @@ def arm_class_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
     """
 
     def cell(value: Mean | None, *, signed: bool = False) -> str:
-        return percent(value.mean if brief and value else value, signed=signed)
+        if brief and value:
+            value = replace(value, std=None)
+        return mean_percentage(value, signed=signed)
 
     first, others = list(comparison.arms), []
     if comparison.relative:
-        first = [comparison.base]
-        others = [name for name in comparison.arms if name != comparison.base]
+        first = [BASE]
+        others = [name for name in comparison.arms if name != BASE]
     rows = [
         [
             c,
@@ -126,12 +124,13 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
         "Seeds": _listed(comparison.seeds),
     }
     parts = [f"# Downstream comparison{f' on `{target}`' if target else ''}\n"]
-    parts.append(f"```\n{comparison.command or _command_line()}\n```\n")
+    command = comparison.command or shlex.join(["relabel", *sys.argv[1:]])
+    parts.append(f"```\n{command}\n```\n")
     parts.append("\n".join(f"- {k}: {v}" for k, v in facts.items() if v not in (None, "")) + "\n")
     if comparison.arms:
         text = f"Percent, {_spread_text(comparison)}."
         if comparison.relative:
-            text += f" Changes are differences to {comparison.base}, taken seed by seed."
+            text += f" Changes are differences to {BASE}, taken seed by seed."
         parts.append(f"## Test AP\n\n{text}\n")
         parts.append(markdown(arm_rows(comparison)))
         parts.append("![AP per arm](arms.svg)\n")
@@ -141,7 +140,7 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
         ]
     if comparison.arms and comparison.classes:
         if comparison.relative:
-            text = f"AP of {comparison.base}, and the differences of the other arms to it"
+            text = f"AP of {BASE}, and the differences of the other arms to it"
         else:
             text = "AP"
         parts.append(f"## Classes\n\n{text}, in percent.\n")
@@ -175,14 +174,14 @@ def write_outputs(folder: Path, comparison: Comparison) -> None:
 
 
 def _share(comparison: Comparison, arm: str) -> str:
-    if arm in (ORACLE, comparison.base):
+    if arm in (ORACLE, BASE):
         return NONE
-    share = share_of_gain(comparison, arm, ORACLE, comparison.base)
+    share = comparison.share_of_gain(arm)
     return NONE if share is None else f"{round(100 * share) + 0} %"
 
 
 def _spread_text(comparison: Comparison) -> str:
-    most = max(len(arm.seeds) for arm in comparison.arms.values())
+    most = max(len(arm.metrics) for arm in comparison.arms.values())
     return f"mean ± standard deviation over {most} seeds" if most > 1 else "one seed"
 
 
@@ -190,7 +189,3 @@ def _listed(values: Sequence[object] | str | None) -> str:
     if values is None or isinstance(values, str):
         return values or ""
     return ", ".join(str(v) for v in values)
-
-
-def _command_line() -> str:
-    return shlex.join(["relabel", *sys.argv[1:]])

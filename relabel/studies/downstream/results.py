@@ -38,7 +38,12 @@ class CurvePoint(TypedDict):
     AP75: _Fraction
 
 
-class _Metrics(TypedDict):
+class Metrics(TypedDict):
+    """What a finished training is measured to; None where there was nothing to measure.
+
+    ``per_class`` is AP by class name, None for a class without test boxes.
+    """
+
     AP: _Fraction
     AP50: _Fraction
     AP75: _Fraction
@@ -47,45 +52,44 @@ class _Metrics(TypedDict):
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm: numbers on the target's test split, an entry per finished seed.
+    """One arm: numbers on the target's test split.
 
     Attributes:
-        seeds: the seeds that are finished, S of them.
-        AP, AP50, AP75: S fractions; None where there was nothing to measure.
-        per_class: AP by class name, S fractions each; None for a class without test boxes.
+        metrics: by finished seed.
         curves: by seed, the points measured on the way, by step.
     """
 
-    name: str
-    seeds: tuple[int, ...]
-    AP: tuple[float | None, ...]
-    AP50: tuple[float | None, ...]
-    AP75: tuple[float | None, ...]
-    per_class: dict[str, tuple[float | None, ...]]
-    curves: dict[int, tuple[CurvePoint, ...]] = field(default_factory=dict)
+    metrics: dict[int, Metrics]
+    curves: dict[int, list[CurvePoint]] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> list[str]:
+        """Every class that a seed was measured on."""
+        return list(dict.fromkeys(c for found in self.metrics.values() for c in found["per_class"]))
 
     def values(self, metric: Metric = "AP", category: str | None = None) -> dict[int, float | None]:
         """By seed: a metric, or the AP of ``category``."""
-        numbers = getattr(self, metric) if category is None else self.per_class.get(category, ())
-        return dict(zip(self.seeds, numbers, strict=False))
+        return {
+            seed: found[metric] if category is None else found["per_class"].get(category)
+            for seed, found in self.metrics.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The arm's entry in the JSON result."""
         return {
-            **{metric: list(getattr(self, metric)) for metric in METRIC_NAMES},
-            "per_class": {name: list(values) for name, values in self.per_class.items()},
+            **{metric: list(self.values(metric).values()) for metric in METRIC_NAMES},
+            "per_class": {c: list(self.values(category=c).values()) for c in self.classes},
         }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All arms of a comparison.
+    """All arms of a comparison; the others are compared with `BASE`.
 
     Attributes:
         arms: by name, in the order asked for; only those with a finished seed.
         not_run: the other arms, with the reason.
         seeds: the seeds asked for.
-        base: the arm that the others are compared with.
         about: what else the JSON result says at its top level, such as ``target``, ``sources``,
             ``detector``, ``steps``, ``name_maps`` and ``settings``; JSON-ready.
         target_only_from: the first iteration on target images alone, marked in the curves.
@@ -96,7 +100,6 @@ class Comparison:
     arms: dict[str, ArmResult]
     not_run: dict[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
-    base: str = BASE
     about: dict[str, Any] = field(default_factory=dict)
     target_only_from: int | None = None
     command: str | None = None
@@ -105,43 +108,51 @@ class Comparison:
     @property
     def relative(self) -> bool:
         """True if there is something to compare with the base arm."""
-        return self.base in self.arms and len(self.arms) > 1
+        return BASE in self.arms and len(self.arms) > 1
 
     @property
     def classes(self) -> list[str]:
         """Every class that an arm was measured on, in the order of the first arm that has it."""
-        return list(dict.fromkeys(name for arm in self.arms.values() for name in arm.per_class))
+        return list(dict.fromkeys(name for arm in self.arms.values() for name in arm.classes))
 
     @property
     def missing_seeds(self) -> dict[str, list[int]]:
         """By arm, the seeds asked for that are not finished; arms that have all are left out."""
         missing = {
-            name: [seed for seed in self.seeds if seed not in arm.seeds]
+            name: [seed for seed in self.seeds if seed not in arm.metrics]
             for name, arm in self.arms.items()
         }
         return {name: seeds for name, seeds in missing.items() if seeds}
 
     def mean(self, arm: str, metric: Metric = "AP", category: str | None = None) -> Mean | None:
         """Mean over an arm's seeds, None where nothing was measured."""
-        return Mean.of(list(self._arm(arm).values(metric, category).values()))
+        return Mean.of(self._arm(arm).values(metric, category).values())
 
     def paired(
-        self,
-        arm: str,
-        metric: Metric = "AP",
-        category: str | None = None,
-        *,
-        base: str | None = None,
+        self, arm: str, metric: Metric = "AP", category: str | None = None
     ) -> dict[int, float]:
         """Differences to the base arm by seed, over the seeds measured in both."""
-        theirs = self._arm(base or self.base).values(metric, category)
+        theirs = self._arm(BASE).values(metric, category)
         return seed_differences(self._arm(arm).values(metric, category), theirs)
 
     def difference(
         self, arm: str, metric: Metric = "AP", category: str | None = None
     ) -> Mean | None:
         """Mean of the paired differences to the base arm; None without a seed in common."""
-        return Mean.of(list(self.paired(arm, metric, category).values()))
+        return Mean.of(self.paired(arm, metric, category).values())
+
+    def share_of_gain(self, arm: str) -> float | None:
+        """``(AP_arm - AP_base) / (AP_oracle - AP_base)``, over the seeds that all three have.
+
+        None without such a seed, or where the oracle gains nothing.
+
+        Raises:
+            ConfigError: one of the arms has no results.
+        """
+        gains, bounds = self.paired(arm), self.paired(ORACLE)
+        common = sorted(gains.keys() & bounds.keys())
+        bound = sum(bounds[s] for s in common)
+        return sum(gains[s] for s in common) / bound if bound > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON result: ``arms``, ``not_run``, ``seeds``, and what ``about`` adds.
@@ -156,11 +167,9 @@ class Comparison:
         }
         if self.missing_seeds:
             content["missing_seeds"] = self.missing_seeds
-        if ORACLE in self.arms and self.base in self.arms:
+        if ORACLE in self.arms and BASE in self.arms:
             content["share_of_oracle_gain"] = {
-                name: share_of_gain(self, name, ORACLE, self.base)
-                for name in self.arms
-                if name not in (ORACLE, self.base)
+                name: self.share_of_gain(name) for name in self.arms if name not in (ORACLE, BASE)
             }
         return content | {k: v for k, v in self.about.items() if k not in content}
 
@@ -172,23 +181,6 @@ class Comparison:
         return self.arms[name]
 
 
-def share_of_gain(
-    comparison: Comparison, arm: str, oracle: str = ORACLE, base: str = BASE
-) -> float | None:
-    """``(AP_arm - AP_base) / (AP_oracle - AP_base)``, over the seeds that all three have.
-
-    None without such a seed, or where the oracle gains nothing.
-
-    Raises:
-        ConfigError: one of the arms has no results.
-    """
-    gains = comparison.paired(arm, base=base)
-    bounds = comparison.paired(oracle, base=base)
-    common = gains.keys() & bounds.keys()
-    bound = sum(bounds[s] for s in sorted(common))
-    return sum(gains[s] for s in sorted(common)) / bound if bound > 0 else None
-
-
 def gather(
     folder: Path,
     arms: Sequence[str],
@@ -196,10 +188,7 @@ def gather(
     *,
     not_run: Mapping[str, str] | None = None,
     about: Mapping[str, Any] | None = None,
-    base: str = BASE,
     target_only_from: int | None = None,
-    command: str | None = None,
-    hardware: str | None = None,
 ) -> Comparison:
     """Read the results of ``folder/training/<arm>/seed<k>/``.
 
@@ -217,43 +206,31 @@ def gather(
     for name in arms:
         if name in reasons:
             continue
-        arm = _read_arm(folder / TRAINING / name, name, seeds)
-        if arm is None:
-            reasons[name] = "no training of it is finished"
-        else:
+        arm = _read_arm(folder / TRAINING / name, seeds)
+        if arm.metrics:
             found[name] = arm
+        else:
+            reasons[name] = "no training of it is finished"
     return Comparison(
         arms=found,
         not_run={name: reasons[name] for name in (*arms, *reasons) if name in reasons},
         seeds=tuple(seeds),
-        base=base,
         about=dict(about or {}),
         target_only_from=target_only_from,
-        command=command,
-        hardware=hardware,
     )
 
 
-def _read_arm(folder: Path, name: str, seeds: Sequence[int]) -> ArmResult | None:
-    """The finished seeds of one arm, None if there is none."""
-    finished = [seed for seed in seeds if (folder / f"seed{seed}" / METRICS).is_file()]
-    if not finished:
-        return None
-    metrics = [_read(folder / f"seed{seed}" / METRICS, _Metrics) for seed in finished]
-    classes = list(dict.fromkeys(c for m in metrics for c in m["per_class"]))
-    curves = {}
-    for seed in finished:
-        file = folder / f"seed{seed}" / CURVE
-        if file.is_file():
-            points = _read(file, list[CurvePoint])
-            curves[seed] = tuple(sorted(points, key=lambda p: p["step"]))
-    return ArmResult(
-        name,
-        tuple(finished),
-        *(tuple(m[metric] for m in metrics) for metric in METRIC_NAMES),
-        per_class={c: tuple(m["per_class"].get(c) for m in metrics) for c in classes},
-        curves=curves,
-    )
+def _read_arm(folder: Path, seeds: Sequence[int]) -> ArmResult:
+    """The finished seeds of one arm."""
+    metrics, curves = {}, {}
+    for seed in seeds:
+        place = folder / f"seed{seed}"
+        if (place / METRICS).is_file():
+            metrics[seed] = _read(place / METRICS, Metrics)
+            if (place / CURVE).is_file():
+                points = _read(place / CURVE, list[CurvePoint])
+                curves[seed] = sorted(points, key=lambda p: p["step"])
+    return ArmResult(metrics, curves)
 
 
 def _read(file: Path, type: Any) -> Any:

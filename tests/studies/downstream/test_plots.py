@@ -14,12 +14,16 @@ import pytest
 
 from relabel.reports.charts import save_figure
 from relabel.studies.downstream import plots
-from relabel.studies.downstream.results import ArmResult, Comparison
+from relabel.studies.downstream.results import ArmResult, Comparison, Metrics
 
 TEN = [
     *("target-only", "naive", "normalized", "pseudo", "overlap"),
     *("student-teacher", "unified", "lat", "lat+sam3", "oracle"),
 ]
+
+
+def metrics(ap: float, per_class: dict[str, float | None]) -> Metrics:
+    return {"AP": ap, "AP50": ap, "AP75": ap, "per_class": per_class}
 
 
 def made(
@@ -31,15 +35,15 @@ def made(
         mine = [s for s in seeds if s != (missing or {}).get(name)]
         ap = tuple(0.2 + rng.uniform(-0.02, 0.05) for _ in mine)
         found[name] = ArmResult(
-            name,
-            tuple(mine),
-            *(ap, ap, ap),
-            {f"vehicle number {k}": ap if k else (None,) * len(mine) for k in range(classes)},
             {
-                seed: tuple(
+                seed: metrics(v, {f"vehicle number {k}": v if k else None for k in range(classes)})
+                for seed, v in zip(mine, ap, strict=True)
+            },
+            {
+                seed: [
                     {"step": s, "AP": v * s / 600, "AP50": None, "AP75": None}
                     for s in range(100, 601, 100)
-                )
+                ]
                 for seed, v in zip(mine, ap, strict=True)
             },
         )
@@ -102,8 +106,8 @@ def test_texts_neither_overlap_nor_leave_the_figure(case: str, which: str) -> No
 
 
 def test_numbers_are_in_the_plots() -> None:
-    arm = ArmResult("target-only", (0, 1), (0.2, 0.22), (0.4,) * 2, (0.1,) * 2, {"car": (0.3, 0.3)})
-    other = ArmResult("lat", (0, 1), (0.25, 0.26), (0.4,) * 2, (0.1,) * 2, {"car": (0.28, 0.29)})
+    arm = ArmResult({0: metrics(0.2, {"car": 0.3}), 1: metrics(0.22, {"car": 0.3})})
+    other = ArmResult({0: metrics(0.25, {"car": 0.28}), 1: metrics(0.26, {"car": 0.29})})
     comparison = Comparison({"target-only": arm, "lat": other}, {}, (0, 1))
     assert list(plots.all_figures(comparison)) == ["arms", "classes"]  # no curves were measured
     words = [t[0] for t in texts(plots.arms_figure(comparison))]
@@ -151,7 +155,8 @@ def test_matplotlib_is_imported_late_and_without_pyplot() -> None:
     code = (
         "import sys; from relabel.studies.downstream import plots, results;"
         "assert 'matplotlib' not in sys.modules;"
-        "c = results.Comparison({'lat': results.ArmResult('lat', (0,), (.1,), (.1,), (.1,), {})});"
+        "m = {'AP': .1, 'AP50': .1, 'AP75': .1, 'per_class': {}};"
+        "c = results.Comparison({'lat': results.ArmResult({0: m})});"
         "plots.all_figures(c); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relabel.errors import ConfigError, DataError
+from relabel.evaluation.tables import percentage
 from relabel.studies.downstream.report import (
     arm_class_rows,
     arm_rows,
@@ -17,8 +19,8 @@ from relabel.studies.downstream.report import (
     shown_tables,
     write_outputs,
 )
-from relabel.studies.downstream.results import Comparison, gather, share_of_gain
-from relabel.studies.means import Mean, percent
+from relabel.studies.downstream.results import Comparison, gather
+from relabel.studies.means import Mean, mean_percentage
 
 
 def put(folder: Path, arm: str, seed: int, ap: float | None, **classes: float | None) -> None:
@@ -54,12 +56,15 @@ ARMS = ["target-only", "lat", "oracle", "sam3", "naive"]
 
 @pytest.fixture
 def comparison(folder: Path) -> Comparison:
-    return gather(
+    found = gather(
         folder,
         ARMS,
         [0, 1, 2],
         not_run={"sam3": "its weights are not here"},
         about={"target": "fine", "sources": ["coarse"], "steps": 200},
+    )
+    return replace(
+        found,
         command="relabel evaluate downstream --target fine",
         hardware="a small machine",
     )
@@ -112,7 +117,7 @@ def test_curves_go_by_step_and_classes_are_those_of_any_seed(folder: Path) -> No
     put(folder, "pseudo", 1, 0.3, car=0.4, van=0.5)
     arm = gather(folder, ["pseudo"], [0, 1]).arms["pseudo"]
     assert [(p["step"], p["AP"]) for p in arm.curves[1]] == [(100, 0.15), (200, 0.3)]
-    assert arm.per_class == {"car": (0.2, 0.4), "van": (None, 0.5)}
+    assert arm.to_dict()["per_class"] == {"car": [0.2, 0.4], "van": [None, 0.5]}
 
 
 def test_json_without_the_base_arm_or_with_more_about_it(folder: Path) -> None:
@@ -123,12 +128,13 @@ def test_json_without_the_base_arm_or_with_more_about_it(folder: Path) -> None:
 
 
 def test_share_of_gain(comparison: Comparison) -> None:
-    share = share_of_gain(comparison, "lat", "oracle")
+    share = comparison.share_of_gain("lat")
     # Seeds 0 and 1 only: (4 + 3) / (5 + 5).
     assert share == pytest.approx(0.7)
-    assert share_of_gain(comparison, "oracle", "target-only", "lat") is None
+    useless = {**comparison.arms, "oracle": comparison.arms["target-only"]}
+    assert replace(comparison, arms=useless).share_of_gain("lat") is None
     with pytest.raises(ConfigError, match="'sam3' has no results"):
-        share_of_gain(comparison, "sam3")
+        comparison.share_of_gain("sam3")
 
 
 def test_tables(comparison: Comparison) -> None:
@@ -180,10 +186,10 @@ def test_without_the_base_arm_there_are_no_differences(folder: Path) -> None:
 
 
 def test_percent() -> None:
-    assert percent(-0.0003, signed=True) == "+0.0"
-    assert percent(-0.0107, signed=True) == "-1.1"
-    assert percent(Mean(0.2, 0.0123, 3)) == "20.0 ± 1.2"
-    assert percent(None) == "-"
+    assert percentage(-0.0003, signed=True) == "+0.0"
+    assert percentage(-0.0107, signed=True) == "-1.1"
+    assert mean_percentage(Mean(0.2, 0.0123, 3)) == "20.0 ± 1.2"
+    assert percentage(None) == mean_percentage(None) == "-"
 
 
 @pytest.mark.parametrize(
