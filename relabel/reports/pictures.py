@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
 Color = tuple[int, int, int]
@@ -19,23 +19,12 @@ Rectangle = tuple[float, float, float, float]
 
 # Bright and well apart on photographs, first the ones that people with colour-vision deficiency
 # tell apart best.
-_COLORS: tuple[Color, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (240, 228, 66),
-    (0, 190, 140),
-    (233, 90, 20),
-    (224, 130, 190),
-    (30, 130, 240),
-    (250, 70, 90),
-    (150, 220, 60),
-    (170, 120, 255),
-    (0, 215, 225),
-    (255, 175, 150),
-    (190, 160, 100),
-    (255, 60, 200),
-    (120, 165, 130),
-    (200, 215, 255),
+_COLORS: tuple[Color, ...] = tuple(
+    ImageColor.getrgb(code)[:3]
+    for code in (
+        *("#e69f00", "#56b4e9", "#f0e442", "#00be8c", "#e95a14", "#e082be", "#1e82f0", "#fa465a"),
+        *("#96dc3c", "#aa78ff", "#00d7e1", "#ffaf96", "#bea064", "#ff3cc8", "#78a582", "#c8d7ff"),
+    )
 )
 IGNORE_COLOR: Color = (150, 150, 150)
 

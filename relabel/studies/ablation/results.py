@@ -13,7 +13,7 @@ from typing import Any
 from relabel.align.settings import stage_settings
 from relabel.evaluation.tables import Rows, markdown, percentage
 from relabel.studies.ablation.arms import DEFAULT
-from relabel.studies.ablation.run import AblationPlan, floor_metrics, metrics_of
+from relabel.studies.ablation.run import AblationPlan, finished_metrics, metrics_of
 from relabel.studies.means import Mean, seed_differences
 from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
 
@@ -83,7 +83,7 @@ def collect(plan: AblationPlan) -> dict[str, Any]:
                 for m in METRICS
             },
         }
-    baselines = floor_metrics(plan)
+    baselines = finished_metrics(plan.baselines)
     asked = {arm.name for arm in plan.arms}
     return {
         "target": plan.aligned.target,

@@ -176,21 +176,19 @@ def run_ablation(
     shutil.rmtree(plan.out / "banks", ignore_errors=True)
 
 
+@dataclass(frozen=True, eq=False)
 class _Work:
     """What is done in the stages, over images and labels that are read once."""
 
-    def __init__(
-        self, plan: AblationPlan, catalogue: Catalogue, runtime: Runtime, problems: Problems
-    ) -> None:
-        self.plan, self.catalogue = plan, catalogue
-        self.runtime, self.problems = runtime, problems
+    plan: AblationPlan
+    catalogue: Catalogue
+    runtime: Runtime
+    problems: Problems
 
     @cached_property
     def fold(self) -> HeldBackFold:
-        plan = self.plan
-        return read_held_back(
-            plan.aligned, plan.simulated, self.catalogue, self.runtime, self.problems
-        )
+        run, simulated = self.plan.aligned, self.plan.simulated
+        return read_held_back(run, simulated, self.catalogue, self.runtime, self.problems)
 
     def baselines(self, stage: Stage) -> None:
         from relabel.evaluation.baselines import all_baselines
@@ -246,14 +244,13 @@ def metrics_of(plan: AblationPlan, arm: LatArm) -> dict[int, dict[str, Any]]:
     folder = plan.out / "arms" / plan.owner[arm.name].name
     numbers = (p.name.removeprefix("seed") for p in folder.glob("seed*"))
     for seed in sorted(int(n) for n in numbers if n.isdigit()):
-        stage = plan.job(arm, seed).stage
-        if stage.status() == "done":
-            found[seed] = json.loads((stage.folder / METRICS_FILE).read_text(encoding="utf-8"))
+        if metrics := finished_metrics(plan.job(arm, seed).stage):
+            found[seed] = metrics
     return found
 
 
-def floor_metrics(plan: AblationPlan) -> dict[str, Any]:
-    """What the baselines' stage wrote; nothing where it is not done."""
-    if plan.baselines.status() != "done":
+def finished_metrics(stage: Stage) -> dict[str, Any]:
+    """What a stage measured; nothing where it is not done."""
+    if stage.status() != "done":
         return {}
-    return json.loads((plan.baselines.folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return json.loads((stage.folder / METRICS_FILE).read_text(encoding="utf-8"))

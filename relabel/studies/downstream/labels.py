@@ -27,6 +27,7 @@ from relabel.evaluation.baselines import (
     untouched_with_map,
 )
 from relabel.geometry import xyxy_to_xywh
+from relabel.reports.statistics import class_counts
 from relabel.studies.downstream.settings import DownstreamSettings
 
 LABEL_ARMS = ("naive", "normalized", "pseudo", "overlap")
@@ -101,12 +102,11 @@ def name_map_of(
     matched = best_overlap(source, pseudo, settings.pseudo_threshold, settings.overlap_iou)
     origins = matched.boxes.provenance
     overlapped_names = [] if origins is None else list(origins.source_category)
-    total = _class_counts(source)
-    for name, goal in found.items():
-        same = pseudo.space.get(name) is not None
-        if goal is not None and not same:
-            share = overlapped_names.count(name) / max(total[name], 1)
-            found[name] = goal if share >= _LEAST_SHARE else None
+    total = class_counts(source)
+    for name in found:
+        share = overlapped_names.count(name) / max(total[name], 1)
+        if share < _LEAST_SHARE and pseudo.space.get(name) is None:
+            found[name] = None
     return found
 
 
@@ -125,7 +125,7 @@ def checked_name_map(
         # A category's own name counts before an alias of it.
         if name not in by_class or name == mine:
             by_class[name] = goal
-    missing = [n for n, count in _class_counts(source).items() if count and n not in by_class]
+    missing = [n for n, count in class_counts(source).items() if count and n not in by_class]
     if missing:
         shown = ", ".join(map(repr, missing[:20])) + (", ..." if missing[20:] else "")
         raise ConfigError(
@@ -188,12 +188,12 @@ def normalized(
     new = mine.copy()
     enough = max(min_boxes, 2)
     if len(mine) >= enough and len(theirs) >= enough:
-        new = _matched(mine, mine, theirs)
+        new = _matched(mine, theirs)
     for c in range(target.space.num_classes):
         at = boxes.category[real] == c
         like = theirs[target.boxes.category[goal] == c]
         if at.sum() >= enough and len(like) >= enough:
-            new[at] = _matched(mine[at], mine[at], like)
+            new[at] = _matched(mine[at], like)
     image = boxes.image[real]
     frame = np.stack([found.images.width[image], found.images.height[image]], axis=1)
     size = np.exp(new) * frame
@@ -229,9 +229,7 @@ def pseudo_labelled(
     doubtful = boxes.score < np.float32(threshold)
     origins = boxes.provenance
     if origins is not None and doubtful.any():
-        names = [
-            UNCERTAIN if d else o for d, o in zip(doubtful.tolist(), origins.origin, strict=True)
-        ]
+        names = np.where(doubtful, UNCERTAIN, np.asarray(origins.origin, object)).tolist()
         boxes = replace(boxes, ignore=doubtful, provenance=replace(origins, origin=names))
         found = replace(found, boxes=boxes)
     return _with_regions(found, source, np.flatnonzero(source.boxes.ignore))
@@ -264,13 +262,6 @@ def overlapped(
     return _with_regions(found, source, regions)
 
 
-def _class_counts(dataset: DetectionDataset) -> dict[str, int]:
-    """Number of boxes of every category, ignored ones not counted."""
-    real = dataset.boxes.category[~dataset.boxes.ignore]
-    counts = np.bincount(real, minlength=len(dataset.space)).tolist()
-    return dict(zip(dataset.space.names, counts, strict=True))
-
-
 def _covered(source: DetectionDataset, pseudo: PseudoLabels) -> DetectionDataset:
     covered = pseudo.for_images(source.images.file_name).coverage
     return source if covered.all() else source.subset(np.flatnonzero(covered))
@@ -283,12 +274,12 @@ def _log_sizes(dataset: DetectionDataset, rows: np.ndarray) -> np.ndarray:
     return np.log(dataset.boxes.xywh[rows, 2:] / frame)
 
 
-def _matched(values: np.ndarray, mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """``values`` [n, 2] from the mean and spread of ``mine`` to those of ``theirs``."""
+def _matched(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """``mine`` [n, 2] with the mean and spread of ``theirs``."""
     spread, goal = mine.std(axis=0), theirs.std(axis=0)
     tiny = (spread < 1e-9) | (goal < 1e-9)
     scale = np.where(tiny, 1.0, goal / np.where(tiny, 1.0, spread))
-    return theirs.mean(axis=0) + (values - mine.mean(axis=0)) * scale
+    return theirs.mean(axis=0) + (mine - mine.mean(axis=0)) * scale
 
 
 def _with_regions(

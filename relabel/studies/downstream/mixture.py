@@ -30,6 +30,7 @@ class Mixture:
         sizes: images of the target (first) and of every source.
         steps: length of the training.
         batch_size: images per step.
+        target_until: the first step whose batch is mixed.
 
     Attributes:
         target_from: the step from which batches hold target images only.
@@ -42,10 +43,12 @@ class Mixture:
         batch_size: int,
         seed: int,
         settings: DownstreamSettings,
+        target_until: int = 0,
     ) -> None:
         self.sizes = sizes
         self.batch_size = batch_size
         self.seed = seed
+        self.target_until = target_until
         self.from_target = round(settings.target_share * batch_size)
         self.target_from = target_only_from(steps, settings)
         self._starts = np.cumsum([0, *sizes])
@@ -53,7 +56,7 @@ class Mixture:
     def rows(self, step: int) -> list[tuple[int, int]]:
         """(dataset number, image row) of each image of the step; the target is number 0."""
         sources = sum(self.sizes[1:])
-        if sources == 0 or step >= self.target_from:
+        if sources == 0 or not self.target_until <= step < self.target_from:
             rows = rows_of_step(self.sizes[0], step, self.batch_size, self.seed)
             return [(0, int(row)) for row in rows]
         if self.from_target == 0:
@@ -86,12 +89,12 @@ class MixedBatches:
         detector: SpecialistSettings,
         settings: DownstreamSettings,
         divisor: int,
+        target_until: int = 0,
     ) -> None:
         datasets = [target, *(d for d in sources.values() if len(d))]
         self.parts = [TrainingBatches(d, detector, divisor) for d in datasets]
-        self.mixture = Mixture(
-            [len(d) for d in datasets], detector.steps, detector.batch_size, detector.seed, settings
-        )
+        sizes, s = [len(d) for d in datasets], detector
+        self.mixture = Mixture(sizes, s.steps, s.batch_size, s.seed, settings, target_until)
         self.detector = detector
         self.divisor = divisor
 

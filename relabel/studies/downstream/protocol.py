@@ -87,30 +87,35 @@ class ProtocolRun:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Settings):
     """What is compared.
 
+    In the file, relative names of files are relative to it, and what the inner tables hold is
+    checked one by one.
+
     Attributes:
-        title: for tables.
         targets: datasets that are the target in turn.
-        sources: source datasets by target.
+        title: for tables.
         arms: names of `relabel.studies.downstream.arms.ARMS`.
         seeds: of the downstream trainings.
         detectors: families that are trained downstream.
-        schedules: by name; the paper's long training is one beside the standard one.
+        sources: tuple of source datasets by target.
+        schedules: `Schedule` by name; the paper's long training is one beside the standard one.
         extra: COCO files by arm name, by target.
         maps: YAML name maps by source, by target; other sources' come from names and data.
+        sizes: what `with_size` changes, by name.
     """
 
-    title: str
-    targets: tuple[str, ...]
-    sources: Mapping[str, tuple[str, ...]]
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    detectors: tuple[str, ...] = ("faster-rcnn",)
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    extra: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
-    maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    targets: _Names = ()
+    title: str = ""
+    arms: _Names = tuple(ARMS)
+    seeds: Annotated[tuple[Count, ...], Meta(min_length=1)] = (0, 1, 2)
+    detectors: Annotated[tuple[_Detector, ...], Meta(min_length=1)] = ("faster-rcnn",)
+    sources: dict = field(default_factory=dict)
+    schedules: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)
+    maps: dict = field(default_factory=dict)
+    sizes: dict = field(default_factory=dict)
 
     def runs(self) -> list[ProtocolRun]:
         """All comparisons, schedule by schedule, so that the standard one is whole first."""
@@ -132,22 +137,6 @@ class Protocol:
         ]
 
 
-@dataclass(frozen=True)
-class _Written(Settings):
-    """The table as it is written; what its inner tables hold is checked one by one."""
-
-    targets: _Names = ()
-    title: str = ""
-    arms: _Names = tuple(ARMS)
-    seeds: Annotated[tuple[Count, ...], Meta(min_length=1)] = (0, 1, 2)
-    detectors: Annotated[tuple[_Detector, ...], Meta(min_length=1)] = ("faster-rcnn",)
-    sources: dict = field(default_factory=dict)
-    schedules: dict = field(default_factory=dict)
-    extra: dict = field(default_factory=dict)
-    maps: dict = field(default_factory=dict)
-    sizes: dict = field(default_factory=dict)
-
-
 def read_protocol(catalogue: Catalogue) -> Protocol:
     """The protocol of a relabel.toml.
 
@@ -162,7 +151,7 @@ def read_protocol(catalogue: Catalogue) -> Protocol:
                 f"there is no table [{TABLE}]",
                 remedy="Take one of benchmarks/protocols/ as a pattern.",
             )
-        written = settings_from(_Written, table, where=f"[{TABLE}]")
+        written = settings_from(Protocol, table, where=f"[{TABLE}]")
         targets = _unique(written.targets)
         for target in targets:
             entry = catalogue.get(target)
@@ -178,7 +167,8 @@ def read_protocol(catalogue: Catalogue) -> Protocol:
                 catalogue.get(name)
             if target in names:
                 raise ConfigError(f"target {target!r} is its own source", remedy="Leave it out.")
-        return Protocol(
+        return replace(
+            written,
             title=written.title or "/".join(targets),
             targets=targets,
             sources={target: _unique(names) for target, names in sources.items()},
@@ -242,7 +232,7 @@ def _entries(
     return found
 
 
-def _schedules(written: _Written) -> dict[str, Schedule]:
+def _schedules(written: Protocol) -> dict[str, Schedule]:
     """Schedules by name; their arms are the protocol's, if they name none."""
     where = f"[{TABLE}.schedules"
     tables = _entries(written.schedules, f"{where}]", dict) or {STANDARD: {}}

@@ -114,14 +114,10 @@ def check_out(out: Path) -> None:
     Raises:
         ConfigError: it cannot be made or written.
     """
-    reason = None
     try:
         out.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(out, os.W_OK | os.X_OK) else "permission denied"
     except OSError as error:
         reason = error.strerror
-    if reason or not os.access(out, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"cannot be written: {reason or 'permission denied'}",
-            file=out,
-            remedy="Choose another --out.",
-        )
+    if reason:
+        raise ConfigError(f"cannot be written: {reason}", file=out, remedy="Choose another --out.")

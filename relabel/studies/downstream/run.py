@@ -7,7 +7,7 @@ the trainings that no other works on, and the last one to finish has the whole t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,28 +58,21 @@ def compare(
         DataError: a dataset is damaged, or the target has no boxes to learn or to measure on.
         StageError: settings changed and ``overwrite`` is off.
     """
+    problems = Problems(runtime.skip_bad) if problems is None else problems
     return _Job(catalogue, request, runtime, overwrite, problems).run()
 
 
+@dataclass(eq=False)
 class _Job:
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        request: Request,
-        runtime: Runtime,
-        overwrite: bool,
-        problems: Problems | None,
-    ) -> None:
-        self.catalogue = catalogue
-        self.request = request
-        self.runtime = runtime
-        self.overwrite = overwrite
-        self.problems = Problems(runtime.skip_bad) if problems is None else problems
-        self.given_maps: Mapping[str, TargetNames] = {}
-        self.name_maps: dict[str, TargetNames] = {}
-        self.pseudo: dict[str, PseudoLabels] = {}
-        self.not_run: dict[str, str] = {}
-        self.labels: dict[str, Mapping[str, DetectionDataset]] = {}
+    catalogue: Catalogue
+    request: Request
+    runtime: Runtime
+    overwrite: bool
+    problems: Problems
+    name_maps: dict[str, TargetNames] = field(default_factory=dict)
+    pseudo: dict[str, PseudoLabels] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, Mapping[str, DetectionDataset]] = field(default_factory=dict)
 
     def run(self) -> Comparison:
         request = self.request
@@ -148,14 +141,8 @@ class _Job:
     def _extra(self, name: str, file: Path) -> Mapping[str, DetectionDataset]:
         from relabel.studies.downstream.extra import read_extra
 
-        found = read_extra(
-            name,
-            file,
-            self.target.space,
-            self.plan.datasets,
-            test=self.test,
-            problems=self.problems,
-        )
+        space, images = self.target.space, self.plan.datasets
+        found = read_extra(name, file, space, images, test=self.test, problems=self.problems)
         return {name: self._usable(found)}
 
     def _plan(self, out: Path, pipeline: PipelineSettings, shared: Path | None) -> AlignPlan:

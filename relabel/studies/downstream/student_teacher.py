@@ -27,14 +27,13 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.family import Trainable
 from relabel.detectors.settings import SpecialistSettings
-from relabel.detectors.specialist import TrainingBatches, batch_of, draw_scale
+from relabel.detectors.specialist import batch_of, draw_scale
 from relabel.detectors.training import Batch, Evaluate, new_trainable, on_device
 from relabel.settings import Runtime
-from relabel.studies.downstream.mixture import Mixture
+from relabel.studies.downstream.mixture import MixedBatches
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.ema import moving_average
 from relabel.training.loop import drop_checkpoint, fit, resolve_device
-from relabel.training.order import rows_of_step
 from relabel.training.pixels import pad_batch
 
 TEACHER_NMS = 0.5
@@ -220,28 +219,20 @@ class TeacherBatches:
         settings: DownstreamSettings,
         divisor: int,
     ) -> None:
-        weak = replace(detector, color_jitter=0.0)
-        unlabelled = [without_boxes(d) for d in sources.values() if len(d)]
-        self.labelled = TrainingBatches(target, detector, divisor)
-        self.unlabelled = [TrainingBatches(d, weak, divisor) for d in unlabelled]
-        self.mixture = Mixture(
-            [len(target), *(len(d) for d in unlabelled)],
-            detector.steps,
-            detector.batch_size,
-            detector.seed,
-            replace(settings, target_share=settings.teacher_target_share),
-        )
         self.burn_in = round(settings.burn_in * detector.steps)
+        mixed = MixedBatches(
+            target,
+            {name: without_boxes(d) for name, d in sources.items()},
+            detector,
+            replace(settings, target_share=settings.teacher_target_share),
+            divisor,
+            self.burn_in,
+        )
+        for part in mixed.parts[1:]:  # a weak view
+            part.settings = replace(detector, color_jitter=0.0)
+        self.parts, self.mixture = mixed.parts, mixed.mixture
         self.detector = detector
         self.divisor = divisor
-
-    def rows(self, step: int) -> list[tuple[int, int]]:
-        """(dataset number, image row) of each image of the step; the target is number 0."""
-        if step < self.burn_in:
-            s = self.detector
-            rows = rows_of_step(len(self.labelled.dataset), step, s.batch_size, s.seed)
-            return [(0, int(row)) for row in rows]
-        return self.mixture.rows(step)
 
     def __call__(self, step: int) -> TeacherBatch:
         s = self.detector
@@ -250,11 +241,12 @@ class TeacherBatches:
         short = s.image_size * draw_scale(s, rng)
         mine: list[tuple[Tensor, dict[str, Tensor]]] = []
         weak: list[Tensor] = []
-        for part, row in self.rows(step):
+        for part, row in self.mixture.rows(step):
+            image = self.parts[part].image(row, short, rng)
             if part == 0:
-                mine.append(self.labelled.image(row, short, rng))
+                mine.append(image)
             else:
-                weak.append(self.unlabelled[part - 1].image(row, short, rng)[0])
+                weak.append(image[0])
         labelled = batch_of(mine, self.divisor) if mine else None
         if not weak:
             return TeacherBatch(labelled, None, None, [])

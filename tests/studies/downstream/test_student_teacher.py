@@ -56,7 +56,7 @@ def test_the_target_alone_comes_first_and_last_and_half_in_between(
     batches = TeacherBatches(
         world.target, {"loose": world.source}, many, DownstreamSettings(burn_in=0.2), 32
     )
-    parts = [[part for part, _ in batches.rows(step)] for step in range(20)]
+    parts = [[part for part, _ in batches.mixture.rows(step)] for step in range(20)]
     assert parts[:4] == [[0] * 4] * 4
     assert parts[4:15] == [[0, 0, 1, 1]] * 11
     assert parts[15:] == [[0] * 4] * 5
