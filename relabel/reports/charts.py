@@ -47,6 +47,7 @@ _RC: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": SOFT,
+    "axes.axisbelow": True,
     "axes.titlesize": 12,
     "axes.titlepad": 12,
     "xtick.color": SOFT,

@@ -57,11 +57,11 @@ def differences(
 
 def collect(plan: AblationPlan) -> dict[str, Any]:
     """Everything that is finished in the folder, JSON-ready; of the arms not asked for, too."""
-    by_arm = {}
-    for arm in plan.known:
-        found = metrics_of(plan, arm)
-        if found:
-            by_arm[arm.name] = (arm, {seed: numbers(m) for seed, m in found.items()})
+    by_arm = {
+        arm.name: (arm, {seed: numbers(m) for seed, m in found.items()})
+        for arm in plan.known
+        if (found := metrics_of(plan, arm))
+    }
     reference = by_arm[DEFAULT][1] if DEFAULT in by_arm else {}
     arms = {}
     for name, (arm, seeds) in by_arm.items():
@@ -77,9 +77,7 @@ def collect(plan: AblationPlan) -> dict[str, Any]:
             "values": values,
             **{key: {m: means[m][key] for m in METRICS} for key in ("mean", "std")},
             "difference": {
-                m: differences(
-                    {s: seeds[s][m] for s in seeds}, {s: reference[s][m] for s in reference}
-                )
+                m: differences(*({s: v[m] for s, v in of.items()} for of in (seeds, reference)))
                 for m in METRICS
             },
         }

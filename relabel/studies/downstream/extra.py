@@ -116,7 +116,17 @@ def _locations(
                     remedy="Put the file beside its images, so that it is clear which is meant.",
                 )
             row = rows[first][i]
-            _check_size(found, i, images[first], row, first, file)
+            here, there = (
+                f"{int(d.images.width[k])}x{int(d.images.height[k])}"
+                for d, k in ((found, i), (images[first], row))
+            )
+            if here != there:
+                raise DataError(
+                    f"is {here} in the file and {there} in {first!r}",
+                    file=file,
+                    record=f"image {names[i]!r}",
+                    remedy="The boxes must be in the pixels of the images that are trained on.",
+                )
             location[i] = image_location(images[first], row)
         lost = [i for i in lost if not location[i]]
     if lost:
@@ -128,21 +138,6 @@ def _locations(
             remedy="Put the file beside its images, or name the datasets it is about.",
         )
     return location
-
-
-def _check_size(
-    found: DetectionDataset, image: int, other: DetectionDataset, row: int, name: str, file: Path
-) -> None:
-    mine, theirs = (
-        (int(d.images.width[i]), int(d.images.height[i])) for d, i in ((found, image), (other, row))
-    )
-    if mine != theirs:
-        raise DataError(
-            f"is {mine[0]}x{mine[1]} in the file and {theirs[0]}x{theirs[1]} in {name!r}",
-            file=file,
-            record=f"image {found.images.file_name[image]!r}",
-            remedy="The boxes must be in the pixels of the images that are trained on.",
-        )
 
 
 def _refuse_test_images(found: DetectionDataset, test: DetectionDataset, file: Path) -> None:

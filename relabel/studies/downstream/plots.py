@@ -71,7 +71,6 @@ def arms_figure(comparison: Comparison) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=LINE, linewidth=0.7, zorder=0)
-    axes.set_axisbelow(True)
     axes.set_xlabel("AP on the test split, percent")
     axes.set_title(_title(comparison, "AP per arm"), loc="left")
     if base is not None and len(names) > 1:
@@ -216,7 +215,6 @@ def curves_figure(comparison: Comparison) -> Figure:
     axes.set_xlim(0, last * 1.015 if last else 1)
     axes.margins(y=0.08)
     axes.grid(axis="y", color=LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
     axes.set_xlabel("iterations")
     axes.set_ylabel("AP on the test split, percent")
     axes.set_title(_title(comparison, "Learning curves"), loc="left")

@@ -34,7 +34,8 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
             title = f"AP per class in percent: differences to {BASE}"
         tables.append((title, arm_class_rows(comparison, brief=True)))
     if comparison.not_run:
-        tables.append(("Not run", not_run_rows(comparison)))
+        reasons = [[name, reason] for name, reason in comparison.not_run.items()]
+        tables.append(("Not run", (["arm", "reason"], reasons)))
     return tables
 
 
@@ -99,11 +100,6 @@ def arm_class_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
         for c in comparison.classes
     ]
     return ["class", *first, *others], rows
-
-
-def not_run_rows(comparison: Comparison) -> Rows:
-    """Arms that were not run, and why."""
-    return ["arm", "reason"], [[name, reason] for name, reason in comparison.not_run.items()]
 
 
 def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
