@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from relabel.cli import State, set_config, set_debug
+from relabel.cli import CONFIG, DEBUG, State
 from relabel.errors import ConfigError, Problems, did_you_mean, near_matches
 from relabel.settings import (
     base_type,
@@ -332,23 +332,8 @@ def _config_decorators(heading: str) -> list[Decorator]:
             expose_value=False,
             callback=_remember("--data"),
         ),
-        _grouped(
-            "-C",
-            "--config",
-            type=click.Path(dir_okay=False),
-            expose_value=False,
-            callback=set_config,
-            heading=heading,
-            help="The relabel.toml to use.",
-        ),
-        _grouped(
-            "--debug",
-            is_flag=True,
-            expose_value=False,
-            callback=set_debug,
-            heading=heading,
-            help="Show the traceback of an error.",
-        ),
+        _grouped("-C", "--config", heading=heading, **CONFIG),
+        _grouped("--debug", heading=heading, **DEBUG),
     ]
 
 

@@ -92,7 +92,7 @@ SECTIONS: Mapping[str, Section] = {
         "multilabel.settings", "FilterSettings", "Regions that the region classifier learns from"
     ),
     "region_classifier": Section(
-        "multilabel.settings", "RegionClassifierSettings", "The region classifier of regions"
+        "multilabel.settings", "RegionClassifierSettings", "The classifier of regions"
     ),
     "labels": Section("multilabel.settings", "AggregateSettings", "Labels of an image"),
     "classifier": Section(

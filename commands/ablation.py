@@ -99,7 +99,7 @@ def cli(
     from relabel.studies.ablation import results
     from relabel.studies.ablation.arms import select_arms
     from relabel.studies.ablation.inputs import check_simulated, read_align_run
-    from relabel.studies.ablation.run import AblationPlan, run_ablation
+    from relabel.studies.ablation.run import COMMON, AblationPlan, run_ablation
 
     runtime = given.runtime
     if other_backbone is not None:
@@ -112,7 +112,8 @@ def cli(
         run=run,
         simulated=simulated,
         out=out or folder / "ablation" / simulated,
-        base=_base(given),
+        # Options win over the ablation's own settings, those over relabel.toml.
+        base=given.of(LatSettings, "lat", over=COMMON).resolved(),
         arms=tuple(select_arms(comma_list(arms), with_backbone=other_backbone is not None)),
         seeds=_seeds(seeds),
         other_backbone=other_backbone,
@@ -140,13 +141,6 @@ def cli(
     shown = [("Ablation, in percent", results.ablation_table(content))]
     print_or_save(content, shown, as_json, None)
     message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet or as_json)
-
-
-def _base(given: Given) -> LatSettings:
-    """Settings of all arms: options, over the ablation's own, over relabel.toml, over defaults."""
-    from relabel.studies.ablation.run import COMMON
-
-    return given.of(LatSettings, "lat", over=COMMON).resolved()
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -105,7 +105,11 @@ def cli(
     if space is None:
         inputs["specialist"] = folder_fingerprint(checkpoint)
     else:
-        sam3 = given.of(Sam3Settings, SAM3, over=_model(model))
+        named = {}
+        if model:
+            option = "CHECKPOINT"
+            named["model"] = resolve_network(model, Path.cwd(), what="SAM 3 model", option=option)
+        sam3 = given.of(Sam3Settings, SAM3, over=named)
         values[SAM3] = sam3_identity(sam3)
         inputs["prompts"] = fingerprint([space.class_names, class_prompts(space)])
     stage = Stage(f"labels on {entry.name}", out, settings=values, inputs=inputs)
@@ -134,14 +138,6 @@ def _sam3_model(checkpoint: str) -> str | None:
     if kind != SAM3 or (not colon and Path(checkpoint).is_dir()):
         return None
     return model
-
-
-def _model(name: str | None) -> dict[str, str]:
-    """The model of ``sam3:NAME``, a local one from the working folder."""
-    if not name:
-        return {}
-    option = "CHECKPOINT"
-    return {"model": resolve_network(name, Path.cwd(), what="SAM 3 model", option=option)}
 
 
 def _prompt_space(catalogue: Catalogue, name: str) -> LabelSpace:

@@ -14,6 +14,7 @@ from relabel.errors import Problems
 from relabel.workspace.progress import message
 
 from ._options import catalogue_options, tell_problems
+from ._results import print_or_save
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
@@ -85,29 +86,30 @@ def list_datasets(as_json: bool, catalogue: Catalogue) -> None:
             for entry in catalogue.entries.values()
         ],
     }
-    if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    table = _table("Formats", "name", "read", "write", "PATH is")
-    for row in found["formats"]:
-        yes = ["yes" if row[key] else "" for key in ("read", "write")]
-        table.add_row(row["name"], *yes, row["path"])
-    _print(table)
-    table = _table("Label spaces", "name", "classes", "")
+    formats = [
+        [f.name, "yes" if f.has_reader else "", "yes" if f.has_writer else "", f.description]
+        for f in FORMATS.values()
+    ]
+    spaces = []
     for row in found["label_spaces"]:
         names = row["classes"]
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        table.add_row(row["name"], str(len(names)), shown)
-    _print(table)
-    if not found["datasets"]:
-        click.echo("No datasets are named: no relabel.toml here or above.")
-        return
-    table = _table(f"Datasets of {catalogue.file or '--data'}", "name", "format", "root", "splits")
+        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        spaces.append([row["name"], str(len(names)), listed])
+    datasets = []
     for row, entry in zip(found["datasets"], catalogue.entries.values(), strict=True):
         splits = ", ".join(f"{k}: {v}" for k, v in row["splits"].items())
         splits = "; ".join(text for text in (splits, str(entry.selection)) if text)
-        table.add_row(row["name"], row["format"], row["root"], splits)
-    _print(table)
+        datasets.append([row["name"], row["format"], row["root"], splits])
+    shown = [
+        ("Formats", (["name", "read", "write", "PATH is"], formats)),
+        ("Label spaces", (["name", "classes", ""], spaces)),
+    ]
+    if datasets:
+        title = f"Datasets of {catalogue.file or '--data'}"
+        shown.append((title, (["name", "format", "root", "splits"], datasets)))
+    print_or_save(found, shown, as_json, None)
+    if not datasets and not as_json:
+        click.echo("No datasets are named: no relabel.toml here or above.")
 
 
 @cli.command("describe")
@@ -130,16 +132,10 @@ def describe_command(
     dataset = _read(catalogue, path, format, split, problems)
     tell_problems(problems)
     counts = describe(dataset)
-    if as_json:
-        click.echo(json.dumps(counts, ensure_ascii=False))
-        return
-    table = _table(f"{dataset.name}: {counts['images']} images", "category", "boxes")
-    for name, n in counts["categories"].items():
-        table.add_row(name, str(n))
-    table.add_section()
-    table.add_row("all", str(counts["boxes"]))
-    table.add_row("ignored, not counted", str(counts["ignored"]))
-    _print(table)
+    rows = [[name, str(n)] for name, n in counts["categories"].items()]
+    rows += [["all", str(counts["boxes"])], ["ignored, not counted", str(counts["ignored"])]]
+    title = f"{dataset.name}: {counts['images']} images"
+    print_or_save(counts, [(title, (["category", "boxes"], rows))], as_json, None)
 
 
 @cli.command("validate")
@@ -271,18 +267,3 @@ def _read(
     if named is not None and split in ("train", "val", "test") and named.has(split):
         return catalogue.resolve(path, format).read(split, problems=problems)
     return catalogue.resolve(path, format, split).read(problems=problems)
-
-
-def _table(title: str, *columns: str) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column == "boxes" else "left")
-    return table
-
-
-def _print(table: Any) -> None:
-    from rich.console import Console
-
-    Console().print(table)

@@ -13,7 +13,6 @@ from .evaluate_downstream import downstream
 from .evaluate_multilabel import multilabel
 
 if TYPE_CHECKING:
-    from relabel.evaluation.tables import Rows
     from relabel.evaluation.transfer import TransferMetrics
 
 
@@ -26,14 +25,17 @@ cli.add_command(ablation.cli)
 cli.add_command(downstream)
 cli.add_command(multilabel)
 
-
-@cli.command()
-@file_option("--truth", "COCO annotation file.", required=True)
-@file_option(
+_TRUTH = file_option("--truth", "COCO annotation file.", required=True)
+_PREDICTIONS = file_option(
     "--predictions",
     "COCO results list, or a COCO file whose annotations carry scores.",
     required=True,
 )
+
+
+@cli.command()
+@_TRUTH
+@_PREDICTIONS
 @result_options
 def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) -> None:
     """COCO average precision and recall, the same numbers as pycocotools.
@@ -54,12 +56,8 @@ def detections(truth: Path, predictions: Path, as_json: bool, out: Path | None) 
 
 
 @cli.command()
-@file_option("--truth", "COCO annotation file.", required=True)
-@file_option(
-    "--predictions",
-    "COCO results list, or a COCO file whose annotations carry scores.",
-    required=True,
-)
+@_TRUTH
+@_PREDICTIONS
 @with_default(
     "--min-score",
     click.FloatRange(0, 1),
@@ -153,8 +151,11 @@ def transfer_command(
         results += others
         content["baselines"] = {other.name: other.to_dict() for other in others}
     warn(list(dict.fromkeys(w for r in results for w in r.warnings)))
+    header, rows = tables.transfer_rows(results)
+    # Results side by side and metrics below each other: that fits a terminal.
+    first, *lines = map(list, zip(header, *rows, strict=True))
     shown = [
-        ("Transfer, in percent", _turned(tables.transfer_rows(results))),
+        ("Transfer, in percent", (first, lines)),
         ("Per class, in percent", tables.class_rows(result)),
     ]
     print_or_save(content, shown, as_json, out)
@@ -173,11 +174,3 @@ def _score_baselines(
     names = None if map_file is None else NameMap.load(map_file).names
     found = all_baselines(dataset, read_pseudo_labels(folder), names, threshold)
     return compare_transfer(truth, dataset, found)
-
-
-def _turned(table: Rows) -> Rows:
-    """Results side by side and metrics below each other: that fits a terminal."""
-    header, rows = table
-    columns = [header, *rows]
-    lines = [list(line) for line in zip(*columns, strict=True)]
-    return lines[0], lines[1:]

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     "--shard",
     "part",
     metavar="I/N",
-    help="WorkerShare I of N, beside processes with the same --out.",
+    help="Share I of N, beside processes with the same --out.",
 )
 @click.option(
     "--calibrate",

@@ -16,7 +16,6 @@ from relabel.workspace.progress import message
 from ._options import FILE, FOLDER, Given, GroupedCommand, settings_options, tell_problems
 
 if TYPE_CHECKING:
-    from relabel.catalogue.catalogue import Catalogue
     from relabel.classifiers.data import LabelledImages
 
 
@@ -101,17 +100,30 @@ def cli(
         raise click.UsageError("--labels belongs to --images; a detection set has its own")
     if validate_labels is not None and (validate is None or images is None):
         raise click.UsageError("--validate-labels belongs to --images and --validate")
+    from relabel.classifiers import inputs
+
     runtime = given.runtime
     preset = given.of(ClassifierSettings, "classifier").preset
     settings = given.of(ClassifierSettings, "classifier", under=PRESETS[preset])
     main_process = process_rank()[0] == 0
     runtime = runtime if main_process else replace(runtime, quiet=True)
     problems = Problems(runtime.skip_bad)
-    train, val = _inputs(
-        given.catalogue, problems,
-        images=images, labels=labels, classes=classes, dataset=dataset, format=format, split=split,
-        validate=validate, validate_labels=validate_labels, validate_split=validate_split,
-    )  # fmt: skip
+    val = None
+    if images is not None:
+        train = inputs.read_images(images, labels, classes, problems)
+        if validate is not None:
+            root = Path(validate)
+            val = inputs.read_validation(root, validate_labels, classes, train, problems)
+    else:
+        assert dataset is not None
+        entry = given.catalogue.resolve(dataset, format, split)
+        train = inputs.read_detections(entry, "train", problems)
+        if validate is not None or validate_split is not None:
+            other = given.catalogue.resolve(validate or dataset, format, validate_split)
+            val = inputs.read_detections(other, "train", problems)
+        elif entry.has("val"):
+            val = inputs.read_detections(entry, "val", problems)
+        val = None if val is None else inputs.in_classes_of(val, train)
     folder = out or Path("runs") / "classifiers" / train.name
     metrics = _train(train, val, folder, settings, runtime, problems, overwrite)
     if not main_process:
@@ -190,38 +202,3 @@ def _wait_for_everyone(device: str) -> None:
     from accelerate import PartialState
 
     PartialState(cpu=device == "cpu").wait_for_everyone()
-
-
-def _inputs(
-    catalogue: Catalogue,
-    problems: Problems,
-    *,
-    images: Path | None,
-    labels: Path | None,
-    classes: str | None,
-    dataset: str | None,
-    format: str | None,
-    split: str | None,
-    validate: str | None,
-    validate_labels: Path | None,
-    validate_split: str | None,
-) -> tuple[LabelledImages, LabelledImages | None]:
-    """Training images, and those to validate on."""
-    from relabel.classifiers import inputs
-
-    if images is not None:
-        train = inputs.read_images(images, labels, classes, problems)
-        if validate is None:
-            return train, None
-        root = Path(validate)
-        return train, inputs.read_validation(root, validate_labels, classes, train, problems)
-    assert dataset is not None
-    entry = catalogue.resolve(dataset, format, split)
-    train = inputs.read_detections(entry, "train", problems)
-    val = None
-    if validate is not None or validate_split is not None:
-        other = catalogue.resolve(validate or dataset, format, validate_split)
-        val = inputs.read_detections(other, "train", problems)
-    elif entry.has("val"):
-        val = inputs.read_detections(entry, "val", problems)
-    return train, None if val is None else inputs.in_classes_of(val, train)

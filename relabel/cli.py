@@ -83,19 +83,25 @@ def set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.find_root().ensure_object(State).debug = True
 
 
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=set_debug,
-    help="Show the traceback of an error.",
-)
-
-
 def set_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Option callback: remember -C/--config."""
     if value is not None:
         ctx.find_root().ensure_object(State).config = Path(value)
+
+
+DEBUG: dict[str, Any] = {
+    "is_flag": True,
+    "expose_value": False,
+    "callback": set_debug,
+    "help": "Show the traceback of an error.",
+}
+CONFIG: dict[str, Any] = {
+    "type": click.Path(dir_okay=False),
+    "expose_value": False,
+    "callback": set_config,
+    "help": "The relabel.toml to use. [found upward from here]",
+}
+debug_option = click.option("--debug", **DEBUG)
 
 
 @click.group(
@@ -105,14 +111,7 @@ def set_config(ctx: click.Context, param: click.Parameter, value: str | None) ->
 )
 @click.version_option(__version__, "--version", prog_name="relabel")
 @debug_option
-@click.option(
-    "-C",
-    "--config",
-    type=click.Path(dir_okay=False),
-    expose_value=False,
-    callback=set_config,
-    help="The relabel.toml to use instead of the one found upward from here.",
-)
+@click.option("-C", "--config", **CONFIG)
 def cli() -> None:
     """Rewrite the annotations of detection datasets into another dataset's label space.
 

@@ -145,7 +145,9 @@ def rich_table(table: Rows, title: str | None = None) -> Table:
     header, rows = table
     shown = Table(title=title, title_justify="left")
     for i, name in enumerate(header):
-        numbers = i > 0 and (not rows or any(row[i][:1] in "0123456789+-·" for row in rows))
+        numbers = i > 0 and (
+            not rows or any(row[i].startswith(tuple("0123456789+-·")) for row in rows)
+        )
         justify = "right" if numbers else "left"
         shown.add_column(name, justify=justify, overflow="fold", no_wrap=i == 0)
     for row in rows:

@@ -111,7 +111,7 @@ class FilterSettings(Settings):
 
 @dataclass(frozen=True)
 class RegionClassifierSettings(Settings):
-    """The region region classifier: an MLP on pooled features."""
+    """The region classifier: an MLP on pooled features."""
 
     hidden: Positive = setting(1024, "Width of the hidden layer.")
     dropout: Share = setting(0.1, "Dropout after the hidden layer.")

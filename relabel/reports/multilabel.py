@@ -136,7 +136,7 @@ def _overview(counts: Counts) -> str:
         charts.bars(
             counts.probabilities,
             title="Probability of a region's best class",
-            note="by the region region classifier",
+            note="by the region classifier",
             every=5,
             mark=round(counts.confident * len(counts.probabilities)),
         ),

@@ -1,4 +1,4 @@
-"""The region region classifier: an MLP from a region's pooled feature to class probabilities.
+"""The region classifier: an MLP from a region's pooled feature to class probabilities.
 
 Shape legend: ``N`` training regions, ``n`` regions, ``d`` channels, ``C`` classes. Published
 settings: hidden width 1024, GELU, dropout 0.1, cross-entropy, AdamW 1e-4, batch 256. The epoch is
