@@ -64,7 +64,7 @@ def cli(
     command resumes what was interrupted.
     """
     from relabel.demo.build import write_world
-    from relabel.demo.run import run_demo
+    from relabel.demo.run import prepare_demo, run_demo
 
     started = time.monotonic()
     if world_only:
@@ -77,15 +77,10 @@ def cli(
     def align(config: Path, workspace: Path) -> None:
         _align(config, workspace, state.debug, device, overwrite, quiet)
 
-    result = run_demo(
-        out,
-        align,
-        images=images,
-        val_images=val_images,
-        seed=seed,
-        effort=effort,
-        quiet=quiet,
+    world, file = prepare_demo(
+        out, images=images, val_images=val_images, seed=seed, effort=effort, quiet=quiet
     )
+    result = run_demo(world, file, align, quiet=quiet)
     if as_json:
         scores = {o.name: {m.name: m.to_dict() for m in o.scores} for o in result.outcomes}
         click.echo(json.dumps(scores))

@@ -30,14 +30,10 @@ class World:
 
     Attributes:
         root: its folder.
-        images: training images of each dataset.
-        val_images: validation images of the target.
         reused: True if an earlier run had written it.
     """
 
     root: Path
-    images: int
-    val_images: int
     seed: int
     reused: bool = False
 
@@ -77,7 +73,7 @@ def write_world(
     }
     if _is_complete(out, settings):
         message(f"The demo world in {out} is complete: reused.", quiet=quiet)
-        return World(out, images, val_images, seed, reused=True)
+        return World(out, seed, reused=True)
     (out / WORLD_FILE).unlink(missing_ok=True)
     for name in (TARGET, *SOURCES, "truth"):
         shutil.rmtree(out / name, ignore_errors=True)
@@ -87,11 +83,9 @@ def write_world(
         for count, written in _write_datasets(out, images, val_images, seed):
             files += written
             bar.update(count)
-    world = World(out, images, val_images, seed)
-    for source, name_of in (
-        ("waymo", write_waymo.file_name),
-        ("nuimages", write_nuimages.file_name),
-    ):
+    world = World(out, seed)
+    names = {"waymo": write_waymo.waymo_name, "nuimages": write_nuimages.nuimages_name}
+    for source, name_of in names.items():
         pairs = ((name_of(i), make_scene(source, "train", i, seed=seed)) for i in range(images))
         atomic_write_json(world.truth(source), truth_coco(pairs))
         files.append(world.truth(source))

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from relabel.demo.paint import Colour, Stroke
-from relabel.demo.world import (
-    ROAD_HALF_WIDTH,
-    Actor,
-    Camera,
-    Scene,
-    stroke_pixels,
-)
+from relabel.demo.world import ROAD_HALF_WIDTH, Actor, Camera, Scene, project
 
 SUPERSAMPLING = 2
 FAR = 60.0  # metres at which the street meets the buildings at its end
@@ -64,15 +59,12 @@ def render(scene: Scene) -> np.ndarray:
     return np.clip(np.round(small * gain * fall + noise[..., None]), 0, 255).astype(np.uint8)
 
 
-def png_bytes(pixels: np.ndarray) -> bytes:
+def image_bytes(pixels: np.ndarray, format: Literal["PNG", "JPEG"]) -> bytes:
+    """An image file of uint8 [H, W, 3] or, as PNG, 8-bit or 16-bit grey [H, W]."""
+    colour = {"compress_level": 3} if pixels.ndim == 3 else {}
+    options = colour if format == "PNG" else {"quality": 92, "subsampling": 0}
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)
-    return stream.getvalue()
-
-
-def jpeg_bytes(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=92, subsampling=0)
+    Image.fromarray(pixels).save(stream, format, **options)
     return stream.getvalue()
 
 
@@ -158,7 +150,7 @@ def _faded(colour: Colour, scene: Scene, haze: float) -> Colour:
 
 
 def _paint(draw: ImageDraw.ImageDraw, stroke: Stroke, actor: Actor, colour: Colour) -> None:
-    points = stroke_pixels(stroke, actor) * SUPERSAMPLING
+    points = project(stroke.points, actor.origin, actor.scale) * SUPERSAMPLING
     flat = [(float(x), float(y)) for x, y in points]
     if stroke.form == "polygon":
         draw.polygon(flat, fill=colour)

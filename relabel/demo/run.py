@@ -62,27 +62,15 @@ def prepare_demo(
     return world, config
 
 
-def run_demo(
-    out: Path,
-    align: Align,
-    *,
-    images: int = 120,
-    val_images: int = 40,
-    seed: int = 0,
-    effort: float = 1.0,
-    quiet: bool = False,
-) -> DemoResult:
-    """Prepare the world, run ``align`` on it, score its result against the truth, and show it.
+def run_demo(world: World, config: Path, align: Align, *, quiet: bool = False) -> DemoResult:
+    """Run ``align`` on what `prepare_demo` wrote, score its result against the truth, and show it.
 
     Raises:
         DataError: align left no result.
     """
-    world, config = prepare_demo(
-        out, images=images, val_images=val_images, seed=seed, effort=effort, quiet=quiet
-    )
     command = f"relabel align --target {TARGET} --sources {','.join(SOURCES)}"
     message(f"Running {command}", quiet=quiet)
-    align(config, out / ALIGN_FOLDER)
+    align(config, world.root / ALIGN_FOLDER)
     message("Scoring against the known truth", quiet=quiet)
-    outcomes = score(world, config, out / ALIGN_FOLDER)
+    outcomes = score(world, config, world.root / ALIGN_FOLDER)
     return DemoResult(world, outcomes, write_outcome(world, config, outcomes))

@@ -30,8 +30,8 @@ class SourceOutcome:
 
     Attributes:
         before: as the source annotates it.
-        after: relabelled by align.
-        truth: in the Cityscapes convention.
+        after: relabelled by align, on the images of ``before`` in their order.
+        truth: in the Cityscapes convention, on the same images.
         scores: of LAT and of the three baselines.
     """
 
@@ -73,6 +73,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
         truth = read_dataset(world.truth(name), "coco", name=f"{name} truth")
         results: dict[str, Any] = {LAT: after, **all_baselines(before, pseudo)}
         scores = compare_transfer(truth, before, results)
+        after, truth = _onto(after, before), _onto(truth, before)
         outcomes.append(SourceOutcome(name, before, after, truth, scores))
     return outcomes
 
@@ -89,8 +90,8 @@ def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome])
         world.root / "report.html",
         title="Demo: Waymo and nuImages in the label space of Cityscapes",
         target=catalogue.get(TARGET).read("train"),
-        sources=[SourceReport(o.name, o.before, _onto(o.after, o.before)) for o in outcomes],
-        settings={name: dict(catalogue.tables[name]) for name in catalogue.tables},
+        sources=[SourceReport(o.name, o.before, o.after) for o in outcomes],
+        settings={name: dict(table) for name, table in catalogue.tables.items()},
         metrics={o.name: _numbers(o) for o in outcomes},
         pictures=_SHEET_IMAGES,
         seed=world.seed,
@@ -116,19 +117,18 @@ def sheet(outcome: SourceOutcome) -> Image:
     }
     palette = class_palette({n for d in layers.values() for n in d.space.names})
     pictures, captions = [], []
-    for row in _instructive(outcome.before, outcome.truth):
+    for row in _instructive(outcome.truth):
         pixels = load_rgb(outcome.before, row)
         for caption, dataset in layers.items():
-            found = dataset.rows(_row_of(dataset)[outcome.before.images.file_name[row]])
-            boxes = dataset.boxes
-            names = [dataset.space.names[c] for c in boxes.category[found]]
+            boxes = dataset.boxes.take(np.arange(len(dataset.boxes))[dataset.rows(row)])
+            names = [dataset.space.names[c] for c in boxes.category]
             pictures.append(
                 draw_boxes(
                     pixels,
-                    boxes.xyxy[found],
+                    boxes.xyxy,
                     names,
                     colors=palette,
-                    ignore=boxes.ignore[found],
+                    ignore=boxes.ignore,
                     width=2 * pixels.shape[1],
                 )
             )
@@ -136,25 +136,17 @@ def sheet(outcome: SourceOutcome) -> Image:
     return contact_sheet(pictures, captions, columns=len(layers), cell_width=560)
 
 
-def _instructive(before: DetectionDataset, truth: DetectionDataset) -> list[int]:
+def _instructive(truth: DetectionDataset) -> list[int]:
     """Rows of the images whose truth holds the most classes, so that much is to be seen."""
-    row_of = _row_of(truth)
-    variety = [
-        len(set(truth.boxes.category[truth.rows(row_of[name])].tolist()))
-        for name in before.images.file_name
-    ]
+    variety = [len(np.unique(truth.boxes.category[rows])) for _, rows in truth.iter_images()]
     best = np.argsort(-np.array(variety), kind="stable")[:_SHEET_IMAGES]
     return sorted(best.tolist())
 
 
-def _row_of(dataset: DetectionDataset) -> dict[str, int]:
-    return {name: row for row, name in enumerate(dataset.images.file_name)}
-
-
-def _onto(after: DetectionDataset, before: DetectionDataset) -> DetectionDataset:
-    """The relabelled boxes on the source's own images, in the source's order."""
-    row_of = _row_of(after)
-    ordered = after.subset([row_of[name] for name in before.images.file_name])
+def _onto(dataset: DetectionDataset, before: DetectionDataset) -> DetectionDataset:
+    """The boxes on the source's own images, in the source's order."""
+    row_of = {name: row for row, name in enumerate(dataset.images.file_name)}
+    ordered = dataset.subset([row_of[name] for name in before.images.file_name])
     return replace(ordered, images=before.images, root=before.root)
 
 

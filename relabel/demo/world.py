@@ -6,13 +6,15 @@ on every machine, and no scene depends on another.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from relabel.demo.paint import PartShape, Shape, Stroke
+from relabel.demo.paint import PartShape, Point, Shape
 from relabel.demo.shapes import SHAPES
 
 DATASETS = ("cityscapes", "waymo", "nuimages")
@@ -158,17 +160,12 @@ class Scene:
     @cached_property
     def part_map(self) -> np.ndarray:
         """int32 [H, W]: 1 + index into `parts` of the part each pixel shows, 0 where none."""
-        canvas = Image.new("I", (self.camera.width, self.camera.height))
-        draw = ImageDraw.Draw(canvas)
-        for i, part in enumerate(self.parts):
-            draw.polygon([(int(x), int(y)) for x, y in part.outline], fill=i + 1)
-        return np.asarray(canvas, dtype=np.int32)
+        return filled(self.camera, [(part.outline, i + 1) for i, part in enumerate(self.parts)])
 
     def visible_mask(self, actor: Actor) -> np.ndarray:
         """bool [H, W], the pixels that show the object."""
-        start = self._first_part[id(actor)]
-        low, high = start + 1, start + len(actor.parts)
-        return (self.part_map >= low) & (self.part_map <= high)
+        own = set(map(id, actor.parts))
+        return np.isin(self.part_map, [i + 1 for i, p in enumerate(self.parts) if id(p) in own])
 
     def part_boxes(self) -> np.ndarray:
         """float64 [len(parts), 4] xyxy of the visible pixels of every part."""
@@ -179,19 +176,20 @@ class Scene:
         limit = np.array([self.camera.width, self.camera.height] * 2, dtype=np.float64)
         return np.clip(actor.extent, 0, limit)
 
-    @cached_property
-    def _first_part(self) -> dict[int, int]:
-        first, start = {}, 0
-        for actor in self.actors:
-            first[id(actor)] = start
-            start += len(actor.parts)
-        return first
-
 
 def mask_box(mask: np.ndarray) -> np.ndarray:
     """xyxy float64 [4] around the True pixels of a mask [H, W] that has some."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
+
+
+def filled(camera: Camera, polygons: Iterable[tuple[Any, int]]) -> np.ndarray:
+    """int32 [H, W]: the value of the last of the polygons [k, 2] over each pixel, 0 where none."""
+    canvas = Image.new("I", (camera.width, camera.height))
+    draw = ImageDraw.Draw(canvas)
+    for polygon, value in polygons:
+        draw.polygon([(int(x), int(y)) for x, y in polygon], fill=value)
+    return np.asarray(canvas, dtype=np.int32)
 
 
 def make_scene(dataset: str, split: str, index: int, *, seed: int) -> Scene:
@@ -261,37 +259,26 @@ def _candidate(camera: Camera, kind: str, rng: np.random.Generator) -> Actor:
     vertical = camera.scale(depth)
     horizontal = vertical * squeeze * (1 if rng.random() < 0.5 else -1)
     origin = (camera.column(x, depth), camera.ground(depth))
+    # A filled polygon includes its border pixels, so a vertex is the index of the pixel whose
+    # middle is nearest to the outline's point.
     parts = tuple(
-        Part(part.label, part, _pixels(part.outline, origin, (horizontal, vertical)))
+        Part(
+            part.label,
+            part,
+            np.round(project(part.outline, origin, (horizontal, vertical)) - 0.5).astype(np.int64),
+        )
         for part in shape.parts
     )
     moving = bool(rng.random() < 0.6)
     return Actor(kind, depth, origin, (horizontal, vertical), shape, parts, moving)
 
 
-def _pixels(
-    points: tuple[tuple[float, float], ...], origin: tuple[float, float], scale: tuple[float, float]
-) -> np.ndarray:
-    """Integer vertices int [k, 2] whose filled polygon covers the pixels the outline covers.
-
-    A filled polygon includes its border pixels, so a vertex is the index of the pixel whose
-    middle is nearest to the outline's point.
-    """
-    xy = project(points, origin, scale)
-    return np.round(xy - 0.5).astype(np.int64)
-
-
 def project(
-    points: tuple[tuple[float, float], ...], origin: tuple[float, float], scale: tuple[float, float]
+    points: tuple[Point, ...], origin: tuple[float, float], scale: tuple[float, float]
 ) -> np.ndarray:
     """Metres to pixels: float64 [k, 2]."""
     xy = np.asarray(points, dtype=np.float64)
     return np.stack([origin[0] + xy[:, 0] * scale[0], origin[1] - xy[:, 1] * scale[1]], axis=1)
-
-
-def stroke_pixels(stroke: Stroke, actor: Actor) -> np.ndarray:
-    """The points of a stroke in pixels, float64 [k, 2]."""
-    return project(stroke.points, actor.origin, actor.scale)
 
 
 def _settle(camera: Camera, candidates: list[Actor]) -> tuple[Actor, ...]:
@@ -300,29 +287,21 @@ def _settle(camera: Camera, candidates: list[Actor]) -> tuple[Actor, ...]:
     kept: list[Actor] = []
     for actor in sorted(candidates, key=lambda a: a.depth):
         covered = np.zeros_like(taken)
-        clear = True
         for part in reversed(actor.parts):
-            mask = _raster(camera, part)
+            mask = filled(camera, [(part.outline, 1)]) > 0
             visible = mask & ~taken & ~covered
             covered |= mask
             pixels = int(visible.sum())
             if pixels < MIN_PART_PIXELS or np.ptp(np.flatnonzero(visible.any(1))) < MIN_PART_HEIGHT:
-                clear = False
                 break
             # A rider hides part of the bicycle under them; that does not count against it.
             if len(actor.parts) == 1 and pixels < MIN_VISIBLE * mask.sum():
-                clear = False
                 break
-        inside = np.clip(actor.extent, 0, [camera.width, camera.height] * 2)
-        share = np.prod(inside[2:] - inside[:2]) / np.prod(actor.extent[2:] - actor.extent[:2])
-        visible_share = (covered & ~taken).sum() / max(1, covered.sum())
-        if clear and share >= 0.45 and visible_share >= MIN_VISIBLE:
-            kept.append(actor)
-            taken |= covered
+        else:
+            inside = np.clip(actor.extent, 0, [camera.width, camera.height] * 2)
+            share = np.prod(inside[2:] - inside[:2]) / np.prod(actor.extent[2:] - actor.extent[:2])
+            visible_share = (covered & ~taken).sum() / max(1, covered.sum())
+            if share >= 0.45 and visible_share >= MIN_VISIBLE:
+                kept.append(actor)
+                taken |= covered
     return tuple(reversed(kept))
-
-
-def _raster(camera: Camera, part: Part) -> np.ndarray:
-    canvas = Image.new("L", (camera.width, camera.height))
-    ImageDraw.Draw(canvas).polygon([(int(x), int(y)) for x, y in part.outline], fill=1)
-    return np.asarray(canvas).astype(bool)

@@ -6,15 +6,13 @@ rack of tangled bicycles is a group region with a bare label id.
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from relabel.demo.render import png_bytes, render, surfaces
-from relabel.demo.world import Scene, make_scene
+from relabel.demo.render import image_bytes, render, surfaces
+from relabel.demo.world import Scene, filled, make_scene
 
 LABEL_IDS = {
     "static": 4,
@@ -49,8 +47,7 @@ def label_objects(scene: Scene) -> list[tuple[str, np.ndarray]]:
 
 def instance_ids(scene: Scene) -> np.ndarray:
     """uint16 [H, W]: label id * 1000 + instance, or the bare label id of stuff and groups."""
-    canvas = Image.new("I", (scene.camera.width, scene.camera.height))
-    draw = ImageDraw.Draw(canvas)
+    polygons = []
     counts: dict[int, int] = {}
     for label, polygon in label_objects(scene):
         value = LABEL_IDS[label.removesuffix("group")]
@@ -58,8 +55,8 @@ def instance_ids(scene: Scene) -> np.ndarray:
             number = counts.get(value, 0)
             counts[value] = number + 1
             value = value * 1000 + number
-        draw.polygon([(int(x), int(y)) for x, y in polygon], fill=value)
-    return np.asarray(canvas).astype(np.uint16)
+        polygons.append((polygon, value))
+    return filled(scene.camera, polygons).astype(np.uint16)
 
 
 def write_image(root: Path, split: str, index: int, *, seed: int) -> list[Path]:
@@ -77,19 +74,12 @@ def write_image(root: Path, split: str, index: int, *, seed: int) -> list[Path]:
     base = stem(split, index)
     truth = root / "gtFine" / split / f"{base}_gtFine_"
     files = {
-        root / "leftImg8bit" / split / f"{base}_leftImg8bit.png": png_bytes(render(scene)),
-        truth.with_name(truth.name + "instanceIds.png"): _png(ids),
-        truth.with_name(truth.name + "labelIds.png"): _png(labels),
+        root / "leftImg8bit" / split / f"{base}_leftImg8bit.png": image_bytes(render(scene), "PNG"),
+        truth.with_name(truth.name + "instanceIds.png"): image_bytes(ids, "PNG"),
+        truth.with_name(truth.name + "labelIds.png"): image_bytes(labels, "PNG"),
         truth.with_name(truth.name + "polygons.json"): json.dumps(polygons).encode(),
     }
     for path, data in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return list(files)
-
-
-def _png(values: np.ndarray) -> bytes:
-    """8-bit or 16-bit grey PNG."""
-    stream = io.BytesIO()
-    Image.fromarray(values).save(stream, "PNG")
-    return stream.getvalue()

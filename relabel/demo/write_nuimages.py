@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from relabel.demo.render import jpeg_bytes, render, surfaces
-from relabel.demo.world import Actor, Scene, make_scene
+from relabel.demo.render import image_bytes, render, surfaces
+from relabel.demo.world import Actor, Scene, filled, make_scene
 
 CATEGORIES = (
     *("animal", "flat.driveable_surface", "human.pedestrian.adult", "human.pedestrian.child"),
@@ -52,16 +51,14 @@ VERSION = "v1.0-train"
 IMAGES_PER_LOG = 40
 _FIRST_TIME, _TIME_STEP = 1_530_000_000_000_000, 500_000
 
-Row = dict[str, Any]
 
-
-def file_name(index: int) -> str:
+def nuimages_name(index: int) -> str:
     """``samples/{channel}/{log}__{channel}__{time}.jpg`` of an image."""
     channel = CHANNELS[index % len(CHANNELS)]
     return f"samples/{channel}/{_logfile(index // IMAGES_PER_LOG)}__{channel}__{_time(index)}.jpg"
 
 
-def labelled(scene: Scene) -> list[tuple[Actor, str, np.ndarray]]:
+def nuimages_objects(scene: Scene) -> list[tuple[Actor, str, np.ndarray]]:
     """The labelled objects with their category and amodal xyxy float64 [4]."""
     return [(a, KINDS[a.kind], scene.amodal_box(a)) for a in scene.actors if a.kind in KINDS]
 
@@ -72,52 +69,42 @@ class NuImagesTables:
     def __init__(self, root: Path, *, seed: int) -> None:
         self.root = root
         self.seed = seed
-        self._rows: dict[str, list[Row]] = {
-            "attribute": [
-                {"token": self._token("attribute", a), "name": a, "description": ""}
-                for a in ATTRIBUTES
-            ],
-            "calibrated_sensor": [],
-            "category": [
-                {"token": self._token("category", c), "name": c, "description": ""}
-                for c in CATEGORIES
-            ],
-            **{t: [] for t in ("ego_pose", "log", "object_ann", "sample", "sample_data")},
-            "sensor": [
-                {"token": self._token("sensor", c), "channel": c, "modality": "camera"}
-                for c in CHANNELS
-            ],
-            "surface_ann": [],
-        }
+        tables = ("attribute", "calibrated_sensor", "category", "ego_pose", "log", "object_ann")
+        tables += ("sample", "sample_data", "sensor", "surface_ann")
+        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in tables}
+        for table, names in (("attribute", ATTRIBUTES), ("category", CATEGORIES)):
+            for name in names:
+                self._add(table, name, name=name, description="")
+        for channel in CHANNELS:
+            self._add("sensor", channel, channel=channel, modality="camera")
         self._calibrated: set[str] = set()
 
     def add(self, index: int) -> Path:
         """Render one image, write it, and add its rows; returns the image's path."""
         scene = make_scene("nuimages", "train", index, seed=self.seed)
-        path = self.root / file_name(index)
+        path = self.root / nuimages_name(index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg_bytes(render(scene)))
+        path.write_bytes(image_bytes(render(scene), "JPEG"))
         self._add_sample(scene, index)
         data_token = self._token("sample_data", index)
-        for number, (actor, category, box) in enumerate(labelled(scene)):
+        for number, (actor, category, box) in enumerate(nuimages_objects(scene)):
             attribute = _attribute(actor)
-            self._rows["object_ann"].append(
-                {
-                    "token": self._token("object_ann", index, number),
-                    "sample_data_token": data_token,
-                    "category_token": self._token("category", category),
-                    "attribute_tokens": [self._token("attribute", attribute)] if attribute else [],
-                    "bbox": [int(v) for v in box],
-                    "mask": _encoded(scene.visible_mask(actor)),
-                }
+            self._add(
+                "object_ann",
+                index,
+                number,
+                sample_data_token=data_token,
+                category_token=self._token("category", category),
+                attribute_tokens=[self._token("attribute", attribute)] if attribute else [],
+                bbox=[int(v) for v in box],
+                mask=_encoded(scene.visible_mask(actor)),
             )
-        self._rows["surface_ann"].append(
-            {
-                "token": self._token("surface_ann", index),
-                "sample_data_token": data_token,
-                "category_token": self._token("category", "flat.driveable_surface"),
-                "mask": _encoded(_road(scene)),
-            }
+        self._add(
+            "surface_ann",
+            index,
+            sample_data_token=data_token,
+            category_token=self._token("category", "flat.driveable_surface"),
+            mask=_encoded(_road(scene)),
         )
         return path
 
@@ -135,67 +122,66 @@ class NuImagesTables:
     def _add_sample(self, scene: Scene, index: int) -> None:
         log, camera = index // IMAGES_PER_LOG, scene.camera
         if index % IMAGES_PER_LOG == 0 or not self._rows["log"]:
-            self._rows["log"].append(
-                {
-                    "token": self._token("log", log),
-                    "logfile": _logfile(log),
-                    "vehicle": "n000",
-                    "date_captured": "2018-07-01",
-                    "location": "demo-town",
-                }
+            self._add(
+                "log",
+                log,
+                logfile=_logfile(log),
+                vehicle="n000",
+                date_captured="2018-07-01",
+                location="demo-town",
             )
         channel = CHANNELS[index % len(CHANNELS)]
         if channel not in self._calibrated:
             self._calibrated.add(channel)
-            self._rows["calibrated_sensor"].append(
-                {
-                    "token": self._token("calibrated_sensor", channel),
-                    "sensor_token": self._token("sensor", channel),
-                    "translation": [1.7, 0.0, 1.6],
-                    "rotation": [0.5, -0.5, 0.5, -0.5],
-                    "camera_intrinsic": [
-                        [camera.focal, 0.0, camera.width / 2],
-                        [0.0, camera.focal, camera.horizon],
-                        [0.0, 0.0, 1.0],
-                    ],
-                    "camera_distortion": [0.0] * 6,
-                }
+            self._add(
+                "calibrated_sensor",
+                channel,
+                sensor_token=self._token("sensor", channel),
+                translation=[1.7, 0.0, 1.6],
+                rotation=[0.5, -0.5, 0.5, -0.5],
+                camera_intrinsic=[
+                    [camera.focal, 0.0, camera.width / 2],
+                    [0.0, camera.focal, camera.horizon],
+                    [0.0, 0.0, 1.0],
+                ],
+                camera_distortion=[0.0] * 6,
             )
-        self._rows["ego_pose"].append(
-            {
-                "token": self._token("ego_pose", index),
-                "timestamp": _time(index),
-                "translation": [float(index), 0.0, 0.0],
-                "rotation": [1.0, 0.0, 0.0, 0.0],
-                "rotation_rate": [0.0, 0.0, 0.0],
-                "acceleration": [0.0, 0.0, 0.0],
-                "speed": 5.0,
-            }
+        self._add(
+            "ego_pose",
+            index,
+            timestamp=_time(index),
+            translation=[float(index), 0.0, 0.0],
+            rotation=[1.0, 0.0, 0.0, 0.0],
+            rotation_rate=[0.0, 0.0, 0.0],
+            acceleration=[0.0, 0.0, 0.0],
+            speed=5.0,
         )
-        self._rows["sample"].append(
-            {
-                "token": self._token("sample", index),
-                "timestamp": _time(index),
-                "log_token": self._token("log", log),
-                "key_camera_token": self._token("sample_data", index),
-            }
+        self._add(
+            "sample",
+            index,
+            timestamp=_time(index),
+            log_token=self._token("log", log),
+            key_camera_token=self._token("sample_data", index),
         )
-        self._rows["sample_data"].append(
-            {
-                "token": self._token("sample_data", index),
-                "sample_token": self._token("sample", index),
-                "ego_pose_token": self._token("ego_pose", index),
-                "calibrated_sensor_token": self._token("calibrated_sensor", channel),
-                "filename": file_name(index),
-                "fileformat": "jpg",
-                "width": camera.width,
-                "height": camera.height,
-                "timestamp": _time(index),
-                "is_key_frame": True,
-                "prev": "",
-                "next": "",
-            }
+        self._add(
+            "sample_data",
+            index,
+            sample_token=self._token("sample", index),
+            ego_pose_token=self._token("ego_pose", index),
+            calibrated_sensor_token=self._token("calibrated_sensor", channel),
+            filename=nuimages_name(index),
+            fileformat="jpg",
+            width=camera.width,
+            height=camera.height,
+            timestamp=_time(index),
+            is_key_frame=True,
+            prev="",
+            next="",
         )
+
+    def _add(self, table: str, *key: Any, **columns: Any) -> None:
+        """Append a row whose token is that of its key."""
+        self._rows[table].append({"token": self._token(table, *key), **columns})
 
     def _token(self, table: str, *key: Any) -> str:
         text = "/".join(map(str, (self.seed, table, *key)))
@@ -214,11 +200,8 @@ def _encoded(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _road(scene: Scene) -> np.ndarray:
-    canvas = Image.new("L", (scene.camera.width, scene.camera.height))
-    draw = ImageDraw.Draw(canvas)
-    for label, polygon in surfaces(scene.camera):
-        draw.polygon(polygon, fill=int(label == "road"))
-    return np.asarray(canvas).astype(bool) & (scene.part_map == 0)
+    road = next(polygon for label, polygon in surfaces(scene.camera) if label == "road")
+    return (filled(scene.camera, [(road, 1)]) > 0) & (scene.part_map == 0)
 
 
 def _attribute(actor: Actor) -> str | None:

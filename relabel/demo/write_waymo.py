@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from relabel.demo.render import jpeg_bytes, render
+from relabel.demo.render import image_bytes, render
 from relabel.demo.world import Actor, Scene, make_scene, mask_box
 
 VEHICLE, PEDESTRIAN, CYCLIST = 1, 2, 4
@@ -45,13 +45,13 @@ def timestamp(index: int) -> int:
     return _FIRST_TIME + index * _TIME_STEP
 
 
-def file_name(index: int) -> str:
+def waymo_name(index: int) -> str:
     """The name by which the reader calls an image that lies inside a Parquet file."""
     context = segment_name(index // FRAMES_PER_SEGMENT)
     return f"{context}/{timestamp(index)}_FRONT.jpg"
 
 
-def labelled(scene: Scene) -> list[tuple[Actor, int, np.ndarray]]:
+def waymo_objects(scene: Scene) -> list[tuple[Actor, int, np.ndarray]]:
     """The labelled objects with their type and visible xyxy float64 [4]."""
     return [
         (actor, TYPES[actor.kind], mask_box(scene.visible_mask(actor)))
@@ -66,59 +66,39 @@ def write_segment(root: Path, segment: int, indices: range, *, seed: int) -> lis
     import pyarrow.parquet as pq
 
     context = segment_name(segment)
-    images: list[dict[str, Any]] = []
-    boxes: list[dict[str, Any]] = []
+    box = "[CameraBoxComponent]"
+    keys = {
+        "key.segment_context_name": pa.string(),
+        "key.frame_timestamp_micros": pa.int64(),
+        "key.camera_name": pa.int8(),
+    }
+    image_columns = {**keys, "[CameraImageComponent].image": pa.binary()}
+    box_columns = {
+        **keys,
+        "key.camera_object_id": pa.string(),
+        **{f"{box}.box.{p}.{axis}": pa.float64() for p in ("center", "size") for axis in "xy"},
+        f"{box}.type": pa.int8(),
+        f"{box}.difficulty_level.detection": pa.int8(),
+        f"{box}.difficulty_level.tracking": pa.int8(),
+    }
+    images: list[tuple[Any, ...]] = []
+    boxes: list[tuple[Any, ...]] = []
     for index in indices:
         scene = make_scene("waymo", "train", index, seed=seed)
-        key = {
-            "key.segment_context_name": context,
-            "key.frame_timestamp_micros": timestamp(index),
-            "key.camera_name": FRONT,
-        }
-        images.append({**key, "[CameraImageComponent].image": jpeg_bytes(render(scene))})
-        for number, (_, kind, (x0, y0, x1, y1)) in enumerate(labelled(scene)):
-            boxes.append(
-                {
-                    **key,
-                    "key.camera_object_id": f"{index:06d}-{number:03d}",
-                    "[CameraBoxComponent].box.center.x": (x0 + x1) / 2,
-                    "[CameraBoxComponent].box.center.y": (y0 + y1) / 2,
-                    "[CameraBoxComponent].box.size.x": x1 - x0,
-                    "[CameraBoxComponent].box.size.y": y1 - y0,
-                    "[CameraBoxComponent].type": kind,
-                    "[CameraBoxComponent].difficulty_level.detection": 1,
-                    "[CameraBoxComponent].difficulty_level.tracking": 1,
-                }
-            )
-    keys = [
-        ("key.segment_context_name", pa.string()),
-        ("key.frame_timestamp_micros", pa.int64()),
-        ("key.camera_name", pa.int8()),
-    ]
-    image_schema = pa.schema([*keys, ("[CameraImageComponent].image", pa.binary())])
-    box = "[CameraBoxComponent]"
-    box_schema = pa.schema(
-        [
-            *keys,
-            ("key.camera_object_id", pa.string()),
-            *(
-                (f"{box}.box.{part}.{axis}", pa.float64())
-                for part in ("center", "size")
-                for axis in "xy"
-            ),
-            (f"{box}.type", pa.int8()),
-            (f"{box}.difficulty_level.detection", pa.int8()),
-            (f"{box}.difficulty_level.tracking", pa.int8()),
-        ]
-    )
+        key = (context, timestamp(index), FRONT)
+        images.append((*key, image_bytes(render(scene), "JPEG")))
+        for number, (_, kind, (x0, y0, x1, y1)) in enumerate(waymo_objects(scene)):
+            place = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+            boxes.append((*key, f"{index:06d}-{number:03d}", *place, kind, 1, 1))
     files = []
-    for component, rows, schema in (
-        ("camera_image", images, image_schema),
-        ("camera_box", boxes, box_schema),
+    for component, rows, columns in (
+        ("camera_image", images, image_columns),
+        ("camera_box", boxes, box_columns),
     ):
         path = root / SPLIT / component / f"{context}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pylist(rows, schema=schema)
+        named = [dict(zip(columns, row, strict=True)) for row in rows]
+        table = pa.Table.from_pylist(named, schema=pa.schema(columns))
         pq.write_table(table, path, row_group_size=_ROW_GROUP, compression="snappy")
         files.append(path)
     return files

@@ -93,8 +93,8 @@ def test_waymo_reads_back(world: World):
     kinds: list[str] = []
     for index in range(IMAGES):
         scene = make_scene("waymo", "train", index, seed=SEED)
-        row = by_name[write_waymo.file_name(index)]
-        want = sorted((names[t], b.tolist(), False) for _, t, b in write_waymo.labelled(scene))
+        row = by_name[write_waymo.waymo_name(index)]
+        want = sorted((names[t], b.tolist(), False) for _, t, b in write_waymo.waymo_objects(scene))
         assert rows_of(dataset, row) == want
         kinds += [a.kind for a in scene.actors]
         difference = np.abs(load_rgb(dataset, row).astype(int) - render(scene).astype(int))
@@ -114,10 +114,10 @@ def test_nuimages_reads_back_with_whole_amodal_boxes(world: World):
     amodal = 0
     for index in range(IMAGES):
         scene = make_scene("nuimages", "train", index, seed=SEED)
-        row = by_name[write_nuimages.file_name(index)]
+        row = by_name[write_nuimages.nuimages_name(index)]
         want = sorted(
             (c, b.tolist(), c == "static_object.bicycle_rack")
-            for _, c, b in write_nuimages.labelled(scene)
+            for _, c, b in write_nuimages.nuimages_objects(scene)
         )
         assert rows_of(dataset, row) == want
         for actor in scene.actors:
@@ -154,7 +154,9 @@ def test_nuimages_tokens_lead_somewhere_and_masks_decode(world: World):
         scene = make_scene("nuimages", "train", index_of[row["sample_data_token"]], seed=SEED)
         mask = row["mask"]
         decoded = mask_utils.decode({**mask, "counts": base64.b64decode(mask["counts"])})
-        masks = [scene.visible_mask(actor) for actor, _, _ in write_nuimages.labelled(scene)]
+        masks = [
+            scene.visible_mask(actor) for actor, _, _ in write_nuimages.nuimages_objects(scene)
+        ]
         assert any(np.array_equal(decoded.astype(bool), m) for m in masks)
         x0, y0, x1, y1 = row["bbox"]
         assert decoded[y0:y1, x0:x1].sum() == decoded.sum() > 0

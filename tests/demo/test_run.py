@@ -75,9 +75,10 @@ def told_by_the_truth(world: World, monkeypatch: pytest.MonkeyPatch):
 def test_run_demo_scores_shows_and_reuses(world: World, told_by_the_truth):
     align, calls = told_by_the_truth
     for _ in range(2):
-        result = demo.run_demo(
-            world.root, align, images=IMAGES, val_images=2, seed=3, effort=0.1, quiet=True
+        prepared = demo.prepare_demo(
+            world.root, images=IMAGES, val_images=2, seed=3, effort=0.1, quiet=True
         )
+        result = demo.run_demo(*prepared, align, quiet=True)
     assert result.world.reused
     assert calls == [(world.root / "relabel.toml", world.root / "align")] * 2
     for outcome in result.outcomes:
