@@ -60,7 +60,7 @@ def cli(
     with contextlib.redirect_stdout(sys.stderr):
         fo = fiftyone_app.start()
         name = name or f"relabel-{result.resolve().stem}"
-        dataset = fiftyone_app.load(fo, sources, name, images=images, say=_say)
+        dataset = fiftyone_app.load(fo, sources, name, images=images)
         if not load_only:
             fiftyone_app.show(
                 fo,
@@ -69,11 +69,6 @@ def cli(
                 address=address,
                 browser=not (remote or no_browser),
                 remote=remote,
-                say=_say,
             )
     if load_only:
         click.echo(dataset.name)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

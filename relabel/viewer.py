@@ -12,17 +12,18 @@ import importlib
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from relabel.errors import ConfigError, DataError, Problems
+from relabel.workspace.fingerprint import file_fingerprint
+from relabel.workspace.progress import message
 
 INFO_KEY = "relabel"
 """Key of the FiftyOne dataset's ``info`` that marks it as loaded by relabel."""
@@ -42,8 +43,7 @@ class SourceFolder:
     """One source of a result: a FiftyOne dataset folder, or a COCO file where there is none."""
 
     name: str
-    fiftyone: Path | None
-    coco: Path | None
+    path: Path
 
 
 def find_sources(result: Path) -> list[SourceFolder]:
@@ -57,7 +57,7 @@ def find_sources(result: Path) -> list[SourceFolder]:
             "does not exist", file=result, remedy="Give the folder that `relabel align` wrote."
         )
     if result.is_file():
-        return [SourceFolder(result.stem, None, result)]
+        return [SourceFolder(result.stem, result)]
     # One set of images: a source's folder, or what imagenet-multilabel wrote.
     for folder in (result, result / "result"):
         single = _source_folder(folder, result.resolve().name)
@@ -79,9 +79,9 @@ def find_sources(result: Path) -> list[SourceFolder]:
 def _source_folder(folder: Path, name: str) -> SourceFolder | None:
     for place in (folder / "fiftyone", folder):
         if (place / "metadata.json").is_file() and (place / "samples.json").is_file():
-            return SourceFolder(name, place, None)
+            return SourceFolder(name, place)
     coco = folder / "annotations.json"
-    return SourceFolder(name, None, coco) if coco.is_file() else None
+    return SourceFolder(name, coco) if coco.is_file() else None
 
 
 def start() -> Any:
@@ -94,12 +94,10 @@ def start() -> Any:
     try:
         fo = importlib.import_module("fiftyone")
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "fiftyone":
-            raise ConfigError(
-                f"fiftyone cannot be imported: {error}", remedy="Run `pip install relabel[view]`."
-            ) from error
+        absent = (error.name or "").partition(".")[0] == "fiftyone"
         raise ConfigError(
-            "fiftyone is not installed", remedy="Run `pip install relabel[view]`."
+            "fiftyone is not installed" if absent else f"fiftyone cannot be imported: {error}",
+            remedy="Run `pip install relabel[view]`.",
         ) from error
     except Exception as error:
         raise _database_error(error) from error
@@ -143,7 +141,6 @@ def load(
     name: str,
     *,
     images: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> Any:
     """Load sources into one persistent FiftyOne dataset, or reuse what was loaded before.
 
@@ -154,7 +151,6 @@ def load(
         fo: the fiftyone module.
         name: name of the FiftyOne dataset.
         images: folder of the images, for COCO files that do not find theirs.
-        say: receives what happens, one line at a time.
 
     Raises:
         ConfigError: the name belongs to a dataset that relabel did not make.
@@ -170,14 +166,14 @@ def load(
                 remedy="Choose another with --name.",
             )
         if mark.get("fingerprint") == fingerprint:
-            say(f"FiftyOne dataset {name!r}: {len(dataset):,} images, unchanged")
+            message(f"FiftyOne dataset {name!r}: {len(dataset):,} images, unchanged")
             return dataset
-        say(f"FiftyOne dataset {name!r}: the result has changed, loading it again")
+        message(f"FiftyOne dataset {name!r}: the result has changed, loading it again")
     # Only a complete dataset gets the name, whatever interrupts the loading.
     partial = f"{name}-loading"
     dataset = fo.Dataset(partial, overwrite=True)
     for source in sources:
-        say(f"loading {source.name}")
+        message(f"loading {source.name}")
         ids = _add(fo, dataset, source, images)
         dataset.select(ids).match_tags(source.name, bool=False).tag_samples(source.name)
     dataset.info = {INFO_KEY: {"fingerprint": fingerprint, "sources": [s.name for s in sources]}}
@@ -189,8 +185,8 @@ def load(
     dataset.persistent = True
     first = dataset.first().filepath if len(dataset) else None
     if first and not Path(first).is_file():
-        say(f"warning: images are not where the result expects them, such as {first}")
-    say(f"FiftyOne dataset {name!r}: {len(dataset):,} images")
+        message(f"warning: images are not where the result expects them, such as {first}")
+    message(f"FiftyOne dataset {name!r}: {len(dataset):,} images")
     return dataset
 
 
@@ -209,14 +205,13 @@ def _dress(fo: Any, dataset: Any) -> None:
 
 def _add(fo: Any, dataset: Any, source: SourceFolder, images: Path | None) -> list[str]:
     """Add one source's samples; returns their ids."""
-    if source.fiftyone is not None:
-        return _import(fo, dataset, source.fiftyone, source.fiftyone)
-    assert source.coco is not None
+    if source.path.is_dir():
+        return _import(fo, dataset, source.path, source.path)
     from relabel.datasets.formats import fiftyone as fiftyone_format
     from relabel.datasets.formats.coco import read as coco
     from relabel.datasets.pixels.location import image_location
 
-    data = coco.read(source.coco, name=source.name, split=None, problems=Problems(skip_bad=True))
+    data = coco.read(source.path, name=source.name, split=None, problems=Problems(skip_bad=True))
     if images is not None:
         data = replace(data, root=images.resolve())
     if len(data) and not Path(image_location(data, 0)).is_file():
@@ -225,12 +220,9 @@ def _add(fo: Any, dataset: Any, source: SourceFolder, images: Path | None) -> li
             file=image_location(data, 0),
             remedy="Say where they are with --images FOLDER.",
         )
-    folder = Path(tempfile.mkdtemp(prefix="relabel-view-"))
-    try:
-        fiftyone_format.write(data, folder)
-        return _import(fo, dataset, folder, source.coco)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="relabel-view-", ignore_cleanup_errors=True) as folder:
+        fiftyone_format.write(data, Path(folder))
+        return _import(fo, dataset, Path(folder), source.path)
 
 
 def _import(fo: Any, dataset: Any, folder: Path, file: Path) -> list[str]:
@@ -250,13 +242,12 @@ def _fingerprint(sources: Sequence[SourceFolder], images: Path | None) -> str:
     """Hash of the files to load and of where they are (stored images are found relative to it)."""
     digest = hashlib.sha256(str(images and images.resolve()).encode())
     for source in sources:
-        files = [source.coco] if source.coco else []
-        if source.fiftyone is not None:
-            files += [source.fiftyone / "metadata.json", source.fiftyone / "samples.json"]
+        whole = source.path.is_dir()
+        names = ("metadata.json", "samples.json") if whole else ("",)
+        files = [source.path / name for name in names]
         for file in files:
             digest.update(json.dumps([source.name, str(file.resolve())]).encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(file_fingerprint(file).encode())
     return digest.hexdigest()
 
 
@@ -281,7 +272,6 @@ def show(
     address: str,
     browser: bool,
     remote: bool,
-    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Open the App on a dataset and wait until it is closed, or for Ctrl-C.
 
@@ -305,15 +295,15 @@ def show(
     url = f"http://{local}:{port}/datasets/{dataset.slug}"
     if remote:
         host = f"{getpass.getuser()}@{socket.gethostname()}"
-        say("on your own machine, run")
-        say(f"    ssh -N -L {port}:{local}:{port} {host}")
-        say(f"and open {url.replace(local, 'localhost', 1)}")
+        message("on your own machine, run")
+        message(f"    ssh -N -L {port}:{local}:{port} {host}")
+        message(f"and open {url.replace(local, 'localhost', 1)}")
     else:
-        say(f"FiftyOne App at {url}")
-    say("Ctrl-C ends it.")
+        message(f"FiftyOne App at {url}")
+    message("Ctrl-C ends it.")
     try:
         session.wait(3 if browser else -1)
     except KeyboardInterrupt:
-        say("closed")
+        message("closed")
     finally:
         session.close()

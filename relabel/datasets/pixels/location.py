@@ -13,7 +13,7 @@ import io
 import os
 import threading
 import zipfile
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from PIL import Image, UnidentifiedImageError
 from relabel.datasets.dataset import DetectionDataset
 from relabel.errors import DataError
 
-_handles = threading.local()
 _OPEN_FILES = 8
 _SCHEMES = ("zip", "bytes", "parquet")
 _NOT_DECODABLE = (
@@ -75,7 +74,7 @@ def read_image_bytes(location: str) -> bytes:
     try:
         if scheme == "zip":
             path, _, member = rest.partition("!")
-            return _archive(path).read(member)
+            return _handles.archive(path).read(member)
         if scheme == "bytes":
             path, offset, length = rest.rsplit("!", 2)
             with Path(path).open("rb") as stream:
@@ -138,15 +137,12 @@ def image_size(location: str) -> tuple[int, int]:
         DataError: missing or not an image.
     """
     try:
-        if is_packed(location):
-            source: Any = io.BytesIO(read_image_bytes(location))
-        else:
-            source = location
+        source = io.BytesIO(read_image_bytes(location)) if is_packed(location) else location
         with Image.open(source) as image:
             return image.size
     except FileNotFoundError as error:
         raise DataError("image file does not exist", file=location) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _NOT_DECODABLE as error:
         raise DataError(
             f"not an image: {error}",
             file=location,
@@ -168,55 +164,42 @@ def load_rgb(dataset: DetectionDataset, row: int) -> np.ndarray:
     return read_rgb(image_location(dataset, row))
 
 
-def _cache(kind: str) -> OrderedDict[Any, Any]:
-    # Archive and Parquet handles are not thread-safe: each thread keeps a few of its own.
-    caches = getattr(_handles, "caches", None)
-    if caches is None:
-        caches = _handles.caches = {}
-    return caches.setdefault(kind, OrderedDict())
-
-
-def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> Any:
-    cache[key] = value
-    while len(cache) > limit:
-        _, old = cache.popitem(last=False)
-        if hasattr(old, "close"):
-            old.close()
-    return value
-
-
-def _archive(path: str) -> zipfile.ZipFile:
-    cache = _cache("zip")
-    if path in cache:
-        cache.move_to_end(path)
-        return cache[path]
-    return _remember(cache, path, zipfile.ZipFile(path), _OPEN_FILES)
-
-
-def _parquet_cell(path: str, column: str, row: int) -> bytes:
+def _parquet_file(path: str) -> tuple[Any, np.ndarray]:
+    """An open Parquet file, and at which row each of its row groups starts, then the end."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = _cache("parquet")
-    if path not in files:
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowException as error:
-            raise DataError(
-                f"not a readable Parquet file: {error}",
-                file=path,
-                remedy="Download the file again.",
-            ) from error
-        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        _remember(files, path, (file, np.concatenate([[0], np.cumsum(sizes)])), _OPEN_FILES)
-    file, starts = files[path]
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"not a readable Parquet file: {error}",
+            file=path,
+            remedy="Download the file again.",
+        ) from error
+    sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    return file, np.concatenate([[0], np.cumsum(sizes)])
+
+
+class _Handles(threading.local):
+    """Archive and Parquet handles are not thread-safe: each thread keeps a few of its own."""
+
+    def __init__(self) -> None:
+        self.archive = lru_cache(_OPEN_FILES)(zipfile.ZipFile)
+        self.parquet = lru_cache(_OPEN_FILES)(_parquet_file)
+        # A row group holds tens to hundreds of JPEGs; neighbouring rows are read together.
+        self.row_group = lru_cache(2)(self._row_group)
+
+    def _row_group(self, path: str, column: str, group: int) -> Any:
+        return self.parquet(path)[0].read_row_group(group, columns=[column]).column(0)
+
+
+_handles = _Handles()
+
+
+def _parquet_cell(path: str, column: str, row: int) -> bytes:
+    _, starts = _handles.parquet(path)
     if not 0 <= row < starts[-1]:
         raise DataError(f"has no row {row}", file=path, remedy="Describe the dataset again.")
     group = int(np.searchsorted(starts, row, side="right") - 1)
-    groups = _cache("row groups")
-    key = (path, column, group)
-    if key not in groups:
-        # A row group holds tens to hundreds of JPEGs; neighbouring rows are read together.
-        values = file.read_row_group(group, columns=[column]).column(0)
-        _remember(groups, key, values, 2)
-    return groups[key][row - int(starts[group])].as_py()
+    return _handles.row_group(path, column, group)[row - int(starts[group])].as_py()

@@ -215,7 +215,7 @@ def test_fiftyone_documents(result: Result, tmp_path: Path) -> None:
         tmp_path / "fiftyone/samples.json"
     ).read_bytes()
     (source,) = find_sources(tmp_path / "run")
-    assert (source.name, source.fiftyone) == ("run", again)
+    assert (source.name, source.path) == ("run", again)
 
 
 def test_fiftyone_options(result: Result, tmp_path: Path) -> None:
