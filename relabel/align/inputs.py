@@ -105,8 +105,9 @@ def _decode_all(dataset: DetectionDataset, runtime: Runtime) -> dict[str, str]:
             bad[dataset.images.file_name[row]] = error.message
             raise
 
+    skipped = Problems(skip_bad=True)
     batches = ImageBatches(
-        dataset, batch_size=16, workers=runtime.workers, skip_bad=True, load=load
+        dataset, batch_size=16, workers=runtime.workers, problems=skipped, load=load
     )
     label = f"Checking images of {dataset.name}"
     with batches, progress(label, len(dataset), unit="images", quiet=runtime.quiet) as bar:

@@ -18,8 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from relabel.backbones.folding import fold_batch_norms, pad_in_convolutions
 from relabel.backbones.views import quiet_transformers, torchvision_model
-from relabel.datasets.labelspace import did_you_mean
-from relabel.errors import ConfigError
+from relabel.errors import ConfigError, did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PROBE = 128

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -27,19 +28,19 @@ class ClassNames:
     Attributes:
         names: C names.
         keys: C keys, the names again where the classes have no other.
-        index: keys and names to indices; keys first, a name that two classes share is left out.
     """
 
     names: list[str]
     keys: list[str]
-    index: dict[str, int] = field(init=False, repr=False, compare=False)
-    _folded: dict[str, int] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        keys = _unique(self.keys)
-        names = _unique(self.names)
-        object.__setattr__(self, "index", {**names, **keys})
-        object.__setattr__(self, "_folded", _unique(text.lower() for text in self.names))
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Keys and names to indices; keys first, a name that two classes share is left out."""
+        return {**_unique(self.names), **_unique(self.keys)}
+
+    @cached_property
+    def _folded(self) -> dict[str, int]:
+        return _unique([text.lower() for text in self.names])
 
     def find(self, text: str) -> int | None:
         """Index of the class called ``text``: a key, a name, an index; then a name in any case."""
@@ -47,10 +48,6 @@ class ClassNames:
         if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.names):
             return int(text)
         return self._folded.get(text.lower()) if found is None else found
-
-    def near(self, text: str) -> str:
-        """A remedy that names classes like ``text``."""
-        return did_you_mean(text, self.names)
 
 
 class LabelLine(NamedTuple):
@@ -167,12 +164,7 @@ def _label_lines(path: Path, rows: Iterable[list[str]], problems: Problems) -> l
     return lines
 
 
-def _unique(texts: Iterable[str]) -> dict[str, int]:
+def _unique(texts: Sequence[str]) -> dict[str, int]:
     """Indices of the texts that appear once."""
-    found: dict[str, int] = {}
-    twice = set()
-    for i, text in enumerate(texts):
-        if text in found:
-            twice.add(text)
-        found[text] = i
-    return {text: i for text, i in found.items() if text not in twice}
+    counts = Counter(texts)
+    return {text: i for i, text in enumerate(texts) if counts[text] == 1}

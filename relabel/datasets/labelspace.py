@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,6 @@ import numpy as np
 import yaml
 
 from relabel.errors import ConfigError, DataError, did_you_mean
-
-__all__ = ["Category", "JointLabelSpace", "LabelSpace", "did_you_mean"]
 
 # The safe loader in C, where PyYAML was built with it: six times as fast on a thousand classes.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -59,18 +59,13 @@ class LabelSpace:
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.categories, key=lambda c: c.ignore))
         object.__setattr__(self, "categories", ordered)
-        for what, values in (
-            ("id", [c.id for c in ordered]),
-            ("name", [c.name for c in ordered]),
-        ):
-            seen: set[Any] = set()
-            for value in values:
-                if value in seen:
+        for what in ("id", "name"):
+            for value, count in Counter(getattr(c, what) for c in ordered).items():
+                if count > 1:
                     raise DataError(
                         f"category {what} {value!r} appears twice in label space {self.name!r}",
                         remedy=f"Give every category its own {what}.",
                     )
-                seen.add(value)
 
     def __len__(self) -> int:
         return len(self.categories)
@@ -110,10 +105,7 @@ class LabelSpace:
         Raises:
             ConfigError: unknown name; the message lists near matches.
         """
-        for i, c in enumerate(self.categories):
-            if c.name == name:
-                return i
-        found = self.index_by_name.get(name.lower())
+        found = self.get(name)
         if found is None:
             raise ConfigError(
                 f"label space {self.name!r} has no category {name!r}",
@@ -229,11 +221,10 @@ class JointLabelSpace:
     """
 
     spaces: tuple[LabelSpace, ...]
-    _starts: tuple[int, ...] = field(init=False, repr=False, default=())
 
-    def __post_init__(self) -> None:
-        starts = np.concatenate([[0], np.cumsum([s.num_classes for s in self.spaces])])
-        object.__setattr__(self, "_starts", tuple(int(s) for s in starts))
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(accumulate((s.num_classes for s in self.spaces), initial=0))
 
     @property
     def num_classes(self) -> int:

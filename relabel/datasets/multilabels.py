@@ -10,6 +10,7 @@ Shape legend: ``N`` images, ``L`` labels of all images, ``C`` classes.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from relabel.errors import DataError
-from relabel.workspace.atomic import atomic_path, disk_full_as_error
+from relabel.workspace.atomic import atomic_path
 
 _FORMAT = "A line is `file name<TAB>gt<TAB>id,id,...<TAB>p,p,...`."
 _HEADERS = frozenset(("filename", "file_name", "file", "image", "name"))
@@ -150,10 +151,8 @@ def tsv_writer(path: str | Path) -> Iterator[TsvWriter]:
     Raises:
         RelabelError: the disk is full.
     """
-    path = Path(path)
     with (
         atomic_path(path) as temporary,
-        disk_full_as_error(path),
         temporary.open("w", encoding="utf-8", newline="\n") as stream,
     ):
         yield TsvWriter(stream)
@@ -198,19 +197,11 @@ def _parse(path: Path, lines: Iterable[str], num_classes: int | None) -> LabelTa
         names.append(fields[0])
         offsets.append(len(ids))
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))
+        twice = next(name for name, n in Counter(names).items() if n > 1)
         raise DataError(f"{twice!r} is listed twice", file=path, remedy="Keep one line per image.")
-    id_column = np.frombuffer(ids, np.int32) if ids else np.zeros(0, np.int32)
-    labels = csr_array(
-        (
-            np.frombuffer(probs, np.float32) if probs else np.zeros(0, np.float32),
-            id_column,
-            np.frombuffer(offsets, np.int64),
-        ),
-        shape=(len(names), num_classes or int(id_column.max(initial=-1)) + 1),
-    )
-    return LabelTable(names, np.frombuffer(gt, np.int32) if gt else np.zeros(0, np.int32), labels)
+    columns = (np.array(probs, np.float32), np.array(ids, np.int32), np.array(offsets, np.int64))
+    shape = (len(names), num_classes or int(columns[1].max(initial=-1)) + 1)
+    return LabelTable(names, np.array(gt, np.int32), csr_array(columns, shape=shape))
 
 
 def _fields(fields: list[str], num_classes: int | None) -> tuple[int, list[int], list[float]]:

@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.labelspace import Category, LabelSpace, did_you_mean
-from relabel.errors import ConfigError, Problems
+from relabel.datasets.labelspace import Category, LabelSpace
+from relabel.errors import ConfigError, Problems, did_you_mean
 
 
 def into_space(
@@ -106,8 +106,6 @@ class NameMap:
             ConfigError: categories with boxes that the map does not name.
         """
         space = dataset.space
-        targets = self.targets
-        position = {name: i for i, name in enumerate(targets)}
         # An exact name counts before an alias or another spelling of it.
         by_category: dict[int, str | None] = {}
         for source, target in self.names.items():
@@ -128,27 +126,22 @@ class NameMap:
                 remedy="Map each category to a name, or to null to leave it out.",
             )
 
-        sources: dict[int, list[Category]] = {i: [] for i in range(len(targets))}
-        for at, target in by_category.items():
-            if target is not None:
-                sources[position[target]].append(space.categories[at])
+        # Where each category goes; several may go to one target.
+        kept = {at: target for at, target in by_category.items() if target is not None}
+        classes = {target for at, target in kept.items() if not space.categories[at].ignore}
+        regions = set(kept.values()) - classes
         target_space = LabelSpace(
             space.name,
             tuple(
-                Category(i + 1, name, ignore=bool(sources[i]) and all(c.ignore for c in sources[i]))
-                for i, name in enumerate(targets)
+                Category(i, name, ignore=name in regions) for i, name in enumerate(self.targets, 1)
             ),
         )
         # Categories with ignore move to the end of a label space.
         moved = {c.name: i for i, c in enumerate(target_space.categories)}
         table = np.full(max(len(space), 1), -1, dtype=np.int32)
-        for at, target in by_category.items():
-            if target is not None:
-                table[at] = moved[target]
+        for at, target in kept.items():
+            table[at] = moved[target]
         category = table[dataset.boxes.category]
-        keep = category >= 0
-        boxes = replace(dataset.boxes, category=category)
-        if not keep.all():
-            boxes = boxes.take(np.flatnonzero(keep))
+        boxes = replace(dataset.boxes, category=category).take(category >= 0)
         info = {k: v for k, v in dataset.info.items() if k != "category_fields"}
         return replace(dataset, boxes=boxes, space=target_space, info=info)

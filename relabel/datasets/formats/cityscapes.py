@@ -27,9 +27,9 @@ from scipy import ndimage
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.box_checks import SKIP, checked_boxes, numbered_images
 from relabel.datasets.formats.records import convert_record, parse_json, read_file
-from relabel.datasets.labelspace import LabelSpace, did_you_mean
+from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import image_size
-from relabel.errors import DataError, Problem, Problems
+from relabel.errors import DataError, Problem, Problems, did_you_mean
 from relabel.geometry import xyxy_to_xywh
 from relabel.workspace.cores import reading_threads
 

@@ -19,8 +19,8 @@ import msgspec
 from relabel.datasets.dataset import DetectionDataset, Images
 from relabel.datasets.formats.box_checks import SKIP, ImageRows, checked_boxes
 from relabel.datasets.formats.records import collector_paused, read_table
-from relabel.datasets.labelspace import LabelSpace, did_you_mean
-from relabel.errors import DataError, Problems
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import DataError, Problems, did_you_mean
 
 _MIXED = "Use the tables of one release, or leave it out with --skip-bad."
 _REMEDY = "Extract all of the split's tables into this folder."

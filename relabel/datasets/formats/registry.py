@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relabel.datasets.labelspace import LabelSpace, did_you_mean
+from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.placing import CopyImages
-from relabel.errors import ConfigError, DataError, Problems
+from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 
 if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset

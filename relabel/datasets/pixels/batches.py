@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
@@ -22,13 +21,15 @@ from relabel.errors import ConfigError, DataError, Problems
 from relabel.workspace.cores import reading_threads
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
+_AHEAD = 2
 Load = Callable[[Any, int], np.ndarray]
 
 
 class ImageBatches:
     """Iterates over ``(rows, images)`` batches in the given order.
 
-    Threads decode the next batches while the caller uses the current one; Pillow releases the
+    Threads decode the next two batches (more if they hold too few images to keep every thread
+    busy) while the caller uses the current one; Pillow releases the
     interpreter lock while it decodes. Each iteration starts a fresh pool and ends it, also on an
     exception, on Ctrl-C, and when the caller stops early; inside a ``with`` block the pool is
     gone when the block ends.
@@ -44,19 +45,16 @@ class ImageBatches:
         batches: instead of ``rows`` and ``batch_size``, the rows of each batch. Any iterable,
             consumed as it is needed, so a sampler without an end will do.
         workers: decoding threads; -1 chooses from the cores, 0 decodes in the calling thread.
-        prefetch: how many batches are decoded ahead (more if they hold too few images to keep
-            every thread busy).
-        skip_bad: leave out an image that cannot be read or decoded, and report it in
-            ``problems``. Batch boundaries do not move: the batch is smaller, and a batch without
-            a readable image is left out.
         keep_empty: yield a batch without a readable image too, with no rows.
-        problems: the collector; decides instead of ``skip_bad`` if given.
+        problems: receives images that cannot be read or decoded; default raises on the first.
+            Where they are skipped, batch boundaries do not move: the batch is smaller, and a batch
+            without a readable image is left out.
         load: how an image of ``dataset`` is read; for preprocessing that should also run in the
             threads. Default `load_rgb`, or `load_image` for an `ImageSet`.
 
     Raises:
         DataError: while iterating, an image is missing or damaged and bad ones are not skipped.
-        ConfigError: batch_size below 1, workers below -1, prefetch below 1.
+        ConfigError: batch_size below 1, workers below -1.
     """
 
     def __init__(
@@ -67,23 +65,19 @@ class ImageBatches:
         batch_size: int = 8,
         batches: Iterable[np.ndarray | Sequence[int]] | None = None,
         workers: int = -1,
-        prefetch: int = 2,
-        skip_bad: bool = False,
         keep_empty: bool = False,
         problems: Problems | None = None,
         load: Load | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}", remedy="Use 1 or more.")
-        if prefetch < 1:
-            raise ConfigError(f"prefetch is {prefetch}", remedy="Use 1 or more.")
         if batches is None:
             order = np.arange(len(dataset)) if rows is None else np.asarray(rows, dtype=np.int64)
             batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         elif rows is not None:
             raise ConfigError("rows and batches are both given", remedy="Give one of them.")
         self.dataset = dataset
-        self.problems = Problems(skip_bad=skip_bad) if problems is None else problems
+        self.problems = Problems() if problems is None else problems
         self._batches = batches
         if workers < -1:
             raise ConfigError(
@@ -91,7 +85,6 @@ class ImageBatches:
                 remedy="Use -1 (chosen from the cores), 0 (in-line) or more.",
             )
         self._workers = reading_threads(workers)
-        self._prefetch = prefetch
         self._load: Load = load or (load_image if isinstance(dataset, ImageSet) else load_rgb)
         self._keep_empty = keep_empty
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()
@@ -110,12 +103,7 @@ class ImageBatches:
     def __enter__(self) -> ImageBatches:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -127,9 +115,8 @@ class ImageBatches:
     def _inline(self) -> Generator[Batch, None, None]:
         for batch in self._batches:
             rows = np.asarray(batch, dtype=np.int64)
-            loaded = self._collect(
-                rows, [partial(self._load, self.dataset, row) for row in rows.tolist()]
-            )
+            calls = [partial(self._load, self.dataset, row) for row in rows.tolist()]
+            loaded = self._collect(rows, calls)
             if loaded is not None:
                 yield loaded
 
@@ -141,7 +128,7 @@ class ImageBatches:
         try:
             while True:
                 while not ended and (
-                    len(waiting) <= self._prefetch
+                    len(waiting) <= _AHEAD
                     or sum(len(futures) for _, futures in waiting) < 2 * self._workers
                 ):
                     batch = next(source, None)
@@ -180,6 +167,4 @@ class ImageBatches:
         else:
             file = error.file or image_location(self.dataset, row)
             record = error.record or f"image {int(self.dataset.images.id[row])}"
-        if not self.problems.skip_bad:
-            raise DataError(error.message, file=file, record=record, remedy=error.remedy) from error
         self.problems.error(error.message, file=file, record=record or "", remedy=error.remedy)

@@ -17,14 +17,14 @@ import numpy as np
 
 from relabel.datasets.classes import ClassNames, LabelLine, read_class_list, read_label_lines
 from relabel.datasets.pixels.location import read_rgb, stored_bytes
-from relabel.errors import DataError, Problems
-
-IMAGENET = "imagenet1k"
-"""Name of the built-in label space with ImageNet's 1,000 classes."""
+from relabel.errors import DataError, Problems, did_you_mean
 
 _SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
 )
+_UNPRINTABLE = re.compile(
+    "[\t\n\r\0\ud800-\udfff]"
+)  # surrogates stand for bytes that are not UTF-8
 _WNID = re.compile(r"n\d{8}")
 _SHOWN = 5
 _MOST_CLASSES = 100_000  # a greater number is a name, such as a date
@@ -95,7 +95,7 @@ def load_image(images: ImageSet, row: int) -> np.ndarray:
 @cache
 def imagenet_classes() -> ClassNames:
     """ImageNet's 1,000 classes: names, and WordNet ids as keys."""
-    return read_class_list(IMAGENET)
+    return read_class_list("imagenet1k")
 
 
 def read_image_set(
@@ -223,7 +223,7 @@ def _from_lines(
                 f"unknown class {line.label!r}",
                 file=file,
                 record=record,
-                remedy=known.near(line.label),
+                remedy=did_you_mean(line.label, known.names),
             )
         elif line.file_name not in rows:
             missing.append(line)
@@ -304,24 +304,10 @@ def _walk(folder: Path | str, prefix: str, above: tuple[str, ...] = ()) -> Itera
 
 def _printable(root: Path, names: list[str], problems: Problems) -> list[str]:
     """Names that every output can hold: UTF-8, without tabs and line breaks."""
-    if _clean("".join(names)):
-        return names
-    kept = []
-    for name in names:
-        if _clean(name):
-            kept.append(name)
-        else:
-            problems.error(
-                f"the file name {name!r} has a tab, a line break or bytes that are not UTF-8",
-                file=root,
-                remedy="Rename the file.",
-            )
-    return kept
-
-
-def _clean(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return not any(mark in text for mark in "\t\n\r\0")
+    for name in filter(_UNPRINTABLE.search, names):
+        problems.error(
+            f"the file name {name!r} has a tab, a line break or bytes that are not UTF-8",
+            file=root,
+            remedy="Rename the file.",
+        )
+    return [name for name in names if not _UNPRINTABLE.search(name)]

@@ -19,8 +19,8 @@ import msgspec
 from relabel.datasets.dataset import Boxes, Images
 from relabel.datasets.formats.box_checks import SKIP, ImageRows, checked_boxes
 from relabel.datasets.formats.records import collector_paused, convert_record, parse_json, read_file
-from relabel.datasets.labelspace import LabelSpace, did_you_mean
-from relabel.errors import DataError, Problems
+from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import DataError, Problems, did_you_mean
 
 
 class ImageSize(msgspec.Struct, gc=False):
