@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -70,9 +70,6 @@ class Problem:
     record: str
     message: str
 
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
-
 
 @dataclass
 class Problems:
@@ -116,12 +113,16 @@ class Problems:
         try:
             yield
         except DataError as error:
-            self.error(
-                error.message,
-                file=error.file or file,
-                record=error.record or "",
-                remedy=error.remedy,
-            )
+            self.report(error, file)
+
+    def report(self, error: RelabelError, file: str | Path, record: str = "") -> None:
+        """Like `error`, with the file and the record where the error names none."""
+        self.error(
+            error.message,
+            file=error.file or file,
+            record=error.record or record,
+            remedy=error.remedy,
+        )
 
     def warning(self, message: str, *, file: str | Path, record: str = "") -> None:
         self.found.append(Problem("warning", str(file), record, message))

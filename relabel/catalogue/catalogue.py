@@ -55,17 +55,14 @@ SETTINGS_TABLES = (
     "protocol",
 )
 Which = Literal["train", "val", "test"]
-WHICH: tuple[Which, ...] = ("train", "val", "test")
+# The key of a format's split per purpose; the purpose itself is the key of an annotation file.
+_SPLIT_KEYS = {"train": "split", "val": "val_split", "test": "test_split"}
 _SELECTION_KEYS = tuple(f.name for f in fields(Selection))
 _DATASET_KEYS = (
     "root",
     "format",
-    "split",
-    "val_split",
-    "test_split",
-    "train",
-    "val",
-    "test",
+    *_SPLIT_KEYS.values(),
+    *_SPLIT_KEYS,
     "space",
     *_SELECTION_KEYS,
 )
@@ -159,9 +156,6 @@ class Catalogue:
         """A copy of one settings table; empty where it is not given."""
         return dict(self.tables.get(name, {}))
 
-    def names(self) -> list[str]:
-        return list(self.entries)
-
     def get(self, name: str) -> DatasetEntry:
         """The dataset called ``name``.
 
@@ -200,8 +194,7 @@ class Catalogue:
         else:
             path = Path(text).expanduser()
             if not path.exists():
-                looks_like_path = "/" in text or path.suffix
-                if looks_like_path:
+                if "/" in text or path.suffix:
                     raise ConfigError("no such file or folder", file=text, remedy="Check the path.")
                 return self.get(text)
             if format is None and path.suffix == ".json":
@@ -224,7 +217,7 @@ class Catalogue:
 
 def load_catalogue(
     start: str | Path | None = None,
-    overrides: Iterable[str] | Mapping[str, str] | None = None,
+    overrides: Iterable[str] = (),
     *,
     config: str | Path | None = None,
 ) -> Catalogue:
@@ -232,7 +225,7 @@ def load_catalogue(
 
     Args:
         start: the folder to start from; default the working folder.
-        overrides: ``name=path[:format]`` texts as given to ``--data``, or a mapping of the same.
+        overrides: ``name=path[:format]`` texts as given to ``--data``.
         config: a relabel.toml, instead of searching.
 
     Raises:
@@ -243,26 +236,17 @@ def load_catalogue(
         if not file.is_file():
             raise ConfigError("no such file", file=file, remedy="Check --config.")
     else:
-        file = find_config(Path.cwd() if start is None else Path(start))
+        folder = (Path.cwd() if start is None else Path(start)).resolve()
+        files = (place / CONFIG_NAME for place in (folder, *folder.parents))
+        file = next((place for place in files if place.is_file()), None)
     entries: dict[str, DatasetEntry] = {}
     tables: dict[str, Mapping[str, Any]] = {}
     if file is not None:
         entries, tables = _parse(file)
-    if isinstance(overrides, Mapping):
-        overrides = [f"{name}={value}" for name, value in overrides.items()]
-    for text in overrides or ():
+    for text in overrides:
         entry = _override(text, entries)
         entries[entry.name] = entry
     return Catalogue(entries, tables, file)
-
-
-def find_config(start: Path) -> Path | None:
-    """The nearest relabel.toml in ``start`` or a folder above it."""
-    start = start.resolve()
-    for folder in (start, *start.parents):
-        if (folder / CONFIG_NAME).is_file():
-            return folder / CONFIG_NAME
-    return None
 
 
 def _parse(file: Path) -> tuple[dict[str, DatasetEntry], dict[str, Mapping[str, Any]]]:
@@ -303,19 +287,17 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
             raise ConfigError(
                 f"{key} is missing", file=file, record=where, remedy=f'Add {key} = "...".'
             )
-    selection = _selection(table, file, where)
     space = table.get("space")
     if space is not None and space.endswith((".yaml", ".yml")):
         space = str(file.parent / Path(space).expanduser())
-    splits = {"train": "split", "val": "val_split", "test": "test_split"}
     return DatasetEntry(
         name=name,
         root=file.parent / Path(table["root"]).expanduser(),
         format=table["format"],
-        splits={which: table[key] for which, key in splits.items() if key in table},
-        files={which: table[which] for which in WHICH if which in table},
+        splits={which: table[key] for which, key in _SPLIT_KEYS.items() if key in table},
+        files={which: table[which] for which in _SPLIT_KEYS if which in table},
         space=space,
-        selection=selection,
+        selection=_selection(table, file, where),
     )
 
 

@@ -50,12 +50,8 @@ class Selection:
             raise ConfigError(
                 f"holdout is {self.holdout}", remedy="Use a share above 0 and below 1."
             )
-        for name, least in (
-            ("sample", 0),
-            ("sample_seed", 0),
-            ("holdout_stretches", 1),
-            ("holdout_gap", 0),
-        ):
+        minimum = {"sample": 0, "sample_seed": 0, "holdout_stretches": 1, "holdout_gap": 0}
+        for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}", remedy=f"Use {least} or more."
@@ -78,18 +74,12 @@ class Selection:
                 what = "a number" if real else "a whole number"
                 raise ConfigError(f"{f.name} must be {what}, not {value!r}")
             if f.name in ("sample", "holdout") and value <= 0:
-                raise ConfigError(
-                    f"{f.name} is {value}",
-                    remedy="Leave the key out to take all images."
-                    if f.name == "sample"
-                    else "Use a share above 0 and below 1.",
-                )
+                whole = "Leave the key out to take all images."
+                remedy = "Use a share above 0 and below 1." if real else whole
+                raise ConfigError(f"{f.name} is {value}", remedy=remedy)
             values[f.name] = float(value) if real else value
-        for key, needed in (
-            ("sample_seed", "sample"),
-            ("holdout_stretches", "holdout"),
-            ("holdout_gap", "holdout"),
-        ):
+        for key in ("sample_seed", "holdout_stretches", "holdout_gap"):
+            needed = key.partition("_")[0]
             if key in values and needed not in values:
                 raise ConfigError(f"{key} without {needed}", remedy=f"Add {needed}.")
         return cls(**values)
@@ -120,11 +110,7 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from taking everything."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if getattr(self, f.name) != f.default
-        }
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
 
     def __str__(self) -> str:
         parts = []

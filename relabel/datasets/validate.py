@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import image_location, image_size, is_packed, read_image_bytes
-from relabel.errors import Problem, Problems, RelabelError
+from relabel.errors import Problems, RelabelError
 from relabel.workspace.cores import reading_threads
 from relabel.workspace.progress import progress
 
@@ -44,26 +45,19 @@ def validate(
     try:
         dataset = read(problems)
     except RelabelError as error:
-        message = error.message.rstrip(".")
-        problems.error(
-            f"{message}. {error.remedy}" if error.remedy else message,
-            file=error.file or path,
-            record=error.record or "",
-        )
+        problems.report(error, path)
     except OSError as error:
-        problems.error(
-            f"cannot be read: {error.strerror or error}", file=str(error.filename or path)
-        )
+        problems.error(f"cannot be read: {error.strerror or error}", file=error.filename or path)
     except Exception as error:
         # A reader that fails in a way of its own has still found a file it cannot read.
         text = f"cannot be read: {type(error).__name__}: {error}"
         problems.error(" ".join(text.split()), file=path)
     else:
         check_images(dataset, problems, path, decode=decode, quiet=quiet)
-    found = list(problems.found)
-    found += [Problem("warning", path, "", text) for text in problems.summary()]
-    found.sort(key=lambda p: p.severity != "error")
-    return {"ok": problems.ok, "problems": [p.to_dict() for p in found]}
+    for text in problems.summary():
+        problems.warning(text, file=path)
+    found = sorted(problems.found, key=lambda p: p.severity != "error")
+    return {"ok": problems.ok, "problems": [asdict(p) for p in found]}
 
 
 def check_images(
@@ -108,7 +102,12 @@ def check_images(
 def _fault(dataset: DetectionDataset, row: int, decode: bool) -> str | None:
     location = image_location(dataset, row)
     try:
-        size = _decoded_size(location) if decode else image_size(location)
+        if decode:
+            with Image.open(io.BytesIO(read_image_bytes(location))) as image:
+                image.load()
+                size = image.size
+        else:
+            size = image_size(location)
     except RelabelError as error:
         return error.message
     except Exception as error:
@@ -118,10 +117,3 @@ def _fault(dataset: DetectionDataset, row: int, decode: bool) -> str | None:
     if size != stated:
         return f"is {size[0]}x{size[1]}, but the annotations say {stated[0]}x{stated[1]}"
     return None
-
-
-def _decoded_size(location: str) -> tuple[int, int]:
-    data = read_image_bytes(location)
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        return image.size

@@ -20,6 +20,7 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.datasets.pixels.batches import ImageBatches
+from relabel.errors import Problems
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.settings import LatSettings
@@ -126,7 +127,7 @@ def _fill(
             rows=image_rows,
             batch_size=IMAGES_PER_BATCH,
             workers=runtime.workers,
-            skip_bad=runtime.skip_bad,
+            problems=Problems(runtime.skip_bad),
         ) as batches,
         progress(title, total=len(image_rows), unit="img", quiet=runtime.quiet) as bar,
     ):

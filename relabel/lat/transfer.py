@@ -19,7 +19,7 @@ from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, ma
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.table import ImageTable
-from relabel.errors import DataError
+from relabel.errors import DataError, Problems
 from relabel.geometry import aligned_iou, iou_matrix, xyxy_to_xywh
 from relabel.lat.boxes import BoxError, restyle
 from relabel.lat.checkpoint import TrainedTransfer
@@ -146,7 +146,7 @@ def _transfer_rows(
         rows=rows,
         batch_size=IMAGES_PER_BATCH,
         workers=runtime.workers,
-        skip_bad=runtime.skip_bad,
+        problems=Problems(runtime.skip_bad),
     ) as batches:
         for found_rows, images in batches:
             proposals = [

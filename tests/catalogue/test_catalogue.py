@@ -26,7 +26,7 @@ def test_found_upward_and_roots_are_relative_to_the_file(
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
     catalogue = load_catalogue()
-    assert catalogue.names() == ["fine"] and catalogue.table("lat") == {"epochs": 3}
+    assert list(catalogue.entries) == ["fine"] and catalogue.table("lat") == {"epochs": 3}
     dataset = catalogue.get("fine").read("train")
     assert dataset.name == "fine" and dataset.space.name == "fine"
     assert dataset.space.class_names == ["car", "bus"]

@@ -114,8 +114,8 @@ def test_truth_is_not_among_what_align_is_told(world: World):
     config = write_config(world.root, seed=3)
     assert "truth" not in config.read_text()
     catalogue = load_catalogue(config=config)
-    assert catalogue.names() == ["cityscapes", "waymo", "nuimages"]
-    counts = {name: len(catalogue.get(name).read("train")) for name in catalogue.names()}
+    assert list(catalogue.entries) == ["cityscapes", "waymo", "nuimages"]
+    counts = {name: len(catalogue.get(name).read("train")) for name in catalogue.entries}
     assert counts == dict.fromkeys(counts, IMAGES)
     assert len(catalogue.get("cityscapes").read("val")) == 2
 

@@ -163,8 +163,7 @@ class ImageBatches:
 
     def _report(self, row: int, error: DataError) -> None:
         if isinstance(self.dataset, ImageSet):  # its images have names only
-            file, record = error.file or self.dataset.location(row), error.record
+            self.problems.report(error, self.dataset.location(row))
         else:
-            file = error.file or image_location(self.dataset, row)
-            record = error.record or f"image {int(self.dataset.images.id[row])}"
-        self.problems.error(error.message, file=file, record=record or "", remedy=error.remedy)
+            record = f"image {int(self.dataset.images.id[row])}"
+            self.problems.report(error, image_location(self.dataset, row), record)
