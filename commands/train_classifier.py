@@ -152,7 +152,9 @@ def _train(
     """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
     from relabel.align.job import backbone_identities
     from relabel.backbones.extractor import resolve_backbone
-    from relabel.classifiers.train import METRICS_FILE, train_classifier
+    from relabel.classifiers.model import load_for_prediction
+    from relabel.classifiers.train import METRICS_FILE, measure_classifier, train_classifier
+    from relabel.training.loop import resolve_device
     from relabel.workspace.stage import Stage
 
     rank, world = process_rank()
@@ -170,14 +172,18 @@ def _train(
         message("Trained already.", quiet=runtime.quiet)
         metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         if val is not None and not metrics["validation"]:
-            metrics["validation"] = [_measured(folder, val, runtime)]
+            device = resolve_device(runtime.device)
+            trained = load_for_prediction(folder).to(device)
+            metrics["validation"] = [measure_classifier(trained, val, runtime)]
         return metrics
     resolve_backbone(settings.model)  # a misspelt name leaves no folder behind
     if rank == 0:
         stage.begin(overwrite)
     try:
         if world > 1:
-            _wait_for_everyone(runtime.device)
+            from accelerate import PartialState
+
+            PartialState(cpu=runtime.device == "cpu").wait_for_everyone()
         metrics = train_classifier(
             train, folder, settings, runtime, validation=val, problems=problems
         )
@@ -187,18 +193,3 @@ def _train(
         if rank == 0:
             stage.release()
     return metrics
-
-
-def _measured(folder: Path, val: LabelledImages, runtime: Any) -> dict[str, float]:
-    from relabel.classifiers.model import load_for_prediction
-    from relabel.classifiers.train import measure_classifier
-    from relabel.training.loop import resolve_device
-
-    model = load_for_prediction(folder).to(resolve_device(runtime.device))
-    return measure_classifier(model, val, runtime)
-
-
-def _wait_for_everyone(device: str) -> None:
-    from accelerate import PartialState
-
-    PartialState(cpu=device == "cpu").wait_for_everyone()

@@ -7,7 +7,6 @@ the network sees.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -221,6 +220,7 @@ class Batch:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
 class AugmentedBatches:
     """Step number to a `Batch`. Depends on nothing but the step, also with several processes.
 
@@ -235,30 +235,19 @@ class AugmentedBatches:
             raises on the first.
     """
 
-    def __init__(
-        self,
-        images: LabelledImages,
-        settings: ClassifierSettings,
-        side: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        bad: BadImages | None = None,
-    ) -> None:
-        self.images = images
-        self.settings = settings
-        self.side = side
-        self.part = slice(
-            rank * settings.batch_size // world, (rank + 1) * settings.batch_size // world
-        )
-        self.rank = rank
-        self.bad = bad
+    images: LabelledImages
+    settings: ClassifierSettings
+    side: int
+    rank: int = 0
+    world: int = 1
+    bad: BadImages | None = None
 
     def __call__(self, step: int) -> Batch:
         s = self.settings
         rows = rows_of_step(len(self.images), step, s.batch_size, s.seed)
         pixels, kept = [], []
-        for place in range(*self.part.indices(s.batch_size)):
+        first, end = (s.batch_size * rank // self.world for rank in (self.rank, self.rank + 1))
+        for place in range(first, end):
             view, row = self._image(int(rows[place]), [s.seed, 2, step, place])
             pixels.append(view)
             kept.append(row)
@@ -272,7 +261,7 @@ class AugmentedBatches:
             except DataError as error:
                 if self.bad is None:
                     raise
-                self.bad.add(self.images, row, error)
+                self.bad[self.images.locations[row]] = error.message
                 row = (row + 1) % len(self.images)
                 continue
             view = training_view(image, self.side, self.settings, np.random.default_rng(seed))
@@ -291,23 +280,12 @@ class AugmentedBatches:
         return torch.from_numpy(one_hot)
 
 
-class BadImages:
-    """Images that could not be decoded, collected from any thread; each is reported once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: dict[str, str] = {}
-
-    def add(self, images: LabelledImages, row: int, error: DataError) -> None:
-        with self._lock:
-            self._found[images.locations[row]] = error.message
-
-    def __len__(self) -> int:
-        return len(self._found)
+class BadImages(dict[str, str]):
+    """Why images could not be decoded, by place: from any thread, and each counts once."""
 
     def report(self, problems: Problems) -> None:
         """Hand over what was found, by place."""
-        for location, text in sorted(self._found.items()):
+        for location, text in sorted(self.items()):
             problems.error(text, file=location)
 
 
@@ -334,7 +312,7 @@ def ordered_batches(
             except DataError as error:
                 if bad is None:
                     raise
-                bad.add(images, row, error)
+                bad[images.locations[row]] = error.message
                 continue
             rows.append(row)
             pixels.append(centre_view(image, spec.image_size, spec.test_crop, spec.interpolation))

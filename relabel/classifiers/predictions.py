@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.datasets.multilabels import greatest, tsv_writer
-from relabel.errors import ConfigError
 from relabel.workspace.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from relabel.classifiers.model import ClassifierSpec
 
 Scores = Iterator[tuple[np.ndarray, np.ndarray]]
-FORMATS = (".parquet", ".tsv")
 _TSV_LEAST = 0.00005  # what four decimals show as 0
 
 
@@ -46,12 +44,7 @@ def write_predictions(
     Args:
         top: classes kept per image; 0 keeps all.
         min_score: minimum probability that is kept.
-
-    Raises:
-        ConfigError: another suffix.
     """
-    if out.suffix not in FORMATS:
-        raise ConfigError(f"--out {out} is neither {' nor '.join(FORMATS)}")
     if out.suffix == ".tsv":
         return _write_tsv(out, images, scores, top, max(min_score, _TSV_LEAST))
     return _write_parquet(out, images, spec, scores, top, min_score)
@@ -69,14 +62,10 @@ def _write_parquet(
     import pyarrow.parquet as pq
 
     sparse = top > 0 or min_score > 0
-    columns: list[Any] = [pa.field("file_name", pa.string())]
-    if sparse:
-        columns.append(pa.field("ids", pa.list_(pa.int32())))
-        columns.append(pa.field("probs", pa.list_(pa.float32())))
-    else:
-        columns.append(pa.field("scores", pa.list_(pa.float32())))
+    ids, values_of = pa.list_(pa.int32()), pa.list_(pa.float32())
+    lists = {"ids": ids, "probs": values_of} if sparse else {"scores": values_of}
     schema = pa.schema(
-        columns,
+        {"file_name": pa.string(), **lists},
         metadata={
             "class_names": json.dumps(spec.classes, ensure_ascii=False),
             "class_keys": json.dumps(spec.keys, ensure_ascii=False),
