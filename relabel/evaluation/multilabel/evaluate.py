@@ -17,7 +17,7 @@ from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.multilabel.joining import join_images
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure_labels
 from relabel.evaluation.multilabel.predictions import Predictions, read_predictions
-from relabel.evaluation.multilabel.scores import DenseScores, Scores
+from relabel.evaluation.multilabel.scores import DenseScores, Scores, SparseScores
 from relabel.evaluation.multilabel.truths import IMAGENET_CLASSES, Truths, read_truths
 
 ClassesBy = Literal["auto", "name", "position"]
@@ -171,17 +171,15 @@ def _scores(
         count = classes or given.num_classes or IMAGENET_CLASSES
     if position is None:
         _check_count(true, given, count, warnings)
+        position = np.arange(given.scores.num_classes)
+        if isinstance(given.scores, SparseScores):
+            remedy = "Class ids are positions from 0 on; give --classes if there are more."
+            _check_ids(given.scores.values, count, given.file, given.file_names, remedy)
     if isinstance(given.scores, DenseScores):
-        if position is None:
-            return DenseScores(given.scores.values, record), count
         columns = np.full(count, -1, dtype=np.int64)
         known = np.flatnonzero(position >= 0)
         columns[position[known]] = known
         return DenseScores(given.scores.values, record, columns), count
-    if position is None:
-        position = np.arange(given.scores.num_classes)
-        remedy = "Class ids are positions from 0 on; give --classes if there are more."
-        _check_ids(given.scores.values, count, given.file, given.file_names, remedy)
     return given.scores.renamed(position, count).take(record), count
 
 

@@ -21,15 +21,8 @@ import numpy as np
 from relabel.errors import DataError
 from relabel.evaluation.joining import plain_name, rows_by_name
 
-_SUFFIXES = {
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".png": "png",
-    ".bmp": "bmp",
-    ".webp": "webp",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-}
+IMAGE_KINDS = {f".{kind}": kind for kind in ("jpeg", "png", "bmp", "webp", "tiff")}
+IMAGE_KINDS |= {".jpg": "jpeg", ".tif": "tiff"}
 
 
 def join_images(
@@ -119,7 +112,7 @@ class _Key:
     def of(cls, name: str) -> _Key:
         *folders, base = name.split("/")
         stem, dot, suffix = base.rpartition(".")
-        kind = _SUFFIXES.get(dot + suffix.lower()) if stem else None
+        kind = IMAGE_KINDS.get(dot + suffix.lower()) if stem else None
         # A dot that starts no image suffix belongs to the name.
         return cls(tuple(folders), stem if kind else base, kind or "")
 

@@ -120,7 +120,9 @@ def _records(path: Path, file: pq.ParquetFile) -> Predictions:
             raise DataError(f"column {name_column!r} has an entry that is no text", file=path)
         values, counts = _lists(path, score_column, batch.column(score_column), these)
         if not np.issubdtype(values.dtype, np.floating):
-            values = _as_float(path, score_column, values)
+            if not np.issubdtype(values.dtype, np.integer):
+                raise DataError(f"column {score_column!r} does not hold numbers", file=path)
+            values = values.astype(np.float64)
         if id_column is not None:
             ids, id_counts = _lists(path, id_column, batch.column(id_column), these)
             _check_pairs(path, id_column, these, ids, id_counts, counts)
@@ -256,12 +258,6 @@ def _lists(
         )
     counts = array.value_lengths().to_numpy(zero_copy_only=False)
     return flat.to_numpy(zero_copy_only=False), counts
-
-
-def _as_float(path: Path, column: str, values: np.ndarray) -> np.ndarray:
-    if not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"column {column!r} does not hold numbers", file=path)
-    return values.astype(np.float64)
 
 
 def _column(path: Path, known: list[str], wanted: tuple[str, ...], what: str) -> str:

@@ -30,48 +30,42 @@ class DenseScores:
     """
 
     values: np.ndarray
-    images: np.ndarray | None = None
-    classes: np.ndarray | None = None
+    images: np.ndarray = None  # type: ignore[assignment]
+    classes: np.ndarray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for axis, name in enumerate(("images", "classes")):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.arange(self.values.shape[axis]))
 
     def __len__(self) -> int:
-        return len(self.values) if self.images is None else len(self.images)
+        return len(self.images)
 
     @property
     def num_classes(self) -> int:
-        return self.values.shape[1] if self.classes is None else len(self.classes)
+        return len(self.classes)
 
     def block(self, first: int, last: int) -> np.ndarray:
         """float [last - first, C], a copy: the scores of images ``first:last``."""
-        if self.images is None:
-            part = self.values[first:last]
-        else:
-            images = self.images[first:last]
-            part = self.values[images]
-            part[images < 0] = 0
-        if self.classes is None:
-            return part.copy() if self.images is None else part
-        part = part[:, self.classes]
+        images = self.images[first:last]
+        part = self.values[images].take(self.classes, axis=1)
+        part[images < 0] = 0
         part[:, self.classes < 0] = -np.inf
         return part
 
     def columns(self, classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Class by class: (scores, their images ascending, how many more images score 0)."""
         # Rows lie one after the other: a column alone would touch every cache line of the matrix.
-        known = classes if self.classes is None else self.classes[classes]
+        known = self.classes[classes]
         everything = np.arange(len(self))
         width = max(1, _BLOCK_CELLS // max(1, len(self.values)))
         for start in range(0, len(known), width):
             wanted = known[start : start + width]
             part = np.ascontiguousarray(self.values[:, wanted].T)
             for column, position in zip(part, wanted.tolist(), strict=True):
-                if position < 0:
-                    yield np.full(len(self), -np.inf), everything, 0
-                elif self.images is None:
-                    yield column, everything, 0
-                else:
-                    values = column[self.images]
-                    values[self.images < 0] = 0
-                    yield values, everything, 0
+                values = column[self.images]
+                values[self.images < 0] = 0
+                yield values if position >= 0 else np.full(len(self), -np.inf), everything, 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,10 +31,10 @@ from relabel.datasets.formats.records import collector_paused, read_file
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.multilabels import box_labels, label_matrix, label_rows, read_tsv
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
+from relabel.evaluation.multilabel.joining import IMAGE_KINDS
 
 IMAGENET_CLASSES = 1000
 _REAL_LISTS = 50_000
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def _imagenetv2(path: Path) -> Truths:
         (p for p in path.iterdir() if p.is_dir() and p.name.isdecimal()), key=lambda p: int(p.name)
     )
     for folder in folders:
-        files = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
+        files = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_KINDS)
         names += [f"{folder.name}/{name}" for name in files]
         classes += [[int(folder.name)]] * len(files)
     if not names:

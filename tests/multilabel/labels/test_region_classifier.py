@@ -1,4 +1,4 @@
-"""The region region classifier learns, resumes to the byte, and holds out whole images."""
+"""The region classifier learns, resumes to the byte, and holds out whole images."""
 
 from __future__ import annotations
 
