@@ -60,6 +60,10 @@ class LatArm:
 _SFF = {"fusion": "class_aware", "clamp": True, "clamp_at": 0.0, "renormalize": False}
 _DIRECT = {"own_scores": True, "consensus": True, "association": True, "geometry": True}
 _SFF_ALONE = {**dict.fromkeys(_DIRECT, False), "geometry": True}
+_OWN = {**_SFF, "own_scores": True, "consensus": False, "association": False}
+_BOTH = {**_DIRECT, **_SFF}
+_CROSSFIT = {"target_proposals": "crossfit", "simulated_source": False}
+_SIMULATED = {"target_proposals": "none", "simulated_source": True}
 _ANNOTATIONS = {"target_proposals": "gt", "simulated_source": False, "drop_gt": 0.0}
 # Deletion and jitter act on annotated boxes, which are proposals with this setting only.
 _PPG = {"target_proposals": "gt", "jitter": 0.05, "drop_gt": 0.3}
@@ -75,25 +79,12 @@ ARMS: tuple[LatArm, ...] = (
     # Beside what the default reads directly.
     LatArm("direct-none", "direct", "no attention, scores direct", {**_DIRECT, "fusion": "none"}),
     LatArm("direct-plain", "direct", "plain, scores direct", {**_DIRECT, "fusion": "plain"}),
-    LatArm("direct-class-aware", "direct", "class-aware, scores direct", {**_DIRECT, **_SFF}),
+    LatArm("direct-class-aware", "direct", "class-aware, scores direct", _BOTH),
+    LatArm("own-only", "direct", "own scores alone direct", _OWN),
     LatArm(
-        "own-only",
-        "direct",
-        "own scores alone direct",
-        {**_SFF, "own_scores": True, "consensus": False, "association": False},
+        "no-association", "direct", "own scores and consensus direct", {**_OWN, "consensus": True}
     ),
-    LatArm(
-        "no-association",
-        "direct",
-        "own scores and consensus direct",
-        {**_SFF, "own_scores": True, "consensus": True, "association": False},
-    ),
-    LatArm(
-        "no-geometry",
-        "direct",
-        "no geometry in attention",
-        {**_DIRECT, **_SFF, "geometry": False},
-    ),
+    LatArm("no-geometry", "direct", "no geometry in attention", {**_BOTH, "geometry": False}),
     LatArm("target-share-0", "share", "all images alike", {"target_share": 0.0}),
     LatArm("target-share-0.5", "share", "half of each batch the target's", {"target_share": 0.5}),
     LatArm("target-share-1", "share", "the target's images alone", {"target_share": 1.0}),
@@ -104,12 +95,7 @@ ARMS: tuple[LatArm, ...] = (
     LatArm("clamp-0.8", "clamp", "clamp at 0.8", {**_SFF, "clamp_at": 0.8}),
     LatArm("clamp-renormalised", "clamp", "rows sum to 1 again", {**_SFF, "renormalize": True}),
     LatArm("leakage-no-remedy", "leakage", "annotations as proposals", _ANNOTATIONS),
-    LatArm(
-        "leakage-a",
-        "leakage",
-        "(a) cross-fitted rows",
-        {"target_proposals": "crossfit", "simulated_source": False},
-    ),
+    LatArm("leakage-a", "leakage", "(a) cross-fitted rows", _CROSSFIT),
     LatArm(
         "leakage-b", "leakage", "(b) 90 % of annotations dropped", {**_ANNOTATIONS, "drop_gt": 0.9}
     ),
@@ -117,18 +103,8 @@ ARMS: tuple[LatArm, ...] = (
     LatArm(
         "leakage-d", "leakage", "(d) half of scores dropped", {**_ANNOTATIONS, "score_dropout": 0.5}
     ),
-    LatArm(
-        "leakage-e",
-        "leakage",
-        "(e) simulated source",
-        {"target_proposals": "none", "simulated_source": True},
-    ),
-    LatArm(
-        "leakage-a+e",
-        "leakage",
-        "(a) and (e)",
-        {"target_proposals": "crossfit", "simulated_source": True},
-    ),
+    LatArm("leakage-e", "leakage", "(e) simulated source", _SIMULATED),
+    LatArm("leakage-a+e", "leakage", "(a) and (e)", {**_CROSSFIT, "simulated_source": True}),
     LatArm("ppg-jitter-0", "ppg", "annotations unmoved", {**_PPG, "jitter": 0.0}),
     LatArm("ppg-jitter-0.05", "ppg", "jitter 0.05", _PPG),
     LatArm("ppg-jitter-0.1", "ppg", "jitter 0.1", {**_PPG, "jitter": 0.1}),

@@ -112,8 +112,7 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
                     f"the workspace has no out-of-fold labels of {target!r}",
                     file=work,
                     remedy="Run `relabel align` with --set lat.crossfit=target, or name the "
-                    "--shared "
-                    "folder that it was given.",
+                    "--shared folder that it was given.",
                 )
             if manifest is None or manifest.get("state") != "done":
                 raise StageError(

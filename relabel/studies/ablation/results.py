@@ -7,6 +7,8 @@ is taken seed by seed, over the seeds that the arm and the default have in commo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +32,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 SHOWN_DIFFERENCES = ("AP", "F1@0.75")
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+def numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of the table, from what `TransferMetrics.to_dict` gave."""
-    found = {}
-    for name, path in METRICS.items():
-        value: Any = metrics
-        for key in path:
-            value = value[key]
-        found[name] = value
-    return found
+    return {name: reduce(getitem, path, metrics) for name, path in METRICS.items()}
 
 
 def summarize(values: Iterable[float | None]) -> dict[str, float | None]:
@@ -143,13 +139,17 @@ def write_ablation(content: Mapping[str, Any], out: Path, command: str) -> dict[
 
 def _report(content: Mapping[str, Any], command: str) -> str:
     settings = content["settings"]
+    threshold = f"score {settings['score_threshold']:g}"
+    if settings["score_threshold"] < 0:
+        many = settings["calibration_folds"] > 1
+        threshold = "calibrated thresholds per class" if many else "score 0.5"
     lines = [
         f"# Ablation of label transfer into {content['target']}",
         "",
         f"Held-back training images of `{content['target']}` simulate the source "
         f"`{content['simulate']}`; no truth of source images is read. Percent, mean "
         "± standard deviation over seeds; differences are paired by seed. AP is over all scored "
-        f"boxes, F1 and class accuracy are at {_threshold(settings)}.",
+        f"boxes, F1 and class accuracy are at {threshold}.",
     ]
     if content["convention"]:
         how = content["convention"]
@@ -170,10 +170,3 @@ def _report(content: Mapping[str, Any], command: str) -> str:
         left = ", ".join(f"{m['arm']} seed {m['seed']}" for m in content["missing"])
         lines += [f"Not finished: {left}.", ""]
     return "\n".join(lines)
-
-
-def _threshold(settings: Mapping[str, Any]) -> str:
-    fixed = settings["score_threshold"]
-    if fixed >= 0:
-        return f"score {fixed:g}"
-    return "calibrated thresholds per class" if settings["calibration_folds"] > 1 else "score 0.5"

@@ -84,8 +84,15 @@ def read_extra(
             "holds no boxes", file=file, remedy=f"Give --extra {name} a file with annotations."
         )
     found = replace(found, images=replace(found.images, location=_locations(found, images, file)))
-    if test is not None:
-        _refuse_test_images(found, test, file)
+    held = set() if test is None else set(_absolute(test))
+    both = [i for i, place in enumerate(_absolute(found)) if place in held]
+    if test is not None and both:
+        raise DataError(
+            f"{len(both)} of its images are test images of {test.name!r}; the first is "
+            f"{found.images.file_name[both[0]]!r}",
+            file=file,
+            remedy="Leave them out: what is tested on must not be trained on.",
+        )
     return found
 
 
@@ -138,18 +145,6 @@ def _locations(
             remedy="Put the file beside its images, or name the datasets it is about.",
         )
     return location
-
-
-def _refuse_test_images(found: DetectionDataset, test: DetectionDataset, file: Path) -> None:
-    held = set(_absolute(test))
-    both = [i for i, place in enumerate(_absolute(found)) if place in held]
-    if both:
-        raise DataError(
-            f"{len(both)} of its images are test images of {test.name!r}; the first is "
-            f"{found.images.file_name[both[0]]!r}",
-            file=file,
-            remedy="Leave them out: what is tested on must not be trained on.",
-        )
 
 
 def _absolute(dataset: DetectionDataset) -> Sequence[str]:
