@@ -172,13 +172,15 @@ def average_precision(truth: DetectionDataset, found: Boxes) -> DetectionMetrics
     """
     precision, recall, warnings = _curves(truth, found)
     everything = precision[:, :, :, 0, 2]
+    # In the order of NUMBERS.
     curves = [everything, everything[0], everything[5]]
     curves += [precision[:, :, :, area, 2] for area in (1, 2, 3)]
     curves += [recall[:, :, 0, limit] for limit in (0, 1, 2)]
     curves += [recall[:, :, area, 2] for area in (1, 2, 3)]
     names = truth.space.class_names
     per_class = {name: _mean(everything[:, :, k]) for k, name in enumerate(names)}
-    return DetectionMetrics(*map(_mean, curves), per_class, warnings)
+    numbers = dict(zip(NUMBERS, map(_mean, curves), strict=True))
+    return DetectionMetrics(**numbers, per_class=per_class, warnings=warnings)
 
 
 def _mean(values: np.ndarray) -> float | None:
