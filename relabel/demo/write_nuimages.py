@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -195,7 +195,7 @@ def _encoded(mask: np.ndarray) -> dict[str, Any]:
     runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
         "size": [int(side) for side in runs["size"]],
-        "counts": base64.b64encode(runs["counts"]).decode("ascii"),
+        "counts": base64.b64encode(cast(bytes, runs["counts"])).decode("ascii"),
     }
 
 
