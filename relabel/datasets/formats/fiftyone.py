@@ -81,7 +81,9 @@ def write(
     _check_sizes(dataset)
 
     samples = _samples(dataset, out, layers, split, copy_images)
-    return write_documents(out, samples, _metadata(dataset, layers, split))
+    fields = [schema_field("image_id", "Int"), *(_label_schema(*item) for item in layers.items())]
+    classes = {name: layer.space.names for name, layer in layers.items()}
+    return write_documents(out, samples, dataset_document(dataset.name, split, fields, classes))
 
 
 def write_documents(
@@ -324,16 +326,6 @@ def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
     )
     return f(
         name, "EmbeddedDocument", document="fiftyone.core.labels.Detections", fields=[detections]
-    )
-
-
-def _metadata(
-    dataset: DetectionDataset, layers: Mapping[str, DetectionDataset], split: str
-) -> dict[str, Any]:
-    labels = [_label_schema(name, layer) for name, layer in layers.items()]
-    classes = {name: layer.space.names for name, layer in layers.items()}
-    return dataset_document(
-        dataset.name, split, [schema_field("image_id", "Int"), *labels], classes
     )
 
 

@@ -12,6 +12,7 @@ import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,21 +28,28 @@ _BOUNDARY = re.compile(rb"\}\s*,\s*(?=\{)")
 
 
 @contextmanager
+def _opened(path: Path, remedy: str) -> Iterator[BufferedReader]:
+    """An open file; what keeps it from being opened or read is a DataError."""
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("file does not exist", file=path, remedy=remedy) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=path, remedy=remedy) from error
+
+
+@contextmanager
 def open_mapped(path: Path, *, remedy: str) -> Iterator[mmap.mmap]:
     """A file mapped into memory for reading.
 
     Raises:
         DataError: it is missing, empty, or cannot be read.
     """
-    try:
-        with path.open("rb") as stream:
-            if path.stat().st_size == 0:
-                raise DataError("file is empty", file=path, remedy="Download the file again.")
-            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError("file does not exist", file=path, remedy=remedy) from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=path, remedy=remedy) from error
+    with _opened(path, remedy) as stream:
+        if path.stat().st_size == 0:
+            raise DataError("file is empty", file=path, remedy="Download the file again.")
+        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with data:
         yield data
 
@@ -64,14 +72,9 @@ def read_file(path: Path, *, remedy: str = "Check the path.") -> bytearray:
     Raises:
         DataError: it is missing, empty, or cannot be read.
     """
-    try:
-        with path.open("rb") as stream:
-            data = bytearray(path.stat().st_size)
-            del data[stream.readinto(data) :]
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError("file does not exist", file=path, remedy=remedy) from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=path, remedy=remedy) from error
+    with _opened(path, remedy) as stream:
+        data = bytearray(path.stat().st_size)
+        del data[stream.readinto(data) :]
     if data.startswith(b"\xef\xbb\xbf"):
         del data[:3]
     if not data or (len(data) < 64 and not data.strip()):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.waymo import common as waymo
+from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.formats.waymo import v2 as waymo_v2
 from relabel.datasets.formats.waymo.v2 import read
 from relabel.datasets.pixels.location import load_rgb
@@ -72,10 +72,10 @@ def test_releases_are_told_apart(tmp_path: Path):
     native.waymo_v2(tmp_path / "two")
     file = native.waymo_v1(tmp_path / "one/training")
     for path, images in ((tmp_path / "two", 2), (tmp_path / "one", 3), (file, 3)):
-        assert len(waymo.read(path, name="w", split=None, problems=Problems())) == images
+        assert len(read_dataset(path, "waymo")) == images
     with pytest.raises(DataError, match="neither Waymo TFRecord nor Parquet"):
         (tmp_path / "none").mkdir()
-        waymo.read(tmp_path / "none", name="w", split=None, problems=Problems())
+        read_dataset(tmp_path / "none", "waymo")
 
 
 def part(root: Path, kind: str) -> Path:

@@ -93,31 +93,20 @@ class RawFields(Sequence[bytes | None]):
         return RawFields(self.names, [[column[i] for i in order] for column in self.columns])
 
 
-class _Column:
-    """One growing column of undecoded values, b"" for the records that lack the field."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-
-    def extend(self, start: int, values: list[Any]) -> None:
-        self.values += [b""] * (start - len(self.values)) + values
-
-
 class _ExtraColumns:
-    """The undecoded fields of all records, gathered block by block."""
+    """The undecoded fields of all records, gathered block by block; b"" where one is lacking."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, _Column] = {}
+        self.columns: dict[str, list[Any]] = {}
 
     def add(self, start: int, name: str, values: list[Any]) -> None:
-        self.columns.setdefault(name, _Column()).extend(start, values)
+        column = self.columns.setdefault(name, [])
+        column += [b""] * (start - len(column)) + values
 
     def fields(self, n: int) -> RawFields | None:
-        for column in self.columns.values():
-            column.extend(n, [])
-        if not self.columns:
-            return None
-        return RawFields(list(self.columns), [c.values for c in self.columns.values()])
+        for name in self.columns:
+            self.add(n, name, [])
+        return RawFields(list(self.columns), list(self.columns.values())) if self.columns else None
 
 
 @dataclass

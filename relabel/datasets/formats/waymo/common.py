@@ -1,4 +1,4 @@
-"""What the two releases of Waymo Open share: cameras, types, splits, and telling them apart.
+"""What the two releases of Waymo Open share: cameras, types, splits, and checked boxes.
 
 Boxes are the visible extent in pixels, stored as centre and size. Types 1, 2 and 4 (vehicle,
 pedestrian, cyclist) have 2D boxes; boxes of other types are left out and counted.
@@ -10,15 +10,16 @@ published ``label.proto`` and ``dataset.proto``.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
-from relabel.datasets.formats.box_checks import clean_boxes
-from relabel.datasets.formats.registry import format_info
+from relabel.datasets.dataset import Boxes, Images, make_boxes
+from relabel.datasets.formats.box_checks import checked_boxes
 from relabel.datasets.formats.waymo.protowire import Buffer
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
@@ -35,34 +36,6 @@ _JPEG_HEAD = 1 << 14
 _DIFFICULTY = {
     level: msgspec.json.encode({"attributes": {"difficulty_level": level}}) for level in (1, 2)
 }
-
-
-def read(
-    path: Path,
-    *,
-    name: str,
-    split: str | None,
-    problems: Problems,
-    space: LabelSpace | None = None,
-    annotations: str | None = None,
-) -> DetectionDataset:
-    """Read Waymo Open of either release, told apart by what ``path`` holds.
-
-    Raises:
-        DataError: neither TFRecord nor Parquet files there, or bad ones.
-    """
-    return (
-        format_info("waymo", path)
-        .load()
-        .read(
-            path,
-            name=name,
-            split=split,
-            problems=problems,
-            space=space,
-            annotations=annotations,
-        )
-    )
 
 
 def split_folders(path: Path, split: str | None) -> list[Path]:
@@ -94,82 +67,64 @@ def jpeg_size(data: Buffer, start: int, end: int) -> tuple[int, int]:
     raise DataError("image cannot be decoded: not a JPEG, or cut off")
 
 
-class BoxColumns:
-    """Boxes gathered as columns, with the place each came from for messages."""
+class FileBoxes(NamedTuple):
+    """Boxes of one file: image rows [n], centre and size [n, 4], types [n], levels [n]."""
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[Path, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    file: Path
+    image: np.ndarray
+    cxcywh: np.ndarray
+    type: np.ndarray
+    difficulty: np.ndarray
 
-    def add(
-        self,
-        file: Path,
-        image: np.ndarray,
-        cxcywh: np.ndarray,
-        type: np.ndarray,
-        difficulty: np.ndarray,
-    ) -> None:
-        """Boxes of one file: image rows [n], centre and size [n, 4], types [n], levels [n]."""
-        self.parts.append((file, image, cxcywh, type, difficulty))
 
-    def finish(self, images: Images, space: LabelSpace, problems: Problems) -> Boxes:
-        """Check the boxes against their images and turn types into positions of ``space``."""
-        made: list[tuple[np.ndarray, ...]] = []
-        for file, image, cxcywh, kind, level in self.parts:
-            category = self._categories(file, images, image, kind, space, problems)
-            rows = np.flatnonzero(category >= 0)
-            image, category, level, cxcywh = (v[rows] for v in (image, category, level, cxcywh))
-            # Infinities would only raise NumPy's own warnings on their way to being reported.
-            cxcywh = np.where(np.isfinite(cxcywh), cxcywh, np.nan)
-            xywh = np.concatenate([cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, 2:]], axis=1)
-            keep, xywh = clean_boxes(
-                image,
-                xywh,
-                images.width,
-                images.height,
-                problems,
-                file,
-                lambda row, image=image: f"box in {images.file_name[image[row]]}",
-            )
-            made.append((image[keep], xywh[keep], category[keep], level[keep]))
-        if not made:
-            return make_boxes([], [], [])
-        image, xywh, category, level = (np.concatenate(c) for c in zip(*made, strict=True))
-        return make_boxes(
+def waymo_boxes(
+    parts: list[FileBoxes], images: Images, space: LabelSpace, problems: Problems
+) -> Boxes:
+    """Check the boxes against their images and turn types into positions of ``space``."""
+    made = [make_boxes([], [], [])]
+    for part in parts:
+        category = _categories(part, images, space, problems)
+        rows = np.flatnonzero(category >= 0)
+        # Infinities would only raise NumPy's own warnings on their way to being reported.
+        cxcywh = np.where(np.isfinite(part.cxcywh), part.cxcywh, np.nan)[rows]
+        image = part.image[rows]
+        boxes = checked_boxes(
             image,
-            xywh,
-            category,
-            ignore=space.ignore_mask[category],
-            extra=[_DIFFICULTY.get(int(v)) for v in level],
+            np.concatenate([cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, 2:]], axis=1),
+            category[rows],
+            images,
+            space,
+            problems,
+            part.file,
+            lambda row, image=image: f"box in {images.file_name[image[row]]}",
+            extra=[_DIFFICULTY.get(int(level)) for level in part.difficulty[rows]],
         )
+        made.append(replace(boxes, id=boxes.id + sum(map(len, made))))
+    return Boxes.concatenate(made).sorted_by_image()
 
-    @staticmethod
-    def _categories(
-        file: Path,
-        images: Images,
-        image: np.ndarray,
-        kind: np.ndarray,
-        space: LabelSpace,
-        problems: Problems,
-    ) -> np.ndarray:
-        category = np.full(len(kind), -1, dtype=np.int32)
-        known = np.isin(kind, _OTHER_TYPES)
-        problems.count("of a type without 2D boxes (unknown or sign): left out", int(known.sum()))
-        for value, label in TYPES.items():
-            position = space.get(label)
-            here = kind == value
-            known |= here
-            if position is None:
-                problems.count(f"of type {label}, not in the label space: left out", here.sum())
-            else:
-                category[here] = position
-        for row in np.flatnonzero(~known):
-            problems.error(
-                f"unknown type {kind[row]}",
-                file=file,
-                record=f"box in {images.file_name[image[row]]}",
-                remedy="Known types: 0 to 4. Leave it out with --skip-bad.",
-            )
-        return category
+
+def _categories(
+    part: FileBoxes, images: Images, space: LabelSpace, problems: Problems
+) -> np.ndarray:
+    category = np.full(len(part.type), -1, dtype=np.int32)
+    known = np.isin(part.type, _OTHER_TYPES)
+    problems.count("of a type without 2D boxes (unknown or sign): left out", int(known.sum()))
+    for value, label in TYPES.items():
+        position = space.get(label)
+        here = part.type == value
+        known |= here
+        if position is None:
+            problems.count(f"of type {label}, not in the label space: left out", here.sum())
+        else:
+            category[here] = position
+    for row in np.flatnonzero(~known):
+        problems.error(
+            f"unknown type {part.type[row]}",
+            file=part.file,
+            record=f"box in {images.file_name[part.image[row]]}",
+            remedy="Known types: 0 to 4. Leave it out with --skip-bad.",
+        )
+    return category
 
 
 def camera_id(value: object) -> int | None:

@@ -23,11 +23,12 @@ from relabel.datasets.formats.records import open_mapped
 from relabel.datasets.formats.waymo import protowire as wire
 from relabel.datasets.formats.waymo.common import (
     CAMERAS,
-    BoxColumns,
+    FileBoxes,
     file_name,
     jpeg_size,
     no_files,
     split_folders,
+    waymo_boxes,
 )
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
@@ -72,12 +73,13 @@ def read(
     """
     space = space or LabelSpace.load("waymo")
     root = path if path.is_dir() else path.parent
-    rows, columns = ImageRows(problems), BoxColumns()
+    rows = ImageRows(problems)
+    parts: list[FileBoxes] = []
     for file in _files(path if annotations is None else path / annotations, split):
         with problems.catching(file), open_mapped(file, remedy="Check the path.") as data:
-            _read_segment(file, data, rows, columns, problems)
+            _read_segment(file, data, rows, parts, problems)
     images = rows.images()
-    boxes = columns.finish(images, space, problems)
+    boxes = waymo_boxes(parts, images, space, problems)
     return DetectionDataset(name, space, images, boxes, root)
 
 
@@ -92,7 +94,7 @@ def _files(path: Path, split: str | None) -> list[Path]:
 
 
 def _read_segment(
-    file: Path, data: mmap.mmap, rows: ImageRows, columns: BoxColumns, problems: Problems
+    file: Path, data: mmap.mmap, rows: ImageRows, parts: list[FileBoxes], problems: Problems
 ) -> None:
     image: list[int] = []
     values: list[tuple[float, float, float, float, int, int]] = []
@@ -119,13 +121,8 @@ def _read_segment(
     finally:
         # What was read before a damaged place is kept where bad records are skipped.
         table = np.array(values, dtype=np.float64).reshape(-1, 6)
-        columns.add(
-            file,
-            np.array(image, dtype=np.int32),
-            table[:, :4],
-            table[:, 4].astype(np.int64),
-            table[:, 5].astype(np.int64),
-        )
+        kind, level = table[:, 4:].astype(np.int64).T
+        parts.append(FileBoxes(file, np.array(image, np.int32), table[:, :4], kind, level))
     if unlabelled:
         problems.warning(f"{unlabelled} frames have no camera labels", file=file)
 

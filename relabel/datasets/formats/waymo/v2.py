@@ -20,12 +20,13 @@ import numpy as np
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.box_checks import AGAIN, ImageRows
 from relabel.datasets.formats.waymo.common import (
-    BoxColumns,
+    FileBoxes,
     camera_id,
     file_name,
     jpeg_size,
     no_files,
     split_folders,
+    waymo_boxes,
 )
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
@@ -82,13 +83,14 @@ def read(
     """
     space = space or LabelSpace.load("waymo")
     folder = _split_folder(path, split, annotations)
-    rows, columns = _Rows(ImageRows(problems)), BoxColumns()
+    rows = _Rows(ImageRows(problems))
+    parts: list[FileBoxes] = []
     for image_file, box_file in _pairs(folder, problems):
         with problems.catching(image_file):
             _read_images(image_file, rows, problems)
-            _read_boxes(box_file, rows, columns, problems)
+            _read_boxes(box_file, rows, parts, problems)
     images = rows.found.images()
-    boxes = columns.finish(images, space, problems)
+    boxes = waymo_boxes(parts, images, space, problems)
     return DetectionDataset(name, space, images, boxes, path if path.is_dir() else path.parent)
 
 
@@ -223,7 +225,7 @@ def _sizes(
     return sizes
 
 
-def _read_boxes(file: Path, rows: _Rows, columns: BoxColumns, problems: Problems) -> None:
+def _read_boxes(file: Path, rows: _Rows, parts: list[FileBoxes], problems: Problems) -> None:
     with _parquet(file, (_CONTEXT, _TIME, _CAMERA, *_BOX, _TYPE)) as opened:
         optional = [_DIFFICULTY] if _DIFFICULTY in opened.schema_arrow.names else []
         table = opened.read(columns=[_CONTEXT, _TIME, _CAMERA, *_BOX, _TYPE, *optional])
@@ -246,7 +248,7 @@ def _read_boxes(file: Path, rows: _Rows, columns: BoxColumns, problems: Problems
     level = np.zeros(len(kind), dtype=np.int64)
     if optional:
         level = np.nan_to_num(_numbers(table, _DIFFICULTY, file), nan=0).astype(np.int64)
-    columns.add(file, image[keep], cxcywh[keep], kind[keep], level[keep])
+    parts.append(FileBoxes(file, image[keep], cxcywh[keep], kind[keep], level[keep]))
 
 
 def _numbers(table: pa.Table, column: str, file: Path) -> np.ndarray:

@@ -146,11 +146,12 @@ def _rows(file: Path, layout: Layout, problems: Problems) -> tuple[np.ndarray, l
 
 
 def _row(parts: Sequence[str], layout: Layout) -> list[float]:
-    try:
-        values = [float(p) for p in parts]
-    except ValueError:
-        bad = next(p for p in parts if not _is_number(p))
-        raise ValueError(f"{bad[:40]!r} is not a number") from None
+    values = []
+    for part in parts:
+        try:
+            values.append(float(part))
+        except ValueError:
+            raise ValueError(f"{part[:40]!r} is not a number") from None
     count = len(values)
     if count < 5 or (count > 6 and count % 2 == 0):
         raise ValueError(f"has {count} columns")
@@ -172,14 +173,6 @@ def _row(parts: Sequence[str], layout: Layout) -> list[float]:
     if score < 0 or score > 1:
         raise ValueError(f"has a score of {score:g}, outside 0 to 1")
     return [*values[:5], score]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def write(
