@@ -25,7 +25,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
     def run(code: str, timeout: float, env: Any = None) -> dict[str, Any]:
-        return answers["database" if "fiftyone" in code else "torch"]
+        return answers["database" if code == environment._DATABASE else "torch"]
 
     monkeypatch.setattr(environment, "_run", run)
     monkeypatch.setattr(environment, "_mongod_version", lambda: "7.0.1")
