@@ -241,7 +241,7 @@ class FasterRCNN(DetectionNetwork):
         return asdict(self.backbone.body.spec)
 
 
-def build(
+def build_faster_rcnn(
     classes: int, s: SpecialistSettings, spec: BackboneSpec, weights: str | None
 ) -> FasterRCNN:
     """A model of ``C`` classes; ``weights`` names pretrained backbone weights, if any."""
@@ -250,7 +250,7 @@ def build(
     return FasterRCNN(PyramidBackbone(body, s.fpn_strides, s.fpn_channels), classes, s)
 
 
-def restricted(model: FasterRCNN, classes: Sequence[int]) -> FasterRCNN:
+def restricted_faster_rcnn(model: FasterRCNN, classes: Sequence[int]) -> FasterRCNN:
     """A copy whose box head has the rows of the background and of ``classes`` only."""
     model = copy.deepcopy(model)
     head = model.roi_heads.box_predictor
@@ -271,8 +271,10 @@ FAMILY = Family(
     kind="faster_rcnn",
     title="a Faster R-CNN",
     retrain="Train the specialist again (relabel train-specialist --overwrite).",
-    new=lambda classes, s: build(classes, s, resolve_backbone(s.backbone), s.backbone),
-    rebuild=lambda classes, s, spec: build(classes, s, BackboneSpec.from_dict(spec), None),
-    restrict=restricted,
+    new=lambda classes, s: build_faster_rcnn(classes, s, resolve_backbone(s.backbone), s.backbone),
+    rebuild=lambda classes, s, spec: build_faster_rcnn(
+        classes, s, BackboneSpec.from_dict(spec), None
+    ),
+    restrict=restricted_faster_rcnn,
     sees_padding=False,
 )

@@ -39,7 +39,7 @@ _NOT_KEPT = (
 )
 
 
-def build(classes: int, settings: SpecialistSettings) -> RTDetr:
+def build_rt_detr(classes: int, settings: SpecialistSettings) -> RTDetr:
     """A model to train: on ``settings.backbone``, or the checkpoint ``settings.rtdetr_model``.
 
     Raises:
@@ -69,7 +69,7 @@ def rebuild(classes: int, parts: dict[str, Any]) -> RTDetr:
     return _on_own_backbone(body, config)
 
 
-def restricted(model: RTDetr, classes: Sequence[int]) -> RTDetr:
+def restricted_rt_detr(model: RTDetr, classes: Sequence[int]) -> RTDetr:
     """A copy whose class heads have the rows of ``classes`` only."""
     weights = model.state_dict()
     rows = torch.tensor(list(classes))
@@ -262,9 +262,9 @@ FAMILY = Family(
     kind="rt_detr",
     title="an RT-DETR",
     retrain="Train it again (relabel train-specialist --detector rt-detr --overwrite).",
-    new=build,
+    new=build_rt_detr,
     rebuild=lambda classes, _settings, parts: rebuild(classes, parts),
-    restrict=restricted,
+    restrict=restricted_rt_detr,
     # Boxes are fractions of the padded batch.
     sees_padding=True,
 )
