@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from relabel.evaluation.detections import NUMBERS, DetectionMetrics
 from relabel.evaluation.errors import ERROR_TYPES, ErrorAnalysis
-from relabel.evaluation.multilabel.evaluate import MultiLabelResult
-from relabel.evaluation.multilabel.metrics import BUCKETS
 from relabel.evaluation.transfer import TransferMetrics, Transition
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from relabel.evaluation.multilabel.evaluate import MultiLabelResult
 
 NONE = "-"
 Rows = tuple[list[str], list[list[str]]]
@@ -99,6 +99,9 @@ def confusion_rows(table: Transition) -> Rows:
 
 def summary_rows(result: MultiLabelResult) -> Rows:
     """The numbers, a row each, with how many images or classes they are means over."""
+    # SciPy's sparse arrays take a quarter of a second to import: boxes are scored without them.
+    from relabel.evaluation.multilabel.metrics import BUCKETS
+
     metrics = result.metrics
     classes = int((metrics.class_images > 0).sum())
     rows = [
