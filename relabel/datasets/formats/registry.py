@@ -1,10 +1,11 @@
 """The formats relabel reads and writes, and how to reach the module of each.
 
-A format module is imported when it is first used, and offers
+A format's modules are imported when they are first used:
 
-- ``read(path, *, name, split, problems, space=None, annotations=None) -> DetectionDataset``
-- ``write(dataset, out, *, split="train", copy_images="none", **options) -> list[Path]``, where
-  the format has a writer; it returns the files written, the main one first.
+- its reader has ``read(path, *, name, split, problems, space=None, annotations=None) ->
+  DetectionDataset``;
+- its writer has ``write(dataset, out, *, split="train", copy_images="none", **options) ->
+  list[Path]``, which returns the files written, the main one first.
 """
 
 from __future__ import annotations
@@ -29,23 +30,29 @@ class FormatInfo:
     Attributes:
         name: as given to ``--format`` and in relabel.toml.
         title: the name people know it by.
-        module: of `relabel.datasets.formats`, imported on first use.
+        reader, writer: modules of `relabel.datasets.formats`, None where there is none.
         description: what PATH is.
-        has_reader, has_writer: what the module offers.
         one_file: a dataset may be a single file of this format.
     """
 
     name: str
     title: str
-    module: str
+    reader: str | None
     description: str
-    has_reader: bool = True
-    has_writer: bool = False
+    writer: str | None = None
     one_file: bool = False
 
-    def load(self) -> Any:
-        """The format's module."""
-        return importlib.import_module(f"relabel.datasets.formats.{self.module}")
+    @property
+    def has_reader(self) -> bool:
+        return self.reader is not None
+
+    @property
+    def has_writer(self) -> bool:
+        return self.writer is not None
+
+
+def _load(module: str) -> Any:
+    return importlib.import_module(f"relabel.datasets.formats.{module}")
 
 
 _ROWS = (
@@ -54,22 +61,22 @@ _ROWS = (
         "COCO",
         "coco.read",
         "an instances JSON file, or a folder with one per split; LVIS too",
-        has_writer=True,
+        writer="coco.write",
         one_file=True,
     ),
     FormatInfo(
         "voc",
         "Pascal VOC",
-        "voc",
+        "voc.read",
         "a folder with Annotations/*.xml, JPEGImages/ and ImageSets/Main/{split}.txt",
-        has_writer=True,
+        writer="voc.write",
     ),
     FormatInfo(
         "yolo",
         "YOLO",
-        "yolo.labels",
+        "yolo.read",
         "a data.yaml, or the folder that holds it beside images/ and labels/",
-        has_writer=True,
+        writer="yolo.write",
         one_file=True,
     ),
     FormatInfo("cityscapes", "Cityscapes", "cityscapes", "a folder with leftImg8bit/ and gtFine/"),
@@ -105,10 +112,9 @@ _ROWS = (
     FormatInfo(
         "fiftyone",
         "FiftyOne",
-        "fiftyone",
+        None,
         "a FiftyOneDataset folder, written without a database",
-        has_reader=False,
-        has_writer=True,
+        writer="fiftyone.write",
     ),
 )
 FORMATS: dict[str, FormatInfo] = {row.name: row for row in _ROWS}
@@ -191,7 +197,7 @@ def read_dataset(
     """
     path = Path(path).expanduser()
     info = format_info(format, path)
-    if not info.has_reader:
+    if info.reader is None:
         raise ConfigError(
             f"format {info.name!r} can be written but not read",
             remedy=f"Readable: {', '.join(format_names(reader=True))}.",
@@ -202,7 +208,7 @@ def read_dataset(
             file=path,
             remedy="Check the path or the root in relabel.toml.",
         )
-    return info.load().read(
+    return _load(info.reader).read(
         path,
         name=name or (path.stem if path.is_file() else path.resolve().name),
         split=split,
@@ -234,11 +240,11 @@ def write_dataset(
         DataError: the output cannot be written, for example because the disk is full.
     """
     info = format_info(format) if format not in FAMILIES else None
-    if info is None or not info.has_writer:
+    if info is None or info.writer is None:
         raise ConfigError(
             f"format {format!r} can be read but not written",
             remedy=f"Writable: {', '.join(format_names(writer=True))}.",
         )
-    return info.load().write(
+    return _load(info.writer).write(
         dataset, Path(out).expanduser(), split=split, copy_images=copy_images, **options
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from relabel.datasets.dataset import DetectionDataset, Images, Provenance, make_boxes
-from relabel.datasets.formats.fiftyone import field_name, write
+from relabel.datasets.formats.fiftyone.write import field_name, write
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, DataError
 from tests.builders.datasets import write_image

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relabel.datasets.dataset import make_boxes
-from relabel.datasets.formats import voc
 from relabel.datasets.formats.registry import read_dataset
+from relabel.datasets.formats.voc.write import write
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
 from tests.builders.datasets import dataset_of, images_of, write_image
@@ -145,7 +145,7 @@ def test_round_trip(tmp_path, rows, number):
     )
     images = images_of(["a.jpg", "b.png", "c.jpg"], (100, 80), ids=[4, 5, 6])
     dataset = dataset_of("x", ["a b", "ö & <c>", "d"], images, boxes, root=tmp_path)
-    listing = voc.write(dataset, out, split="val")[0]
+    listing = write(dataset, out, split="val")[0]
     assert listing == out / "ImageSets/Main/val.txt"
     back = read_dataset(out, "voc", split="val", space=dataset.space)
     assert list(back.images.file_name) == ["a.jpg", "b.png", "c.jpg"]
@@ -158,7 +158,7 @@ def test_round_trip(tmp_path, rows, number):
 def test_integers_are_written_as_integers_and_folders_flattened(tmp_path):
     boxes = [(0, [10, 5, 10, 10], 0), (0, [1.5, 2.5, 8.75, 17.5], 0)]
     dataset = dataset_of("x", ["dog"], ["s/a.jpg", "s_a.jpg"], boxes, size=(60, 40), root=tmp_path)
-    files = voc.write(dataset, tmp_path / "o")
+    files = write(dataset, tmp_path / "o")
     assert [f.name for f in files] == ["train.txt", "s_a.xml", "s_a_2.xml"]
     text = files[1].read_text()
     assert "<xmin>11</xmin>" in text

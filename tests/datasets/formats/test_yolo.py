@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relabel.datasets.dataset import make_boxes
 from relabel.datasets.formats.registry import read_dataset
-from relabel.datasets.formats.yolo import labels as yolo
+from relabel.datasets.formats.yolo import write as yolo
 from relabel.errors import ConfigError, DataError, Problems
 from tests.builders.datasets import dataset_of, write_image
 

@@ -21,7 +21,6 @@ from relabel.datasets.formats.box_checks import check_file_name, clean_boxes, cl
 from relabel.datasets.formats.coco.columns import AnnotationColumns, CocoFile, ImageColumns
 from relabel.datasets.formats.coco.decode import decode
 from relabel.datasets.formats.coco.layout import find_annotations, find_root
-from relabel.datasets.formats.coco.write import write
 from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import into_space
@@ -29,7 +28,7 @@ from relabel.datasets.pixels.location import image_size
 from relabel.datasets.pixels.placing import file_name_fault
 from relabel.errors import DataError, Problems
 
-__all__ = ["CATEGORY_FIELDS", "read", "write"]
+__all__ = ["CATEGORY_FIELDS", "read"]
 
 # Ids that span less than this are looked up in a table instead of searched.
 _TABLE_SPAN = 1 << 22

@@ -1,0 +1,1 @@
+"""FiftyOne: dataset folders that are read and written without a database."""
