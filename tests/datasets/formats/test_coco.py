@@ -9,7 +9,7 @@ from PIL import Image
 
 from relabel.datasets.dataset import Provenance, make_boxes
 from relabel.datasets.formats.coco import decode as coco_decode
-from relabel.datasets.formats.coco import read as coco
+from relabel.datasets.formats.coco.write import write
 from relabel.datasets.formats.records import read_file
 from relabel.datasets.formats.registry import read_dataset, write_dataset
 from relabel.datasets.labelspace import LabelSpace
@@ -105,9 +105,9 @@ def test_read_and_written_unchanged_is_the_same_document(tmp_path):
 
 def test_the_same_dataset_gives_the_same_bytes(tmp_path):
     dataset = read_dataset(put(tmp_path, document()), "coco")
-    first = coco.write(dataset, tmp_path / "1.json")[0].read_bytes()
+    first = write(dataset, tmp_path / "1.json")[0].read_bytes()
     again = read_dataset(tmp_path / "1.json", "coco")
-    assert coco.write(again, tmp_path / "2.json")[0].read_bytes() == first
+    assert write(again, tmp_path / "2.json")[0].read_bytes() == first
 
 
 finite = st.floats(0.001, 500, allow_nan=False)
@@ -133,7 +133,7 @@ def test_round_trip_keeps_every_number(tmp_path, objects, scores):
         ],
     }
     dataset = read_dataset(put(tmp_path, data), "coco")
-    after = json.loads(coco.write(dataset, tmp_path / "out.json")[0].read_bytes())
+    after = json.loads(write(dataset, tmp_path / "out.json")[0].read_bytes())
     assert after["images"] == data["images"]
     assert after["categories"] == data["categories"]
     for row, want in zip(after["annotations"], data["annotations"], strict=True):
@@ -155,7 +155,7 @@ def test_provenance_becomes_a_relabel_object(tmp_path):
             np.array([0.5, np.nan], np.float32),
         ),
     )  # fmt: skip
-    out = coco.write(dataset.with_boxes(boxes), tmp_path / "o.json")[0]
+    out = write(dataset.with_boxes(boxes), tmp_path / "o.json")[0]
     first, second = json.loads(out.read_bytes())["annotations"]
     assert first["relabel"] == {
         "source_dataset": "legacy",
@@ -278,7 +278,7 @@ def test_lvis_takes_the_name_from_the_url_and_keeps_its_fields(tmp_path):
     data = document(images=[image], annotations=document()["annotations"][:1])
     dataset = read_dataset(put(tmp_path, data), "coco")
     assert list(dataset.images.file_name) == ["train2017/000000000007.jpg"]
-    out = coco.write(dataset, tmp_path / "o.json")[0]
+    out = write(dataset, tmp_path / "o.json")[0]
     assert json.loads(out.read_bytes())["images"][0] == image | {
         "file_name": "train2017/000000000007.jpg"
     }
@@ -334,7 +334,7 @@ def test_the_stated_root_leads_back_to_the_images(tmp_path):
     (tmp_path / "data").mkdir()
     Image.new("RGB", (100, 50)).save(tmp_path / "data" / "b.jpg")
     dataset = read_dataset(put(tmp_path / "data", document()), "coco")
-    out = coco.write(dataset, tmp_path / "runs" / "deep" / "o.json")[0]
+    out = write(dataset, tmp_path / "runs" / "deep" / "o.json")[0]
     assert json.loads(out.read_bytes())["info"]["relabel"]["root"] == "../../data"
     assert read_dataset(out, "coco").image_path(0).is_file()
 
@@ -349,7 +349,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr("relabel.datasets.formats.coco.write.encode", pieces)
     with pytest.raises(RelabelError, match=r"full|No space"):
-        coco.write(dataset, target)
+        write(dataset, target)
     assert list(target.parent.iterdir()) == []
 
 
@@ -395,7 +395,7 @@ def test_all_ways_of_decoding_agree(tmp_path, monkeypatch, block, indent):
 def test_field_names_that_no_struct_can_have_survive_too(tmp_path):
     data = with_annotation(**{'a "quoted" \\ name': [1, {"b": None}]})
     dataset = read_dataset(put(tmp_path, data), "coco")
-    out = json.loads(coco.write(dataset, tmp_path / "o.json")[0].read_bytes())
+    out = json.loads(write(dataset, tmp_path / "o.json")[0].read_bytes())
     data["annotations"][0]["iscrowd"] = 0
     assert out["annotations"] == data["annotations"]
 
@@ -411,7 +411,7 @@ def test_real_coco_files_with_crowds(tmp_path, shared):
         dataset = read_dataset(shared / "data/tinycoco", "coco", split=split)
         assert dataset.image_path(0).is_file()
         crowds += int(dataset.boxes.ignore.sum())
-        out = coco.write(dataset, tmp_path / f"{split}.json")[0]
+        out = write(dataset, tmp_path / f"{split}.json")[0]
         before = json.loads(
             (shared / f"data/tinycoco/annotations/instances_{split}2017.json").read_bytes()
         )
