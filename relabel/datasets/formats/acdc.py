@@ -28,10 +28,11 @@ from relabel.datasets.formats.coco.read import (
     located,
     names_from_url,
 )
-from relabel.datasets.formats.records import collector_paused, read_file
+from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.errors import DataError, Problems
+from relabel.files.opening import read_bytes
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 _TRUTH, _IMAGES = "gt_detection", "rgb_anon"
@@ -64,7 +65,7 @@ def read(
     rows, image_id, parts = ImageRows(problems), [], []
     for file in files:
         with problems.catching(file), collector_paused():
-            content = decode(file, problems, read_file(file, remedy=_REMEDY))
+            content = decode(file, problems, read_bytes(file, remedy=_REMEDY))
             ids, row_of = _images(content.images, file, finder, rows, problems)
             image_id += ids[row_of >= 0].tolist()
             parts.append(_boxes(content, file, ids, row_of, rows.images(), space, problems))

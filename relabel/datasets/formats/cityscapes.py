@@ -26,10 +26,12 @@ from scipy import ndimage
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.box_checks import SKIP, checked_boxes, numbered_images
-from relabel.datasets.formats.records import convert_record, parse_json, read_file
+from relabel.datasets.formats.records import convert_record
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import image_size
 from relabel.errors import DataError, Problem, Problems, did_you_mean
+from relabel.files.json_text import parse_json
+from relabel.files.opening import read_bytes
 from relabel.geometry import xyxy_to_xywh
 from relabel.workspace.cores import reading_threads
 
@@ -367,7 +369,7 @@ def _label_id(label: str) -> tuple[int, bool] | None:
 
 
 def _read_annotation(file: Path, problems: Problems) -> _Annotation | _LooseAnnotation:
-    data = read_file(file, remedy="Download the annotations again.")
+    data = read_bytes(file, remedy="Download the annotations again.")
     try:
         return msgspec.json.decode(data, type=_Annotation)
     except msgspec.MsgspecError:

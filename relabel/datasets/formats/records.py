@@ -7,51 +7,24 @@ look at one record after the other, to say which is wrong and to go on past it.
 from __future__ import annotations
 
 import gc
-import json
 import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from relabel.errors import DataError, Problems
+from relabel.files.json_text import parse_json
+from relabel.files.opening import open_mapped
 
 T = TypeVar("T")
 
 _CHUNK_BYTES = 16 << 20
 # Where one record of a flat table ends and the next begins.
 _BOUNDARY = re.compile(rb"\}\s*,\s*(?=\{)")
-
-
-@contextmanager
-def _opened(path: Path, remedy: str) -> Iterator[BufferedReader]:
-    """An open file; what keeps it from being opened or read is a DataError."""
-    try:
-        with path.open("rb") as stream:
-            yield stream
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError("file does not exist", file=path, remedy=remedy) from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=path, remedy=remedy) from error
-
-
-@contextmanager
-def open_mapped(path: Path, *, remedy: str) -> Iterator[mmap.mmap]:
-    """A file mapped into memory for reading.
-
-    Raises:
-        DataError: it is missing, empty, or cannot be read.
-    """
-    with _opened(path, remedy) as stream:
-        if path.stat().st_size == 0:
-            raise DataError("file is empty", file=path, remedy="Download the file again.")
-        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    with data:
-        yield data
 
 
 @contextmanager
@@ -64,47 +37,6 @@ def collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def read_file(path: Path, *, remedy: str = "Check the path.") -> bytearray:
-    """The bytes of an annotation file, without a byte order mark.
-
-    Raises:
-        DataError: it is missing, empty, or cannot be read.
-    """
-    with _opened(path, remedy) as stream:
-        data = bytearray(path.stat().st_size)
-        del data[stream.readinto(data) :]
-    if data.startswith(b"\xef\xbb\xbf"):
-        del data[:3]
-    if not data or (len(data) < 64 and not data.strip()):
-        raise DataError("file is empty", file=path, remedy="Download the file again.")
-    return data
-
-
-def parse_json(data: bytes | bytearray, path: str | Path) -> Any:
-    """Plain Python objects from JSON that may hold NaN and Infinity, as Python writes them.
-
-    Raises:
-        DataError: not JSON, not UTF-8, or cut off; the message tells where.
-    """
-    try:
-        return json.loads(data)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text at byte {error.start}",
-            file=path,
-            remedy="Save the file as UTF-8 JSON.",
-        ) from error
-    except RecursionError as error:
-        raise DataError("not valid JSON: nested too deeply", file=path) from error
-    except ValueError as error:
-        at = getattr(error, "pos", None)
-        cut = at is not None and not data[at:].strip()
-        what = "it is cut off at its end" if cut else str(error)
-        raise DataError(
-            f"not valid JSON: {what}", file=path, remedy="Export or download the file again."
-        ) from error
 
 
 def convert_record(

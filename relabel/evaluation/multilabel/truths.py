@@ -27,11 +27,12 @@ import msgspec
 import numpy as np
 from scipy.sparse import csr_array
 
-from relabel.datasets.formats.records import collector_paused, read_file
+from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.multilabels import box_labels, label_matrix, label_rows, read_tsv
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 from relabel.evaluation.multilabel.joining import IMAGE_KINDS
+from relabel.files.opening import read_bytes
 
 IMAGENET_CLASSES = 1000
 _REAL_LISTS = 50_000
@@ -120,7 +121,7 @@ def detect(path: Path) -> str:
 
 
 def _decode(path: Path, kind: Any) -> Any:
-    data = read_file(path)
+    data = read_bytes(path)
     try:
         with collector_paused():
             return msgspec.json.decode(data, type=kind)

@@ -10,10 +10,10 @@ from PIL import Image
 from relabel.datasets.dataset import Provenance, make_boxes
 from relabel.datasets.formats.coco import decode as coco_decode
 from relabel.datasets.formats.coco.write import write
-from relabel.datasets.formats.records import read_file
 from relabel.datasets.formats.registry import read_dataset, write_dataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems, RelabelError
+from relabel.files.opening import read_bytes
 
 
 def document(**changes):
@@ -366,8 +366,8 @@ def test_all_ways_of_decoding_agree(tmp_path, monkeypatch, block, indent):
     rows.append({"id": 30, "image_id": 7, "category_id": 3, "bbox": [1, 1, 2, 2], "area": None})
     file = put(tmp_path, json.dumps(data, indent=indent))
     monkeypatch.setattr(coco_decode, "_BLOCK_BYTES", block)
-    fast = coco_decode._decode_fast(read_file(file), file)
-    slow = coco_decode.decode_slowly(read_file(file), file, Problems())
+    fast = coco_decode._decode_fast(read_bytes(file), file)
+    slow = coco_decode.decode_slowly(read_bytes(file), file, Problems())
     assert fast.fields == slow.fields == {k: data[k] for k in ("info", "licenses")}
     assert fast.categories == slow.categories
     for ours, theirs in ((fast.images, slow.images), (fast.annotations, slow.annotations)):

@@ -108,7 +108,7 @@ def test_damaged_files(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_as_written(tmp_path / "none.json")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         read_as_written(tmp_path)
 
 

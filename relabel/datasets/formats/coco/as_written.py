@@ -24,9 +24,10 @@ from relabel.datasets.formats.box_checks import real_boxes
 from relabel.datasets.formats.coco.columns import AnnotationColumns
 from relabel.datasets.formats.coco.decode import decode, decode_results
 from relabel.datasets.formats.coco.read import first_of_each, label_space, located
-from relabel.datasets.formats.records import collector_paused, read_file
+from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
+from relabel.files.opening import read_bytes
 
 CocoSource = Path | str | Mapping[str, Any]
 """A COCO file's path, or its content."""
@@ -94,7 +95,7 @@ def read_results(
 
 def _content(source: Any, name: str) -> tuple[str, bytearray]:
     if isinstance(source, str | Path):
-        return str(source), read_file(Path(source))
+        return str(source), read_bytes(Path(source))
     try:
         return name, bytearray(msgspec.json.encode(source, enc_hook=_plain))
     except (TypeError, ValueError, OverflowError) as error:

@@ -29,8 +29,10 @@ from relabel.datasets.formats.coco.columns import (
     image_columns,
     record_type,
 )
-from relabel.datasets.formats.records import collector_paused, parse_json, read_file
+from relabel.datasets.formats.records import collector_paused
 from relabel.errors import DataError, Problems
+from relabel.files.json_text import parse_json
+from relabel.files.opening import read_bytes
 
 _LISTS = ("images", "annotations", "categories")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)` - at `\$\[", re.DOTALL)
@@ -53,7 +55,7 @@ def decode(path: str | Path, problems: Problems, data: bytearray | None = None) 
     Raises:
         DataError: not JSON, not a COCO file, or a record of the wrong shape or type.
     """
-    data = read_file(Path(path)) if data is None else data
+    data = read_bytes(Path(path)) if data is None else data
     with collector_paused():
         try:
             return _decode_fast(data, path)

@@ -18,9 +18,11 @@ import msgspec
 
 from relabel.datasets.dataset import Boxes, Images
 from relabel.datasets.formats.box_checks import SKIP, ImageRows, checked_boxes
-from relabel.datasets.formats.records import collector_paused, convert_record, parse_json, read_file
+from relabel.datasets.formats.records import collector_paused, convert_record
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems, did_you_mean
+from relabel.files.json_text import parse_json
+from relabel.files.opening import read_bytes
 
 
 class ImageSize(msgspec.Struct, gc=False):
@@ -94,7 +96,7 @@ def read_frames(
     Raises:
         DataError: missing, empty, cut off or not Scalabel; or a bad record, unless skipped.
     """
-    data = read_file(file, remedy=remedy)
+    data = read_bytes(file, remedy=remedy)
     try:
         with collector_paused():
             if data.lstrip()[:1] == b"[":

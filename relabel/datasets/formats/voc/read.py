@@ -20,11 +20,11 @@ from relabel.datasets.formats.box_checks import (
     checked_boxes,
     numbered_images,
 )
-from relabel.datasets.formats.records import read_file
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.datasets.pixels.location import image_size
 from relabel.errors import DataError, Problems
+from relabel.files.opening import read_bytes
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".webp", ".tif")
@@ -204,7 +204,7 @@ def _parse(
 
 
 def _tree(file: Path) -> ET.Element:
-    data = read_file(file, remedy="Remove its name from the image set.")
+    data = read_bytes(file, remedy="Remove its name from the image set.")
     # Entities can only be declared in a document type; without one nothing can be expanded. NUL
     # bytes would hide it in UTF-16.
     if b"<!DOCTYPE" in data.upper() or b"\0" in data:

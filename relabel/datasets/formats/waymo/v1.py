@@ -19,7 +19,6 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.box_checks import AGAIN, ImageRows
-from relabel.datasets.formats.records import open_mapped
 from relabel.datasets.formats.waymo import protowire as wire
 from relabel.datasets.formats.waymo.common import (
     CAMERAS,
@@ -32,6 +31,7 @@ from relabel.datasets.formats.waymo.common import (
 )
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
+from relabel.files.opening import open_mapped
 
 # Field numbers of dataset.proto and label.proto.
 _FRAME_CONTEXT, _FRAME_TIMESTAMP, _FRAME_IMAGES, _FRAME_CAMERA_LABELS = 1, 2, 4, 8

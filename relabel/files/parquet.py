@@ -1,0 +1,71 @@
+"""Parquet files of unknown origin: rows are counted against bytes before memory is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relabel.errors import DataError
+from relabel.files.opening import check_regular, foreign
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_WHAT = "a readable Parquet file"
+_DAMAGED = "Download or write the file again."
+# A row group is decoded as a whole. Repeated values take almost no bytes on disk, so the bound
+# is on what a group says it unpacks to, and on rows, each of which costs a few bytes at least.
+_MOST_GROUP_BYTES = 1 << 32
+_MOST_GROUP_ROWS = 1 << 26
+_MOST_METADATA = 1 << 27
+
+
+@contextmanager
+def reading_parquet(path: str | Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; whatever fails in the block is one `DataError`.
+
+    Args:
+        columns: columns that must be there.
+
+    Raises:
+        DataError: missing, not a regular file, not Parquet, without a column, with a row group too
+            large to decode; or reading inside the block fails.
+    """
+    with foreign(path, _WHAT, remedy=_DAMAGED):
+        file = open_parquet(path, columns)
+        try:
+            yield file
+        finally:
+            file.close()
+
+
+def open_parquet(path: str | Path, columns: Sequence[str] = ()) -> pq.ParquetFile:
+    """A Parquet file whose pages are checked; see `reading_parquet`."""
+    import pyarrow.parquet as pq
+
+    check_regular(path, remedy=_DAMAGED)
+    with foreign(path, _WHAT, remedy=_DAMAGED):
+        file = pq.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            thrift_string_size_limit=_MOST_METADATA,
+            thrift_container_size_limit=_MOST_METADATA,
+        )
+        for group in range(file.num_row_groups):
+            told = file.metadata.row_group(group)
+            if told.total_byte_size > _MOST_GROUP_BYTES or told.num_rows > _MOST_GROUP_ROWS:
+                file.close()
+                raise DataError(
+                    f"row group {group} says it holds {told.num_rows:,} rows in "
+                    f"{told.total_byte_size:,} bytes, more than is read at once",
+                    file=path,
+                    remedy=_DAMAGED,
+                )
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        if missing:
+            file.close()
+            raise DataError(f"lacks the columns {', '.join(missing)}", file=path, remedy=_DAMAGED)
+        return file
+    raise AssertionError  # unreachable: the block above returns or raises
