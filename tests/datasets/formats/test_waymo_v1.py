@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.waymo.protowire import WireError, crc32c, fields, masked_crc32c
+from relabel.datasets.formats.waymo.protowire import WireError, fields, masked_crc32c
 from relabel.datasets.formats.waymo.v1 import read
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError, Problems
@@ -41,10 +41,18 @@ EXPECTED = [
 
 
 def test_checksum_of_the_published_check_string():
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
     # Masking as published: rotate right by 15 bits and add a constant.
-    assert masked_crc32c(bytes(32)) == ((0x8A9136AA >> 15 | 0x8A9136AA << 17) + 0xA282EAD8) % 2**32
+    assert masked_crc32c(b"123456789") == _masked(0xE3069283)
+    assert masked_crc32c(bytes(32)) == _masked(0x8A9136AA)
+    # Pieces of a larger buffer, longer than is passed on at once.
+    data = bytes(range(256)) * 1100
+    whole = native.bitwise_crc32c(data[:2000])
+    assert masked_crc32c(data, 0, 2000) == _masked(whole)
+    assert masked_crc32c(b"xx" + data, 2, 2 + len(data)) == masked_crc32c(data)
+
+
+def _masked(crc: int) -> int:
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
 
 
 def test_fields_are_located_not_copied():
@@ -118,6 +126,19 @@ def test_length_checksum(tmp_path: Path):
         load(tmp_path)
 
 
+def test_payload_checksum(tmp_path: Path):
+    file = native.waymo_v1(tmp_path)
+    data = bytearray(file.read_bytes())
+    # The first byte of a box's number: nothing but the checksum tells that it is another box.
+    data[data.index(struct.pack("<d", 60.0))] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(DataError, match="record 0: the .* bytes from offset 12 do not match"):
+        load(tmp_path)
+    problems = Problems(skip_bad=True)
+    assert rows(load(tmp_path, problems)) == [(0, "vehicle", [16, 37, 24, 43])]
+    assert len(problems.errors) == 1
+
+
 def test_empty_missing_and_foreign_files(tmp_path: Path):
     with pytest.raises(DataError, match=r"holds no \*.tfrecord files"):
         load(tmp_path)
@@ -145,6 +166,9 @@ def frame(labels: list[bytes], **options) -> bytes:
         (frame([native.waymo_label(9, 9, -2, 2, 1), GOOD]), "negative size", 2, 2),
         (frame([native.waymo_label(9, 9, float("inf"), 2, 1), GOOD]), "not finite", 2, 2),
         (frame([native.waymo_label(9, 9, 2, 2, 9), GOOD]), "unknown type 9", 2, 2),
+        (frame([native.waymo_label(9, 9, 2, 2, 2**64 - 1), GOOD]), "unknown type -1", 2, 2),
+        (frame([native.waymo_label(9, 9, 2, 2, 2**63 - 1), GOOD]), "unknown type 9223", 2, 2),
+        (frame([GOOD], timestamp=2**64 - 1), "lacks a context name or a timestamp", 1, 1),
         # A box without extents.
         (frame([native.chunk(1, native.fixed64(1, 4.0)) + native.number(3, 1)]), "finite", 2, 1),
         # A centre that is a varint.

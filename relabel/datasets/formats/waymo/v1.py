@@ -100,8 +100,7 @@ def _read_segment(
     values: list[tuple[float, float, float, float, int, int]] = []
     unlabelled = 0
     try:
-        for number, (start, end) in enumerate(wire.tfrecord_payloads(data, file)):
-            record = f"record {number}"
+        for record, start, end in wire.tfrecord_payloads(data, file, problems):
             try:
                 frame = _frame(data, start, end)
                 labels = [(c, [_label(data, *at) for at in found]) for c, found in frame.labels]
@@ -120,9 +119,9 @@ def _read_segment(
                     problems.error(what, file=file, record=record, remedy=AGAIN)
     finally:
         # What was read before a damaged place is kept where bad records are skipped.
-        table = np.array(values, dtype=np.float64).reshape(-1, 6)
-        kind, level = table[:, 4:].astype(np.int64).T
-        parts.append(FileBoxes(file, np.array(image, np.int32), table[:, :4], kind, level))
+        boxes = np.array([v[:4] for v in values], dtype=np.float64).reshape(-1, 4)
+        kind, level = np.array([v[4:] for v in values], dtype=np.int64).reshape(-1, 2).T
+        parts.append(FileBoxes(file, np.array(image, np.int32), boxes, kind, level))
     if unlabelled:
         problems.warning(f"{unlabelled} frames have no camera labels", file=file)
 
