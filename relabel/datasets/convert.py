@@ -9,7 +9,7 @@ from typing import Literal
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.registry import format_info, write_dataset
 from relabel.datasets.namemap import NameMap
-from relabel.datasets.pixels.location import image_location, is_packed
+from relabel.datasets.pixels.location import containing_file, image_location, is_packed
 from relabel.datasets.pixels.placing import CopyImages
 from relabel.errors import Problems
 
@@ -76,7 +76,7 @@ def convert(
         mode = "copy"
     if packed and mode == "none" and info.name != "fiftyone":
         notes.append(
-            f"the images lie inside other files ({image_location(dataset, 0).partition('!')[0]}); "
+            f"the images lie inside other files ({containing_file(image_location(dataset, 0))}); "
             "--extract-images puts them beside the labels"
         )
     options = {} if info.name == "fiftyone" else {"problems": place_problems}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.pixels.location import image_sizes
+from relabel.datasets.pixels.location import image_sizes, relative_location
 from relabel.workspace.fingerprint import fingerprint
 
 
@@ -39,8 +39,8 @@ def dataset_fingerprint(dataset: DetectionDataset, *, boxes: bool = True) -> str
         column(name, getattr(images, name))
     strings("file_name", images.file_name)
     if images.location is not None:
-        prefix = f"{dataset.root}/"
-        strings("location", [(text or "").replace(prefix, "") for text in images.location])
+        root = str(dataset.root)
+        strings("location", [relative_location(text or "", root) for text in images.location])
     column("size", np.array(image_sizes(dataset), dtype=np.int64))
     if not boxes:
         return digest.hexdigest()

@@ -2,7 +2,8 @@
 
 A location is a plain path, or one of
 
-- ``zip:PATH!MEMBER``: a member of a zip archive (SHIFT ships ``img.zip``),
+- ``zip:PATH!MEMBER``: a member of a zip archive (SHIFT ships ``img.zip``); made by
+  `zip_location`, since ``!`` and ``%`` in the path are written as in a URL,
 - ``bytes:PATH!OFFSET!LENGTH``: an encoded image inside a larger file (Waymo v1 TFRecord),
 - ``parquet:PATH!COLUMN!ROW``: a cell of a Parquet file, row counted over the file (Waymo v2).
 """
@@ -46,13 +47,38 @@ def is_packed(location: str) -> bool:
     return location.partition(":")[0] in _SCHEMES
 
 
-def stored_bytes(location: str) -> int:
-    """Size of the image's file, or of the larger file it lies in; -1 if absent."""
+def zip_location(path: str | Path, member: str) -> str:
+    """The location of a member of a zip archive."""
+    return f"zip:{str(path).replace('%', '%25').replace('!', '%21')}!{member}"
+
+
+def _zip_parts(rest: str) -> tuple[str, str]:
+    path, _, member = rest.partition("!")
+    return path.replace("%21", "!").replace("%25", "%"), member
+
+
+def containing_file(location: str) -> str:
+    """The image's file, or the larger file it lies in."""
     scheme, _, rest = location.partition(":")
     if scheme in _SCHEMES:
-        location = rest.partition("!")[0] if scheme == "zip" else rest.rsplit("!", 2)[0]
+        return _zip_parts(rest)[0] if scheme == "zip" else rest.rsplit("!", 2)[0]
+    return location
+
+
+def relative_location(location: str, root: str) -> str:
+    """The location as it reads from ``root``: the same wherever the dataset lies."""
+    scheme, _, rest = location.partition(":")
+    if scheme == "zip":
+        path, member = _zip_parts(rest)
+        return zip_location(path.replace(f"{root}/", ""), member)
+    return location.replace(f"{root}/", "")
+
+
+def stored_bytes(location: str) -> int:
+    """Size of the image's file, or of the larger file it lies in; -1 if absent."""
     try:
-        return os.stat(location).st_size  # noqa: PTH116 (a Path per image would double the time)
+        # A Path per image would double the time.
+        return os.stat(containing_file(location)).st_size  # noqa: PTH116
     except OSError:
         return -1
 
@@ -73,7 +99,7 @@ def read_image_bytes(location: str) -> bytes:
     scheme, _, rest = location.partition(":")
     try:
         if scheme == "zip":
-            path, _, member = rest.partition("!")
+            path, member = _zip_parts(rest)
             return _handles.archive(path).read(member)
         if scheme == "bytes":
             path, offset, length = rest.rsplit("!", 2)

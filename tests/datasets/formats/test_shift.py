@@ -40,6 +40,11 @@ def test_zipped_images_are_read_in_place(tmp_path: Path):
     assert not list(tmp_path.rglob("*.jpg"))
 
 
+def test_a_folder_with_an_exclamation_mark(tmp_path: Path):
+    dataset = load(native.shift(tmp_path / "100%! !here"))
+    assert load_rgb(dataset, 0).shape == load_rgb(dataset, 1).shape
+
+
 @pytest.mark.parametrize(("store", "inner"), [("img", "img/"), (".", "")])
 def test_unpacked_images(tmp_path: Path, store: str, inner: str):
     check(load(native.shift(tmp_path, store=store)), f"{VIEW}/{inner}")

@@ -132,7 +132,7 @@ def test_payload_checksum(tmp_path: Path):
     # The first byte of a box's number: nothing but the checksum tells that it is another box.
     data[data.index(struct.pack("<d", 60.0))] ^= 1
     file.write_bytes(data)
-    with pytest.raises(DataError, match="record 0: the .* bytes from offset 12 do not match"):
+    with pytest.raises(DataError, match=r"record 0: the .* bytes from offset 12 do not match"):
         load(tmp_path)
     problems = Problems(skip_bad=True)
     assert rows(load(tmp_path, problems)) == [(0, "vehicle", [16, 37, 24, 43])]

@@ -13,7 +13,16 @@ import pytest
 from PIL import Image
 
 from relabel.datasets.dataset import Images
-from relabel.datasets.pixels.location import decode_rgb, image_size, load_rgb, read_image_bytes
+from relabel.datasets.pixels.location import (
+    containing_file,
+    decode_rgb,
+    image_size,
+    load_rgb,
+    read_image_bytes,
+    relative_location,
+    stored_bytes,
+    zip_location,
+)
 from relabel.errors import DataError
 from tests.builders.datasets import dataset_of, jpeg
 
@@ -49,6 +58,22 @@ def test_zip_members(tmp_path: Path):
     assert read_image_bytes(f"zip:{tmp_path}/img.zip!s/two.jpg") == TWO
     assert read_image_bytes(f"zip:{tmp_path}/img.zip!s/a!b.jpg") == ONE
     assert image_size(f"zip:{tmp_path}/img.zip!s/two.jpg") == (12, 16)
+
+
+@pytest.mark.parametrize("folder", ["a!b", "a!b!", "100%", "%21!%25"])
+@pytest.mark.parametrize("member", ["s/two.jpg", "!two.jpg", "a!b.jpg", "50%21.jpg"])
+def test_zip_locations_are_unambiguous(tmp_path: Path, folder: str, member: str):
+    file = tmp_path / folder / "img.zip"
+    file.parent.mkdir()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(member, TWO)
+    location = zip_location(file, member)
+    assert read_image_bytes(location) == TWO
+    assert containing_file(location) == str(file)
+    assert stored_bytes(location) == file.stat().st_size
+    # From the root it reads the same wherever that is.
+    moved = zip_location(f"/elsewhere/{folder}/img.zip", member)
+    assert relative_location(location, str(tmp_path)) == relative_location(moved, "/elsewhere")
 
 
 def test_threads_share_an_archive(tmp_path: Path):

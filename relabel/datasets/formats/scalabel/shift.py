@@ -25,7 +25,7 @@ from relabel.datasets.formats.scalabel.frames import (
     read_frames,
 )
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.pixels.location import image_size
+from relabel.datasets.pixels.location import image_size, zip_location
 from relabel.errors import DataError, Problems
 
 _SIZE = (1280, 800)
@@ -149,7 +149,7 @@ class _Store:
         member = self.members.get(title)
         if member is None:
             raise DataError(f"holds no image {title!r}", file=self.zip_path)
-        location = f"zip:{self.zip_path}!{member}"
+        location = zip_location(self.zip_path, member)
         return Placed(self._name(self.view / title), location, *(known or self._size(member)))
 
     def _name(self, file: Path) -> str:
