@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from relabel.datasets.federated import without_federated
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.table import ImageTable, Table
 from relabel.geometry import xywh_to_xyxy
@@ -168,7 +169,13 @@ class DetectionDataset:
         )
 
     def with_boxes(self, boxes: Boxes, space: LabelSpace | None = None) -> DetectionDataset:
-        return replace(self, boxes=boxes, space=space or self.space)
+        """The same images with other boxes, in another label space where one is given."""
+        if space is None or space == self.space:
+            return replace(self, boxes=boxes)
+        images = self.images
+        if images.extra is not None:
+            images = replace(images, extra=without_federated(images.extra))
+        return replace(self, boxes=boxes, space=space, images=images)
 
     def iter_images(self) -> Iterator[tuple[int, slice]]:
         for i in range(len(self.images)):

@@ -1,19 +1,22 @@
 """Average precision and recall of detections: pycocotools' twelve numbers, from a faster engine.
 
+Truth of LVIS is measured by its own rules, with lvis-api's numbers: see
+`relabel.evaluation.federated`.
+
 The engine is hotcoco. It differs from pycocotools in one place: pycocotools stores the id of the
 matched truth box as the sign of a match, so a detection matched to annotation id 0 counts as
 unmatched there. The numbers here are pycocotools', so that category is accumulated again with its
 rule, and a warning says so.
 
 Shape legend: ``T`` IoU thresholds (10), ``R`` recall levels (101), ``K`` categories, ``A`` area
-ranges (all, small, medium, large), ``M`` limits of detections per image (1, 10, 100).
+ranges (all, small, medium, large), ``M`` limits of detections per image (1, 10, 100; LVIS: 300).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,24 +24,31 @@ from relabel.datasets.dataset import Boxes, DetectionDataset, make_boxes
 from relabel.datasets.formats.coco.as_written import CocoSource, read_as_written, read_results
 from relabel.detectors.base import Detections
 from relabel.errors import DataError
+from relabel.evaluation.federated import GROUPS, MAX_FEDERATED, Federated, federated
 from relabel.evaluation.joining import in_id_order, join_by_id
 from relabel.geometry import suppress, xyxy_to_xywh
 
 MAX_DETECTIONS = (1, 10, 100)
+# Greater than the greatest size of any range.
+_NO_SIZE = 1e12
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """COCO's numbers, fractions in [0, 1]; None where pycocotools gives -1 (nothing to measure).
+    """COCO's or LVIS's numbers, fractions in [0, 1]; None where there is nothing to measure.
 
     Attributes:
         AP, AP50, AP75: average precision at IoU 0.50:0.95, 0.50 and 0.75.
         APs, APm, APl: AP of boxes under 32², up to 96² and above, by the truth's area.
         AR1, AR10, AR100: average recall with that many detections per image.
-        ARs, ARm, ARl: AR100 by size.
+        ARs, ARm, ARl: AR100, or AR300, by size.
         per_class: AP by category name.
         warnings: what the numbers do not show.
+        rules: ``coco``, or ``lvis`` for federated truth, which has AR300 in place of the other
+            three and the next three numbers.
+        APr, APc, APf: AP of rare, common and frequent classes.
+        AR300: average recall with 300 detections per image.
     """
 
     AP: float | None
@@ -55,17 +65,27 @@ class DetectionMetrics:
     ARl: float | None
     per_class: dict[str, float | None]
     warnings: tuple[str, ...] = ()
+    rules: Literal["coco", "lvis"] = "coco"
+    APr: float | None = None
+    APc: float | None = None
+    APf: float | None = None
+    AR300: float | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the numbers that these rules have."""
+        return NUMBERS if self.rules == "coco" else LVIS_NUMBERS
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the twelve numbers and ``per_class``."""
-        numbers = {name: getattr(self, name) for name in NUMBERS}
-        return {**numbers, "per_class": dict(self.per_class)}
+        """JSON-ready: the numbers and ``per_class``; of LVIS ``rules`` too."""
+        numbers = {name: getattr(self, name) for name in self.names}
+        told = {} if self.rules == "coco" else {"rules": self.rules}
+        return {**told, **numbers, "per_class": dict(self.per_class)}
 
 
-NUMBERS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
+_PRECISIONS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+NUMBERS = (*_PRECISIONS, "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+LVIS_NUMBERS = (*_PRECISIONS, "APr", "APc", "APf", "AR300", "ARs", "ARm", "ARl")
 
 
 def evaluate_detections(
@@ -114,7 +134,7 @@ def evaluate_dataset(
     truth: DetectionDataset,
     detections: Sequence[Detections],
     *,
-    max_detections: int = 100,
+    max_detections: int | None = None,
 ) -> DetectionMetrics:
     """COCO AP of a detector's output, as measured during training.
 
@@ -125,7 +145,7 @@ def evaluate_dataset(
     Args:
         truth: the dataset.
         detections: of each image; scores [n, C] over the classes of ``truth.space``.
-        max_detections: maximum number of detections per image.
+        max_detections: maximum number of detections per image; default 100, of LVIS 300.
 
     Raises:
         DataError: as many detections as images, or as many scores as classes, are not there.
@@ -157,6 +177,9 @@ def evaluate_dataset(
     row, category, score = row[keep], category[keep], score[keep]
     order = np.lexsort((-score, image[row]))
     place = np.arange(len(order)) - np.searchsorted(image[row][order], image[row][order])
+    if max_detections is None:
+        lvis = federated(reference) is not None
+        max_detections = MAX_FEDERATED if lvis else MAX_DETECTIONS[-1]
     order = order[place < max_detections]
     row, category, score = row[order], category[order], score[order]
     made = make_boxes(image[row], xyxy_to_xywh(boxes[row]), category)
@@ -164,23 +187,36 @@ def evaluate_dataset(
 
 
 def average_precision(truth: DetectionDataset, found: Boxes) -> DetectionMetrics:
-    """The twelve numbers and AP per class.
+    """The numbers and AP per class: COCO's, or LVIS's where the truth is federated.
 
     Args:
         truth: images in the order of their ids, which decides between equal scores.
         found: boxes with scores on the truth's image rows and category positions.
+
+    Raises:
+        DataError: the truth's federated fields are damaged.
     """
-    precision, recall, warnings = _curves(truth, found)
-    everything = precision[:, :, :, 0, 2]
-    # In the order of NUMBERS.
+    rules = federated(truth)
+    precision, recall, warnings = _curves(truth, found, rules)
+    everything = precision[:, :, :, 0, -1]
     curves = [everything, everything[0], everything[5]]
-    curves += [precision[:, :, :, area, 2] for area in (1, 2, 3)]
-    curves += [recall[:, :, 0, limit] for limit in (0, 1, 2)]
-    curves += [recall[:, :, area, 2] for area in (1, 2, 3)]
-    names = truth.space.class_names
-    per_class = {name: _mean(everything[:, :, k]) for k, name in enumerate(names)}
-    numbers = dict(zip(NUMBERS, map(_mean, curves), strict=True))
-    return DetectionMetrics(**numbers, per_class=per_class, warnings=warnings)
+    curves += [precision[:, :, :, area, -1] for area in (1, 2, 3)]
+    numbers = dict(zip(_PRECISIONS, curves, strict=True))
+    numbers |= {f"AR{size}": recall[:, :, a + 1, -1] for a, size in enumerate("sml")}
+    limits = MAX_DETECTIONS if rules is None else (MAX_FEDERATED,)
+    numbers |= {f"AR{limit}": recall[:, :, 0, i] for i, limit in enumerate(limits)}
+    if rules is not None:
+        group = np.array(rules.group)
+        numbers |= {f"AP{name}": everything[:, :, group == name] for name in GROUPS}
+    unmeasured: dict[str, Any] = dict.fromkeys(NUMBERS)
+    return DetectionMetrics(
+        **(unmeasured | {name: _mean(values) for name, values in numbers.items()}),
+        per_class={
+            name: _mean(everything[:, :, k]) for k, name in enumerate(truth.space.class_names)
+        },
+        warnings=warnings,
+        rules="coco" if rules is None else "lvis",
+    )
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -203,36 +239,51 @@ def _spread(boxes: Boxes, classes: int) -> Boxes:
 
 
 def _curves(
-    truth: DetectionDataset, found: Boxes
+    truth: DetectionDataset, found: Boxes, rules: Federated | None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """precision [T, R, K, A, M], recall [T, K, A, M], -1 where a category has no truth."""
     import hotcoco
 
     images, classes = len(truth), truth.space.num_classes
-    shape = (10, 101, classes, 4, 3)
+    limits = MAX_DETECTIONS if rules is None else (MAX_FEDERATED,)
+    shape = (10, 101, classes, 4, len(limits))
+    nothing = np.full(shape, -1.0), np.full((10, classes, 4, len(limits)), -1.0), ()
     if not images or not classes:
-        return np.full(shape, -1.0), np.full((10, classes, 4, 3), -1.0), ()
-    boxes = _spread(truth.boxes, classes)
+        return nothing
+    boxes, records = truth.boxes, [{"id": i} for i in range(1, images + 1)]
+    if rules is not None:
+        boxes, found = rules.counted(boxes, rules.best(found))
+        records = rules.fields(images)
+    boxes = _spread(boxes, classes)
+    crowd, area = boxes.ignore, boxes.area
+    if rules is not None:
+        # LVIS has no crowds, which many detections may match: a box to leave out is one whose
+        # size is in no range.
+        area, crowd = np.where(crowd, _NO_SIZE, area), np.zeros(len(boxes), bool)
+    if not len(boxes):
+        return nothing
     # Rows count from 1 in the order of the image ids: the order decides between equal scores.
     ids = np.arange(1, len(boxes) + 1)
     reference = hotcoco.COCO.from_arrays(
-        [{"id": i} for i in range(1, images + 1)],
-        [{"id": k, "name": str(k)} for k in range(1, classes + 1)],
+        records,
+        [{"id": k, "name": str(k), "frequency": "f"} for k in range(1, classes + 1)],
         boxes.image.astype(np.int64) + 1,
         boxes.category.astype(np.int64) + 1,
         np.ascontiguousarray(boxes.xywh, np.float64),
         ids=ids,
-        area=np.ascontiguousarray(boxes.area, np.float64),
-        iscrowd=boxes.ignore.astype(np.int64),
+        area=np.ascontiguousarray(area, np.float64),
+        iscrowd=crowd.astype(np.int64),
     )
     parts = (found.image + 1.0, found.xywh, found.score, found.category + 1.0)
     table = np.column_stack(parts).astype(np.float64)
-    engine = hotcoco.COCOeval(reference, reference.load_res(table), "bbox")
+    engine = hotcoco.COCOeval(
+        reference, reference.load_res(table), "bbox", lvis_style=rules is not None
+    )
     engine.evaluate()
     engine.accumulate()
     curves = engine.eval or {}
     precision = np.array(curves["precision"]).reshape(shape)
-    recall = np.array(curves["recall"]).reshape(10, classes, 4, 3)
+    recall = np.array(curves["recall"]).reshape(10, classes, 4, len(limits))
     zero = np.flatnonzero(boxes.id == 0)
     if not len(zero):
         return precision, recall, ()
@@ -241,20 +292,29 @@ def _curves(
     engine.params.cat_ids = [category + 1]
     engine.evaluate()
     precision[:, :, category], recall[:, category] = _as_pycocotools_counts_id_zero(
-        engine.eval_imgs, int(ids[row]), found.area
+        engine.eval_imgs,
+        int(ids[row]),
+        found.area,
+        limits,
+        np.zeros(len(found), bool) if rules is None else rules.forgiven(found),
     )
+    tool = "pycocotools" if rules is None else "lvis-api"
     return (
         precision,
         recall,
         (
-            f"{truth.name} has an annotation with id 0, which pycocotools counts as never found; "
+            f"{truth.name} has an annotation with id 0, which {tool} counts as never found; "
             "so do these numbers. Number annotations from 1.",
         ),
     )
 
 
 def _as_pycocotools_counts_id_zero(
-    cells: Sequence[dict[str, Any] | None], zero: int, area: np.ndarray
+    cells: Sequence[dict[str, Any] | None],
+    zero: int,
+    area: np.ndarray,
+    limits: tuple[int, ...],
+    forgiven: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One category's curves with the matches of truth ``zero`` taken for misses.
 
@@ -263,18 +323,21 @@ def _as_pycocotools_counts_id_zero(
             order within each.
         zero: the engine's id of the truth box whose id in the file is 0.
         area: float64 [n] of the detections; the engine numbers them from 1.
+        limits: M numbers of detections per image.
+        forgiven: bool [n], detections that are no error without a match.
 
     Returns:
         precision [T, R, A, M] and recall [T, A, M].
     """
-    precision, recall = np.full((10, 101, 4, 3), -1.0), np.full((10, 4, 3), -1.0)
+    precision = np.full((10, 101, 4, len(limits)), -1.0)
+    recall = np.full((10, 4, len(limits)), -1.0)
     bounds = [(0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10)]
     for a, (low, high) in enumerate(bounds):
         mine = [c for c in cells if c is not None and tuple(c["aRng"]) == (low, high)]
         truths = sum(int(np.count_nonzero(~np.asarray(c["gtIgnore"], bool))) for c in mine)
         if not truths:
             continue
-        for m, limit in enumerate(MAX_DETECTIONS):
+        for m, limit in enumerate(limits):
             nothing = np.zeros((10, 0), bool)
             scores, hits, ignored = [np.zeros(0)], [nothing], [nothing]
             for cell in mine:
@@ -282,7 +345,7 @@ def _as_pycocotools_counts_id_zero(
                 shape = (10, len(cell["dtIds"]))
                 match = np.asarray(cell["dtMatches"], np.int64).reshape(shape)[:, :limit]
                 lost = match == zero
-                outside = (area[dets - 1] < low) | (area[dets - 1] > high)
+                outside = (area[dets - 1] < low) | (area[dets - 1] > high) | forgiven[dets - 1]
                 skip = np.asarray(cell["dtIgnore"], bool).reshape(shape)[:, :limit]
                 scores.append(np.asarray(cell["dtScores"][:limit], np.float64))
                 hits.append((match > 0) & ~lost)

@@ -19,7 +19,9 @@ truth box belongs to the best of the classification and localization errors abou
 becomes a true positive when its type is repaired, and the type's others vanish. Duplicates,
 background and both vanish, and missed boxes leave the truth. The numbers are those of the authors'
 tool at one IoU, except that detections in ignore regions are no errors, those on images without
-truth count, and classes without truth have no AP.
+truth count, and classes without truth have no AP. Of federated truth (LVIS) the detections are left
+out that AP leaves out: of classes that their image does not tell of, or without a match and of
+classes that were not boxed exhaustively there.
 
 hotcoco's ``tide_errors`` has neither counts nor dAP by class and takes crowd regions for objects
 that a detection may be about; its confusion matrix counts detections in crowd regions as false and
@@ -39,6 +41,7 @@ import numpy as np
 from relabel.datasets.dataset import Boxes
 from relabel.datasets.formats.coco.as_written import CocoSource
 from relabel.evaluation.detections import MAX_DETECTIONS, precision_at_recalls, read_scored
+from relabel.evaluation.federated import MAX_FEDERATED, federated
 from relabel.evaluation.regions import inside_regions, objects_and_regions
 from relabel.evaluation.transfer import Transition
 from relabel.geometry import BoxPairs, greedy_match, overlapping
@@ -112,10 +115,18 @@ def evaluate_errors(
     reference, detections = read_scored(truth, predictions)
     names = tuple(reference.space.class_names)
     classes = len(names)
+    rules = federated(reference)
+    if rules is None:
+        found = _best_of_each_cell(detections, classes)
+    else:
+        boxes, detections = rules.counted(reference.boxes, rules.best(detections))
+        reference = reference.with_boxes(boxes)
+        found = _best_of_each_cell(detections, classes, MAX_FEDERATED)
     real, regions = objects_and_regions(reference)
-    found = _best_of_each_cell(detections, classes)
     pairs = overlapping(found.xyxy, found.image, real.xyxy, real.image, BACKGROUND)
     ignored = inside_regions(found, regions, classes, FOREGROUND)
+    if rules is not None:
+        ignored |= rules.forgiven(found)
     kind, about, matched = _types(found, real, pairs, ignored)
     usable = np.zeros(len(real), bool)
     usable[about[(kind == _CLS) | (kind == _LOC)]] = True
@@ -150,14 +161,14 @@ def evaluate_errors(
     )
 
 
-def _best_of_each_cell(detections: Boxes, classes: int) -> Boxes:
-    """In COCO's order of equal scores, at most 100 detections of an image and class."""
+def _best_of_each_cell(detections: Boxes, classes: int, most: int = MAX_DETECTIONS[-1]) -> Boxes:
+    """In COCO's order of equal scores, at most so many detections of an image and class."""
     order = np.lexsort((np.arange(len(detections)), detections.image, -detections.score))
     ordered = detections.take(order)
     cell = ordered.image.astype(np.int64) * max(classes, 1) + ordered.category
     by_cell = np.argsort(cell, kind="stable")
     place = np.arange(len(cell)) - np.searchsorted(cell[by_cell], cell[by_cell])
-    kept = np.sort(by_cell[place < MAX_DETECTIONS[-1]])
+    kept = np.sort(by_cell[place < most])
     return ordered.take(kept)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from relabel.evaluation.detections import NUMBERS, DetectionMetrics
+from relabel.evaluation.detections import DetectionMetrics
 from relabel.evaluation.errors import ERROR_TYPES, ErrorAnalysis
 from relabel.evaluation.transfer import TransferMetrics, Transition
 
@@ -54,8 +54,8 @@ def class_rows(result: TransferMetrics) -> Rows:
 
 
 def detection_rows(metrics: DetectionMetrics) -> Rows:
-    """The twelve numbers, a row each."""
-    return ["metric", "%"], [[name, percentage(getattr(metrics, name))] for name in NUMBERS]
+    """COCO's twelve numbers, or LVIS's thirteen, a row each."""
+    return ["metric", "%"], [[name, percentage(getattr(metrics, name))] for name in metrics.names]
 
 
 def detection_class_rows(metrics: DetectionMetrics) -> Rows:

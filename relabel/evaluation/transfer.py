@@ -16,6 +16,7 @@ import numpy as np
 from relabel.datasets.dataset import Boxes, DetectionDataset
 from relabel.datasets.formats.coco.as_written import CocoSource, read_as_written, read_results
 from relabel.evaluation.detections import average_precision
+from relabel.evaluation.federated import federated
 from relabel.evaluation.joining import in_id_order, join_by_name
 from relabel.evaluation.regions import inside_regions, objects_and_regions
 from relabel.geometry import BoxPairs, greedy_match, overlapping
@@ -138,7 +139,9 @@ def evaluate_transfer(
     score, then IoU; boxes without a score count as 1. Precision, recall and F1 look at every box
     of the set and match within a class; class accuracy and mean IoU match across classes.
     Predictions left without a match that lie at least half inside an ignore region of their class
-    count neither way. Ignore regions among the predictions are no claims and are left out.
+    count neither way; of federated truth (LVIS) neither do those of classes that their image does
+    not tell of, or does not tell all of. Ignore regions among the predictions are no claims and are
+    left out.
 
     Args:
         truth: the true labels: dataset, path of a COCO file, or its content.
@@ -159,10 +162,23 @@ def evaluate_transfer(
         joined, more = join_by_name(_read(scored, reference), reference)
         ranked, warnings = _claims(joined, classes), warnings + more
     average = average_precision(reference, ranked)
+    rules, forgiven = federated(reference), None
+    if rules is not None:
+        every = len(made)
+        boxes, made = rules.counted(reference.boxes, made)
+        reference = reference.with_boxes(boxes)
+        forgiven = rules.forgiven(made)
+        if every > len(made):
+            warnings.append(
+                f"{every - len(made)} boxes of {raw.name} are of classes that {reference.name} "
+                "does not tell of in their images; left out"
+            )
     real, regions = objects_and_regions(reference)
     blind = _pairs(made, real)
     at, half = {}, None
     ignored = inside_regions(made, regions, classes, _IGNORE_IOA)
+    if forgiven is not None:
+        ignored |= forgiven
     per_class: dict[str, dict[str, float | None]] = {}
     for threshold in THRESHOLDS:
         close = blind.take(blind.iou >= threshold)

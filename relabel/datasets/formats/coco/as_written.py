@@ -20,10 +20,11 @@ import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, Provenance
+from relabel.datasets.federated import federated_columns
 from relabel.datasets.formats.box_checks import real_boxes
 from relabel.datasets.formats.coco.columns import AnnotationColumns
 from relabel.datasets.formats.coco.decode import decode, decode_results
-from relabel.datasets.formats.coco.read import first_of_each, label_space, located
+from relabel.datasets.formats.coco.read import CATEGORY_FIELDS, first_of_each, label_space, located
 from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
@@ -112,17 +113,24 @@ def _dataset(file: str, data: bytearray) -> DetectionDataset:
     problems = _Strict()
     with collector_paused():
         decoded = decode(file, problems, data)
-        space = _label_space(decoded.categories, file, problems)
+        space, fields = _label_space(decoded.categories, file, problems)
         columns = decoded.images
         first_of_each(columns.id, "image", file, problems)
         names = [name or "" for name in columns.file_name]
-        images = Images(columns.id, names, columns.width, columns.height)
+        extra = columns.extra
+        federated = federated_columns(extra) is not None
+        images = Images(
+            columns.id, names, columns.width, columns.height, extra=extra if federated else None
+        )
         images = images.take(np.argsort(columns.id, kind="stable"))
-        boxes = _boxes(decoded.annotations, images.id, space.ids, file)
-    return DetectionDataset(file, space, images, boxes, Path(file).parent)
+        boxes = _boxes(decoded.annotations, images.id, space.ids, file, federated=federated)
+    info = {CATEGORY_FIELDS: fields} if fields else {}
+    return DetectionDataset(file, space, images, boxes, Path(file).parent, info)
 
 
-def _label_space(rows: list[dict[str, Any]], file: str, problems: Problems) -> LabelSpace:
+def _label_space(
+    rows: list[dict[str, Any]], file: str, problems: Problems
+) -> tuple[LabelSpace, dict[str, dict[str, Any]]]:
     """Categories in file order, none of them ``ignore``."""
     named = []
     times = Counter(str(row.get("name")) for row in rows)
@@ -132,8 +140,8 @@ def _label_space(rows: list[dict[str, Any]], file: str, problems: Problems) -> L
             name = str(id)
         elif times[str(name)] > 1:
             name = f"{name} (id {id})"
-        named.append({"id": id, "name": name})
-    return label_space(named, file, file, problems)[0]
+        named.append({"id": id, "name": name} | {k: row[k] for k in ("frequency",) if k in row})
+    return label_space(named, file, file, problems)
 
 
 def _boxes(
@@ -143,6 +151,7 @@ def _boxes(
     file: str,
     *,
     results: bool = False,
+    federated: bool = False,
     owner: str = "the file",
 ) -> Boxes:
     def by_place(row: int) -> str:
@@ -159,7 +168,7 @@ def _boxes(
         xywh=xywh,
         category=category.astype(np.int32),
         score=columns.score,
-        ignore=columns.crowd,
+        ignore=columns.ignore if federated else columns.crowd,
         id=ids,
         area=np.where(np.isnan(columns.area), xywh[:, 2] * xywh[:, 3], columns.area),
         provenance=_provenance(columns, file),

@@ -10,6 +10,7 @@ Shape legend: ``I`` images, ``n`` boxes, ``K`` categories of the file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Images, make_boxes
+from relabel.datasets.federated import without_federated
 from relabel.datasets.formats.box_checks import check_file_name, clean_boxes, clipped_area
 from relabel.datasets.formats.coco.columns import AnnotationColumns, CocoFile, ImageColumns
 from relabel.datasets.formats.coco.decode import decode
@@ -71,10 +73,18 @@ def read(
         root = find_root(path, file, images.file_name, decoded.fields, split)
         images = _fill_sizes(images, root, file, problems)
         boxes = _boxes(decoded, images, own_space, space, file, problems)
+        if space is not None and _renumbers(own_space, space):
+            images = replace(images, extra=without_federated(images.extra))
     info = dict(decoded.fields)
     if category_fields:
         info[CATEGORY_FIELDS] = category_fields
     return DetectionDataset(name, space or own_space, images, boxes, root, info)
+
+
+def _renumbers(own: LabelSpace, space: LabelSpace) -> bool:
+    """Whether a category of the file has another id in the space, or none."""
+    theirs = {(category.name, category.id) for category in space.categories}
+    return any((category.name, category.id) not in theirs for category in own.categories)
 
 
 def label_space(
