@@ -7,7 +7,9 @@ is ``xmin - 1, ymin - 1, xmax, ymax`` here. ``difficult`` marks boxes to leave o
 from __future__ import annotations
 
 import json
+import math
 import xml.etree.ElementTree as ET
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +22,18 @@ from relabel.datasets.formats.box_checks import (
     checked_boxes,
     numbered_images,
 )
+from relabel.datasets.formats.pairing import check_pairing
+from relabel.datasets.formats.voc.layout import Layout, find_layout, stated_name
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.datasets.pixels.location import image_size
 from relabel.errors import DataError, Problems
 from relabel.files.opening import read_bytes
+from relabel.files.xml_text import parse_xml
 
-_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".webp", ".tif")
 KEPT = ("pose", "truncated", "occluded")
+
+Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class _Object:
 
     number: int
     label: str
-    corners: tuple[float, float, float, float]
+    corners: Corners
     difficult: bool
     extra: bytes | None
 
@@ -46,7 +51,7 @@ class _Object:
 class _Image:
     """What one XML file says; ``size`` is (width, height)."""
 
-    file: Path
+    file: str
     file_name: str
     size: tuple[int, int]
     objects: list[_Object]
@@ -75,28 +80,10 @@ def read(
         DataError: XML that is missing, damaged or has a document type; objects without a name or
             box; boxes of negative size; images listed twice; sizes that cannot be found out.
     """
-    root = _devkit_folder(path)
-    folder, stems = _listed(root, split, annotations, problems)
-    image_folder = _image_folder(root, folder)
-    present = {p.name for p in image_folder.iterdir()} if image_folder.is_dir() else set()
-
-    records: list[_Image] = []
-    seen: dict[str, str] = {}
-    for stem in stems:
-        record = _parse(folder / f"{stem}.xml", stem, image_folder, present, problems)
-        if record is None:
-            continue
-        if record.file_name in seen:
-            problems.error(
-                f"describes {record.file_name!r}, as {seen[record.file_name]} does",
-                file=record.file,
-                remedy="Remove one of the two files.",
-            )
-            continue
-        seen[record.file_name] = record.file.name
-        records.append(record)
-
-    own = _own_space(name, records, folder, stems)
+    layout = find_layout(path, split, annotations, problems)
+    records = _paired(layout, problems)
+    folder = layout.folder
+    own = _own_space(name, records, layout)
     images = numbered_images([r.file_name for r in records], [r.size for r in records])
     row = np.repeat(np.arange(len(records), dtype=np.int32), [len(r.objects) for r in records])
     objects = [o for r in records for o in r.objects]
@@ -117,123 +104,106 @@ def read(
         images,
         used,
         problems,
-        records[0].file.parent if records else "",
-        lambda i: f"{records[row[rows[i]]].file.name}, object {objects[rows[i]].number}",
+        "",
+        lambda i: f"{records[row[rows[i]]].file}, object {objects[rows[i]].number}",
         ignore=[objects[i].difficult for i in rows],
         extra=extra if any(o.extra for o in objects) else None,
         id=rows + 1,
     )
-    return DetectionDataset(name, used, images, boxes, image_folder)
+    return DetectionDataset(name, used, images, boxes, layout.image_folder)
 
 
-def _devkit_folder(path: Path) -> Path:
-    """``path``, or the one ``VOCdevkit/VOC*`` inside it."""
-    if (path / "Annotations").is_dir() or not path.is_dir():
-        return path
-    found = sorted(p.parent for g in ("VOC*/Annotations", "VOCdevkit/VOC*/Annotations")
-                   for p in path.glob(g))  # fmt: skip
-    return found[0] if len(found) == 1 else path
-
-
-def _listed(
-    root: Path, split: str | None, annotations: str | None, problems: Problems
-) -> tuple[Path, list[str]]:
-    """The folder of XML files, and the stems to read."""
-    folder = next((root / n for n in ("Annotations", "annotations") if (root / n).is_dir()), root)
-    if split and not annotations and folder == root and (root / split).is_dir():
-        folder = root / split
-        split = None
-    if split or annotations:
-        listing = root / annotations if annotations else root / f"ImageSets/Main/{split}.txt"
-        if not listing.is_file():
-            known = sorted(p.stem for p in (root / "ImageSets/Main").glob("*.txt"))
-            raise DataError(
-                "no such image set",
-                file=listing,
-                remedy=f"Known: {', '.join(known[:20]) or 'none'}.",
-            )
-        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
-        stems: dict[str, None] = {}
-        for number, line in enumerate(lines, 1):
-            # Image sets of one class have a second column with -1, 0 or 1.
-            stem = line.split()[0] if line.split() else None
-            if stem is None:
+def _paired(layout: Layout, problems: Problems) -> list[_Image]:
+    """The content of the XML files that have an image, or of all where there are no images."""
+    have_images = bool(layout.images.names)
+    if not have_images:
+        problems.warning(
+            "holds no images: labels are read without images", file=layout.image_folder
+        )
+    records: list[_Image] = []
+    seen: dict[str, str] = {}
+    orphans: list[str] = []
+    for stem in layout.chosen:
+        file = f"{layout.folder}/{layout.stems[stem]}"
+        record = None
+        with problems.catching(file):
+            tree = _tree(file)
+            found = layout.images.of_stem(stem) or layout.images.find(stem, _stated(tree))
+            if found is None and have_images:
+                orphans.append(layout.stems[stem])
                 continue
-            record = f"line {number}"
-            if stem in stems:
-                problems.error(
-                    f"{stem!r} appears twice", file=listing, record=record, remedy="Remove it."
+            file_name = found or stated_name(stem, (tree.findtext("filename") or "").strip())
+            if found is None and not check_file_name(file_name, problems=problems, file=file):
+                continue
+            if file_name in seen:
+                raise DataError(
+                    f"describes {file_name!r}, as {seen[file_name]} does",
+                    file=file,
+                    remedy="Remove one of the two files.",
                 )
-            elif check_file_name(stem, problems=problems, file=listing, record=record):
-                stems[stem] = None
-        return folder, list(stems)
-    found = sorted(p.stem for p in folder.glob("*.xml"))
-    if not found:
-        raise DataError(
-            "no XML files",
-            file=folder,
-            remedy="Point at the folder that holds Annotations/ and JPEGImages/.",
+            record = _content(tree, file, file_name, layout.image_folder, problems)
+        if record is not None:
+            seen[record.file_name] = layout.stems[stem]
+            records.append(record)
+    if have_images:
+        check_pairing(
+            paired=len(layout.chosen) - len(orphans),
+            bare_images=_bare(layout, seen) if layout.whole else [],
+            orphan_labels=orphans,
+            file=layout.image_folder,
+            problems=problems,
+            remedy="An XML file and its image have the same name, or <filename> names the image.",
+            background=False,
         )
-    return folder, found
+    return records
 
 
-def _image_folder(root: Path, folder: Path) -> Path:
-    for name in _IMAGE_FOLDERS:
-        if (root / name).is_dir():
-            return root / name
-    return folder if folder.name != "Annotations" else root
+def _bare(layout: Layout, seen: Collection[str]) -> list[str]:
+    """Images that no XML file is about, damaged ones included."""
+    left = layout.images.names.difference(seen)
+    if not left:
+        return []
+    for stem in layout.stems:
+        try:
+            left = left.difference((layout.images.find(stem, ()),))
+        except DataError:
+            continue
+    return list(left)
 
 
-def _parse(
-    file: Path, stem: str, image_folder: Path, present: set[str], problems: Problems
-) -> _Image | None:
-    with problems.catching(file):
-        tree = _tree(file)
-        written = (tree.findtext("filename") or "").strip()
-        if written and not check_file_name(written, problems=problems, file=file):
-            return None
-        file_name = _image_name(stem, written, present)
-        size = _size(tree, image_folder / file_name, file)
-        objects = [
-            found
-            for number, node in enumerate(tree.findall("object"), 1)
-            if (found := _object(node, number, file, problems)) is not None
-        ]
-        return _Image(file, file_name, size, objects)
-    return None
+def _stated(tree: ET.Element) -> list[str]:
+    """Paths of the image as the file states them, the one that says most first."""
+    name, folder, path = (
+        (tree.findtext(tag) or "").strip() for tag in ("filename", "folder", "path")
+    )
+    together = f"{folder}/{name}" if folder and name else ""
+    return [text for text in (together, name, path) if text]
 
 
-def _tree(file: Path) -> ET.Element:
-    data = read_bytes(file, remedy="Remove its name from the image set.")
-    # Entities can only be declared in a document type; without one nothing can be expanded. NUL
-    # bytes would hide it in UTF-16.
-    if b"<!DOCTYPE" in data.upper() or b"\0" in data:
-        raise DataError(
-            "has a document type or is not UTF-8, which VOC files do not need",
-            file=file,
-            remedy="Remove it.",
-        )
-    try:
-        tree = ET.fromstring(data)
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise DataError(
-            f"not valid XML: {error}", file=file, remedy="Export or download it again."
-        ) from error
+def _content(
+    tree: ET.Element, file: str, file_name: str, image_folder: Path, problems: Problems
+) -> _Image:
+    size = _size(tree, image_folder, file_name, file)
+    objects = [
+        found
+        for number, node in enumerate(tree.findall("object"), 1)
+        if (found := _object(node, number, file, problems)) is not None
+    ]
+    return _Image(file, file_name, size, objects)
+
+
+def _tree(file: str) -> ET.Element:
+    tree = parse_xml(read_bytes(file, remedy="Remove its name from the image set."), file)
     if tree.tag != "annotation":
-        raise DataError(f"starts with <{tree.tag}>, not <annotation>: not a VOC file", file=file)
+        raise DataError(
+            f"starts with <{tree.tag[:80]}>, not <annotation>: not a VOC file",
+            file=file,
+            remedy="Remove it from the folder, or leave it out with --skip-bad.",
+        )
     return tree
 
 
-def _image_name(stem: str, written: str, present: set[str]) -> str:
-    """The image goes by the XML file's stem, as in the devkit, else by <filename>."""
-    candidates = [stem + Path(written).suffix, *(stem + s for s in _SUFFIXES), written]
-    for candidate in candidates:
-        if candidate in present:
-            return candidate
-    return written if Path(written).suffix else f"{stem}.jpg"
-
-
-def _size(tree: ET.Element, image: Path, file: Path) -> tuple[int, int]:
+def _size(tree: ET.Element, image_folder: Path, file_name: str, file: str) -> tuple[int, int]:
     try:
         width = round(float(tree.findtext("size/width") or 0))
         height = round(float(tree.findtext("size/height") or 0))
@@ -244,56 +214,91 @@ def _size(tree: ET.Element, image: Path, file: Path) -> tuple[int, int]:
     if 0 < width < 2**31 and 0 < height < 2**31:
         return width, height
     try:
-        return image_size(str(image))
+        return image_size(f"{image_folder}/{file_name}")
     except DataError as error:
         raise DataError(
-            f"has no <size>, and the image {image.name!r} cannot be read",
+            f"has no <size>, and the image {file_name!r} cannot be read",
             file=file,
             remedy="Add <size>, or put the image in place.",
         ) from error
 
 
-def _object(node: ET.Element, number: int, file: Path, problems: Problems) -> _Object | None:
+def _object(node: ET.Element, number: int, file: str, problems: Problems) -> _Object | None:
     """The object, or None where it is bad and to be skipped."""
     try:
-        label, corners = _label_and_corners(node)
+        label, corners, outline = _label_and_corners(node)
     except ValueError as error:
         problems.error(str(error), file=file, record=f"object {number}", remedy=SKIP)
         return None
+    problems.count("without <bndbox>: read from a polygon or a rotated box", outline)
     difficult = (node.findtext("difficult") or "0").strip().lower() not in ("", "0", "false", "no")
     kept = {k: (node.findtext(k) or "").strip() for k in KEPT}
     kept = {k: v for k, v in kept.items() if v not in ("", "0", "Unspecified")}
     return _Object(number, label, corners, difficult, json.dumps(kept).encode() if kept else None)
 
 
-def _label_and_corners(node: ET.Element) -> tuple[str, tuple[float, float, float, float]]:
+def _label_and_corners(node: ET.Element) -> tuple[str, Corners, bool]:
+    """Name, corners, and whether these come from a polygon or a rotated box."""
     label = (node.findtext("name") or "").strip()
     if not label:
         raise ValueError("object has no <name>")
     box = node.find("bndbox")
-    if box is None:
+    if box is not None:
+        x1, y1, x2, y2 = (_number(box, tag, label) for tag in ("xmin", "ymin", "xmax", "ymax"))
+        return label, (x1, y1, x2, y2), False
+    points = _rotated(node, label) or _polygon(node, label)
+    if not points:
         raise ValueError(f"object {label!r} has no <bndbox>")
-    values = []
-    for tag in ("xmin", "ymin", "xmax", "ymax"):
-        text = (box.findtext(tag) or "").strip()
-        try:
-            values.append(float(text))
-        except ValueError:
-            raise ValueError(f"<{tag}> of {label!r} is {text!r}, not a number") from None
-    return label, (values[0], values[1], values[2], values[3])
+    x, y = zip(*points, strict=True)
+    return label, (min(x), min(y), max(x), max(y)), True
 
 
-def _own_space(name: str, records: list[_Image], folder: Path, stems: list[str]) -> LabelSpace:
+def _rotated(node: ET.Element, label: str) -> list[tuple[float, float]]:
+    """The corners of roLabelImg's ``<robndbox>``, whose angle is in radians."""
+    box = node.find("robndbox")
+    if box is None:
+        return []
+    cx, cy, w, h, angle = (_number(box, tag, label) for tag in ("cx", "cy", "w", "h", "angle"))
+    if not math.isfinite(angle):
+        raise ValueError(f"<angle> of {label!r} is not finite")
+    cos, sin = math.cos(angle) / 2, math.sin(angle) / 2
+    return [
+        (cx + i * w * cos - k * h * sin, cy + i * w * sin + k * h * cos)
+        for i in (-1, 1)
+        for k in (-1, 1)
+    ]
+
+
+def _polygon(node: ET.Element, label: str) -> list[tuple[float, float]]:
+    """The points of a ``<polygon>``: ``<pt><x><y>`` as LabelMe has it, or ``<x1><y1><x2>...``."""
+    polygon = node.find("polygon")
+    if polygon is None:
+        return []
+    points = [(_number(p, "x", label), _number(p, "y", label)) for p in polygon.findall("pt")]
+    numbered = [child.tag[1:] for child in polygon if child.tag[:1] == "x" and child.tag[1:]]
+    points += [(_number(polygon, f"x{n}", label), _number(polygon, f"y{n}", label))
+               for n in numbered]  # fmt: skip
+    return points
+
+
+def _number(node: ET.Element, tag: str, label: str) -> float:
+    text = (node.findtext(tag) or "").strip()
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"<{tag}> of {label!r} is {text!r}, not a number") from None
+
+
+def _own_space(name: str, records: list[_Image], layout: Layout) -> LabelSpace:
     found = {o.label for r in records for o in r.objects}
     builtin = LabelSpace.load("voc")
     if found <= set(builtin.names):
         return LabelSpace(name, builtin.categories)
     # Names of the other splits belong to the label space too, or it would change with the split.
-    for file in folder.glob("*.xml"):
-        if file.stem not in stems:
-            try:
-                nodes = _tree(file).findall("object/name")
-            except DataError:
-                continue
-            found |= {text for node in nodes if (text := (node.text or "").strip())}
+    for stem in layout.stems.keys() - set(layout.chosen):
+        try:
+            nodes = _tree(f"{layout.folder}/{layout.stems[stem]}").findall("object/name")
+        except DataError:
+            continue
+        found |= {text for node in nodes if (text := (node.text or "").strip())}
     return LabelSpace.from_names(name, sorted(found))
