@@ -207,8 +207,8 @@ def _add(fo: Any, dataset: Any, source: SourceFolder, images: Path | None) -> li
     """Add one source's samples; returns their ids."""
     if source.path.is_dir():
         return _import(fo, dataset, source.path, source.path)
-    from relabel.datasets.formats import fiftyone as fiftyone_format
     from relabel.datasets.formats.coco import read as coco
+    from relabel.datasets.formats.fiftyone import write as fiftyone_format
     from relabel.datasets.pixels.location import image_location
 
     data = coco.read(source.path, name=source.name, split=None, problems=Problems(skip_bad=True))

@@ -16,7 +16,7 @@ import pytest
 
 from relabel.cli import main
 from relabel.datasets.dataset import Provenance, make_boxes
-from relabel.datasets.formats import fiftyone as fiftyone_format
+from relabel.datasets.formats.fiftyone import write as fiftyone_format
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError
 from relabel.viewer import find_sources
