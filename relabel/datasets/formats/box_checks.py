@@ -25,6 +25,8 @@ AGAIN = "Download the file again, or leave it out with --skip-bad."
 
 # A corner may pass the image's edge by rounding of the sum alone; such a box is inside.
 _ROUNDING = 1e-6
+# Sides of images are held in 32 bits.
+_SIDES = 1 << 31
 
 
 def numbered_images(
@@ -61,7 +63,7 @@ class ImageRows:
     row_of: dict[str, int] = field(default_factory=dict)
 
     def add(
-        self, name: str, size: tuple[int, int], *, file: Path, record: str, location: str = ""
+        self, name: str, size: tuple[float, float], *, file: Path, record: str, location: str = ""
     ) -> int | None:
         """Add an image of (width, height) and return its row.
 
@@ -73,14 +75,14 @@ class ImageRows:
         fault = None
         if name in self.row_of:
             fault = f"image {name!r} appears twice"
-        elif min(size) <= 0:
-            fault = f"image size {size[0]}x{size[1]} is not possible"
+        elif not all(0 < side < _SIDES and side == int(side) for side in size):
+            fault = f"image size {size_text(size)} is not possible"
         if fault is not None:
             self.problems.error(fault, file=file, record=record, remedy=SKIP)
             return None
         self.row_of[name] = len(self.name)
         self.name.append(name)
-        self.size.append(size)
+        self.size.append((int(size[0]), int(size[1])))
         self.location.append(location)
         return len(self.name) - 1
 
@@ -89,6 +91,11 @@ class ImageRows:
         return numbered_images(
             self.name, self.size, location=self.location if any(self.location) else None
         )
+
+
+def size_text(size: tuple[float, float]) -> str:
+    """``1920x1080``; a side of hundreds of digits is not written out."""
+    return "x".join(str(s) if abs(s) < 1 << 64 else f"{float(min(s, 1e308)):g}" for s in size)
 
 
 def checked_boxes(

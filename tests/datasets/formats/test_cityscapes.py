@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.cityscapes import instance_boxes, read
+from relabel.datasets.formats.cityscapes import read
+from relabel.datasets.formats.cityscapes_maps import instance_boxes
 from relabel.errors import DataError, Problems
 from tests.builders import native
 from tests.builders.datasets import edit_json, write_image
