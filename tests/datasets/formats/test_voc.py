@@ -155,11 +155,15 @@ def test_round_trip(tmp_path, rows, number):
     assert back.boxes.ignore.tolist() == dataset.boxes.ignore.tolist()
 
 
-def test_integers_are_written_as_integers_and_folders_flattened(tmp_path):
+def test_integers_are_written_as_integers_and_folders_kept(tmp_path):
     boxes = [(0, [10, 5, 10, 10], 0), (0, [1.5, 2.5, 8.75, 17.5], 0)]
     dataset = dataset_of("x", ["dog"], ["s/a.jpg", "s_a.jpg"], boxes, size=(60, 40), root=tmp_path)
     files = write(dataset, tmp_path / "o")
-    assert [f.name for f in files] == ["train.txt", "s_a.xml", "s_a_2.xml"]
+    assert [f.relative_to(tmp_path / "o").as_posix() for f in files] == [
+        "ImageSets/Main/train.txt",
+        "Annotations/s/a.xml",
+        "Annotations/s_a.xml",
+    ]
     text = files[1].read_text()
     assert "<xmin>11</xmin>" in text
     assert "<xmax>20</xmax>" in text

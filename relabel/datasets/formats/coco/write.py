@@ -13,6 +13,14 @@ import orjson
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Provenance
 from relabel.datasets.formats.records import collector_paused
+from relabel.datasets.formats.write_checks import (
+    check_classes,
+    check_files,
+    check_images,
+    check_split,
+    cleaned,
+    with_small_ids,
+)
 from relabel.datasets.pixels.placing import CopyImages, place_images, writing
 from relabel.errors import Problems
 
@@ -59,27 +67,37 @@ def write(
 ) -> list[Path]:
     """Write a dataset as COCO JSON.
 
-    Ids survive, categories stand in the order of the label space, annotations in the order of
-    their ids; coordinates are not rounded. Ignored boxes get ``iscrowd`` 1. A box with provenance
-    gets a ``relabel`` object, one with a score a ``score``. ``info.relabel.root`` states the
-    folder that ``file_name`` is relative to, itself relative to the JSON file.
+    Ids survive unless they lie beyond 2^53, categories stand in the order of the label space,
+    annotations in the order of their ids; coordinates are not rounded. Ignored boxes get
+    ``iscrowd`` 1. A box with provenance gets a ``relabel`` object, one with a score a ``score``.
+    ``info.relabel.root`` states the folder that ``file_name`` is relative to, itself relative to
+    the JSON file.
 
     Args:
         out: a ``.json`` file, or a folder, which gets ``annotations/instances_{split}.json``.
         copy_images: ``link`` or ``copy`` puts the images into ``images/`` of the folder, or
             beside the file; images inside records are extracted.
-        problems: receives missing images; default raises on the first.
+        problems: receives missing images, and ids that are renumbered; default raises on the
+            first missing image.
 
     Returns:
         The JSON file.
 
     Raises:
-        DataError: the output cannot be written; nothing is left under its name then.
+        DataError: a class or file name that readers would refuse, an image without a size, a box
+            that is not finite or has a negative size; or the output cannot be written, and nothing
+            is left under its name then.
     """
+    check_split(split)
     if out.suffix.lower() == ".json":
         file, images = out, out.parent / "images"
     else:
         file, images = out / "annotations" / f"instances_{split}.json", out / "images"
+    check_classes(dataset)
+    check_images(dataset)
+    if copy_images != "none":
+        check_files(dataset, dataset.images.file_name, images, problems, seen=False)
+    dataset = with_small_ids(cleaned(dataset, problems, file, clip=False), problems, file)
     root = dataset.root
     if copy_images != "none":
         place_images(dataset, images, copy_images, problems=problems)

@@ -21,7 +21,7 @@ from relabel.files.walk import is_hidden, walk_files
 _XML_FOLDERS = ("annotations", "annotation")
 _IMAGE_FOLDERS = ("jpegimages", "images", "jpegimage")
 # The order in which several images of one stem are taken.
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SETS = ("ImageSets/Main", "ImageSets")
 # Image sets of one class have a second column: -1, 0 or 1.
 _FLAG = re.compile(r"\s+-?[01]$")
@@ -93,7 +93,7 @@ def find_layout(
     image_folder = _subfolder(root, _IMAGE_FOLDERS)
     if image_folder is None:
         image_folder = root if folder.name.lower() in _XML_FOLDERS else folder
-    images = ImageIndex(walk_files(image_folder, frozenset(_SUFFIXES)))
+    images = ImageIndex(walk_files(image_folder, frozenset(SUFFIXES)))
     return Layout(folder, stems, chosen, not (split or annotations), image_folder, images)
 
 
@@ -192,7 +192,7 @@ def _named(entry: str) -> Iterator[str]:
         for name in _tails(posix(text)):
             yield name
             stem, suffix = _stem(name), Path(name).suffix.lower()
-            if suffix in (*_SUFFIXES, ".xml"):
+            if suffix in (*SUFFIXES, ".xml"):
                 yield stem
 
 
@@ -251,7 +251,7 @@ class ImageIndex:
         """
         same = self._by_key.get(_key(stem), [])
         if len(same) > 1:
-            suffixes = [_suffix(text) for text in stated] + list(_SUFFIXES)
+            suffixes = [_suffix(text) for text in stated] + list(SUFFIXES)
             same = sorted(same, key=lambda name: suffixes.index(_suffix(name)))
             if len({_suffix(name) for name in same}) < len(same):
                 raise _ambiguous(same)

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import json
+import posixpath
+import re
 import xml.etree.ElementTree as ET
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.voc.layout import SUFFIXES, ImageIndex
 from relabel.datasets.formats.voc.read import KEPT
+from relabel.datasets.formats.write_checks import (
+    check_classes,
+    check_files,
+    check_images,
+    check_split,
+    cleaned,
+    lost_of_boxes,
+    lost_of_file,
+    tell_lost,
+)
+from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.placing import CopyImages, place_images, write_text, writing
-from relabel.errors import Problems
+from relabel.errors import DataError, Problems
+
+# What XML 1.0 cannot hold, not even as a reference; a carriage return is read as a line feed.
+_NO_XML = re.compile("[\0-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 def write(
@@ -23,50 +43,114 @@ def write(
     """Write ``Annotations/``, ``ImageSets/Main/{split}.txt`` and, unless ``none``, ``JPEGImages/``.
 
     Coordinates that are whole pixels are written as integers, others with their decimals. Ignored
-    boxes become ``difficult``. Folders in file names become part of the name, since VOC has none.
-    Scores and provenance cannot be expressed and are left out.
+    boxes become ``difficult``. Folders in file names are folders in ``Annotations/`` and
+    ``JPEGImages/`` too. What VOC has no place for (ids, scores, areas, segmentation) is left out
+    and told.
 
     Returns:
         The image set, then the XML files.
 
     Raises:
-        DataError: the output cannot be written.
+        DataError: a class or file name that a VOC reader would not give back, an image without a
+            size, or the output cannot be written. Names are looked at before anything is written.
     """
-    names = _flat_names(list(dataset.images.file_name))
+    check_split(split)
+    check_classes(dataset, _class_fault)
+    names = [posixpath.normpath(name) if name else name for name in dataset.images.file_name]
+    check_images(dataset, names, _file_fault)
+    check_files(dataset, names, out / "Annotations", problems)
+    _check_pairs(dataset, names)
+    dataset = cleaned(dataset, problems, out)
+    if problems is not None:
+        tell_lost(dataset, _lost(dataset), "Pascal VOC", problems, out)
+
     if copy_images != "none":
         place_images(dataset, out / "JPEGImages", copy_images, names=names, problems=problems)
     files = []
     for row, _ in dataset.iter_images():
-        file = out / "Annotations" / (Path(names[row]).stem + ".xml")
+        file = out / "Annotations" / f"{_stem(names[row])}.xml"
         with writing(file) as temp:
             temp.write_bytes(_document(dataset, row, names[row]))
         files.append(file)
     listing = out / "ImageSets" / "Main" / f"{split}.txt"
-    write_text(listing, "".join(f"{Path(n).stem}\n" for n in names))
+    write_text(listing, "".join(f"{_stem(name)}\n" for name in names))
     return [listing, *files]
 
 
-def _flat_names(names: list[str]) -> list[str]:
-    """File names without folders and with different stems."""
-    flat: list[str] = []
-    stems: set[str] = set()
-    for name in names:
-        path = PurePosixPath(name)
-        # A blank would end the name in the image set.
-        base = "_".join("_".join(path.with_suffix("").parts).split())
-        stem, number = base, 1
-        while stem in stems:
-            number += 1
-            stem = f"{base}_{number}"
-        stems.add(stem)
-        flat.append(stem + path.suffix)
-    return flat
+def _stem(name: str) -> str:
+    return posixpath.splitext(name)[0]
+
+
+def _class_fault(name: str) -> str | None:
+    if not name.strip():
+        return "is blank"
+    if name != name.strip():
+        return "begins or ends with a blank, which readers of XML take off"
+    return _xml_fault(name)
+
+
+def _xml_fault(text: str) -> str | None:
+    found = _NO_XML.search(text)
+    return f"holds the character U+{ord(found[0]):04X}, which XML cannot" if found else None
+
+
+def _file_fault(name: str) -> str | None:
+    stem, suffix = posixpath.splitext(name)
+    if suffix.lower() not in SUFFIXES:
+        return f"does not end in one of {', '.join(SUFFIXES)}, by which readers find images"
+    if "\n" in name:
+        return "holds a line break, which ends a line of an image set"
+    if stem != stem.strip() or posixpath.basename(stem).startswith((" ", "\t")):
+        return "begins or ends with a blank, which readers of image sets take off"
+    return _xml_fault(name)
+
+
+def _check_pairs(dataset: DetectionDataset, names: list[str]) -> None:
+    """Refuse images that the reader could not tell apart by their XML files."""
+    index = ImageIndex(names)
+    stems: dict[str, str] = {}
+    for row, name in enumerate(names):
+        stem = _stem(name)
+        other = stems.setdefault(stem, name)
+        try:
+            found = index.find(stem, [name])
+        except DataError:
+            found = None
+        if other != name or found != name:
+            what = "could not be told from another by its XML file"
+            if other != name:
+                what = f"would have the same XML file as {other!r}"
+            raise DataError(
+                f"file name {dataset.images.file_name[row]!r} {what}",
+                record=f"image {dataset.images.id[row]}",
+                remedy="Rename one of them.",
+            )
+
+
+def _lost(dataset: DetectionDataset) -> Iterator[str]:
+    space, boxes = dataset.space, dataset.boxes
+    counts = np.bincount(boxes.category, minlength=len(space))
+    used = {c.name for c, n in zip(space.categories, counts, strict=True) if n}
+    builtin = LabelSpace.load("voc")
+    kept = builtin if used <= set(builtin.names) else LabelSpace.from_names("", sorted(used))
+    unused = [name for name in space.names if name not in kept.names]
+    if unused:
+        yield f"classes without boxes ({len(unused)})"
+    if [c.id for c in space.categories if c.name in used] != [
+        kept.categories[kept.index(c.name)].id for c in space.categories if c.name in used
+    ]:
+        yield "category ids"
+    if any(c.ignore and c.name in used for c in space.categories):
+        yield "classes being ones to ignore"
+    yield from lost_of_file(dataset)
+    yield from lost_of_boxes(dataset, KEPT)
 
 
 def _document(dataset: DetectionDataset, row: int, name: str) -> bytes:
     root = ET.Element("annotation")
-    ET.SubElement(root, "folder").text = "JPEGImages"
-    ET.SubElement(root, "filename").text = name
+    folder, base = posixpath.split(name)
+    ET.SubElement(root, "folder").text = posixpath.join("JPEGImages", folder).rstrip("/")
+    ET.SubElement(root, "filename").text = base
     size = ET.SubElement(root, "size")
     for tag, value in (
         ("width", int(dataset.images.width[row])),
@@ -98,4 +182,5 @@ def _kept_fields(extra: bytes | None) -> dict[str, str]:
         return {}
     fields = json.loads(extra)
     values = {k: fields[k] for k in KEPT if isinstance(fields.get(k), str | int)}
-    return {k: str(int(v) if isinstance(v, bool) else v) for k, v in values.items()}
+    texts = {k: str(int(v) if isinstance(v, bool) else v) for k, v in values.items()}
+    return {k: v for k, v in texts.items() if not _xml_fault(v)}

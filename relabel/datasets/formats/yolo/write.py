@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.formats.yolo.layout import label_path
+from relabel.datasets.formats.splits import split_kind
+from relabel.datasets.formats.write_checks import (
+    check_classes,
+    check_files,
+    check_images,
+    check_split,
+    cleaned,
+    lost_of_boxes,
+    lost_of_file,
+    tell_lost,
+)
+from relabel.datasets.formats.yolo.layout import IMAGE_SUFFIXES, label_path
 from relabel.datasets.pixels.placing import CopyImages, place_images, write_text
 from relabel.errors import ConfigError, DataError, Problems
+from relabel.files.opening import read_text
+from relabel.files.yaml_text import load_yaml
 
 LEFT_OUT = "marked as ignored, which YOLO cannot express: left out"
+_OTHER_KEYS = ("names", "nc", "path")
 
 
 def write(
@@ -26,69 +42,122 @@ def write(
 ) -> list[Path]:
     """Write ``data.yaml``, ``labels/{split}/`` and, unless ``none``, ``images/{split}/``.
 
-    Splits written one after the other into the same folder share its data.yaml. Ignored boxes,
-    scores and provenance cannot be expressed; ignored boxes are left out and counted.
+    Splits written one after the other into the same folder share its data.yaml. Ignored boxes are
+    left out and counted; what else YOLO has no place for (ids, scores, areas, segmentation) is
+    told.
 
     Returns:
         data.yaml, then the label files.
 
     Raises:
-        ConfigError: the folder holds a dataset with other classes.
-        DataError: two images would share a label file, or the output cannot be written.
+        ConfigError: the folder holds a dataset with other classes, or the split's name cannot be
+            one.
+        DataError: a class or file name that a YOLO reader would not give back, two images that
+            would share a label file, an image without a size, or the output cannot be written.
+            Names are looked at before anything is written.
     """
-    names = _names(list(dataset.images.file_name), split)
-    _check_labels(names)
-    config = _config(dataset, out / "data.yaml", split)
+    check_split(split)
+    if split in _OTHER_KEYS:
+        raise ConfigError(
+            f"a split of YOLO cannot be called {split!r}, which means something else in data.yaml",
+            remedy="Use a name such as train, val or test.",
+        )
     folder = out / "images" / split
+    check_classes(dataset, _class_fault)
+    names = _names(list(dataset.images.file_name), split)
+    check_images(dataset, names, _file_fault)
+    check_files(dataset, names, folder, problems)
+    labels = [label_path(folder / name) for name in names]
+    _check_labels(dataset, labels)
+    config = _config(dataset, out / "data.yaml", split)
+    dataset = cleaned(dataset, problems, out)
+    keep = ~dataset.boxes.ignore & (dataset.boxes.category < dataset.space.num_classes)
+    _tell(dataset, keep, split, problems, out)
+
     if copy_images != "none":
         place_images(dataset, folder, copy_images, names=names, problems=problems)
-    boxes, space = dataset.boxes, dataset.space
-    if problems is not None:
-        problems.count(LEFT_OUT, int(boxes.ignore.sum()))
+    boxes = dataset.boxes
     size = np.stack([dataset.images.width, dataset.images.height], axis=1).astype(np.float64)
     scale = size[boxes.image]
     # Classes come first in a label space, so that positions are YOLO's class numbers.
-    keep = ~boxes.ignore & (boxes.category < space.num_classes) & (scale > 0).all(axis=1)
-    scale = np.where(scale > 0, scale, 1)
     center = (boxes.xywh[:, :2] + boxes.xywh[:, 2:] / 2) / scale
     extent = boxes.xywh[:, 2:] / scale
     numbers = np.clip(np.concatenate([center, extent], axis=1), 0, 1)
-    files = []
-    for row, span in dataset.iter_images():
-        file = label_path(folder / names[row])
+    for (_, span), file in zip(dataset.iter_images(), labels, strict=True):
         lines = [
             f"{boxes.category[i]} " + " ".join(f"{v:.12g}" for v in numbers[i]) + "\n"
             for i in range(span.start, span.stop)
             if keep[i]
         ]
         write_text(file, "".join(lines))
-        files.append(file)
-    write_text(out / "data.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    return [out / "data.yaml", *files]
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=float("inf"))
+    write_text(out / "data.yaml", text)
+    return [out / "data.yaml", *labels]
+
+
+def _class_fault(name: str) -> str | None:
+    return None if name.strip() else "is blank"
+
+
+def _file_fault(name: str) -> str | None:
+    suffix = posixpath.splitext(name)[1]
+    if suffix.lower() not in IMAGE_SUFFIXES:
+        return "does not end in .jpg or another suffix by which readers of YOLO find images"
+    return None
 
 
 def _names(file_names: list[str], split: str) -> list[str]:
     """Names below ``images/{split}/``: folders of that name are not repeated."""
+    plain = [posixpath.normpath(name) if name else name for name in file_names]
     shorter = []
-    for name in file_names:
-        parts = list(PurePosixPath(name).parts)
+    for name in plain:
+        parts = name.split("/")
         for prefix in ("images", split):
             if len(parts) > 1 and parts[0] == prefix:
                 parts = parts[1:]
         shorter.append("/".join(parts))
-    return shorter if len(set(shorter)) == len(shorter) else file_names
+    return shorter if len(set(shorter)) == len(shorter) else plain
 
 
-def _check_labels(names: list[str]) -> None:
-    first: dict[str, str] = {}
-    for name in names:
-        stem = str(PurePosixPath(name).with_suffix(""))
-        if stem in first:
+def _check_labels(dataset: DetectionDataset, labels: list[Path]) -> None:
+    first: dict[Path, int] = {}
+    names = dataset.images.file_name
+    for row, file in enumerate(labels):
+        other = first.setdefault(file, row)
+        if other != row:
             raise DataError(
-                f"images {first[stem]!r} and {name!r} would share the label file {stem}.txt",
+                f"images {names[other]!r} and {names[row]!r} would share the label file "
+                f"{file.name}",
+                record=f"image {dataset.images.id[row]}",
                 remedy="Rename one of them.",
             )
-        first[stem] = name
+
+
+def _tell(
+    dataset: DetectionDataset, keep: np.ndarray, split: str, problems: Problems | None, out: Path
+) -> None:
+    """Say what is left out, and where nothing is left to train on."""
+    if problems is None:
+        return
+    problems.count(LEFT_OUT, int((~keep).sum()))
+    kept = dataset.with_boxes(dataset.boxes.take(keep))
+    tell_lost(dataset, _lost(kept), "YOLO", problems, out)
+    if len(keep) and not keep.any():
+        problems.warning(
+            f"all {len(keep)} boxes are ones to ignore: split {split!r} has none to train on",
+            file=out,
+        )
+
+
+def _lost(dataset: DetectionDataset) -> Iterator[str]:
+    space = dataset.space
+    if [c.id for c in space.categories] != list(range(1, len(space) + 1)):
+        yield "category ids"
+    ignored = len(space) - space.num_classes
+    if ignored:
+        yield f"classes to ignore ({ignored})"
+    yield from lost_of_file(dataset)
+    yield from lost_of_boxes(dataset)
 
 
 def _config(dataset: DetectionDataset, file: Path, split: str) -> dict[str, Any]:
@@ -97,8 +166,8 @@ def _config(dataset: DetectionDataset, file: Path, split: str) -> dict[str, Any]
     splits: dict[str, str] = {}
     if file.is_file():
         try:
-            before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            before = load_yaml(read_text(file), file)
+        except DataError:
             before = None
         if not isinstance(before, dict) or before.get("names") != names:
             raise ConfigError(
@@ -106,8 +175,13 @@ def _config(dataset: DetectionDataset, file: Path, split: str) -> dict[str, Any]
                 file=file,
                 remedy="Choose another --out, or remove it.",
             )
-        splits = {k: v for k, v in before.items() if k not in ("names", "nc")}
-    splits[split] = f"images/{split}"
+        splits = {k: v for k, v in before.items() if k not in ("names", "nc") and type(v) is str}
+    # Ultralytics looks for `val`, whatever the folder is called.
+    key = split_kind(split)
+    taken = splits.get(key, "").removeprefix("images/")
+    if taken != split and split_kind(taken) == key:
+        key = split
+    splits[key] = f"images/{split}"
     # Ultralytics wants both; one that is missing borrows the other until it is written.
     for needed in ("train", "val"):
         splits.setdefault(needed, f"images/{split}")
