@@ -78,6 +78,7 @@ def errors(
     from relabel.evaluation.errors import evaluate_errors
 
     analysis = evaluate_errors(truth, predictions, min_score=min_score)
+    warn(analysis.warnings)
     ap = "-" if analysis.AP50 is None else f"{100 * analysis.AP50:.1f}"
     shown = [
         (f"Errors at AP50 {ap}, in points of AP50", tables.error_rows(analysis)),

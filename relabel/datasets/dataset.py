@@ -135,6 +135,9 @@ class DetectionDataset:
         space: its label space.
         root: the folder image file names are relative to.
         info: the COCO ``info`` object and other file-level fields worth keeping.
+        outside: the root was stated by a file that did not come with it: it leads out of the
+            dataset's folder, and no user gave it. Pixels are read there, files are not placed from
+            there.
     """
 
     name: str
@@ -143,6 +146,7 @@ class DetectionDataset:
     boxes: Boxes
     root: Path
     info: dict[str, Any] = field(default_factory=dict)
+    outside: bool = False
 
     def __len__(self) -> int:
         return len(self.images)

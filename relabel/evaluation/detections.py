@@ -21,9 +21,14 @@ from typing import Any, Literal
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, make_boxes
-from relabel.datasets.formats.coco.as_written import CocoSource, read_as_written, read_results
+from relabel.datasets.formats.coco.as_written import (
+    CocoSource,
+    Strict,
+    read_as_written,
+    read_results,
+)
 from relabel.detectors.base import Detections
-from relabel.errors import DataError
+from relabel.errors import DataError, Problems
 from relabel.evaluation.federated import GROUPS, MAX_FEDERATED, Federated, federated
 from relabel.evaluation.joining import in_id_order, join_by_id
 from relabel.geometry import suppress, xyxy_to_xywh
@@ -106,19 +111,46 @@ def evaluate_detections(
         DataError: a damaged file; predictions without a score, on unknown images, or of unknown
             categories.
     """
-    return average_precision(*read_scored(truth, predictions))
+    problems = Strict()
+    reference, found = read_scored(truth, predictions, problems)
+    metrics = average_precision(reference, found)
+    beyond = _beyond_limit(reference, found, metrics.rules == "lvis")
+    warnings = (*told(problems), *metrics.warnings, *beyond)
+    return replace(metrics, warnings=warnings)
+
+
+def told(problems: Problems) -> tuple[str, ...]:
+    """Warnings of the readers, a line each."""
+    lines = [f"{p.file}: {p.message}" for p in problems.found]
+    return tuple(dict.fromkeys((*lines, *problems.summary())))
+
+
+def _beyond_limit(truth: DetectionDataset, found: Boxes, lvis: bool) -> tuple[str, ...]:
+    """A warning where images have more detections than are looked at."""
+    classes = 1 if lvis else max(truth.space.num_classes, 1)
+    cell = found.image.astype(np.int64) * classes + (0 if lvis else found.category)
+    counts = np.unique(cell, return_counts=True)[1]
+    limit = MAX_FEDERATED if lvis else MAX_DETECTIONS[-1]
+    left_out = int(np.maximum(counts - limit, 0).sum())
+    if not left_out:
+        return ()
+    of = "an image" if lvis else "an image and class"
+    return (f"{left_out} detections beyond the best {limit} of {of} are left out, by the rules",)
 
 
 def read_scored(
-    truth: CocoSource, predictions: CocoSource | Sequence[Mapping[str, Any]]
+    truth: CocoSource, predictions: CocoSource | Sequence[Mapping[str, Any]], problems: Strict
 ) -> tuple[DetectionDataset, Boxes]:
     """Truth, and scored predictions brought onto its images and categories.
+
+    Args:
+        problems: receives warnings.
 
     Raises:
         DataError: as `evaluate_detections`.
     """
-    reference = read_as_written(truth)
-    found = read_results(predictions, reference)
+    reference = read_as_written(truth, problems)
+    found = read_results(predictions, reference, problems)
     unscored = np.flatnonzero(~np.isfinite(found.boxes.score))
     if len(unscored):
         raise DataError(
@@ -127,6 +159,14 @@ def read_scored(
             record=f"annotation {found.boxes.id[unscored[0]]}",
             remedy="AP needs scores: add a `score` to every annotation.",
         )
+    if len(found.boxes) and found.boxes.score.max() > 1:
+        problems.warning(
+            f"scores go up to {found.boxes.score.max():g}: are they percent? AP looks at their "
+            "order alone; commands with a minimum score expect fractions",
+            file=found.name,
+        )
+    if not len(found.boxes):
+        problems.warning("holds no predictions", file=found.name)
     return reference, join_by_id(found, reference)
 
 

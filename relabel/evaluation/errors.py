@@ -34,13 +34,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from relabel.datasets.dataset import Boxes
-from relabel.datasets.formats.coco.as_written import CocoSource
-from relabel.evaluation.detections import MAX_DETECTIONS, precision_at_recalls, read_scored
+from relabel.datasets.formats.coco.as_written import CocoSource, Strict
+from relabel.errors import DataError
+from relabel.evaluation.detections import (
+    MAX_DETECTIONS,
+    precision_at_recalls,
+    read_scored,
+    told,
+)
 from relabel.evaluation.federated import MAX_FEDERATED, federated
 from relabel.evaluation.regions import inside_regions, objects_and_regions
 from relabel.evaluation.transfer import Transition
@@ -70,6 +77,7 @@ class ErrorAnalysis:
         duplicates: by predicted class, detections with ``min_score`` left without a match although
             they overlap a truth box; they are in no row of ``confusion``.
         min_score: minimum score in ``confusion``; AP and the error types look at every detection.
+        warnings: what the numbers do not show.
     """
 
     AP50: float | None
@@ -79,6 +87,7 @@ class ErrorAnalysis:
     confusion: Transition
     duplicates: dict[str, int]
     min_score: float
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -112,7 +121,15 @@ def evaluate_errors(
         DataError: a damaged file; predictions without a score, on unknown images, or of unknown
             categories.
     """
-    reference, detections = read_scored(truth, predictions)
+    problems = Strict()
+    reference, detections = read_scored(truth, predictions, problems)
+    if len(detections) and detections.score.max() > 1:
+        raise DataError(
+            f"scores go up to {detections.score.max():g}, and the least score of the confusion "
+            "table is a fraction",
+            file=predictions if isinstance(predictions, str | Path) else "the predictions given",
+            remedy="Divide the scores by 100 if they are percent.",
+        )
     names = tuple(reference.space.class_names)
     classes = len(names)
     rules = federated(reference)
@@ -158,6 +175,7 @@ def evaluate_errors(
         confusion=confusion,
         duplicates=duplicates,
         min_score=min_score,
+        warnings=told(problems),
     )
 
 

@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset
-from relabel.datasets.formats.coco.as_written import CocoSource, read_as_written, read_results
-from relabel.evaluation.detections import average_precision
+from relabel.datasets.formats.coco.as_written import (
+    CocoSource,
+    Strict,
+    read_as_written,
+    read_results,
+)
+from relabel.evaluation.detections import average_precision, told
 from relabel.evaluation.federated import federated
 from relabel.evaluation.joining import in_id_order, join_by_name
 from relabel.evaluation.regions import inside_regions, objects_and_regions
@@ -153,13 +158,14 @@ def evaluate_transfer(
     Raises:
         DataError: a damaged file, no image in common, an unknown category.
     """
-    reference = _read(truth)
-    raw = _read(predictions, reference)
+    problems = Strict()
+    reference = _read(truth, problems)
+    raw = _read(predictions, problems, reference)
     classes, names = reference.space.num_classes, tuple(reference.space.class_names)
     joined, warnings = join_by_name(raw, reference)
     made = ranked = _claims(joined, classes)
     if scored is not None:
-        joined, more = join_by_name(_read(scored, reference), reference)
+        joined, more = join_by_name(_read(scored, problems, reference), reference)
         ranked, warnings = _claims(joined, classes), warnings + more
     average = average_precision(reference, ranked)
     rules, forgiven = federated(reference), None
@@ -198,7 +204,7 @@ def evaluate_transfer(
             half = any_class
             per_class = _per_class(names, real, made, hits, wrong, average.per_class)
     assert half is not None
-    before, before_warnings, transition = _before(source, reference, real)
+    before, before_warnings, transition = _before(source, reference, real, problems)
     if transition is None and made.provenance is not None:
         transition = _by_provenance(made.provenance.source_category, real, half, names)
     return TransferMetrics(
@@ -223,7 +229,9 @@ def evaluate_transfer(
             "predictions_ignored": int((ignored & _unmatched(half, len(made))).sum()),
             "source": 0 if before is None else before[1],
         },
-        warnings=tuple(dict.fromkeys((*warnings, *before_warnings, *average.warnings))),
+        warnings=tuple(
+            dict.fromkeys((*told(problems), *warnings, *before_warnings, *average.warnings))
+        ),
     )
 
 
@@ -231,8 +239,8 @@ def compare_transfer(
     truth: Labels, source: Labels | None, results: Mapping[str, Labels]
 ) -> list[TransferMetrics]:
     """`evaluate_transfer` of several annotation sets of the same images, in the order given."""
-    reference = _read(truth)
-    before = None if source is None else _read(source)
+    reference = _read(truth, Strict())
+    before = None if source is None else _read(source, Strict())
     return [evaluate_transfer(reference, r, before, name=n) for n, r in results.items()]
 
 
@@ -241,10 +249,12 @@ def _pairs(boxes: Boxes, real: Boxes) -> BoxPairs:
     return overlapping(boxes.xyxy, boxes.image, real.xyxy, real.image, min(THRESHOLDS))
 
 
-def _read(labels: Any, truth: DetectionDataset | None = None) -> DetectionDataset:
+def _read(labels: Any, problems: Strict, truth: DetectionDataset | None = None) -> DetectionDataset:
     if isinstance(labels, DetectionDataset):
         return in_id_order(labels)
-    return read_as_written(labels) if truth is None else read_results(labels, truth)
+    if truth is None:
+        return read_as_written(labels, problems)
+    return read_results(labels, truth, problems)
 
 
 def _claims(boxes: Boxes, classes: int) -> Boxes:
@@ -254,11 +264,11 @@ def _claims(boxes: Boxes, classes: int) -> Boxes:
 
 
 def _before(
-    source: Labels | None, truth: DetectionDataset, real: Boxes
+    source: Labels | None, truth: DetectionDataset, real: Boxes, problems: Strict
 ) -> tuple[tuple[BoxPairs, int] | None, list[str], Transition | None]:
     if source is None:
         return None, [], None
-    labels = _read(source)
+    labels = _read(source, problems)
     space = labels.space
     joined, warnings = join_by_name(labels, truth, categories=False)
     boxes = _claims(joined, space.num_classes)

@@ -100,6 +100,17 @@ def test_missing_labels_of_one_condition(tmp_path: Path):
         load(tmp_path, split="val")
 
 
+def test_annotations_of_one_id_are_renumbered(tmp_path: Path):
+    native.acdc(tmp_path)
+    content = json.loads((tmp_path / FOG).read_bytes())
+    twice("annotations")(content)
+    (tmp_path / FOG).write_text(json.dumps(content))
+    problems = Problems()
+    boxes = load(tmp_path, problems).boxes
+    assert len(set(boxes.id.tolist())) == len(boxes) == 5
+    assert "annotation id 1 appears twice" in problems.found[0].message
+
+
 def part(key: str, row: int = 0, **values):
     return lambda content: content[key][row].update(values)
 
@@ -134,7 +145,6 @@ def twice(key: str):
             2,
             3,
         ),
-        (twice("annotations"), "annotation id 1 appears twice", 2, 4),
         (twice("images"), "image id 1 appears twice", 2, 4),
         (twice("categories"), "category id 24 appears twice", 2, 4),
         (part("images", file_name="../a.png"), "leads out of the dataset's root", 1, 2),

@@ -23,7 +23,7 @@ from relabel.datasets.dataset import Boxes, DetectionDataset, Images, Provenance
 from relabel.datasets.federated import federated_columns
 from relabel.datasets.formats.box_checks import real_boxes
 from relabel.datasets.formats.coco.columns import AnnotationColumns
-from relabel.datasets.formats.coco.decode import decode, decode_results
+from relabel.datasets.formats.coco.decode import decode, decode_results, unwrapped
 from relabel.datasets.formats.coco.read import CATEGORY_FIELDS, first_of_each, label_space, located
 from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import LabelSpace
@@ -34,14 +34,18 @@ CocoSource = Path | str | Mapping[str, Any]
 """A COCO file's path, or its content."""
 
 
-_RESULT = "A result has image_id, category_id, bbox and score."
+_RESULT = (
+    "A result has image_id, category_id, bbox and score; labels without scores go to "
+    "`relabel evaluate transfer`."
+)
+_MOST_LISTED = 30
 
 
 class _Origin(msgspec.Struct, gc=False):
     source_category: str | None = None
 
 
-class _Strict(Problems):
+class Strict(Problems):
     """Where nothing is skipped, no remedy says how to skip."""
 
     def error(
@@ -51,36 +55,48 @@ class _Strict(Problems):
         super().error(message, file=file, record=record, remedy=remedy or None)
 
 
-def read_as_written(source: CocoSource) -> DetectionDataset:
+def read_as_written(source: CocoSource, problems: Strict | None = None) -> DetectionDataset:
     """A COCO file, images in the order of their ids.
 
     Images need no size and no ``file_name``, which is "" then. Categories of one name are
     distinguished by their ids. Of ``relabel`` objects the source's category is kept,
-    as provenance; no other fields are.
+    as provenance, and what makes the file federated (`relabel.datasets.federated`); no other fields
+    are.
+
+    Args:
+        problems: receives warnings.
 
     Raises:
         DataError: missing, empty or truncated file, wrong types or shapes, values that are not
             finite, negative sizes, duplicate ids, annotations of absent images or categories.
     """
-    return _dataset(*_content(source, "the annotations given"))
+    return _dataset(*_content(source, "the annotations given"), problems or Strict())
 
 
 def read_results(
-    source: CocoSource | Sequence[Mapping[str, Any]], truth: DetectionDataset
+    source: CocoSource | Sequence[Mapping[str, Any]],
+    truth: DetectionDataset,
+    problems: Strict | None = None,
 ) -> DetectionDataset:
     """A COCO results list, or a COCO file whose annotations may carry ``score``.
 
     A results list is in the truth's image and category ids, so it comes back with the truth's
-    images and label space. A COCO file comes back with its own.
+    images and label space. A COCO file comes back with its own. The list may be wrapped in an
+    object, as ``{"predictions": [...]}``.
+
+    Args:
+        problems: receives warnings.
 
     Raises:
         DataError: as `read_as_written`; a result without a score; ids the truth does not have.
     """
     file, data = _content(source, "the predictions given")
-    if data[:64].lstrip()[:1] != b"[":
-        return _dataset(file, data)
+    problems = problems or Strict()
+    rows = unwrapped(data)
+    if rows is None:
+        return _dataset(file, data, problems)
     with collector_paused():
-        results = decode_results(file, _Strict(), data)
+        results = decode_results(file, problems, rows)
         results.id = np.arange(1, len(results.id) + 1)
         results.numbered = np.ones(len(results.id), bool)
         bad = np.flatnonzero(~np.isfinite(results.score))
@@ -88,9 +104,7 @@ def read_results(
             raise DataError(
                 "needs a finite `score`", file=file, record=f"results[{bad[0]}]", remedy=_RESULT
             )
-        boxes = _boxes(
-            results, truth.images.id, truth.space.ids, file, results=True, owner=truth.name
-        )
+        boxes = _boxes(results, truth.images.id, truth.space.ids, file, problems, truth=truth)
     return DetectionDataset(file, truth.space, truth.images, boxes, truth.root)
 
 
@@ -109,8 +123,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is nothing that JSON has")
 
 
-def _dataset(file: str, data: bytearray) -> DetectionDataset:
-    problems = _Strict()
+def _dataset(file: str, data: bytearray, problems: Strict) -> DetectionDataset:
     with collector_paused():
         decoded = decode(file, problems, data)
         space, fields = _label_space(decoded.categories, file, problems)
@@ -123,7 +136,9 @@ def _dataset(file: str, data: bytearray) -> DetectionDataset:
             columns.id, names, columns.width, columns.height, extra=extra if federated else None
         )
         images = images.take(np.argsort(columns.id, kind="stable"))
-        boxes = _boxes(decoded.annotations, images.id, space.ids, file, federated=federated)
+        boxes = _boxes(
+            decoded.annotations, images.id, space.ids, file, problems, federated=federated
+        )
     info = {CATEGORY_FIELDS: fields} if fields else {}
     return DetectionDataset(file, space, images, boxes, Path(file).parent, info)
 
@@ -149,18 +164,31 @@ def _boxes(
     image_ids: np.ndarray,
     category_ids: np.ndarray,
     file: str,
+    problems: Strict,
     *,
-    results: bool = False,
+    truth: DetectionDataset | None = None,
     federated: bool = False,
-    owner: str = "the file",
 ) -> Boxes:
+    """Boxes of a file, or of a list of results in the ids of ``truth``."""
+
     def by_place(row: int) -> str:
         return f"results[{row}]"
 
-    problems, record_of = _Strict(), by_place if results else None
+    record_of = None if truth is None else by_place
     ids, _, image, category = located(
-        columns, image_ids, category_ids, file, problems, record_of=record_of, owner=owner
+        columns,
+        image_ids,
+        category_ids,
+        file,
+        problems,
+        record_of=record_of,
+        owner="the file" if truth is None else truth.name,
+        remedies=None if truth is None else lambda row: _remedies(columns, row, truth),
     )
+    if federated and columns.crowd.any():
+        problems.warning(
+            f"{int(columns.crowd.sum())} crowd regions count as objects, as in lvis-api", file=file
+        )
     real_boxes(columns.xywh, problems, file, record_of or (lambda row: f"annotation {ids[row]}"))
     xywh = columns.xywh
     boxes = Boxes(
@@ -176,6 +204,19 @@ def _boxes(
     if bool(np.any(image[1:] < image[:-1])):
         boxes = boxes.take(np.argsort(image, kind="stable"))
     return boxes
+
+
+def _remedies(columns: AnnotationColumns, row: int, truth: DetectionDataset) -> tuple[str, str]:
+    """What to do about a result whose image, or category, the truth does not have."""
+    image = "A result names its image by the id that the truth file gives it."
+    extra = columns.extra[row] if columns.extra is not None else None
+    name = msgspec.json.decode(extra).get("file_name") if extra else None
+    if isinstance(name, str) and name in truth.images.file_name:
+        place = list(truth.images.file_name).index(name)
+        image = f"Its file_name {name!r} has image id {truth.images.id[place]} there: write that."
+    known = [f"{c.id} ({c.name})" for c in truth.space.categories[:_MOST_LISTED]]
+    more = ", ..." if len(truth.space) > _MOST_LISTED else ""
+    return image, f"Known: {', '.join(known) or 'none'}{more}."
 
 
 def _provenance(columns: AnnotationColumns, file: str) -> Provenance | None:

@@ -2,16 +2,15 @@
 
 The file is decoded into typed msgspec structs, block by block, so that a block's records are
 turned into columns while they are in the processor's cache and never are in memory all at once.
-Only where that fails is the file taken apart record by record, to say which one is bad and to go
-on without it.
+Only where that fails is the file taken apart record by record (`slowly`), to say which one is bad,
+to go on without it, and to understand what other tools write otherwise.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,20 +20,20 @@ from msgspec import Raw
 from relabel.datasets.formats.coco.columns import (
     ANNOTATION_FIELDS,
     IMAGE_FIELDS,
-    INTEGER_FIELDS,
-    OPTIONAL_FIELDS,
     AnnotationBlocks,
     AnnotationColumns,
     CocoFile,
     image_columns,
     record_type,
 )
+from relabel.datasets.formats.coco.slowly import LISTS, checked_records, decode_slowly, not_coco
 from relabel.datasets.formats.records import collector_paused
 from relabel.errors import DataError, Problems
-from relabel.files.json_text import parse_json
+from relabel.files.json_text import kind_of, parse_json
 from relabel.files.opening import read_bytes
 
-_LISTS = ("images", "annotations", "categories")
+# What a list of results is called where a tool wraps it in an object.
+_WRAPPERS = ("predictions", "results", "detections", "annotations")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)` - at `\$\[", re.DOTALL)
 _USABLE_NAME = re.compile(r'[^\\"\x00-\x1f]*')
 _MOST_FURTHER_FIELDS = 256
@@ -42,6 +41,14 @@ _BLOCK_BYTES = 2 << 20
 # Where one record may end and the next begin; inside a record it may also be part of a list.
 _BOUNDARY = re.compile(rb"\}\s*(,)\s*\{")
 _MOST_TRIES = 100
+# Between two values of an object: one key, or more where a key appears twice.
+_KEY = re.compile(rb'[{,\s]*"((?:[^"\\]|\\.)*)"\s*:\s*')
+# A key twice in a record is looked for in all blocks of a small file and in some of a large one,
+# since it takes a tenth of the time of decoding; it comes from a writer that does it always.
+_ALL_CHECKED_BYTES = 16 << 20
+_CHECKED_BLOCKS = 16
+_ANNOTATION_KEYS = tuple(f'"{name}"'.encode() for name in (*ANNOTATION_FIELDS, "segmentation"))
+_NOT_TYPED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 
 
 def decode(path: str | Path, problems: Problems, data: bytearray | None = None) -> CocoFile:
@@ -59,8 +66,23 @@ def decode(path: str | Path, problems: Problems, data: bytearray | None = None) 
     with collector_paused():
         try:
             return _decode_fast(data, path)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _NOT_TYPED:
             return decode_slowly(data, path, problems)
+
+
+def unwrapped(data: bytearray) -> bytearray | None:
+    """The list of results in a file's bytes, also where an object wraps it; None where none is."""
+    start = data[:64].lstrip()[:1]
+    if start != b"{" or b'"images"' in data:
+        return data if start == b"[" else None
+    try:
+        top = msgspec.json.decode(data, type=dict[str, Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    lists = [bytes(v) for k, v in top.items() if k in _WRAPPERS and bytes(v)[:1] == b"["]
+    if len(lists) != 1 or "images" in top or "categories" in top:
+        return None
+    return bytearray(lists[0])
 
 
 def decode_results(path: str | Path, problems: Problems, data: bytearray) -> AnnotationColumns:
@@ -69,7 +91,7 @@ def decode_results(path: str | Path, problems: Problems, data: bytearray) -> Ann
     Args:
         path: a name for messages.
         problems: receives bad records.
-        data: the file's bytes, which begin with ``[``.
+        data: the list's bytes.
 
     Raises:
         DataError: not JSON, not a list, or a record of the wrong shape or type.
@@ -82,29 +104,73 @@ def decode_results(path: str | Path, problems: Problems, data: bytearray) -> Ann
                 raise msgspec.DecodeError("goes on after the list, or is cut off")
             for records, further in _annotation_blocks(data, data.index(b"["), end, ["score"]):
                 results.add(records, further)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _NOT_TYPED:
             results = AnnotationBlocks()
             rows = parse_json(data, path)
-            results.add(*_records(rows, _itself, "result", path, problems))
+            if not isinstance(rows, list):
+                text = f"holds {kind_of(rows)}, not a list of results"
+                raise DataError(
+                    text, file=path, remedy="Check that it is the right file."
+                ) from None
+            results.add(*checked_records(rows, "result", path, problems))
     return results.columns()
 
 
 def _decode_fast(data: bytearray, path: str | Path) -> CocoFile:
     """All records typed and good, or msgspec's error."""
     top = msgspec.json.decode(data, type=dict[str, Raw])
-    for key in _LISTS:
+    _check_keys(data, list(top.values()), path)
+    for key in LISTS:
         if key not in top:
-            raise _not_coco(path, f"has no list `{key}`")
+            raise not_coco(path, f"has no list `{key}`", top)
     images, names = _typed(memoryview(top["images"]), IMAGE_FIELDS, [])
+    start = _offset(data, top["images"])
+    _check_once(data, start, start + len(memoryview(top["images"])), len(images), b'"file_name"')
     annotations = AnnotationBlocks()
     start = _offset(data, top["annotations"])
     end = start + len(memoryview(top["annotations"]))
     for records, further in _annotation_blocks(data, start, end, []):
         annotations.add(records, further)
-    categories = msgspec.json.decode(top["categories"], type=list[dict[str, Any]])
-    return CocoFile(
-        image_columns(images, names), annotations.columns(), categories, _file_fields(top)
-    )
+    categories = parse_json(bytes(top["categories"]), path)
+    if not isinstance(categories, list) or not all(isinstance(c, dict) for c in categories):
+        raise msgspec.ValidationError("categories are no list of objects")
+    fields = {k: msgspec.json.decode(v) for k, v in top.items() if k not in LISTS}
+    return CocoFile(image_columns(images, names), annotations.columns(), categories, fields)
+
+
+def _check_keys(data: bytearray, values: list[Raw], path: str | Path) -> None:
+    """Refuse an object that has a key twice, of which a decoder would lose the first.
+
+    Args:
+        data: the whole object.
+        values: its undecoded values, parts of ``data``, each key's last.
+    """
+    end = 0
+    for start, length in sorted((_offset(data, v), len(memoryview(v))) for v in values):
+        key = _KEY.match(data, end, start)
+        if key is not None and key.end() < start:
+            name = key[1].decode("utf-8", "replace")
+            raise DataError(
+                f"the key {name!r} appears twice in one object, of which one would be lost",
+                file=path,
+                remedy="Merge or rename the two.",
+            )
+        end = start + length
+
+
+def _check_once(data: bytearray, start: int, stop: int, records: int, *keys: bytes) -> None:
+    """Send a list to the slow way if one of its records has a key twice.
+
+    Raises:
+        ValidationError: one has.
+    """
+    if all(data.count(key, start, stop) <= records for key in keys):
+        return
+    # It may stand in a nested object or in a text as well.
+    try:
+        parse_json(data[start:stop], "")
+    except DataError as error:
+        raise msgspec.ValidationError(error.message) from None
 
 
 def _annotation_blocks(
@@ -117,7 +183,8 @@ def _annotation_blocks(
     does not, since its end lies in a list inside a record, is tried with the next boundary.
     """
     view = memoryview(data)
-    first, end = start, stop - 1
+    first, end, blocks = start, stop - 1, 0
+    every = 1 if stop - start <= _ALL_CHECKED_BYTES else _CHECKED_BLOCKS
     while first < end:
         last, tries = _boundary(data, first + _BLOCK_BYTES, end), 0
         while True:
@@ -125,6 +192,8 @@ def _annotation_blocks(
             data[first], data[last] = b"[]"
             try:
                 records, names = _typed(view[first : last + 1], ANNOTATION_FIELDS, names)
+                if blocks % every == 0:
+                    _check_once(data, first, last + 1, len(records), *_ANNOTATION_KEYS)
                 break
             except msgspec.DecodeError as error:
                 if isinstance(error, msgspec.ValidationError) or last == end:
@@ -134,7 +203,7 @@ def _annotation_blocks(
                 data[first], data[last] = before
             last = _boundary(data, last + 1, end) if tries < _MOST_TRIES else end
         yield records, names
-        first = last
+        first, blocks = last, blocks + 1
 
 
 def _boundary(data: bytearray, start: int, end: int) -> int:
@@ -162,138 +231,3 @@ def _offset(data: bytearray, part: Raw) -> int:
     """Where in ``data`` the undecoded value ``part`` begins."""
     address = [np.frombuffer(b, dtype=np.uint8).ctypes.data for b in (data, part)]
     return address[1] - address[0]
-
-
-def _file_fields(top: dict[str, Raw]) -> dict[str, Any]:
-    return {k: msgspec.json.decode(v) for k, v in top.items() if k not in _LISTS}
-
-
-def _not_coco(path: str | Path, what: str) -> DataError:
-    return DataError(
-        f"{what}: not a COCO instances file",
-        file=path,
-        remedy="It needs the lists images, annotations and categories.",
-    )
-
-
-def decode_slowly(data: bytearray, path: str | Path, problems: Problems) -> CocoFile:
-    """Record by record: names the bad ones, and accepts what the strict way does not.
-
-    NaN and Infinity, which Python's json writes and JSON does not have, are read here so that the
-    box with them can be named; so are integers written as 1.0.
-
-    Raises:
-        DataError: not JSON, not a COCO file, or a bad record that is not to be skipped.
-    """
-    try:
-        top: Any = msgspec.json.decode(data, type=dict[str, Raw])
-        lists: dict[str, Any] = {
-            k: msgspec.json.decode(top[k]) for k in ("categories",) if k in top
-        }
-        for key in ("images", "annotations"):
-            if key in top:
-                lists[key] = msgspec.json.decode(top[key], type=list[Raw])
-        load: Callable[[Any], Any] = msgspec.json.decode
-        fields = _file_fields(top)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        top = parse_json(data, path)
-        if isinstance(top, list):
-            raise DataError(
-                "is a list, as of detection results, not a COCO dataset",
-                file=path,
-                remedy="Results go to `relabel evaluate detections --predictions`.",
-            ) from None
-        if not isinstance(top, dict):
-            raise DataError("is not a JSON object: not a COCO file", file=path) from None
-        lists = {k: top[k] for k in _LISTS if k in top}
-        load = _itself
-        fields = {k: v for k, v in top.items() if k not in _LISTS}
-    for key in _LISTS:
-        if not isinstance(lists.get(key), list):
-            what = "has something else than a list as" if key in lists else "has no list"
-            raise _not_coco(path, f"{what} `{key}`")
-
-    categories = []
-    for i, row in enumerate(lists["categories"]):
-        if isinstance(row, dict):
-            categories.append(row)
-        else:
-            problems.error("is not an object", file=path, record=f"categories[{i}]")
-    images = image_columns(*_records(lists["images"], load, "image", path, problems))
-    blocks = AnnotationBlocks()
-    blocks.add(*_records(lists["annotations"], load, "annotation", path, problems))
-    return CocoFile(images, blocks.columns(), categories, fields)
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-def _records(
-    rows: list[Any],
-    load: Callable[[Any], Any],
-    kind: str,
-    path: str | Path,
-    problems: Problems,
-) -> tuple[list[Any], list[str]]:
-    """Checked records of the good rows, and the names of their further fields."""
-    known = IMAGE_FIELDS if kind == "image" else ANNOTATION_FIELDS
-    typed = known if kind == "image" else {**known, **OPTIONAL_FIELDS}
-    core = record_type(typed, [])
-    good: list[tuple[Any, dict[str, Any]]] = []
-    names: dict[str, None] = {}
-    for i, raw in enumerate(rows):
-        try:
-            row = load(raw)
-            if not isinstance(row, dict):
-                raise TypeError("is not an object")
-            values = {k: _as_integer(k, v) for k, v in row.items() if k in typed}
-            record = msgspec.convert(values, core)
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
-            problems.error(
-                _plain(str(error)),
-                file=path,
-                record=_name_of(kind, i, raw),
-                remedy=f"Correct the {kind}, or leave it out with --skip-bad.",
-            )
-            continue
-        further = {k: v for k, v in row.items() if k not in known}
-        names.update(dict.fromkeys(further))
-        good.append((record, further))
-
-    order = list(names)
-    records = []
-    for record, further in good:
-        values = {k: getattr(record, k) for k in typed}
-        for j, name in enumerate(order):
-            values[f"extra_{j}"] = msgspec.json.encode(further[name]) if name in further else b""
-        records.append(SimpleNamespace(**values))
-    return records, order
-
-
-def _as_integer(key: str, value: Any) -> Any:
-    if key in INTEGER_FIELDS and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _plain(message: str) -> str:
-    """msgspec's message with the field first: ``bbox: expected `array` of length 4``."""
-    text, _, where = message.partition(" - at `$")
-    name = where.rstrip("`").lstrip(".")
-    if not name:
-        return text[:1].lower() + text[1:]
-    return f"{name}: {text[:1].lower()}{text[1:]}"
-
-
-def _name_of(kind: str, index: int, raw: Any) -> str:
-    """``annotation 17`` by its id where it has one, else by its place in the list."""
-    row = raw
-    if isinstance(raw, Raw):
-        try:
-            row = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            row = None
-    if isinstance(row, dict) and isinstance(row.get("id"), int | str):
-        return f"{kind} {row['id']}"
-    return f"{kind}s[{index}]"

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from relabel.datasets.dataset import Images
+from relabel.datasets.formats.splits import split_names
 from relabel.datasets.pixels.placing import file_name_fault
-from relabel.errors import DataError
+from relabel.errors import DataError, Problems
+from relabel.files.paths import posix
+from relabel.files.walk import is_hidden
 
 _NOT_INSTANCES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
-_PROBES = 3
+# Folders of annotation files: the dataset's folder is theirs.
+_LABEL_FOLDERS = ("annotations", "annotation", "labels", "anns")
+_SUFFIXES = (".json", ".json.gz")
+_MOST_FOLDERS = 2000
+_SHOWN = 3
 
 
 def find_annotations(path: Path, *, split: str | None, annotations: str | None) -> Path:
@@ -19,12 +29,14 @@ def find_annotations(path: Path, *, split: str | None, annotations: str | None) 
 
     ``path`` may be the file itself. In a folder it is ``annotations`` if given, else for a split
     ``annotations/instances_{split}*.json``, ``annotations/{split}.json``, ``{split}.json``,
-    ``{split}/_annotations.coco.json`` (Roboflow) and similar, else the only JSON file there is.
+    ``{split}/_annotations.coco.json`` (Roboflow) and similar, under the split's own name or
+    another that it goes by (``val``, ``valid``), else the only JSON file there is. Each may be
+    compressed, ``.json.gz``.
 
     Raises:
         DataError: none, or several to choose from.
     """
-    if path.is_file():
+    if not path.is_dir():
         return path
     if annotations:
         file = path / annotations
@@ -64,35 +76,52 @@ def find_annotations(path: Path, *, split: str | None, annotations: str | None) 
     )
 
 
-def _split_candidates(path: Path, split: str) -> Iterable[list[Path]]:
+def _split_candidates(path: Path, split: str) -> Iterator[list[Path]]:
+    """Files that may be the split's, the surest first."""
+    for i, name in enumerate(split_names(split)):
+        for other in dict.fromkeys((name, name.lower(), name.capitalize())):
+            yield from _named_candidates(path, other, alias=i > 0 or other != split)
+
+
+def _named_candidates(path: Path, split: str, *, alias: bool) -> Iterator[list[Path]]:
     for fixed in (
-        f"annotations/instances_{split}.json",
-        f"annotations/{split}.json",
-        f"{split}.json",
-        f"instances_{split}.json",
-        f"{split}/_annotations.coco.json",
-        f"{split}/annotations.json",
-        f"{split}/{split}.json",
-        f"{split}/labels.json",
+        f"annotations/instances_{split}",
+        f"annotations/{split}",
+        split,
+        f"instances_{split}",
+        f"{split}/_annotations.coco",
+        f"{split}/annotations",
+        f"{split}/{split}",
+        f"{split}/labels",
     ):
-        yield [path / fixed] if (path / fixed).is_file() else []
+        yield [f for suffix in _SUFFIXES if (f := path / f"{fixed}{suffix}").is_file()][:1]
     # A split called `train` is also the `train2017` of instances_train2017.json.
-    for pattern in (f"annotations/instances_{split}*.json", f"annotations/*_{split}*.json"):
-        yield _instances(path.glob(pattern))
-    for pattern in (f"*{split}*.json", f"annotations/*{split}*.json", f"{split}/*.json"):
-        yield _instances(path.glob(pattern))
+    patterns = [f"annotations/instances_{split}*", f"annotations/*_{split}*"]
+    patterns += [f"*{split}*", f"annotations/*{split}*", f"{split}/*"]
+    # Other names of a split are words of their own: `dev` is not in `device.json`.
+    word = re.compile(rf"(?<![A-Za-z]){re.escape(split)}(?![A-Za-z])")
+    for pattern in patterns:
+        found = _instances(path, pattern)
+        yield [f for f in found if not alias or word.search(f.relative_to(path).as_posix())]
 
 
 def _all_files(path: Path) -> list[Path]:
-    for patterns in (("*.json", "annotations/*.json"), ("*/_annotations.coco.json", "*/*.json")):
-        found = _instances(p for pattern in patterns for p in path.glob(pattern))
+    for patterns in (("*", "annotations/*"), ("*/_annotations.coco", "*/*")):
+        found = {file for pattern in patterns for file in _instances(path, pattern)}
         if found:
-            return found
+            return sorted(found)
     return []
 
 
-def _instances(files: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in files if p.is_file() and not p.name.startswith(_NOT_INSTANCES))
+def _instances(path: Path, pattern: str) -> list[Path]:
+    files = {file for suffix in _SUFFIXES for file in path.glob(f"{pattern}{suffix}")}
+    return sorted(
+        file
+        for file in files
+        if file.is_file()
+        and not file.name.startswith(_NOT_INSTANCES)
+        and not any(is_hidden(part) for part in file.relative_to(path).parts)
+    )
 
 
 def _listed(root: Path, files: Sequence[Path]) -> str:
@@ -106,36 +135,122 @@ def find_root(
     file_names: Sequence[str],
     fields: dict[str, Any],
     split: str | None,
-) -> Path:
-    """The folder that image file names are relative to: the first in which an image is found.
+) -> tuple[Path, bool]:
+    """The folder that image file names are relative to, and whether it lies outside the dataset.
 
-    Tried are the root that relabel states in the file (``info.relabel.root``), the folder given
-    as PATH, the file's folder, its parent, and ``images/``, ``{split}/`` and the usual
-    combinations in each, with ``train2017`` taken from ``instances_train2017.json``. Where no
-    image is found it is the stated root, else the folder given, else the file's folder.
+    It is the root that relabel states in the file (``info.relabel.root``) if an image is there,
+    else the first folder in which most images are found, of the folder given as PATH, the file's
+    folder, its parent, and ``images/``, ``{split}/`` and the usual combinations in each, with
+    ``train2017`` taken from ``instances_train2017.json``. Where no image is found it is the stated
+    root, else the folder given, else the file's folder.
+
+    A stated root is outside if it is neither in the folder given as PATH nor in the dataset's
+    folder, which is that of the file, or the one around ``annotations/``.
     """
-    probes = [n for n in file_names[:_PROBES] if n and file_name_fault(n) is None]
+    n = len(file_names)
+    rows = dict.fromkeys((0, 1, 2, n // 3, n // 2, n - 1))
+    probes = [file_names[i] for i in rows if 0 <= i < n]
+    probes = [name for name in probes if name and file_name_fault(name) is None]
     stated = _stated_root(file, fields)
+    outside = stated is not None and _leads_out(stated, path, file)
+    if stated is not None and _hits(stated, probes):
+        return stated, outside
     bases = [file.parent, file.parent.parent]
     if path.is_dir():
         bases.insert(0, path)
-    stem = re.sub(r"^(instances|lvis_v\d+(\.\d+)?)_", "", file.stem)
-    splits = list(dict.fromkeys(s for s in (stem, split) if s))
-    folders: list[Path] = [] if stated is None else [stated]
+    stem = re.sub(r"^(instances|lvis_v\d+(\.\d+)?)_", "", file.name.partition(".")[0])
+    splits = list(dict.fromkeys((stem, *(split_names(split) if split else ()))))
+    folders: list[Path] = []
     for base in bases:
         folders += [base, base / "images", base / "JPEGImages", base / "data"]
         for part in splits:
             folders += [base / part, base / "images" / part, base / part / "images"]
+    best, most = None, 0
     for folder in folders:
-        if any((folder / n).is_file() for n in probes):
-            return folder
-    return stated or (path if path.is_dir() else file.parent)
+        hits = _hits(folder, probes)
+        if hits > most:
+            best, most = folder, hits
+    if best is not None:
+        return best, False
+    if stated is not None and (not outside or stated.is_dir()):
+        return stated, outside
+    return (path if path.is_dir() else file.parent), False
+
+
+def _hits(folder: Path, names: Iterable[str]) -> int:
+    return sum((folder / name).is_file() for name in names) if folder.is_dir() else 0
 
 
 def _stated_root(file: Path, fields: dict[str, Any]) -> Path | None:
     info = fields.get("info")
     ours = info.get("relabel") if isinstance(info, dict) else None
     root = ours.get("root") if isinstance(ours, dict) else None
-    if not isinstance(root, str) or not root or Path(root).is_absolute() or "\0" in root:
+    if not isinstance(root, str) or not root or "\0" in root:
+        return None
+    root = posix(root)
+    if Path(root).is_absolute() or re.match(r"[A-Za-z]:", root):
         return None
     return file.parent / root
+
+
+def _leads_out(stated: Path, path: Path, file: Path) -> bool:
+    folder = file.parent
+    if folder.name.lower() in _LABEL_FOLDERS:
+        folder = folder.parent
+    trusted = [folder, path] if path.is_dir() else [folder]
+    whole = os.path.realpath(stated)
+    return not any(Path(whole).is_relative_to(os.path.realpath(base)) for base in trusted)
+
+
+def find_images(images: Images, root: Path, file: Path, problems: Problems) -> Images:
+    """Tell which images are not there; find those that lie in folders their names leave out.
+
+    Names without a folder, none of which is in the root, are looked up in the folders below it
+    where each name is there once.
+    """
+    names = images.file_name
+    if not len(names):
+        return images
+    absent = _absent(root, names)
+    if len(absent) == len(names) and not any("/" in name for name in names):
+        places = _below(root, set(names))
+        found = [places.get(name, "") for name in names]
+        if any(found):
+            images = replace(images, location=found)
+            absent = [name for name, place in zip(names, found, strict=True) if not place]
+    if absent:
+        count = "none" if len(absent) == len(names) else f"{len(names) - len(absent)}"
+        shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
+        problems.warning(
+            f"{count} of {len(names)} images found in {root}; absent: {shown}", file=file
+        )
+    return images
+
+
+def _absent(root: Path, names: Sequence[str]) -> list[str]:
+    """The names that are not there; listing a folder is faster than asking for each file."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, base = name.rpartition("/")
+        folders.setdefault(folder, []).append(base)
+    absent: list[str] = []
+    for folder, bases in folders.items():
+        try:
+            there = set(os.listdir(root / folder))  # noqa: PTH208 (names only)
+        except (OSError, ValueError):
+            there = set()
+        prefix = f"{folder}/" if folder else ""
+        absent += [prefix + base for base in bases if base not in there]
+    return absent
+
+
+def _below(root: Path, names: set[str]) -> dict[str, str]:
+    """Paths of the files below the root by name; "" where several have the name."""
+    places: dict[str, str] = {}
+    for count, (folder, inside, files) in enumerate(os.walk(root)):
+        if count == _MOST_FOLDERS:
+            break
+        inside[:] = sorted(name for name in inside if not is_hidden(name))
+        for name in names.intersection(files):
+            places[name] = "" if name in places else os.path.join(folder, name)  # noqa: PTH118
+    return places

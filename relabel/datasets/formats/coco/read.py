@@ -22,18 +22,24 @@ from relabel.datasets.federated import without_federated
 from relabel.datasets.formats.box_checks import check_file_name, clean_boxes, clipped_area
 from relabel.datasets.formats.coco.columns import AnnotationColumns, CocoFile, ImageColumns
 from relabel.datasets.formats.coco.decode import decode
-from relabel.datasets.formats.coco.layout import find_annotations, find_root
+from relabel.datasets.formats.coco.layout import find_annotations, find_images, find_root
+from relabel.datasets.formats.coco.slowly import encoded
+from relabel.datasets.formats.coco.whole import whole_number
 from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.datasets.pixels.location import image_size
 from relabel.datasets.pixels.placing import file_name_fault
 from relabel.errors import DataError, Problems
+from relabel.files.paths import posix
 
 __all__ = ["CATEGORY_FIELDS", "read"]
 
 # Ids that span less than this are looked up in a table instead of searched.
 _TABLE_SPAN = 1 << 22
+
+LARGEST_ID = 2**53
+"""Greatest id that every JSON reader keeps, since many read numbers as doubles."""
 
 CATEGORY_FIELDS = "category_fields"
 """Key of `DetectionDataset.info` with the categories' own extra fields, by category name."""
@@ -70,15 +76,34 @@ def read(
     with collector_paused():
         own_space, category_fields = label_space(decoded.categories, name, file, problems)
         images = _images(decoded.images, file, problems)
-        root = find_root(path, file, images.file_name, decoded.fields, split)
+        root, outside = find_root(path, file, images.file_name, decoded.fields, split)
+        images = find_images(images, root, file, problems)
         images = _fill_sizes(images, root, file, problems)
         boxes = _boxes(decoded, images, own_space, space, file, problems)
         if space is not None and _renumbers(own_space, space):
             images = replace(images, extra=without_federated(images.extra))
+        if space is None:
+            _tell_root_class(own_space, boxes, file, problems)
     info = dict(decoded.fields)
     if category_fields:
         info[CATEGORY_FIELDS] = category_fields
-    return DetectionDataset(name, space or own_space, images, boxes, root, info)
+    return DetectionDataset(name, space or own_space, images, boxes, root, info, outside)
+
+
+def _tell_root_class(space: LabelSpace, boxes: Boxes, file: Path, problems: Problems) -> None:
+    """Name a class that only groups the others, as Roboflow adds one."""
+    used = set(np.unique(boxes.category).tolist())
+    for i, category in enumerate(space.categories):
+        below = [c.name for c in space.categories if c.supercategory == category.name != c.name]
+        if i in used or not below:
+            continue
+        problems.warning(
+            f"category {category.name!r} has no boxes and only groups others "
+            f"({', '.join(below[:3])}{', ...' if len(below) > 3 else ''}), as Roboflow writes it; "
+            "it stays a class. To drop it, remove it from the file's categories, or convert with "
+            "a --map that names the others only",
+            file=file,
+        )
 
 
 def _renumbers(own: LabelSpace, space: LabelSpace) -> bool:
@@ -99,15 +124,22 @@ def label_space(
     fields: dict[str, dict[str, Any]] = {}
     ids: set[int] = set()
     for i, row in enumerate(rows):
-        id, label = row.get("id"), row.get("name")
-        record = f"category {id}" if isinstance(id, int) else f"categories[{i}]"
-        if isinstance(id, bool) or not isinstance(id, int) or not isinstance(label, str):
-            problems.error(
-                "needs an integer `id` and a string `name`",
-                file=file,
-                record=record,
-                remedy="Correct the category.",
-            )
+        id, label = whole_number(row.get("id")), row.get("name")
+        whole = isinstance(id, int) and not isinstance(id, bool) and abs(id) < 2**63
+        record = f"category {id}" if whole else f"categories[{i}]"
+        fault = None
+        if not whole or not isinstance(label, str):
+            fault = "needs an integer `id` and a string `name`"
+        else:
+            try:
+                label.encode()
+                encoded(row)
+            except UnicodeEncodeError:
+                fault = "has a name that is no Unicode text"
+            except ValueError as error:
+                fault = f"holds {error}"
+        if fault is not None:
+            problems.error(fault, file=file, record=record, remedy="Correct the category.")
         elif id in ids or label in fields:
             problems.error(
                 f"category {f'id {id}' if id in ids else f'name {label!r}'} appears twice",
@@ -116,6 +148,7 @@ def label_space(
                 remedy="Give every category its own id and name.",
             )
         else:
+            assert isinstance(id, int) and isinstance(label, str)
             group = row.get("supercategory")
             categories.append(
                 Category(
@@ -135,6 +168,7 @@ def label_space(
 def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
     names, ids = columns.file_name, columns.id
     names_from_url(columns, file, problems)
+    names[:] = [posix(n) if n and "\\" in n else n for n in names]
     keep = first_of_each(ids, "image", file, problems)
     seen: set[str] = set()
     for i, file_name in enumerate(names):
@@ -189,8 +223,10 @@ def _fill_sizes(images: Images, root: Path, file: Path, problems: Problems) -> I
     """Sizes that the file leaves out, from the headers of the images."""
     unknown = np.flatnonzero((images.width == 0) | (images.height == 0))
     for i in unknown.tolist():
+        place = images.location[i] if images.location is not None else ""
         try:
-            images.width[i], images.height[i] = image_size(str(root / images.file_name[i]))
+            size = image_size(place or str(root / images.file_name[i]))
+            images.width[i], images.height[i] = size
         except DataError:
             problems.error(
                 f"has no width and height, and {images.file_name[i]!r} cannot be read",
@@ -251,6 +287,7 @@ def located(
     *,
     record_of: Callable[[int], str] | None = None,
     owner: str = "the file",
+    remedies: Callable[[int], tuple[str, str]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Where annotations belong.
 
@@ -258,31 +295,32 @@ def located(
         columns: n annotations.
         image_ids, category_ids: int64 ids, unique, any order.
         file: named in errors.
-        problems: receives annotations that belong nowhere, and ids that appear twice.
+        problems: receives annotations that belong nowhere, and a warning of ids that appear twice.
         record_of: names the annotation in a row, default by its id.
         owner: whose the ids are.
+        remedies: what to do about a row whose image, or category, is unknown.
 
     Returns:
-        ids: int64 [n]; annotations without an id are numbered from the largest one on.
+        ids: int64 [n]; annotations without an id, or with one that an earlier annotation has, are
+            numbered from the largest one on.
         keep: bool [n], False on those reported.
         image, category: int64 [n], positions among the ids; 0 where ``keep`` is False.
 
     Raises:
-        DataError: one that belongs nowhere or is listed twice, unless problems are to be skipped.
+        DataError: one that belongs nowhere, unless problems are to be skipped.
     """
-    ids = columns.id
-    if not columns.numbered.all():
-        largest = int(ids[columns.numbered].max(initial=0))
-        ids = np.where(columns.numbered, ids, largest + np.cumsum(~columns.numbered))
+    ids = _numbered(columns, file, problems)
     named = record_of or (lambda row: f"annotation {ids[row]}")
-    keep = first_of_each(ids, "annotation", file, problems)
+    keep = np.ones(len(ids), dtype=bool)
     image, found = positions(columns.image_id, image_ids)
     for row in np.flatnonzero(keep & ~found).tolist():
         problems.error(
             f"belongs to image {columns.image_id[row]}, which is not in {owner}",
             file=file,
             record=named(row),
-            remedy="Add the image or remove the annotation, or use --skip-bad.",
+            remedy=remedies(row)[0]
+            if remedies
+            else "Add the image or remove the annotation, or use --skip-bad.",
         )
     keep &= found
     category, found = positions(columns.category_id, category_ids)
@@ -291,10 +329,41 @@ def located(
             f"category_id {columns.category_id[row]} is not in {owner}'s categories",
             file=file,
             record=named(row),
-            remedy="Add the category or remove the annotation, or use --skip-bad.",
+            remedy=remedies(row)[1]
+            if remedies
+            else "Add the category or remove the annotation, or use --skip-bad.",
         )
     keep &= found
     return ids, keep, image, category
+
+
+def _numbered(columns: AnnotationColumns, file: str | Path, problems: Problems) -> np.ndarray:
+    """Ids with a number for every annotation that has none of its own."""
+    stated = np.flatnonzero(columns.numbered)
+    ids = columns.id
+    twice = stated[_duplicates(ids[stated])]
+    new = np.sort(np.concatenate([np.flatnonzero(~columns.numbered), twice]))
+    if not len(new):
+        return ids
+    known = ids[stated]
+    last = int(known.max(initial=0))
+    if last + len(new) <= LARGEST_ID:
+        numbers = np.arange(last + 1, last + 1 + len(new))
+    else:
+        numbers = np.setdiff1d(np.arange(1, len(ids) + 1), known)[: len(new)]
+    out = ids.copy()
+    out[new] = numbers
+    if len(twice):
+        row = int(twice[0])
+        first = int(np.flatnonzero(columns.numbered & (ids == ids[row]))[0])
+        more = f"; {len(twice)} annotations were renumbered" if len(twice) > 1 else ""
+        problems.warning(
+            f"annotation id {ids[row]} appears twice, on image {columns.image_id[first]} and on "
+            f"image {columns.image_id[row]}: the second is number {out[row]} from here on{more}",
+            file=file,
+            record=f"annotations[{first}] and [{row}]",
+        )
+    return out
 
 
 def first_of_each(ids: np.ndarray, kind: str, file: str | Path, problems: Problems) -> np.ndarray:
@@ -304,7 +373,7 @@ def first_of_each(ids: np.ndarray, kind: str, file: str | Path, problems: Proble
         DataError: there are such, unless problems are to be skipped.
     """
     keep = np.ones(len(ids), dtype=bool)
-    for row in _duplicates(ids):
+    for row in _duplicates(ids).tolist():
         keep[row] = False
         problems.error(
             f"{kind} id {ids[row]} appears twice",
@@ -315,13 +384,13 @@ def first_of_each(ids: np.ndarray, kind: str, file: str | Path, problems: Proble
     return keep
 
 
-def _duplicates(ids: np.ndarray) -> list[int]:
+def _duplicates(ids: np.ndarray) -> np.ndarray:
     """Rows whose id stands in an earlier row."""
     if len(ids) < 2 or bool(np.all(ids[1:] > ids[:-1])):
-        return []
+        return np.zeros(0, np.int64)
     order = np.argsort(ids, kind="stable")
     ordered = ids[order]
-    return np.sort(order[1:][ordered[1:] == ordered[:-1]]).tolist()
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
 
 
 def positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

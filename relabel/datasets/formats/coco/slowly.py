@@ -1,0 +1,257 @@
+"""COCO JSON record by record: names the bad ones, and takes what the strict way does not.
+
+Files that went through pandas, a spreadsheet or a hand-written exporter hold ids as 7.0 or "7" and
+NaN for what is absent, leave out boxes that the mask gives, or wrap their list in an object. All of
+that has one meaning. What has none is an error of its record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from relabel.datasets.formats.coco.columns import (
+    ANNOTATION_FIELDS,
+    IMAGE_FIELDS,
+    INTEGER_FIELDS,
+    OPTIONAL_FIELDS,
+    AnnotationBlocks,
+    CocoFile,
+    image_columns,
+    record_type,
+)
+from relabel.datasets.formats.coco.masks import box_around
+from relabel.datasets.formats.coco.whole import whole_number
+from relabel.errors import DataError, Problems
+from relabel.files.json_text import kind_of, parse_json
+
+LISTS = ("images", "annotations", "categories")
+FROM_MASK = "not stated in the file: taken from their masks"
+
+_FLAGS = ("iscrowd", "ignore")
+_REFERS = {
+    "image": "An id is a whole number: number the images 1, 2, ... and use it in `image_id`.",
+    "annotation": "An id is a whole number: use those of `images` and `categories`.",
+    "result": "A result names image and category by their ids in the truth file, not by names.",
+}
+
+
+def not_coco(path: str | Path, what: str, found: Any = None) -> DataError:
+    keys = list(found)[:8] if isinstance(found, dict) else []
+    shown = f", only {', '.join(map(repr, keys))}" if keys else ""
+    return DataError(
+        f"{what}{shown}: not a COCO instances file",
+        file=path,
+        remedy="It needs the lists images, annotations and categories in one object.",
+    )
+
+
+def decode_slowly(data: bytearray, path: str | Path, problems: Problems) -> CocoFile:
+    """All records that are good, of a file in which something is not as msgspec expects it.
+
+    Raises:
+        DataError: not JSON, not a COCO file, or a bad record that is not to be skipped.
+    """
+    load: Callable[[Any], Any]
+    try:
+        top: Any = msgspec.json.decode(data, type=dict[str, Raw])
+        lists: dict[str, Any] = {
+            k: msgspec.json.decode(top[k], type=list[Raw]) for k in LISTS if k in top
+        }
+        fields = {k: msgspec.json.decode(v) for k, v in top.items() if k not in LISTS}
+        load = _loaded
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        top = parse_json(data, path)
+        if isinstance(top, list):
+            raise DataError(
+                "is a list, as of detection results, not a COCO dataset",
+                file=path,
+                remedy="Results go to `relabel evaluate detections --predictions`.",
+            ) from None
+        if not isinstance(top, dict):
+            text = f"holds {kind_of(top)}, not an object: not a COCO file"
+            raise DataError(text, file=path, remedy="Check that it is the right file.") from None
+        lists = {k: top[k] for k in LISTS if k in top}
+        load = _itself
+        fields = {k: v for k, v in top.items() if k not in LISTS}
+    for key in LISTS:
+        if not isinstance(lists.get(key), list):
+            if key in lists:
+                raise not_coco(path, f"has {kind_of(lists[key])} for the list `{key}`") from None
+            raise not_coco(path, f"has no list `{key}`", top) from None
+    for key, value in fields.items():
+        try:
+            encoded(value)
+        except ValueError as error:
+            raise DataError(
+                f"holds {error}", file=path, record=f"`{key}`", remedy="Remove or correct it."
+            ) from None
+
+    categories = []
+    for i, raw in enumerate(lists["categories"]):
+        try:
+            row = load(raw)
+        except ValueError as error:
+            problems.error(str(error), file=path, record=f"categories[{i}]", remedy="Correct it.")
+            continue
+        if isinstance(row, dict):
+            categories.append(row)
+        else:
+            problems.error(
+                "is not an object", file=path, record=f"categories[{i}]", remedy="Correct it."
+            )
+    images = image_columns(*checked_records(lists["images"], "image", path, problems, load))
+    blocks = AnnotationBlocks()
+    blocks.add(*checked_records(lists["annotations"], "annotation", path, problems, load))
+    return CocoFile(images, blocks.columns(), categories, fields)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _loaded(raw: Raw) -> Any:
+    """One record that is still JSON.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or has a key twice.
+    """
+    try:
+        return parse_json(bytes(raw), "")
+    except DataError as error:
+        raise ValueError(error.message) from None
+
+
+def encoded(value: Any) -> bytes:
+    """A value as JSON; half a surrogate pair stays the escape that it was.
+
+    Raises:
+        ValueError: it holds what no other JSON reader takes, such as a number of 40 digits.
+    """
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        try:
+            return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+        except (ValueError, RecursionError):
+            raise ValueError("text that is no Unicode") from None
+    except OverflowError:
+        raise ValueError("a whole number of more than 64 bits") from None
+    except RecursionError:
+        raise ValueError("lists or objects nested too deeply") from None
+
+
+def checked_records(
+    rows: list[Any],
+    kind: str,
+    path: str | Path,
+    problems: Problems,
+    load: Callable[[Any], Any] = _itself,
+) -> tuple[list[Any], list[str]]:
+    """Checked records of the good rows, and the names of their further fields.
+
+    Args:
+        kind: ``image``, ``annotation`` or ``result``.
+        load: gives the plain object of a row; raises ValueError where it cannot.
+    """
+    known = IMAGE_FIELDS if kind == "image" else ANNOTATION_FIELDS
+    typed = known if kind == "image" else {**known, **OPTIONAL_FIELDS}
+    core = record_type(typed, [])
+    good: list[tuple[Any, dict[str, bytes]]] = []
+    names: dict[str, None] = {}
+    masks = 0
+    for i, raw in enumerate(rows):
+        row = None
+        try:
+            row = load(raw)
+            if not isinstance(row, dict):
+                raise ValueError(f"is not an object, but {kind_of(row)}")
+            values = {k: v for k, v in row.items() if k in typed and not _absent(v)}
+            boxed = kind == "image" or _has_box(values)
+            if not boxed:
+                values["bbox"] = _mask_box(row)
+            record = msgspec.convert(_whole_ids(values), core)
+            further = {k: encoded(v) for k, v in row.items() if k not in known and not _absent(v)}
+        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+            ids = any(f"{k} " in str(error) for k in INTEGER_FIELDS) and "whole" in str(error)
+            problems.error(
+                _plain(str(error)),
+                file=path,
+                record=_name_of(kind, i, row),
+                remedy=_REFERS[kind]
+                if ids
+                else f"Correct the {kind}, or leave it out with --skip-bad.",
+            )
+            continue
+        masks += not boxed
+        names.update(dict.fromkeys(further))
+        good.append((record, further))
+    problems.count(FROM_MASK, masks)
+
+    order = list(names)
+    records = []
+    for record, further in good:
+        values = {k: getattr(record, k) for k in typed}
+        for j, name in enumerate(order):
+            values[f"extra_{j}"] = further.get(name, b"")
+        records.append(SimpleNamespace(**values))
+    return records, order
+
+
+def _absent(value: Any) -> bool:
+    """True of NaN, which tables have for what is not there."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _has_box(values: dict[str, Any]) -> bool:
+    return values.get("bbox") is not None and values["bbox"] != []
+
+
+def _mask_box(row: dict[str, Any]) -> tuple[float, float, float, float]:
+    mask = row.get("segmentation")
+    if mask is None or mask == [] or _absent(mask):
+        what = f"is {json.dumps(row['bbox'])}" if "bbox" in row else "is missing"
+        raise ValueError(f"bbox {what}, and there is no segmentation to take it from")
+    try:
+        return box_around(mask)
+    except ValueError as error:
+        raise ValueError(f"bbox is missing, and the segmentation {error}") from None
+
+
+def _whole_ids(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with ids, sizes and flags as whole numbers."""
+    out = dict(values)
+    for key in values.keys() & INTEGER_FIELDS:
+        value = out[key] = whole_number(values[key])
+        if isinstance(value, str | float | list | dict | bool):
+            shown = json.dumps(value)[:60]
+            raise ValueError(f"{key} {shown} is {kind_of(value)}, not a whole number")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{key} {str(value)[:60]} is no whole number of 64 bits")
+    for key in _FLAGS:
+        if key in values:
+            out[key] = whole_number(values[key])
+    return out
+
+
+def _plain(message: str) -> str:
+    """msgspec's message with the field first: ``bbox: expected `array` of length 4``."""
+    text, _, where = message.partition(" - at `$")
+    name = where.rstrip("`").lstrip(".")
+    if not name:
+        return text[:1].lower() + text[1:]
+    return f"{name}: {text[:1].lower()}{text[1:]}"
+
+
+def _name_of(kind: str, index: int, row: Any) -> str:
+    """``annotation 17`` by its id where it has one, else by its place in the list."""
+    if isinstance(row, dict) and isinstance(row.get("id"), int | str):
+        return f"{kind} {str(row['id'])[:60]}"
+    return f"{kind}s[{index}]"
