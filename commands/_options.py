@@ -255,10 +255,13 @@ def resolve_network(name: str, folder: Path, *, what: str, option: str) -> str:
 
 
 def tell_problems(problems: Problems, quiet: bool = False) -> None:
-    """List on stderr what was skipped (also when quiet), and the counted warnings."""
-    for problem in problems.errors:
+    """List on stderr what was skipped (also when quiet), and the warnings."""
+    for problem in problems.found:
         where = ", ".join(p for p in (problem.file, problem.record) if p)
-        message(f"skipped: {where}: {problem.message}")
+        if problem.severity == "error":
+            message(f"skipped: {where}: {problem.message}")
+        else:
+            message(f"warning: {where}: {problem.message}", quiet=quiet)
     for text in problems.summary():
         message(f"warning: {text}", quiet=quiet)
 

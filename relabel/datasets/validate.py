@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.pairing import ABSENT
 from relabel.datasets.pixels.location import image_location, image_size, is_packed, read_image_bytes
 from relabel.errors import Problems, RelabelError
 from relabel.workspace.cores import reading_threads
@@ -53,6 +54,7 @@ def validate(
         text = f"cannot be read: {type(error).__name__}: {error}"
         problems.error(" ".join(text.split()), file=path)
     else:
+        problems.found = [p for p in problems.found if ABSENT not in p.message]
         check_images(dataset, problems, path, decode=decode, quiet=quiet)
     for text in problems.summary():
         problems.warning(text, file=path)

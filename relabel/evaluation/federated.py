@@ -107,4 +107,6 @@ def federated(truth: DetectionDataset) -> Federated | None:
         cells.append(np.unique(rows[known] * classes + place[known]))
     fields = truth.info.get(CATEGORY_FIELDS, {})
     group = [fields.get(name, {}).get("frequency") for name in truth.space.class_names]
-    return Federated(classes, *cells, tuple(g if g in GROUPS else "" for g in group))
+    negative, not_exhaustive = cells
+    groups = tuple(g if g in GROUPS else "" for g in group)
+    return Federated(classes, negative, not_exhaustive, groups)

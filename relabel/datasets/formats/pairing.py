@@ -9,6 +9,8 @@ from relabel.errors import DataError, Problems
 
 _NEARLY_NOTHING = 0.05
 _SHOWN = 3
+ABSENT = "images are there, in"
+"""In the warning of `tell_absent`, which `validate` leaves out: it names every absent image."""
 
 
 def check_pairing(
@@ -58,6 +60,16 @@ def check_pairing(
             f"{_examples(orphan_labels, 'label')}",
             file=file,
         )
+
+
+def tell_absent(
+    absent: Sequence[str], total: int, *, root: Path, file: str | Path, problems: Problems
+) -> None:
+    """Warn of images that a label file names and that are not in their folder."""
+    if not absent:
+        return
+    there = f"{total - len(absent)} of" if len(absent) < total else "none of the"
+    problems.warning(f"{there} {total} {ABSENT} {root}{_examples(absent, 'absent')}", file=file)
 
 
 def _examples(names: Sequence[str], what: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel.datasets.dataset import Images
+from relabel.datasets.formats.pairing import tell_absent
 from relabel.datasets.formats.splits import split_names
 from relabel.datasets.pixels.placing import file_name_fault
 from relabel.errors import DataError, Problems
@@ -21,7 +22,6 @@ _NOT_INSTANCES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "imag
 _LABEL_FOLDERS = ("annotations", "annotation", "labels", "anns")
 _SUFFIXES = (".json", ".json.gz")
 _MOST_FOLDERS = 2000
-_SHOWN = 3
 
 
 def find_annotations(path: Path, *, split: str | None, annotations: str | None) -> Path:
@@ -218,12 +218,7 @@ def find_images(images: Images, root: Path, file: Path, problems: Problems) -> I
         if any(found):
             images = replace(images, location=found)
             absent = [name for name, place in zip(names, found, strict=True) if not place]
-    if absent:
-        count = "none" if len(absent) == len(names) else f"{len(names) - len(absent)}"
-        shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
-        problems.warning(
-            f"{count} of {len(names)} images found in {root}; absent: {shown}", file=file
-        )
+    tell_absent(absent, len(names), root=root, file=file, problems=problems)
     return images
 
 

@@ -44,10 +44,11 @@ def box_around(segmentation: Any) -> tuple[float, float, float, float]:
 
 def _box_of_runs(segmentation: dict[str, Any]) -> tuple[float, float, float, float]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    whole = isinstance(size, list) and len(size) == 2
-    if not whole or not all(isinstance(v, int) and 0 < v < 2**31 for v in size):
-        raise ValueError("is an RLE without a `size` of [height, width]")
-    height, width = size
+    match size:
+        case [int(height), int(width)] if 0 < height < 2**31 and 0 < width < 2**31:
+            pass
+        case _:
+            raise ValueError("is an RLE without a `size` of [height, width]")
     if isinstance(counts, str):
         counts = _run_lengths(counts)
     if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):

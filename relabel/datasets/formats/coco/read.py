@@ -87,7 +87,7 @@ def read(
     info = dict(decoded.fields)
     if category_fields:
         info[CATEGORY_FIELDS] = category_fields
-    return DetectionDataset(name, space or own_space, images, boxes, root, info, outside)
+    return DetectionDataset(name, space or own_space, images, boxes, root, info, outside=outside)
 
 
 def _tell_root_class(space: LabelSpace, boxes: Boxes, file: Path, problems: Problems) -> None:
