@@ -138,7 +138,7 @@ def test_a_damaged_image_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("names: [a", "not readable YAML"),
+        ("names: [a", "not valid YAML"),
         ("- a", "not a data.yaml"),
         ("train: images", "no class names"),
         ("train: images\nnames: [a]\nnc: 2", "nc is 2 but there are 1"),

@@ -1,28 +1,27 @@
-"""Where YOLO datasets keep their class names, images and labels."""
+"""Where YOLO datasets keep their images, split by split, and the label file of each."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from relabel.datasets.formats.splits import find_split, split_kind
+from relabel.datasets.formats.yolo.config import YAML_SUFFIXES, Config, find_config, on_disk
+from relabel.datasets.formats.yolo.label_files import LabelFiles
 from relabel.errors import DataError, Problems
+from relabel.files.opening import read_text
+from relabel.files.walk import is_hidden, walk_files
 
+# What Ultralytics reads, and what else Pillow may: a suffix that no decoder is for is an error of
+# the image, not an image less.
 IMAGE_SUFFIXES = {
-    ".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp", ".pfm", ".heic",
+    ".avif", ".bmp", ".dng", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".mpo", ".pfm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
-_SPLITS = ("train", "val", "test")
-_ALIASES = {"val": ("val", "valid", "validation"), "valid": ("valid", "val")}
-_NAME_FILES = (
-    "classes.txt",
-    "obj.names",
-    "labels/classes.txt",
-    "data/obj.names",
-    "_darknet.labels",
-)
+_KINDS = ("train", "val", "test")
+_SHOWN = 3
 
 
 @dataclass
@@ -32,25 +31,40 @@ class Layout:
     Attributes:
         root: folder that image file names are relative to.
         names: class names by class number.
-        images: the image files, sorted within each split.
         file: the data.yaml or the file of class names, for messages.
-        labels: folder of all label files, where it does not follow from the images' paths.
+        keypoints: how many keypoints a row has, and 2 or 3 numbers for each.
+        images: file names, sorted within each split.
+        labels: the label file of each image, None where there is none.
     """
 
     root: Path
     names: dict[int, str]
-    images: list[Path] = field(default_factory=list)
-    file: Path | None = None
-    labels: Path | None = None
+    file: Path
+    keypoints: tuple[int, int] | None = None
+    images: list[str] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
 
 
-def label_path(image: Path, layout: Layout | None = None) -> Path:
+@dataclass
+class _Source:
+    """Images of a split: all of a folder, or those that a list names.
+
+    Attributes:
+        folder: of all images, or above them.
+        names: relative to it.
+        whole: whether these are all images below the folder.
+    """
+
+    folder: str
+    names: list[str]
+    whole: bool
+
+
+def label_path(image: Path) -> Path:
     """The label file of an image: the last folder ``images`` becomes ``labels``.
 
     Without such a folder the label file stands beside the image.
     """
-    if layout is not None and layout.labels is not None:
-        return layout.labels / image.relative_to(layout.root).with_suffix(".txt")
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
@@ -62,185 +76,282 @@ def label_path(image: Path, layout: Layout | None = None) -> Path:
 def find_layout(
     path: Path, *, split: str | None, annotations: str | None, problems: Problems
 ) -> Layout:
-    """Find the class names and images of a YOLO dataset.
+    """Find the class names, images and label files of a YOLO dataset.
+
+    What does not fit is told through ``problems``: splits that are stated but absent, images
+    without label file and label files without image, folders of images that are in no split.
 
     Raises:
-        DataError: no class names, no such split, no images, or a list that leads outside.
+        DataError: no class names, no such split, no images, a path that leads outside, or hardly
+            an image that has a label file.
     """
-    config = _config_file(path, annotations)
-    if config is None:
-        return _without_config(path, split)
-    data = _load(config)
-    names = _names(data, config)
-    base = _base(data, config)
-    keys = [k for k in _SPLITS if data.get(k)]
-    if "valid" in data and "val" not in keys:
-        keys.append("valid")
+    config = find_config(path, annotations)
+    labels: Path | None = None
+    if config.splits is not None:
+        sources = _of_splits(config, config.splits, split, problems)
+    else:
+        sources, labels = _without_splits(config, split, problems)
+    if not any(source.names for source in sources):
+        raise DataError(
+            "names no images",
+            file=config.file,
+            remedy="Set train to a folder of images, or put them into images/ beside labels/.",
+        )
+    root = _root(config, sources)
+    layout = Layout(root, config.names, config.file, config.keypoints)
+    files = LabelFiles(root, labels)
+    seen: set[str] = set()
+    for source in sources:
+        images, found = files.pair(source.folder, source.names, whole=source.whole, seen=seen)
+        layout.images += images
+        layout.labels += found
+    _check_names(layout, problems)
+    files.check(
+        layout.images,
+        layout.labels,
+        file=layout.file,
+        problems=problems,
+        suffixes=IMAGE_SUFFIXES,
+    )
+    if split is None and labels is None:
+        _tell_unread(sources, layout, seen, problems)
+    return layout
+
+
+def _of_splits(
+    config: Config, splits: dict[str, list[str]], split: str | None, problems: Problems
+) -> list[_Source]:
+    keys = [k for kind in _KINDS for k in splits if split_kind(k) == kind]
+    if config.file.suffix.lower() not in YAML_SUFFIXES:
+        keys = list(dict.fromkeys((*keys, *splits)))
     if split is not None:
-        wanted = [k for k in _ALIASES.get(split, (split,)) if data.get(k)]
-        if not wanted:
-            raise DataError(
-                f"has no split {split!r}",
-                file=config,
-                remedy=f"Known: {', '.join(keys) or 'none'}.",
-            )
-        keys = wanted[:1]
-    images: dict[Path, None] = {}
+        keys = [find_split(split, splits, file=config.file)]
+    sources: list[_Source] = []
+    missing: list[str] = []
     for key in keys:
-        sources = data[key] if isinstance(data[key], list) else [data[key]]
-        for source in sources:
-            if not isinstance(source, str):
-                raise DataError(f"{key} is not a path: {source!r}", file=config)
-            images.update(dict.fromkeys(_images(source, key, base, config, problems)))
-    if not images:
-        raise DataError("names no images", file=config, remedy="Set train to a folder of images.")
-    listed = list(images)
-    root = base
-    if not all(i.is_relative_to(base) for i in listed):
-        root = Path(os.path.commonpath([i.parent for i in listed]))
-    return Layout(root, names, listed, config)
-
-
-def _config_file(path: Path, annotations: str | None) -> Path | None:
-    if path.is_file() or annotations:
-        file = path / annotations if annotations and path.is_dir() else path
-        if not file.is_file():
-            raise DataError("no such file", file=file, remedy="Check the path.")
-        if file.suffix.lower() not in (".yaml", ".yml"):
-            raise DataError(
-                "is not a YAML file", file=file, remedy="Point at data.yaml or at its folder."
-            )
-        return file
-    for name in ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml"):
-        if (path / name).is_file():
-            return path / name
-    found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
-    return found[0] if len(found) == 1 else None
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"not readable YAML: {error}", file=file) from error
-    if not isinstance(data, dict):
+        for stated in splits[key]:
+            place = config.find(stated)
+            if place is None:
+                missing.append(f"{key} is {stated!r}, which does not exist")
+            elif place.is_dir():
+                sources.append(_folder(str(place)))
+            elif place.suffix.lower() in IMAGE_SUFFIXES:
+                sources.append(_Source(str(place.parent), [place.name], whole=False))
+            else:
+                sources.append(_listed(place, config, problems))
+            if place is not None and not sources[-1].names:
+                missing.append(f"{key} is {stated!r}, which names no images")
+    if missing and (split is not None or not any(s.names for s in sources)):
         raise DataError(
-            "is not a data.yaml", file=file, remedy="It needs names and train, val or test."
-        )
-    return data
-
-
-def _names(data: dict[str, Any], file: Path) -> dict[int, str]:
-    names, count = data.get("names"), data.get("nc")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if names is None and isinstance(count, int) and not isinstance(count, bool):
-        names = {i: f"class_{i}" for i in range(count)}
-    if not isinstance(names, dict) or not names:
-        raise DataError(
-            "has no class names", file=file, remedy="Add `names`, a list or a map by number."
-        )
-    if any(isinstance(k, bool) or not isinstance(k, int) or k < 0 for k in names):
-        raise DataError("names are not numbered from 0", file=file, remedy="Use `0: name`.")
-    if count is not None and count != len(names):
-        raise DataError(
-            f"nc is {count} but there are {len(names)} names", file=file, remedy="Correct nc."
-        )
-    return {k: str(names[k]) for k in sorted(names)}
-
-
-def _base(data: dict[str, Any], file: Path) -> Path:
-    """The folder that split paths are relative to."""
-    stated = data.get("path")
-    if isinstance(stated, str) and stated:
-        base = file.parent / stated
-        # Absolute paths of the machine on which the file was written are of no use elsewhere.
-        if base.is_dir():
-            return base
-    return file.parent
-
-
-def _images(source: str, key: str, base: Path, config: Path, problems: Problems) -> list[Path]:
-    place = base / source
-    if not place.exists() and source.startswith("../"):
-        # Roboflow writes ../train/images for a data.yaml that stands beside train/.
-        place = base / source[3:]
-    if not place.exists():
-        raise DataError(
-            f"{key} is {source!r}, which does not exist",
-            file=config,
+            missing[0],
+            file=config.file,
             remedy="Correct the path; it is relative to `path`, or to the file's folder.",
         )
-    if place.is_file():
-        return _listed(place, base, problems)
-    return folder_images(place)
+    for text in missing:
+        problems.warning(f"{text}: the split is left out", file=config.file)
+    return sources
 
 
-def folder_images(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, sorted."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+def _folder(folder: str) -> _Source:
+    names = walk_files(folder, IMAGE_SUFFIXES)
+    # By folder, then by name.
+    return _Source(folder, sorted(names, key=lambda name: name.split("/")), whole=True)
 
 
-def _listed(file: Path, base: Path, problems: Problems) -> list[Path]:
+def _listed(file: Path, config: Config, problems: Problems) -> _Source:
     """The images a text file lists, which must lie inside the dataset."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", file=file) from error
-    images: dict[Path, None] = {}
-    # Not resolve(): images that are symbolic links to somewhere else are welcome.
-    inside = Path(os.path.abspath(base))  # noqa: PTH100
-    for number, line in enumerate(lines, 1):
+    places = list(dict.fromkeys((file.parent, *config.places)))
+    near = Config(config.file, {}, places, config.roots)
+    names_in = _Names()
+    images: dict[str, None] = {}
+    again = 0
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         entry = line.strip()
         if not entry:
             continue
-        # Ultralytics resolves ./ from the list's folder, the rest from the working folder; Darknet
-        # lists start with data/ from the folder above.
-        places = [file.parent / entry, base / entry, base.parent / entry]
-        image = next((p for p in places if p.is_file()), places[0])
-        image = Path(os.path.abspath(image))  # noqa: PTH100
-        if not image.is_relative_to(inside):
-            problems.error(
-                f"{entry!r} leads out of the dataset's root",
-                file=file,
-                record=f"line {number}",
-                remedy="List images inside the dataset's folder.",
-            )
-            continue
-        images[base / image.relative_to(inside)] = None
-    return list(images)
+        record = f"line {number}"
+        image = names_in.find(places, entry.removeprefix("./"))
+        if image is None:
+            try:
+                found = near.find(entry)
+            except DataError:
+                problems.error(
+                    f"{entry[:200]!r} leads out of the dataset's root",
+                    file=file,
+                    record=record,
+                    remedy="List images inside the dataset's folder.",
+                )
+                continue
+            if found is None:
+                problems.error(
+                    f"there is no image {entry[:200]!r}",
+                    file=file,
+                    record=record,
+                    remedy="Paths are relative to the list's folder or to the dataset's.",
+                )
+                continue
+            image = str(found)
+        again += image in images
+        images[image] = None
+    if again:
+        problems.warning(f"{again} lines name an image again and count once", file=file)
+    for root in map(str, config.roots):
+        if all(_below(i, root) for i in images):
+            break
+    else:
+        root = os.path.commonpath(config.roots)
+    return _Source(root, [i[len(root.rstrip("/")) + 1 :] for i in images], whole=False)
 
 
-def _without_config(path: Path, split: str | None) -> Layout:
-    """A folder with a file of class names: labelImg, Darknet and label-only exports."""
-    file = next((path / n for n in _NAME_FILES if (path / n).is_file()), None)
-    if file is None:
-        raise DataError(
-            "no data.yaml and no classes.txt",
-            file=path,
-            remedy="Point at a data.yaml, or add one with `names`, `train` and `val`.",
-        )
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", file=file) from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    names = {i: line.strip() for i, line in enumerate(lines)}
-    for part in ("images", "obj_train_data", "data/obj_train_data"):
-        folder = path / part
-        if split is not None and (folder / split).is_dir():
-            folder = folder / split
-        if folder.is_dir() and (images := folder_images(folder)):
-            return Layout(path, names, images, file)
-    if split is not None and (path / split).is_dir():
-        return Layout(path, names, folder_images(path / split), file)
-    labels = path / "labels"
+class _Names:
+    """Which files folders hold, each listed once: a question per listed image is slow."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def find(self, places: list[Path], entry: str) -> str | None:
+        """The file of a plain relative path in the first of the places that has it."""
+        folder, _, name = entry.rpartition("/")
+        if ".." in entry or "//" in entry or "/./" in entry or entry.startswith("/"):
+            return None
+        for place in places:
+            where = f"{place}/{folder}" if folder else str(place)
+            if where not in self._names:
+                try:
+                    self._names[where] = set(os.listdir(where))  # noqa: PTH208
+                except (OSError, ValueError):
+                    self._names[where] = set()
+            if name in self._names[where]:
+                return f"{where}/{name}"
+        return None
+
+
+def _below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def _without_splits(
+    config: Config, split: str | None, problems: Problems
+) -> tuple[list[_Source], Path | None]:
+    """Images beside a file of class names: labelImg, Darknet, CVAT and label-only exports.
+
+    Returns:
+        the images; and the folder of all label files, where that does not follow from theirs.
+    """
+    path = config.places[0]
+    splits, rest = _found_splits(config)
+    if splits and (split is not None or rest is None):
+        return _of_splits(config, splits, split, problems), None
+    if split is not None:
+        find_split(split, (), file=path)  # raises, as there are none
+    if rest is not None:
+        return [_folder(str(rest))], None
+    labels = on_disk(str(path / "labels"))
     # Labels alone, with the images in a folder of the same stems next to it.
     for folder in (path / "JPEGImages", path.parent / "images", path.parent / "JPEGImages"):
-        if labels.is_dir() and folder.is_dir():
-            return Layout(folder, names, folder_images(folder), file, labels)
-    images = folder_images(path)
-    if not images:
-        raise DataError("no images", file=path, remedy="Put them into images/ beside labels/.")
-    return Layout(path, names, images, file)
+        if labels is not None and folder.is_dir():
+            return [_folder(str(folder))], Path(labels)
+    return [_folder(str(path))], None
+
+
+def _found_splits(config: Config) -> tuple[dict[str, list[str]], Path | None]:
+    """Splits as folders and lists are called, and the folder that holds all images, if one does."""
+    path = config.places[0]
+    for top in (path, path / "data"):
+        darknet = {
+            p.name[4:-5]: [str(p)] for p in _folders(top) if p.name.lower().endswith("_data")
+            and p.name.lower().startswith("obj_") and len(p.name) > 9
+        }  # fmt: skip
+        if darknet:
+            return darknet, None
+    for top in (path, path / "data"):
+        lists = {p.stem: [str(p)] for p in _files(top) if _is_list(p, config.file)}
+        if lists:
+            return lists, None
+    images = on_disk(str(path / "images"))
+    if images is not None and Path(images).is_dir():
+        inside = {p.name: [str(p)] for p in _folders(Path(images)) if _is_split(p)}
+        return inside, Path(images)
+    return {p.name: [str(p)] for p in _folders(path) if _is_split(p)}, None
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from (p for p in sorted(path.iterdir()) if p.is_dir() and not is_hidden(p.name))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from (p for p in sorted(path.iterdir()) if p.is_file() and not is_hidden(p.name))
+
+
+def _is_split(path: Path) -> bool:
+    return split_kind(path.name) in _KINDS
+
+
+def _is_list(file: Path, names: Path) -> bool:
+    """Whether a text file called as a split is lists images, rather than being a label file."""
+    if file.suffix.lower() != ".txt" or not _is_split(file.with_suffix("")) or file == names:
+        return False
+    first = read_text(file).lstrip().split("\n", 1)[0].strip()
+    return os.path.splitext(first)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+
+
+def _root(config: Config, sources: list[_Source]) -> Path:
+    """The folder that file names are relative to: the dataset's, where it holds all images."""
+    folders = [s.folder for s in sources if s.names]
+    for place in (config.places[0], *config.roots):
+        if all(f == str(place) or _below(f, str(place)) for f in folders):
+            return place
+    return Path(os.path.commonpath(folders))
+
+
+def _check_names(layout: Layout, problems: Problems) -> None:
+    """File names that are no text cannot be written anywhere."""
+    try:
+        "".join(layout.images).encode()
+    except UnicodeEncodeError:
+        bad = [i for i, n in enumerate(layout.images) if not n.isprintable() and max(n) >= "\udc80"]
+        for i in bad:
+            problems.error(
+                "the file's name is not UTF-8 text",
+                file=layout.root / layout.images[i].encode("utf-8", "replace").decode(),
+                remedy="Rename it.",
+            )
+        gone = set(bad)
+        layout.images = [n for i, n in enumerate(layout.images) if i not in gone]
+        layout.labels = [n for i, n in enumerate(layout.labels) if i not in gone]
+
+
+def _tell_unread(
+    sources: list[_Source], layout: Layout, seen: set[str], problems: Problems
+) -> None:
+    """Tell of images that lie where the dataset keeps its images, but are in no split."""
+    places: dict[str, None] = {}
+    for source in sources:
+        for folder in {os.path.dirname(n) for n in source.names}:  # noqa: PTH120
+            parts = Path(source.folder, folder).relative_to(layout.root).parts
+            for i, part in enumerate(parts):
+                if part.lower() == "images":
+                    places[str(Path(layout.root, *parts[: i + 1]))] = None
+                    break
+    for top in _folders(layout.root):
+        below = on_disk(str(top / "images"))
+        if _is_split(top) and below is not None and Path(below).is_dir():
+            places[below] = None
+    read = {s.folder for s in sources if s.whole}
+    unread: list[str] = []
+    for place in places:
+        if place not in read:
+            unread += (
+                image
+                for name in walk_files(place, IMAGE_SUFFIXES)
+                if (image := f"{place}/{name}") not in seen
+            )
+    if unread:
+        names = sorted({os.path.relpath(i, layout.root) for i in unread})
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        problems.warning(
+            f"{len(names)} images are in none of the splits that are read ({shown})",
+            file=layout.file,
+        )
