@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from relabel import process
 from relabel.cli import debug_option
+from relabel.errors import shown
+from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
     from relabel.evaluation.tables import Rows
@@ -42,25 +45,56 @@ def result_options(function: F) -> F:
 def warn(warnings: Sequence[str]) -> None:
     """Warnings to stderr."""
     for text in warnings:
-        click.echo(f"relabel: warning: {text}", err=True)
+        message(f"relabel: warning: {text}")
+
+
+def say(text: str) -> None:
+    """Print one line; what it holds of files and names is shown as data."""
+    click.echo(shown(text))
+
+
+def print_json(content: Any, indent: int | None = None) -> None:
+    """Print JSON; what would do something to a terminal is written as an escape."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
+    click.echo("\n".join(map(_escaped, text.split("\n"))))
+
+
+def kept(text: str = "") -> None:
+    """The last words of a command whose work is in files, and told by them alone.
+
+    Where standard output cannot be written, that is a warning: the work is done.
+    """
+    if text:
+        say(text)
+    lost = process.take_output_failure()
+    if lost is not None:
+        message(f"relabel: warning: standard output cannot be written: {lost}")
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    # DEL is not escaped by json itself.
+    escapes = {c: json.dumps(c)[1:-1] if c > "\x7f" else f"\\u{ord(c):04x}" for c in set(text)}
+    return "".join(c if c.isprintable() else escapes[c] for c in text)
 
 
 def print_or_save(
-    content: dict[str, Any], shown: Sequence[tuple[str, Rows]], as_json: bool, out: Path | None
+    content: dict[str, Any], tables: Sequence[tuple[str, Rows]], as_json: bool, out: Path | None
 ) -> None:
     """Write the JSON to ``out`` if given; print JSON or the tables."""
     if out is not None:
         from relabel.workspace.atomic import atomic_write_json
 
         atomic_write_json(out, content, indent=2)
-        click.echo(f"relabel: wrote {out}", err=True)
+        message(f"relabel: wrote {out}")
     if as_json:
-        click.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
+        print_json(content)
         return
     from rich.console import Console
 
     from relabel.evaluation.tables import rich_table
 
     console = Console()
-    for title, table in shown:
+    for title, table in tables:
         console.print(rich_table(table, title))

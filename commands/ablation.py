@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from ._options import (
     settings_options,
     tell_problems,
 )
-from ._results import print_or_save
+from ._results import kept, print_json, print_or_save, say
 
 if TYPE_CHECKING:
     from relabel.studies.ablation.run import AblationPlan
@@ -140,6 +139,8 @@ def cli(
     files = results.write_ablation(content, plan.out, command)
     shown = [("Ablation, in percent", results.ablation_table(content))]
     print_or_save(content, shown, as_json, None)
+    if not as_json:
+        kept()
     message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet or as_json)
 
 
@@ -158,9 +159,9 @@ def _print_plan(plan: AblationPlan, as_json: bool) -> None:
         {"arm": job.arm.name, "seed": job.seed, "status": job.stage.status()} for job in plan.jobs
     ]
     if as_json:
-        click.echo(json.dumps({"out": str(plan.out), "trainings": rows}))
+        print_json({"out": str(plan.out), "trainings": rows})
         return
     for row in rows:
-        click.echo(f"{row['arm']:<28} seed {row['seed']}  {row['status']}")
+        say(f"{row['arm']:<28} seed {row['seed']}  {row['status']}")
     left = sum(row["status"] != "done" for row in rows)
-    click.echo(f"{left} of {len(rows)} trainings to run in {plan.out}")
+    say(f"{left} of {len(rows)} trainings to run in {plan.out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from relabel.lat.settings import LatSettings
 from relabel.workspace.progress import message
 
 from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options, tell_problems
+from ._results import kept, print_json, say
 
 if TYPE_CHECKING:
     from relabel.align.plan import AlignPlan
@@ -145,15 +145,15 @@ def pipeline_settings(given: Given) -> PipelineSettings:
 def _print_plan(plan: AlignPlan, as_json: bool) -> None:
     rows = plan.rows()
     if as_json:
-        click.echo(json.dumps({"out": str(plan.out), "stages": rows}))
+        print_json({"out": str(plan.out), "stages": rows})
         return
     width = max(len(row["stage"]) for row in rows)
     for row in rows:
         needed = row["runs"] or row["status"] == "done"
-        click.echo(f"{row['stage']:<{width}}  {_STATUS[row['status']] if needed else 'not needed'}")
+        say(f"{row['stage']:<{width}}  {_STATUS[row['status']] if needed else 'not needed'}")
         for difference in row["differences"]:
-            click.echo(f"{'':<{width}}    {difference}")
-    click.echo(f"{sum(row['runs'] for row in rows)} of {len(rows)} stages to run in {plan.out}")
+            say(f"{'':<{width}}    {difference}")
+    say(f"{sum(row['runs'] for row in rows)} of {len(rows)} stages to run in {plan.out}")
 
 
 def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
@@ -168,9 +168,9 @@ def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
             "report": str(report),
             "ran": list(ran),
         }
-        click.echo(json.dumps(summary))
+        print_json(summary)
         return
     for name, path in annotations.items():
-        click.echo(f"{name} in the label space of {plan.target}: {path}")
-    click.echo(f"target and sources in one file: {merged}")
-    click.echo(f"report: {report}")
+        kept(f"{name} in the label space of {plan.target}: {path}")
+    kept(f"target and sources in one file: {merged}")
+    kept(f"report: {report}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ._options import (
     settings_options,
     tell_problems,
 )
-from ._results import with_default
+from ._results import kept, print_json, with_default
 
 
 @click.command(cls=GroupedCommand)
@@ -143,7 +142,7 @@ def cli(
     tell_problems(problems, runtime.quiet)
     if as_json:
         skipped = 0 if bad is None else len(bad)
-        click.echo(json.dumps({"predictions": str(out), "images": done, "unreadable": skipped}))
+        print_json({"predictions": str(out), "images": done, "unreadable": skipped})
         return
-    click.echo(str(out))
+    kept(str(out))
     message(f"{done} images, {len(classifier.spec.classes)} classes", quiet=runtime.quiet)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from ._options import (
     settings_options,
     tell_problems,
 )
+from ._results import kept, print_json
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
@@ -127,9 +127,9 @@ def cli(
     labels = read_pseudo_labels(out)
     counts = {"images": len(images), "boxes": len(labels), "by": labels.by, "on": labels.on}
     if as_json:
-        click.echo(json.dumps({"out": str(out), **counts}))
+        print_json({"out": str(out), **counts})
     else:
-        click.echo(f"{len(labels)} boxes on {len(images)} images: {out}")
+        kept(f"{len(labels)} boxes on {len(images)} images: {out}")
 
 
 def _sam3_model(checkpoint: str) -> str | None:

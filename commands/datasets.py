@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from relabel.errors import Problems
 from relabel.workspace.progress import message
 
 from ._options import catalogue_options, tell_problems
-from ._results import print_or_save
+from ._results import print_json, print_or_save, say
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
@@ -109,7 +108,7 @@ def list_datasets(as_json: bool, catalogue: Catalogue) -> None:
         shown.append((title, (["name", "format", "root", "splits"], datasets)))
     print_or_save(found, shown, as_json, None)
     if not datasets and not as_json:
-        click.echo("No datasets are named: no relabel.toml here or above.")
+        say("No datasets are named: no relabel.toml here or above.")
 
 
 @cli.command("describe")
@@ -168,14 +167,14 @@ def validate_command(
         quiet=quiet or as_json,
     )
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     else:
         for problem in result["problems"]:
             where = ", ".join(p for p in (problem["file"], problem["record"]) if p)
-            click.echo(f"{problem['severity']}: {where}: {problem['message']}")
+            say(f"{problem['severity']}: {where}: {problem['message']}")
         errors = sum(p["severity"] == "error" for p in result["problems"])
         warnings = len(result["problems"]) - errors
-        click.echo(f"{'ok' if result['ok'] else 'not ok'}: {errors} errors, {warnings} warnings")
+        say(f"{'ok' if result['ok'] else 'not ok'}: {errors} errors, {warnings} warnings")
     if not result["ok"]:
         sys.exit(1)
 

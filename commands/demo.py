@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import click
 
 from relabel.cli import State, debug_option
+from relabel.workspace.progress import message
 
-from ._results import with_default
+from ._results import kept, print_json, with_default
 
 
 @click.command()
@@ -69,7 +69,7 @@ def cli(
     started = time.monotonic()
     if world_only:
         world = write_world(out, images=images, val_images=val_images, seed=seed, quiet=quiet)
-        click.echo(str(world.root))
+        kept(str(world.root))
         return
 
     state = ctx.find_root().ensure_object(State)
@@ -83,7 +83,7 @@ def cli(
     result = run_demo(world, file, align, quiet=quiet)
     if as_json:
         scores = {o.name: {m.name: m.to_dict() for m in o.scores} for o in result.outcomes}
-        click.echo(json.dumps(scores))
+        print_json(scores)
         return
     _print(result, time.monotonic() - started)
 
@@ -119,5 +119,5 @@ def _print(result: Any, seconds: float) -> None:
         title = f"{outcome.name} in the label space of cityscapes, percent"
         console.print(rich_table(outcome.rows, title))
     for file in result.files:
-        click.echo(str(file))
-    click.echo(f"Took {seconds:.0f} s.", err=True)
+        kept(str(file))
+    message(f"Took {seconds:.0f} s.")

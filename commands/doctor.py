@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from relabel.cli import debug_option
 
-from ._results import with_default
+from ._results import print_json, say, with_default
 
 
 @click.command()
@@ -31,12 +30,15 @@ def cli(as_json: bool, no_database: bool, timeout: float) -> None:
     if not as_json:
         click.echo("Trying torch and FiftyOne's database, which can take a minute ...", err=True)
     report = inspect(database=not no_database, timeout=timeout)
-    click.echo(json.dumps(report, indent=2) if as_json else _text(report))
+    if as_json:
+        print_json(report, indent=2)
+    for line in () if as_json else _lines(report):
+        say(line)
     if not report["ok"]:
         sys.exit(1)
 
 
-def _text(report: Mapping[str, Any]) -> str:
+def _lines(report: Mapping[str, Any]) -> list[str]:
     devices, database = report["devices"], report["database"]
     rows = [(name, version or "not installed") for name, version in report["versions"].items()]
     rows.append(("", ""))
@@ -64,7 +66,7 @@ def _text(report: Mapping[str, Any]) -> str:
         lines.append(f"{problem['severity']}: {problem['message']}. {problem['remedy']}")
     if not report["problems"]:
         lines.append("Nothing is missing.")
-    return "\n".join(lines)
+    return lines
 
 
 def _size(n: int | None) -> str:

@@ -22,7 +22,7 @@ from ._options import (
     settings_options,
     tell_problems,
 )
-from ._results import print_or_save
+from ._results import kept, print_or_save
 from .align import PIPELINE, PIPELINE_OPTIONS, SHARED, pipeline_settings
 
 
@@ -118,7 +118,7 @@ def downstream(
     write_outputs(folder, comparison)
     print_or_save(comparison.to_dict(), shown_tables(comparison), as_json, None)
     if not as_json:
-        click.echo(f"Tables, curves and JSON: {folder}")
+        kept(f"Tables, curves and JSON: {folder}")
     message(f"Took {time.monotonic() - started:.0f} s.", quiet=runtime.quiet or as_json)
 
 

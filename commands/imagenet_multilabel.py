@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from relabel.multilabel.settings import (
 from relabel.workspace.progress import message
 
 from ._options import FOLDER, Given, GroupedCommand, settings_options, tell_problems
+from ._results import kept, print_json
 
 if TYPE_CHECKING:
     from relabel.multilabel.plan import MultilabelPlan, MultilabelSettings
@@ -153,11 +153,9 @@ def cli(
         _fiftyone(plan, folder, runtime.quiet)
     if as_json:
         paths = {name: str(path) for name, path in plan.stages["result"].outputs.items()}
-        click.echo(
-            json.dumps({"out": str(out), "done": done, "waits_for": outcome.waits_for, **paths})
-        )
+        print_json({"out": str(out), "done": done, "waits_for": outcome.waits_for, **paths})
     elif done:
-        click.echo(str(folder / "labels.tsv"))
+        kept(str(folder / "labels.tsv"))
         message(f"report: {folder / 'report.html'}", quiet=runtime.quiet)
 
 
@@ -212,7 +210,7 @@ def _calibrate(
     maps = cut_features(images.select(rows), extractor, settings.maskcut, runtime)
     found = calibrate_tau(maps, values, settings.maskcut.max_masks)
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in found]))
+        print_json([asdict(row) for row in found])
         return
     from rich.console import Console
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 
 import click
@@ -10,6 +9,7 @@ import click
 from relabel.cli import debug_option
 from relabel.errors import did_you_mean
 
+from ._results import print_json
 from ._sections import SECTIONS, shown_default
 
 _INDENT = " " * 6
@@ -33,7 +33,7 @@ def cli(section: str | None, as_json: bool) -> None:
             name: {"title": SECTIONS[name].title, "settings": list(SECTIONS[name].rows())}
             for name in names
         }
-        click.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
         return
     click.echo("\n\n".join(_section(name) for name in names))
 

@@ -14,6 +14,7 @@ from relabel.errors import Problems
 from relabel.workspace.progress import message
 
 from ._options import FILE, FOLDER, Given, GroupedCommand, settings_options, tell_problems
+from ._results import kept, print_json
 
 if TYPE_CHECKING:
     from relabel.classifiers.data import LabelledImages
@@ -130,9 +131,9 @@ def cli(
         return
     tell_problems(problems, runtime.quiet)
     if as_json:
-        click.echo(json.dumps({"classifier": str(folder), **metrics}))
+        print_json({"classifier": str(folder), **metrics})
         return
-    click.echo(str(folder))
+    kept(str(folder))
     if metrics["skipped"]:
         message(f"{metrics['skipped']} images without a label were skipped", quiet=runtime.quiet)
     for name, value in (metrics["validation"] or [{}])[-1].items():

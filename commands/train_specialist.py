@@ -12,6 +12,7 @@ from relabel.errors import Problems
 from relabel.workspace.progress import message
 
 from ._options import FOLDER, Given, GroupedCommand, settings_options, tell_problems
+from ._results import kept, print_json
 
 
 @click.command(cls=GroupedCommand)
@@ -83,9 +84,9 @@ def cli(
         message("Trained already.", quiet=runtime.quiet)
     measured = _last_validation(folder)
     if as_json:
-        click.echo(json.dumps({"checkpoint": str(folder), "validation": measured}))
+        print_json({"checkpoint": str(folder), "validation": measured})
         return
-    click.echo(str(folder))
+    kept(str(folder))
     for name, value in (measured or {}).items():
         message(f"validation {name}: {value:.4f}", quiet=runtime.quiet)
 

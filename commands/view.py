@@ -10,6 +10,8 @@ import click
 
 from relabel.cli import debug_option
 
+from ._results import kept
+
 
 @click.command()
 @click.argument("result", metavar="RESULT", type=click.Path(path_type=Path))
@@ -71,4 +73,4 @@ def cli(
                 remote=remote,
             )
     if load_only:
-        click.echo(dataset.name)
+        kept(dataset.name)

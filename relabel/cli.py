@@ -1,14 +1,16 @@
 """The root of the command line: subcommands imported when they run, errors as one line.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
 
+from relabel import process  # isort: split
+
 import importlib
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import click
 
 from relabel import __version__
-from relabel.errors import RelabelError, did_you_mean
+from relabel.errors import RelabelError, did_you_mean, shown
 
 # The help line of each subcommand stands here so that `relabel --help` imports none of them.
 COMMANDS = {
@@ -43,8 +45,28 @@ class State:
     config: Path | None = None
 
 
+class _Interrupted(BaseException):
+    """KeyboardInterrupt under another name: click would print an empty line for it."""
+
+
+@contextmanager
+def _renamed() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _Interrupted from error
+
+
 class LazyGroup(click.Group):
     """A group whose subcommands are imported only when they run."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _renamed():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _renamed():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -123,29 +145,42 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     state = State(debug="--debug" in (sys.argv[1:] if args is None else args))
-    sys.exit(_run(args, state))
+    try:
+        with process.in_charge():
+            status = _finish(_run(args, state))
+    except KeyboardInterrupt:  # a second one, while the first was told
+        status = process.tell_interrupted()
+    process.leave(status)
 
 
 def _run(args: Sequence[str] | None, state: State) -> int:
     try:
         result = cli.main(args, prog_name="relabel", standalone_mode=False, obj=state)
-        sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; the same command resumes", 130)
-    except BrokenPipeError:
-        # The reader of a pipe is gone; keep the interpreter from flushing into it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except (KeyboardInterrupt, _Interrupted, click.Abort):
+        return process.tell_interrupted()
     except Exception as error:
+        if process.interrupted() and not state.debug:
+            # Libraries whose import is interrupted say that they are broken.
+            return process.tell_interrupted()
         if state.debug:
             import traceback
 
             traceback.print_exc()
         return _report(error, state.debug)
+
+
+def _finish(status: int) -> int:
+    """The status, once all output is written: what could not be is never a success."""
+    lost = process.take_output_failure()
+    if lost is None or status:
+        return status
+    return _fail(f"error: standard output cannot be written: {lost}")
 
 
 def _report(error: Exception, debug: bool) -> int:
@@ -168,5 +203,5 @@ def _report(error: Exception, debug: bool) -> int:
 
 
 def _fail(text: str, status: int = 1) -> int:
-    print(f"relabel: {text}", file=sys.stderr, flush=True)
+    print(f"relabel: {shown(text)}", file=sys.stderr, flush=True)
     return status

@@ -11,6 +11,20 @@ from typing import Literal
 Severity = Literal["error", "warning"]
 
 
+def shown(text: str) -> str:
+    """A text that files had a part in, as it may stand on a terminal or in a report: one line.
+
+    What does not print is written as Python writes it: control characters (which could move the
+    cursor or forge lines), marks that reverse the direction of what follows, undecodable bytes.
+
+    >>> shown("a\\x1b[2Jb é")
+    'a\\\\x1b[2Jb é'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class RelabelError(Exception):
     """An error with a cause outside the program: printed as one line, exit status 1.
 
@@ -42,7 +56,7 @@ class RelabelError(Exception):
         text = f"{where}: {self.message}" if where else self.message
         if self.remedy:
             text = f"{text.rstrip('.')}. {self.remedy}"
-        return " ".join(text.split())
+        return shown(" ".join(text.split()))
 
 
 class DataError(RelabelError):

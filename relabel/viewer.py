@@ -12,7 +12,6 @@ import importlib
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -282,8 +281,6 @@ def show(
     Raises:
         ConfigError: the App's server does not start.
     """
-    # A service manager or a batch system ends the command with SIGTERM: as good as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         session = fo.launch_app(dataset, port=port, address=address, remote=not browser)
     except Exception as error:

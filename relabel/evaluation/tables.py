@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from relabel.errors import shown
 from relabel.evaluation.detections import DetectionMetrics
 from relabel.evaluation.errors import ERROR_TYPES, ErrorAnalysis
 from relabel.evaluation.transfer import TransferMetrics, Transition
@@ -134,7 +135,7 @@ def markdown(table: Rows) -> str:
     """A Markdown table; the first column to the left, numbers to the right."""
     header, rows = table
     lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+        "| " + " | ".join(shown(cell).replace("|", "\\|") for cell in line) + " |"
         for line in (header, *rows)
     ]
     lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
@@ -144,18 +145,21 @@ def markdown(table: Rows) -> str:
 def rich_table(table: Rows, title: str | None = None) -> Table:
     """The same for a terminal; columns of words are to the left as well."""
     from rich.table import Table
+    from rich.text import Text
 
+    # Names are data: as `Text`, so that none is read as markup or as an emoji's code.
     header, rows = table
-    shown = Table(title=title, title_justify="left")
+    caption = None if title is None else Text(shown(title), style="table.title")
+    made = Table(title=caption, title_justify="left")
     for i, name in enumerate(header):
         numbers = i > 0 and (
             not rows or any(row[i].startswith(tuple("0123456789+-·")) for row in rows)
         )
         justify = "right" if numbers else "left"
-        shown.add_column(name, justify=justify, overflow="fold", no_wrap=i == 0)
+        made.add_column(Text(shown(name)), justify=justify, overflow="fold", no_wrap=i == 0)
     for row in rows:
-        shown.add_row(*row)
-    return shown
+        made.add_row(*(Text(shown(cell)) for cell in row))
+    return made
 
 
 def percentage(value: float | None, std: float | None = None, *, signed: bool = False) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from relabel.errors import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
@@ -35,7 +37,7 @@ class Progress:
         rate_unit: str | None = None,
         initial: int = 0,
     ) -> None:
-        self.label = label
+        self.label = shown(label)
         self.total = total
         self.unit = unit
         self.rate_unit = rate_unit or unit
@@ -84,7 +86,7 @@ class Progress:
 
     def describe_fields(self) -> list[str]:
         return [
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            shown(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
             for key, value in self.fields.items()
             if key != "rate"
         ]
@@ -174,9 +176,10 @@ def progress(
 
 
 def message(text: str, *, quiet: bool = False) -> None:
-    """Print a line to stderr, above the bars where there are any."""
+    """Print a line to stderr, above the bars where there are any; see `relabel.errors.shown`."""
     if quiet:
         return
+    text = shown(text)
     with _lock:
         if _live is not None:
             _live.console.print(text, markup=False, highlight=False, soft_wrap=True)
