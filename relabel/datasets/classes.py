@@ -18,6 +18,8 @@ import yaml
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 
+MOST_CLASSES = 100_000
+"""Class indices end below this: many times what any set has, and tables over it fit in memory."""
 _HEADERS = frozenset(("filename", "file_name", "file", "image", "image_id", "path", "name"))
 
 

@@ -20,10 +20,13 @@ from typing import IO, Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from relabel.datasets.classes import MOST_CLASSES
 from relabel.errors import DataError
+from relabel.files.opening import text_lines
 from relabel.workspace.atomic import atomic_path
 
 _FORMAT = "A line is `file name<TAB>gt<TAB>id,id,...<TAB>p,p,...`."
+_MOST_DIGITS = 20
 _HEADERS = frozenset(("filename", "file_name", "file", "image", "name"))
 
 
@@ -117,10 +120,13 @@ class TsvWriter:
 
         Raises:
             DataError: a file name has a tab or a line break.
-            ValueError: a probability is not in [0, 1], or lengths do not fit.
+            ValueError: a probability is not in [0, 1], a class is too great, or lengths do not fit.
         """
         if not bool(np.all((labels.data >= 0) & (labels.data <= 1))):  # also false for NaN
             raise ValueError("a probability is not in [0, 1]")
+        greatest = max(int(labels.indices.max(initial=-1)), int(np.max(gt, initial=-1)))
+        if greatest >= MOST_CLASSES:  # which is not read again
+            raise ValueError(f"class {greatest} is outside 0..{MOST_CLASSES - 1}")
         if len(labels.indptr) != len(file_names) + 1:
             raise ValueError(f"{len(file_names)} names, {len(labels.indptr) - 1} rows")
         id_text = list(map(str, labels.indices.tolist()))
@@ -169,20 +175,15 @@ def read_tsv(path: str | Path, num_classes: int | None = None) -> LabelTable:
         DataError: missing, not text, or a line that is not in the format; it is named.
     """
     path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as stream:
-            return _parse(path, stream, num_classes)
-    except FileNotFoundError as error:
-        raise DataError("does not exist", file=path) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", file=path, remedy=_FORMAT) from error
+    with text_lines(path, remedy=_FORMAT) as lines:
+        return _parse(path, lines, num_classes)
 
 
 def _parse(path: Path, lines: Iterable[str], num_classes: int | None) -> LabelTable:
     names: list[str] = []
     gt, ids, probs, offsets = array("i"), array("i"), array("f"), array("q", [0])
     for number, line in enumerate(lines, 1):
-        fields = line.rstrip("\r\n").split("\t")
+        fields = line.split("\t")
         if fields == [""] or (number == 1 and fields[0].lower() in _HEADERS):
             continue
         try:
@@ -221,16 +222,18 @@ def _fields(fields: list[str], num_classes: int | None) -> tuple[int, list[int],
     if own < -1 or min(ids, default=0) < 0:
         raise ValueError(f"class {min([own, *ids])} is negative")
     greatest = max([own, *ids])
-    if num_classes is not None and greatest >= num_classes:
-        raise ValueError(f"class {greatest} is outside 0..{num_classes - 1}")
+    if greatest >= (num_classes or MOST_CLASSES):
+        raise ValueError(f"class {greatest} is outside 0..{(num_classes or MOST_CLASSES) - 1}")
     return own, ids, probs
 
 
 def _whole(text: str) -> int:
     try:
-        return int(text)
+        if len(text) <= _MOST_DIGITS:
+            return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a class index") from None
+        pass
+    raise ValueError(f"{text[:40]!r} is not a class index")
 
 
 def _fraction(text: str) -> float:
@@ -239,5 +242,5 @@ def _fraction(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not 0 <= value <= 1:
-        raise ValueError(f"{text!r} is not a probability in [0, 1]")
+        raise ValueError(f"{text[:40]!r} is not a probability in [0, 1]")
     return value

@@ -163,6 +163,40 @@ def read_text(
     return decode_text(data, path)
 
 
+@contextmanager
+def text_lines(path: str | Path, *, remedy: str = "Check the path.") -> Iterator[Iterator[str]]:
+    """The lines of a UTF-8 file one after the other, for tables too large to hold as one text.
+
+    Without their ends, and without a byte order mark; gzip is taken off. Not split at the other
+    marks that Unicode has, which may be a part of a name.
+
+    Raises:
+        DataError: see `read_bytes`; or a line is not UTF-8, or holds NUL bytes.
+    """
+    with open_file(path, remedy=remedy) as stream:
+        head = stream.read(1024)
+        stream.seek(0)
+        if head.startswith((_GZIP, _LFS)):
+            yield iter(read_text(path, remedy=remedy).split("\n"))
+        else:
+            yield _lines(stream, path)
+
+
+def _lines(stream: BufferedReader, path: str | Path) -> Iterator[str]:
+    for number, line in enumerate(stream, 1):
+        if number == 1 and line.startswith(_BOM):
+            line = line[len(_BOM) :]
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise not_utf8(line, path, record=f"line {number}") or DataError(
+                "is not UTF-8 text", file=path, record=f"line {number}", remedy=_DAMAGED
+            )
+        yield text.rstrip("\r\n")
+
+
 def decode_text(data: bytes | bytearray, path: str | Path, *, record: str | None = None) -> str:
     """UTF-8 bytes as text, a byte order mark taken off, line ends as ``\\n``.
 

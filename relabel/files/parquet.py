@@ -55,10 +55,13 @@ def open_parquet(path: str | Path, columns: Sequence[str] = ()) -> pq.ParquetFil
         )
         for group in range(file.num_row_groups):
             told = file.metadata.row_group(group)
-            if told.total_byte_size > _MOST_GROUP_BYTES or told.num_rows > _MOST_GROUP_ROWS:
+            # Of lists there are more values than rows.
+            values = [told.column(c).num_values for c in range(told.num_columns)]
+            most_values = max(told.num_rows, *values, 0)
+            if told.total_byte_size > _MOST_GROUP_BYTES or most_values > _MOST_GROUP_ROWS:
                 file.close()
                 raise DataError(
-                    f"row group {group} says it holds {told.num_rows:,} rows in "
+                    f"row group {group} says it holds {most_values:,} values in "
                     f"{told.total_byte_size:,} bytes, more than is read at once",
                     file=path,
                     remedy=_DAMAGED,

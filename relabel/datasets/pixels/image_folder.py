@@ -15,7 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from relabel.datasets.classes import ClassNames, LabelLine, read_class_list, read_label_lines
+from relabel.datasets.classes import (
+    MOST_CLASSES,
+    ClassNames,
+    LabelLine,
+    read_class_list,
+    read_label_lines,
+)
 from relabel.datasets.pixels.location import read_rgb, stored_bytes
 from relabel.errors import DataError, Problems, did_you_mean
 
@@ -27,7 +33,6 @@ _UNPRINTABLE = re.compile(
 )  # surrogates stand for bytes that are not UTF-8
 _WNID = re.compile(r"n\d{8}")
 _SHOWN = 5
-_MOST_CLASSES = 100_000  # a greater number is a name, such as a date
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,10 +270,10 @@ def _numbered(greatest: int) -> ClassNames:
 
 
 def _whole_number(text: str) -> int | None:
-    """The class index that a text is, or None."""
-    if not (text.isascii() and text.isdecimal()):
+    """The class index that a text is, or None; a greater number is a name, such as a date."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         return None
-    return number if (number := int(text)) < _MOST_CLASSES else None
+    return number if (number := int(text)) < MOST_CLASSES else None
 
 
 def _scan(folder: Path | str) -> tuple[list[str], list[str]]:

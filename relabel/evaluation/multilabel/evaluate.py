@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
+from relabel.datasets.classes import MOST_CLASSES
 from relabel.datasets.multilabels import label_rows
 from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.multilabel.joining import join_images
@@ -89,6 +90,8 @@ def evaluate_multilabel(
         ConfigError: settings that do not fit the files.
         DataError: files that are damaged or do not fit each other; images without prediction.
     """
+    if classes is not None and classes > MOST_CLASSES:
+        raise ConfigError(f"--classes is {classes}; at most {MOST_CLASSES} can be measured")
     true = read_truths(truth, truth_format, threshold=truth_threshold)
     given = read_predictions(predictions)
     warnings = list(true.notes)

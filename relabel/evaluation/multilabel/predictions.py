@@ -13,7 +13,6 @@ Shape legend: ``R`` records, ``K`` classes, ``n`` listed classes over all record
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from relabel.datasets.classes import MOST_CLASSES
 from relabel.errors import DataError
 from relabel.evaluation.multilabel.scores import DenseScores, Scores, SparseScores
+from relabel.files.json_text import parse_json
+from relabel.files.opening import open_file
+from relabel.files.parquet import reading_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +37,8 @@ ID_COLUMNS = ("ids", "labels", "classes")
 SCORE_COLUMNS = ("scores", "probs", "probabilities", "logits")
 NAME_KEYS = (b"class_names", b"classes", b"relabel")
 _BATCH = 4096
+# Scores of a network hardly compress; constant ones take a few bytes for millions.
+_MOST_EXPANSION, _ALWAYS_FINE = 100, 512 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +68,7 @@ def read_predictions(path: str | Path) -> Predictions:
             scores below 0; a class id below 0, or twice in an image; lists of different lengths.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        what = "is a folder" if path.exists() else "no such file"
-        raise DataError(what, file=path, remedy="Give a TSV or a Parquet file of scores.")
-    with path.open("rb") as stream:
+    with open_file(path, remedy="Give a TSV or a Parquet file of scores.") as stream:
         head = stream.read(4)
     if head == b"PAR1":
         return _parquet(path)
@@ -86,19 +88,9 @@ def _tsv(path: Path) -> Predictions:
 
 
 def _parquet(path: Path) -> Predictions:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # Without memory mapping, so that a file on a network share fails here and not later.
-        with pq.ParquetFile(path) as file:
-            return _records(path, file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"cannot be read as Parquet: {error}",
-            file=path,
-            remedy="The file may be cut off; write it again.",
-        ) from error
+    with reading_parquet(path) as file:
+        return _records(path, file)
+    raise AssertionError  # unreachable: the block above returns or raises
 
 
 def _records(path: Path, file: pq.ParquetFile) -> Predictions:
@@ -129,7 +121,7 @@ def _records(path: Path, file: pq.ParquetFile) -> Predictions:
             parts.append((counts, ids, values))
         elif len(these):
             if matrix is None:
-                matrix = np.empty((file.metadata.num_rows, int(counts[0])), dtype=values.dtype)
+                matrix = _matrix(path, file.metadata.num_rows, int(counts[0]), values.dtype)
             odd = np.flatnonzero(counts != matrix.shape[1])
             if len(odd):
                 raise DataError(
@@ -147,6 +139,25 @@ def _records(path: Path, file: pq.ParquetFile) -> Predictions:
     scores = _sparse(path, names, offsets, ids, values, class_names)
     count = None if class_names is None else len(class_names)
     return Predictions(path, names, scores, count, class_names)
+
+
+def _matrix(path: Path, rows: int, classes: int, dtype: np.dtype) -> np.ndarray:
+    """Room for the scores, as many as the size of the file makes likely."""
+    if classes > MOST_CLASSES:
+        raise DataError(
+            f"has scores for {classes} classes; at most {MOST_CLASSES} are read",
+            file=path,
+            remedy="Give listed classes and their scores instead.",
+        )
+    size = rows * classes * dtype.itemsize
+    if size > max(_ALWAYS_FINE, _MOST_EXPANSION * path.stat().st_size):
+        raise DataError(
+            f"has {rows:,} times {classes:,} scores, {size:,} bytes out of "
+            f"{path.stat().st_size:,} on disk",
+            file=path,
+            remedy="Scores that are so alike are no predictions; or list the classes above 0.",
+        )
+    return np.empty((rows, classes), dtype=dtype)
 
 
 def _check_pairs(
@@ -200,6 +211,8 @@ def _sparse(
     probs: np.ndarray,
     class_names: list[str] | None,
 ) -> SparseScores:
+    if len(ids) and ids.max() > np.iinfo(np.int64).max:  # unsigned, and would wrap
+        ids = np.minimum(ids, np.iinfo(np.int64).max)
     ids = ids.astype(np.int64)
 
     def image(at: int) -> str:
@@ -216,14 +229,13 @@ def _sparse(
             remedy="Classes that are not listed score 0; give probabilities, or every class.",
         )
     known = None if class_names is None else len(class_names)
-    wrong = (ids < 0) | (ids >= (known or np.iinfo(np.int64).max))
+    wrong = (ids < 0) | (ids >= (known or MOST_CLASSES))
     if len(bad := np.flatnonzero(wrong)):
         raise DataError(
             f"class id {ids[bad[0]]} is out of range",
             file=path,
             record=f"image {image(int(bad[0]))!r}",
-            remedy="Class ids are whole numbers from 0"
-            + (f" to {known - 1}." if known else " on."),
+            remedy=f"Class ids are whole numbers from 0 to {(known or MOST_CLASSES) - 1}.",
         )
     rows = np.repeat(np.arange(len(names)), np.diff(offsets))
     order = np.lexsort((ids, rows))
@@ -273,10 +285,8 @@ def _column(path: Path, known: list[str], wanted: tuple[str, ...], what: str) ->
 
 def _class_names(path: Path, metadata: dict[bytes, bytes]) -> list[str] | None:
     for key in NAME_KEYS:
-        try:
-            value: Any = json.loads(metadata.get(key, b"null"))
-        except ValueError as error:
-            raise DataError(f"metadata {key.decode()!r} is not JSON", file=path) from error
+        record = f"metadata {key.decode()!r}"
+        value = parse_json(metadata.get(key) or b"null", path, record=record)
         if isinstance(value, dict):
             value = value.get("class_names")
         if isinstance(value, list) and all(isinstance(name, str) for name in value):

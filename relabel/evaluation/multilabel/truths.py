@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,20 @@ import msgspec
 import numpy as np
 from scipy.sparse import csr_array
 
+from relabel.datasets.classes import MOST_CLASSES
 from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.multilabels import box_labels, label_matrix, label_rows, read_tsv
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 from relabel.evaluation.multilabel.joining import IMAGE_KINDS
+from relabel.files.json_text import parse_json
 from relabel.files.opening import read_bytes
+from relabel.files.walk import is_hidden, walk_files
 
 IMAGENET_CLASSES = 1000
 _REAL_LISTS = 50_000
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
+_XML_FOLDERS = ("Annotations", "annotations")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +101,13 @@ def detect(path: Path) -> str:
     if path.is_dir():
         if any(next(path.glob(g), None) for g in ("Annotations", "*.xml", "VOC*/Annotations")):
             return "voc"
-        folders = [p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        if folders and all(re.fullmatch(r"\d+", name) for name in folders):
+        folders = [p.name for p in path.iterdir() if p.is_dir() and not is_hidden(p.name)]
+        if folders and all(re.fullmatch(r"[0-9]{1,5}", name) for name in folders):
             return "imagenetv2"
         return "coco"
     if path.suffix.lower() == ".xml" or path.parent.name == "Main":
         return "voc"
-    with path.open("rb") as stream:
-        head = stream.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = read_bytes(path)[: 1 << 16].lstrip()
     if head[:1] == b"[":
         return "real"
     if head[:1] == b"{":
@@ -120,10 +124,17 @@ def detect(path: Path) -> str:
     )
 
 
-def _decode(path: Path, kind: Any) -> Any:
+def _decode(path: Path, kind: Any, *, keys_once: bool = False) -> Any:
+    """JSON as a type.
+
+    Args:
+        keys_once: refuse a key that an object holds twice; takes a few times as long.
+    """
     data = read_bytes(path)
     try:
         with collector_paused():
+            if keys_once:
+                return msgspec.convert(parse_json(data, path), kind)
             return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at ")
@@ -134,6 +145,7 @@ def _decode(path: Path, kind: Any) -> Any:
             remedy="Correct the record, or name the format with --truth-format.",
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        parse_json(data, path)  # says more of what is wrong
         raise DataError(
             f"is not valid JSON: {error}",
             file=path,
@@ -148,32 +160,34 @@ def _real(path: Path) -> Truths:
         notes.append(f"{path} holds {len(lists)} lists; ReaL has {_REAL_LISTS}")
     names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, len(lists) + 1)]
     for i, ids in enumerate(lists):
-        if any(k < 0 for k in ids):
-            raise _bad_class(path, f"list {i} ({names[i]})", min(ids))
+        _check_classes(ids, path, f"list {i} ({names[i]})")
     return Truths(path, "real", names, _matrix(lists), imagenet=True, notes=notes)
 
 
 def _inv2(path: Path) -> Truths:
-    content = _decode(path, dict[str, list[str | int]])
+    content = _decode(path, dict[str, list[str | int]], keys_once=True)
     lists = []
     for name, ids in content.items():
-        try:
-            lists.append([int(k) for k in ids])
-        except ValueError:
-            bad = next(k for k in ids if not re.fullmatch(r"\s*[+-]?\d+\s*", str(k)))
-            raise _bad_class(path, f"image {name!r}", bad) from None
-        if any(k < 0 for k in lists[-1]):
-            raise _bad_class(path, f"image {name!r}", min(lists[-1]))
+        record = f"image {name!r}"
+        bad = [k for k in ids if isinstance(k, str) and not _WHOLE.fullmatch(k)]
+        if bad:
+            raise _bad_class(path, record, bad[0])
+        lists.append([int(k) for k in ids])
+        _check_classes(lists[-1], path, record)
     return Truths(path, "inv2", list(content), _matrix(lists), imagenet=True)
+
+
+def _check_classes(ids: list[int], path: Path, record: str) -> None:
+    for label in ids:
+        if not 0 <= label < MOST_CLASSES:
+            raise _bad_class(path, record, label)
 
 
 def _imagenetv2(path: Path) -> Truths:
     names, classes = [], []
-    folders = sorted(
-        (p for p in path.iterdir() if p.is_dir() and p.name.isdecimal()), key=lambda p: int(p.name)
-    )
-    for folder in folders:
-        files = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_KINDS)
+    folders = [p for p in path.iterdir() if p.is_dir() and re.fullmatch(r"[0-9]{1,5}", p.name)]
+    for folder in sorted(folders, key=lambda p: (int(p.name), p.name)):
+        files = walk_files(folder, IMAGE_KINDS)
         names += [f"{folder.name}/{name}" for name in files]
         classes += [[int(folder.name)]] * len(files)
     if not names:
@@ -206,27 +220,31 @@ def _coco(path: Path) -> Truths:
     names = [name or "" for name in images.file_name]
     boxes = decoded.annotations
     _, _, rows, classes = located(boxes, images.id, space.ids, file, problems)
-    return _from_boxes(file, "coco", names, space, rows, classes, boxes.ignore)
+    truths = _from_boxes(file, "coco", names, space, rows, classes, boxes.ignore)
+    return replace(truths, notes=_told(problems))
 
 
 def _voc(path: Path) -> Truths:
     """A folder, an image set ``ImageSets/Main/{split}.txt``, or a single XML file."""
     from relabel.datasets.formats.registry import read_dataset
 
-    folder, split, stem = path, None, None
-    if path.is_file() and path.suffix.lower() == ".txt":
-        folder, split = path.parents[2], path.stem
-    elif path.is_file():
-        folder, stem = path.parent, path.stem
-        if folder.name.lower() == "annotations":
-            folder = folder.parent
-    dataset = read_dataset(folder, "voc", split=split)
-    if stem is not None:
-        found = [i for i, n in enumerate(dataset.images.file_name) if Path(n).stem == stem]
-        dataset = dataset.subset(found)
+    folder, listing = path, None
+    if not path.is_dir():
+        path = path.absolute()
+        above = [p for p in path.parents if any((p / n).is_dir() for n in _XML_FOLDERS)]
+        folder, listing = (above or [path.parent])[0], str(path)
+    problems = Problems()
+    dataset = read_dataset(folder, "voc", annotations=listing, problems=problems)
     boxes = dataset.boxes
     names = list(dataset.images.file_name)
-    return _from_boxes(path, "voc", names, dataset.space, boxes.image, boxes.category, boxes.ignore)
+    truths = _from_boxes(
+        path, "voc", names, dataset.space, boxes.image, boxes.category, boxes.ignore
+    )
+    return replace(truths, notes=_told(problems))
+
+
+def _told(problems: Problems) -> list[str]:
+    return [f"{p.file}: {p.message}" for p in problems.found]
 
 
 def _from_boxes(
@@ -260,8 +278,9 @@ def _matrix(lists: list[list[int]]) -> csr_array:
 
 
 def _bad_class(path: Path, record: str, value: object) -> DataError:
+    text = repr(value) if isinstance(value, str) else str(value)
     return DataError(
-        f"class id {value!r} is not a whole number from 0 on",
+        f"class id {text[:40]} is not a whole number from 0 to {MOST_CLASSES - 1}",
         file=path,
         record=record,
         remedy="Class ids are ImageNet's, 0 to 999.",

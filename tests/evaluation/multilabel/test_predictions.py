@@ -98,9 +98,9 @@ def test_damaged_files(tmp_path: Path) -> None:
     text = tmp_path / "text.parquet"
     text.write_text("a")
     for file, message in (
-        (cut, "cannot be read as Parquet"),
+        (cut, "not a readable Parquet file"),
         (text, "is not a Parquet file"),
-        (tmp_path / "none.tsv", "no such file"),
+        (tmp_path / "none.tsv", "file does not exist"),
         (tmp_path, "is a folder"),
     ):
         with pytest.raises(DataError, match=message):

@@ -147,8 +147,8 @@ def test_tsv_threshold_and_original_label(tmp_path: Path) -> None:
         ([[1], 7], r"\[1\]: expected 'array', got 'int'"),
         ({"a.jpg": ["1", "n02"]}, "image 'a.jpg': class id 'n02'"),
         ({"a.jpg": ["-1"]}, "image 'a.jpg': class id -1"),
-        ('{"a.jpg": ["1"', "is not valid JSON"),
-        ("", "none of the known"),
+        ('{"a.jpg": ["1"', "not valid JSON"),
+        ("", "file is empty"),
         ("a,b,c", "none of the known kinds of truth"),
     ],
 )

@@ -6,6 +6,7 @@ several of them. Nothing is opened here but image sets.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,7 +87,10 @@ def find_layout(
             remedy="Remove one of the two.",
         )
     chosen = list(stems)
-    if annotations:
+    if annotations and annotations.lower().endswith(".xml"):
+        name = os.path.relpath(root / annotations, folder)
+        chosen = [stem for stem, file in stems.items() if file == name]
+    elif annotations:
         chosen = _listed(root / annotations, stems, problems)
     elif split:
         chosen = _of_split(root, folder, split, stems, problems)

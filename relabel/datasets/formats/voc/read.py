@@ -74,7 +74,7 @@ def read(
         split: an image set, or a subfolder; default every XML file.
         space: label space to read into; default the 20 VOC classes where they suffice, else the
             names in the XML files, sorted.
-        annotations: an image set file relative to ``path``.
+        annotations: an image set, or a single XML file, relative to ``path``.
 
     Raises:
         DataError: XML that is missing, damaged or has a document type; objects without a name or
