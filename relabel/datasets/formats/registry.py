@@ -112,8 +112,8 @@ _ROWS = (
     FormatInfo(
         "fiftyone",
         "FiftyOne",
-        None,
-        "a FiftyOneDataset folder, written without a database",
+        "fiftyone.read",
+        "a FiftyOneDataset folder with metadata.json and samples.json; no database is needed",
         writer="fiftyone.write",
     ),
 )

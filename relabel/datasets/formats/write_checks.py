@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
@@ -61,13 +62,31 @@ def check_classes(dataset: DetectionDataset, fault: Fault | None = None) -> None
         DataError: names the first such class.
     """
     for category in dataset.space.categories:
-        why = surrogate_fault(category.name) or (fault and fault(category.name))
+        group = category.supercategory or ""
+        why = surrogate_fault(category.name + group) or (fault and fault(category.name))
         if why:
             raise DataError(
                 f"class name {category.name!r} {why}",
                 record=f"category {category.id}",
                 remedy=_RENAME_CLASS,
             )
+
+
+def check_info(dataset: DetectionDataset) -> None:
+    """Refuse fields of the file as a whole that JSON cannot hold.
+
+    Raises:
+        DataError: half a character, a number of too many digits, too deep a nesting.
+    """
+    for key, value in dataset.info.items():
+        try:
+            msgspec.json.encode({key: value})
+        except Exception as error:
+            raise DataError(
+                f"the field {key!r} cannot be written as JSON: {error}",
+                file=dataset.root,
+                remedy="Correct it, or remove it from the file.",
+            ) from error
 
 
 def check_images(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from relabel.datasets.formats.fiftyone.write import (
+from relabel.datasets.formats.fiftyone.documents import (
     dataset_document,
     detection_fields,
     object_id,

@@ -17,6 +17,7 @@ from relabel.datasets.formats.write_checks import (
     check_classes,
     check_files,
     check_images,
+    check_info,
     check_split,
     cleaned,
     with_small_ids,
@@ -94,6 +95,7 @@ def write(
     else:
         file, images = out / "annotations" / f"instances_{split}.json", out / "images"
     check_classes(dataset)
+    check_info(dataset)
     check_images(dataset)
     if copy_images != "none":
         check_files(dataset, dataset.images.file_name, images, problems, seen=False)
@@ -117,7 +119,7 @@ def _relative(root: Path, folder: Path) -> str:
 
 def encode(dataset: DetectionDataset, root: str) -> Iterator[bytes]:
     """The bytes of the COCO file, in blocks."""
-    fields = {k: v for k, v in dataset.info.items() if k not in _OURS}
+    fields = file_fields(dataset)
     info = fields.pop("info", None)
     info = dict(info) if isinstance(info, dict) else {}
     stated = info.get("relabel")
@@ -126,7 +128,7 @@ def encode(dataset: DetectionDataset, root: str) -> Iterator[bytes]:
     yield b'{"info":' + encoder.encode(info)
     for key, value in fields.items():
         yield b"," + encoder.encode(key) + b":" + encoder.encode(value)
-    yield b',"categories":' + encoder.encode(_categories(dataset))
+    yield b',"categories":' + encoder.encode(category_rows(dataset))
     yield b',"images":['
     yield from _joined(_image_blocks(dataset, encoder))
     yield b'],"annotations":['
@@ -134,7 +136,13 @@ def encode(dataset: DetectionDataset, root: str) -> Iterator[bytes]:
     yield b"]}\n"
 
 
-def _categories(dataset: DetectionDataset) -> list[dict[str, Any]]:
+def file_fields(dataset: DetectionDataset) -> dict[str, Any]:
+    """What the file has beside images, annotations and categories: ``info``, ``licenses``, ..."""
+    return {k: v for k, v in dataset.info.items() if k not in _OURS}
+
+
+def category_rows(dataset: DetectionDataset) -> list[dict[str, Any]]:
+    """The categories' records, with the fields they came with."""
     own = dataset.info.get("category_fields", {})
     rows = []
     for category, row in zip(dataset.space.categories, dataset.space.to_coco(), strict=True):

@@ -11,30 +11,42 @@ Object ids are hashes of names and dates are fixed, so the same dataset gives th
 
 from __future__ import annotations
 
-import hashlib
-import mimetypes
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 
 from relabel.datasets.alternatives import alternatives_of
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.coco.write import category_rows, file_fields
+from relabel.datasets.formats.fiftyone.documents import (
+    OTHER_FIELDS,
+    dataset_document,
+    detection_fields,
+    field_name,
+    object_id,
+    sample_document,
+    schema_field,
+    shortest_number,
+    write_documents,
+)
+from relabel.datasets.formats.write_checks import (
+    check_classes,
+    check_files,
+    check_images,
+    check_info,
+    check_split,
+    cleaned,
+    with_small_ids,
+)
 from relabel.datasets.pixels.location import image_location, is_packed, read_image_bytes
 from relabel.datasets.pixels.placing import CopyImages, place_image
-from relabel.errors import ConfigError, DataError
-from relabel.workspace.atomic import atomic_path, atomic_write_bytes
+from relabel.errors import ConfigError, Problems
 
-FORMAT_VERSION = "1.22.0"
-"""The FiftyOne revision the documents follow; later ones migrate them on import."""
-
-# The importer replaces every date by the time of the import.
-_DATE = {"$date": "2020-01-01T00:00:00Z"}
-_FIELDS = "fiftyone.core.fields."
-_RESERVED = {"id", "filepath", "tags", "metadata", "created_at", "last_modified_at", "image_id"}
+_RESERVED = {"id", "filepath", "tags", "metadata", "created_at", "last_modified_at"}
+_RESERVED |= {"image_id", "file_name", OTHER_FIELDS}
 _IMAGE_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
@@ -46,8 +58,12 @@ def write(
     copy_images: CopyImages = "none",
     extra_fields: Mapping[str, DetectionDataset] | None = None,
     field: str | None = None,
+    problems: Problems | None = None,
 ) -> list[Path]:
     """Write a dataset as a FiftyOne dataset folder.
+
+    Ids, file names, areas and what else a COCO file has stay beside FiftyOne's own fields, so that
+    `relabel.datasets.formats.fiftyone.read` gives them back.
 
     Args:
         dataset: its images become the samples, its boxes the label field ``field``.
@@ -60,14 +76,17 @@ def write(
             images are joined by ``file_name``, and those the main dataset lacks are left out.
         field: name of the main label field; default ``transferred`` for boxes with provenance,
             ``ground_truth`` for others.
+        problems: receives ids that are renumbered, and boxes that are clipped.
 
     Returns:
         The paths of ``metadata.json`` and ``samples.json``.
 
     Raises:
         ConfigError: two fields get the same name, or a name FiftyOne keeps for itself.
-        DataError: an image has no size, or cannot be read where it must be.
+        DataError: an image has no size, or cannot be read where it must be; a class or file name
+            that no text file can hold, two images of one name.
     """
+    check_split(split)
     main = field or ("transferred" if dataset.boxes.provenance is not None else "ground_truth")
     layers: dict[str, DetectionDataset] = {}
     for name, layer in ((main, dataset), *(extra_fields or {}).items()):
@@ -78,81 +97,36 @@ def write(
                 remedy="Give each label field a name of its own.",
             )
         layers[key] = layer
-    _check_sizes(dataset)
+    given, main = dataset, field_name(main)
+    check_info(dataset)
+    check_images(dataset)
+    for layer in layers.values():
+        check_classes(layer)
+        check_images(layer)
+    if copy_images != "none":
+        check_files(dataset, dataset.images.file_name, out / "data", problems, seen=False)
+    dataset = with_small_ids(cleaned(dataset, problems, out), problems, out)
+    layers = {name: dataset if d is given else cleaned(d, None, out) for name, d in layers.items()}
 
     samples = _samples(dataset, out, layers, split, copy_images)
-    fields = [schema_field("image_id", "Int"), *(_label_schema(*item) for item in layers.items())]
+    fields = [schema_field("image_id", "Int"), schema_field("file_name", "String")]
+    if dataset.images.extra is not None:
+        fields.append(schema_field(OTHER_FIELDS, "String"))
+    fields += [_label_schema(*item, own=item[0] == main) for item in layers.items()]
     classes = {name: layer.space.names for name, layer in layers.items()}
-    return write_documents(out, samples, dataset_document(dataset.name, split, fields, classes))
+    info = {"relabel": _ours(dataset, main, layers)}
+    metadata = dataset_document(dataset.name, split, fields, classes, info)
+    return write_documents(out, samples, metadata)
 
 
-def write_documents(
-    out: Path, samples: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]
-) -> list[Path]:
-    """Write a dataset folder of sample documents and a `dataset_document`.
-
-    Returns:
-        The paths of ``metadata.json`` and ``samples.json``.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out / "samples.json") as temporary, Path(temporary).open("wb") as stream:
-        stream.write(b'{"samples": [')
-        for i, sample in enumerate(samples):
-            stream.write(b",\n" if i else b"\n")
-            stream.write(orjson.dumps(sample))
-        stream.write(b"\n]}\n")
-    # The metadata comes last: a folder that has it is complete.
-    atomic_write_bytes(out / "metadata.json", orjson.dumps(metadata) + b"\n")
-    return [out / "metadata.json", out / "samples.json"]
-
-
-def sample_document(
-    identity: Mapping[str, str], filepath: str, tags: Sequence[str], width: int, height: int
-) -> dict[str, Any]:
-    """What every sample has; label fields are added to it.
-
-    Args:
-        identity: see `object_id`.
-        filepath: of the image, absolute or relative to the dataset's folder.
-        width, height: in pixels.
-    """
-    return {
-        "_id": identity,
-        "filepath": filepath,
-        "tags": list(tags),
-        "metadata": {
-            "_cls": "ImageMetadata",
-            "mime_type": mimetypes.guess_type(filepath)[0] or "image/jpeg",
-            "width": width,
-            "height": height,
-        },
-        "_media_type": "image",
-        # FiftyOne draws random subsets by this number in [0, 1).
-        "_rand": int(identity["$oid"][:8], 16) / 2**32,
+def _ours(dataset: DetectionDataset, main: str, layers: Mapping[str, DetectionDataset]) -> str:
+    """What FiftyOne has no place for, as text: MongoDB has rules for the keys of objects."""
+    known = {
+        "label_field": main,
+        "categories": {name: category_rows(layer) for name, layer in layers.items()},
+        "fields": file_fields(dataset),
     }
-
-
-def field_name(name: str) -> str:
-    """A name usable as a FiftyOne field: letters, digits and ``_``, starting with a letter."""
-    clean = re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_")
-    return clean if clean[:1].isalpha() else f"field_{clean}"
-
-
-def _check_sizes(dataset: DetectionDataset) -> None:
-    bad = np.flatnonzero((dataset.images.width <= 0) | (dataset.images.height <= 0))
-    if len(bad):
-        raise DataError(
-            "image has no width or height, so that relative boxes cannot be written",
-            file=dataset.images.file_name[int(bad[0])],
-            record=f"image {int(dataset.images.id[bad[0]])}",
-            remedy="Correct the size in the annotation file.",
-        )
-
-
-def object_id(*parts: object) -> dict[str, str]:
-    """Twelve bytes that depend on the parts only, as MongoDB's extended JSON writes an id."""
-    text = "\0".join(str(p) for p in parts)
-    return {"$oid": hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:24]}
+    return msgspec.json.encode(known).decode()
 
 
 def _samples(
@@ -163,6 +137,7 @@ def _samples(
     copy_images: CopyImages,
 ) -> Iterator[dict[str, Any]]:
     detections = {name: _detections(dataset, name, layer) for name, layer in layers.items()}
+    extra = dataset.images.extra
     rows = {
         name: {file_name: i for i, file_name in enumerate(layer.images.file_name)}
         for name, layer in layers.items()
@@ -175,6 +150,9 @@ def _samples(
         size = int(dataset.images.width[i]), int(dataset.images.height[i])
         sample = sample_document(identity, filepath, tags, *size)
         sample["image_id"] = int(dataset.images.id[i])
+        sample["file_name"] = file_name
+        if extra is not None:
+            sample[OTHER_FIELDS] = _text(extra[i])
         for name, layer in layers.items():
             row = i if layer is dataset else rows[name].get(file_name)
             found = [] if row is None else detections[name](row)
@@ -188,7 +166,8 @@ def _detections(
     """A function from an image row of ``layer`` to its Detection documents."""
     boxes, images, names = layer.boxes, layer.images, layer.space.names
     size = np.stack([images.width, images.height] * 2, axis=1).astype(np.float64)
-    _check_sizes(layer)
+    # Only the main field's: it is the one that is read back.
+    extra = boxes.extra if layer is dataset else None
 
     def documents(image: int) -> list[dict[str, Any]]:
         rows = layer.rows(image)
@@ -208,7 +187,10 @@ def _detections(
                 "ignore": ignore,
                 # FiftyOne's COCO evaluation looks for crowd regions under this name.
                 "iscrowd": int(ignore),
+                "area": float(boxes.area[k]),
             }
+            if extra is not None:
+                document[OTHER_FIELDS] = _text(extra[k])
             if boxes.provenance is not None:
                 origin = boxes.provenance
                 source_id = int(origin.source_id[k])
@@ -224,9 +206,8 @@ def _detections(
     return documents
 
 
-def shortest_number(value: Any) -> float | None:
-    """A JSON number with the float32's own shortest digits, None for NaN."""
-    return None if np.isnan(value) else float(str(value))
+def _text(fields: bytes | None) -> str | None:
+    return None if not fields or fields == b"{}" else fields.decode()
 
 
 def _place_image(
@@ -254,60 +235,17 @@ def _place_image(
     return target.relative_to(out).as_posix()
 
 
-def schema_field(
-    name: str,
-    kind: str,
-    *,
-    document: str | None = None,
-    subfield: str | None = None,
-    fields: list[dict[str, Any]] | None = None,
-    db_field: str | None = None,
-    read_only: bool = False,
-) -> dict[str, Any]:
-    """One entry of the dataset document's ``sample_fields``."""
-    return {
-        "name": name,
-        "ftype": f"{_FIELDS}{kind}Field",
-        "embedded_doc_type": document,
-        "subfield": subfield and f"{_FIELDS}{subfield}Field",
-        "fields": fields or [],
-        "db_field": db_field or name,
-        "description": None,
-        "info": None,
-        "read_only": read_only,
-        "created_at": _DATE,
-    }
-
-
-def detection_fields() -> list[dict[str, Any]]:
-    """The fields that every FiftyOne detection has."""
-    f = schema_field
-    return [
-        f("id", "ObjectId", db_field="_id"),
-        f("tags", "List", subfield="String"),
-        f(
-            "attributes",
-            "Dict",
-            document="fiftyone.core.labels.Attribute",
-            subfield="EmbeddedDocument",
-        ),
-        f("label", "String"),
-        f("bounding_box", "List", subfield="Float"),
-        f("mask", "Array"),
-        f("mask_path", "String"),
-        f("confidence", "Float"),
-        f("index", "Int"),
-    ]
-
-
-def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
+def _label_schema(name: str, layer: DetectionDataset, *, own: bool) -> dict[str, Any]:
     f = schema_field
     fields = [
         *detection_fields(),
         f("annotation_id", "Int"),
         f("ignore", "Boolean"),
         f("iscrowd", "Int"),
+        f("area", "Float"),
     ]
+    if own and layer.boxes.extra is not None:
+        fields.append(f(OTHER_FIELDS, "String"))
     if layer.boxes.provenance is not None:
         fields += [
             f("origin", "String"),
@@ -327,79 +265,3 @@ def _label_schema(name: str, layer: DetectionDataset) -> dict[str, Any]:
     return f(
         name, "EmbeddedDocument", document="fiftyone.core.labels.Detections", fields=[detections]
     )
-
-
-def dataset_document(
-    name: str, split: str, fields: list[dict[str, Any]], classes: Mapping[str, list[str]]
-) -> dict[str, Any]:
-    """The content of ``metadata.json``; on import FiftyOne keeps its own name, ids and dates.
-
-    Args:
-        name: the dataset's name.
-        split: its split; with the name it makes the dataset's id.
-        fields: `schema_field` of each field beside those that every sample has.
-        classes: class names by label field.
-    """
-    f = schema_field
-    identity = object_id(name, "dataset", split)
-    image_metadata = [
-        f("size_bytes", "Int"),
-        f("mime_type", "String"),
-        f("width", "Int"),
-        f("height", "Int"),
-        f("num_channels", "Int"),
-    ]
-    fields = [
-        f("_media_type", "String"),
-        f("_rand", "Float"),
-        f("last_modified_at", "DateTime", read_only=True),
-        f("created_at", "DateTime", read_only=True),
-        f("filepath", "String"),
-        f(
-            "metadata",
-            "EmbeddedDocument",
-            document="fiftyone.core.metadata.ImageMetadata",
-            fields=image_metadata,
-        ),
-        f("_dataset_id", "ObjectId"),
-        f("tags", "List", subfield="String"),
-        f("id", "ObjectId", db_field="_id"),
-        *fields,
-    ]
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "dataset"
-    return {
-        "_id": identity,
-        "name": name,
-        "slug": slug,
-        "version": FORMAT_VERSION,
-        "created_at": _DATE,
-        "last_modified_at": _DATE,
-        "last_deletion_at": None,
-        "last_loaded_at": _DATE,
-        "sample_collection_name": f"samples.{identity['$oid']}",
-        "persistent": False,
-        "media_type": "image",
-        "group_media_types": {},
-        "tags": [],
-        "info": {},
-        "app_config": {
-            "grid_media_field": "filepath",
-            "media_fallback": False,
-            "media_fields": ["filepath"],
-            "modal_media_field": "filepath",
-            "plugins": {},
-        },
-        "classes": dict(classes),
-        "default_classes": [],
-        "mask_targets": {},
-        "default_mask_targets": {},
-        "skeletons": {},
-        "sample_fields": fields,
-        "frame_fields": [],
-        "saved_views": [],
-        "workspaces": [],
-        "annotation_runs": {},
-        "brain_methods": {},
-        "evaluations": {},
-        "runs": {},
-    }
