@@ -79,9 +79,13 @@ def convert(
             f"the images lie inside other files ({containing_file(image_location(dataset, 0))}); "
             "--extract-images puts them beside the labels"
         )
-    options = {} if info.name == "fiftyone" else {"problems": place_problems}
-    files = write_dataset(dataset, info.name, out, split=split, copy_images=mode, **options)
-    missing = 0 if place_problems is problems else len(place_problems.errors)
+    files = write_dataset(
+        dataset, info.name, out, split=split, copy_images=mode, problems=place_problems
+    )
+    missing = 0
+    if place_problems is not problems:
+        missing = len(place_problems.errors)
+        problems.found += [p for p in place_problems.found if p.severity == "warning"]
     if missing:
         notes.append(f"{missing} of {len(dataset)} images were not found and not linked")
     return Conversion(files, dataset, notes)

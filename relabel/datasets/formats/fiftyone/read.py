@@ -28,6 +28,7 @@ from relabel.datasets.formats.fiftyone.fields import (
     plain,
     stored_fields,
 )
+from relabel.datasets.formats.pairing import tell_absent
 from relabel.datasets.formats.records import convert_record
 from relabel.datasets.formats.splits import find_split
 from relabel.datasets.labelspace import Category, LabelSpace
@@ -81,7 +82,7 @@ def read(
     field = _label_field(metadata, ours, samples, annotations, path)
     own, category_fields = _space(name, metadata, ours, field, path, problems)
 
-    images, root, kept = _images(samples, path, file, problems)
+    images, root, outside, kept = _images(samples, path, file, problems)
     rows, detections, records = [], [], []
     for row, i in enumerate(kept):
         for k, detection in enumerate(_detections(samples[i][1], field, file, problems)):
@@ -125,7 +126,7 @@ def read(
     info = dict(fields) if isinstance(fields, dict) else {}
     if category_fields:
         info[CATEGORY_FIELDS] = category_fields
-    return DetectionDataset(name, space or own, images, boxes, root, info)
+    return DetectionDataset(name, space or own, images, boxes, root, info, outside=outside)
 
 
 def _ours(metadata: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -256,8 +257,8 @@ def _with_found(space: LabelSpace, labels: list[str]) -> LabelSpace:
 
 def _images(
     samples: list[tuple[Sample, dict[str, Any]]], path: Path, file: Path, problems: Problems
-) -> tuple[Images, Path, list[int]]:
-    """The images, the folder of their names, and which samples they are of."""
+) -> tuple[Images, Path, bool, list[int]]:
+    """The images, the folder of their names, whether any lies elsewhere, and of which samples."""
     places = [_place(sample.filepath, path) for sample, _ in samples]
     names = _names([sample for sample, _ in samples], places, path)
     kept: list[int] = []
@@ -296,7 +297,12 @@ def _images(
         location=None if root is not None else [places[i] for i in kept],
         extra=extra if any(extra) else None,
     )
-    return images, root or path, kept
+    root = root or path
+    absent = [names[i] for i in kept if not Path(places[i]).is_file()]
+    tell_absent(absent, len(kept), root=root, file=file, problems=problems)
+    whole = os.path.abspath(path)  # noqa: PTH100
+    outside = any(not places[i].startswith(f"{whole}/") for i in kept)
+    return images, root, outside, kept
 
 
 def _place(filepath: str, folder: Path) -> str:
