@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 from relabel.errors import RelabelError
 
 TEMP_PREFIX = ".tmp-"
+_HOST = f"{zlib.crc32(os.uname().nodename.encode() if hasattr(os, 'uname') else b''):08x}"
 _numbers = itertools.count()
+_cleaned: set[str] = set()
 
 
 @contextmanager
@@ -23,7 +26,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The file is synced before the rename and its folder after it, so that after a kill or a power
     cut ``path`` is the old file or the new one, never a part. The temporary name keeps the
-    suffix, for writers that look at it. Missing parent folders are made.
+    suffix, for writers that look at it. Missing parent folders are made. What killed processes
+    left in the folder is removed when a process first writes there.
 
     Raises:
         RelabelError: the disk is full.
@@ -31,12 +35,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with disk_full_as_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temp = path.with_name(f"{TEMP_PREFIX}{os.getpid()}-{next(_numbers)}{path.suffix}")
+        if str(path.parent) not in _cleaned:
+            _cleaned.add(str(path.parent))
+            remove_dead(path.parent)
+        temp = path.with_name(temporary_name(path.suffix))
         try:
             yield temp
-            _sync(temp)
+            sync(temp)
             temp.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             temp.unlink(missing_ok=True)
 
@@ -53,11 +60,45 @@ def atomic_write_json(path: str | Path, obj: Any, *, indent: int | None = None) 
     atomic_write_bytes(path, text.encode() + b"\n")
 
 
+def temporary_name(suffix: str = "") -> str:
+    """A hidden name that no other process uses, and that says which one does."""
+    return f"{TEMP_PREFIX}{_HOST}-{os.getpid()}-{next(_numbers)}{suffix}"
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in ``folder``."""
+    """Remove all temporary files in ``folder``: for whoever has it to himself."""
     for temp in folder.glob(f"{TEMP_PREFIX}*"):
-        if temp.is_file():
+        if temp.is_symlink() or temp.is_file():
             temp.unlink(missing_ok=True)
+
+
+def remove_dead(folder: str | Path) -> None:
+    """Remove the temporary files in ``folder`` whose process is known to be gone.
+
+    Others may be at work in the folder, on this machine or on another that shares the disk.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.path for entry in entries if entry.name.startswith(TEMP_PREFIX)]
+    except OSError:
+        return
+    for temp in found:
+        host, _, rest = os.path.basename(temp)[len(TEMP_PREFIX) :].partition("-")  # noqa: PTH119
+        pid = rest.partition("-")[0]
+        if host == _HOST and pid.isdecimal() and not _is_alive(int(pid)):
+            Path(temp).unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no harmless signal
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -88,7 +129,7 @@ def disk_full_as_error(path: str | Path) -> Iterator[None]:
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or a folder to the disk; some file systems cannot sync folders."""
     folder = path.is_dir()
     handle = os.open(path, os.O_RDONLY)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +21,23 @@ from relabel.datasets.pixels.location import (
     read_image_bytes,
 )
 from relabel.errors import DataError, Problems
-from relabel.workspace.atomic import TEMP_PREFIX, atomic_path
+from relabel.workspace.atomic import (
+    atomic_path,
+    disk_full_as_error,
+    remove_dead,
+    sync,
+    temporary_name,
+)
 from relabel.workspace.progress import progress
 
 _WORTH_A_BAR = 200
 _SCHEME = re.compile(r"^(?:[A-Za-z]:|zip:|bytes:|parquet:)")
 
 _COPIED_BYTES = 2 * 1024**3
+_SYNCED_ONE_BY_ONE = 64  # of more files, one sync of the whole disk is the faster
 
-CopyImages = Literal["none", "link", "copy"]
-Placing = Literal["link", "copy", "hard"]
+CopyImages = Literal["none", "auto", "link", "copy"]
+Placing = Literal["auto", "link", "copy", "hard"]
 
 
 @contextmanager
@@ -38,9 +47,14 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         DataError: no permission, no such place, disk full, ...
     """
+    with _refusals(path), atomic_path(path) as temp:
+        yield temp
+
+
+@contextmanager
+def _refusals(path: str | Path) -> Iterator[None]:
     try:
-        with atomic_path(path) as temp:
-            yield temp
+        yield
     except OSError as error:
         raise DataError(
             f"cannot be written: {error.strerror or error}",
@@ -49,10 +63,34 @@ def writing(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    with writing(path) as temp:
-        temp.write_text(text, encoding="utf-8", newline="\n")
+def write_small(path: str, data: bytes) -> bool:
+    """Write a file into a folder that exists, whole or not at all; `sync_files` makes it last.
+
+    Returns:
+        False if the file was there with just these bytes, and was left alone.
+    """
+    temp = os.path.join(os.path.dirname(path), temporary_name())  # noqa: PTH118, PTH120
+    with _refusals(path), disk_full_as_error(path):
+        if _holds(path, data):
+            return False
+        try:
+            with open(temp, "wb") as stream:  # noqa: PTH123 (Paths would double the time)
+                stream.write(data)
+            os.replace(temp, path)  # noqa: PTH105
+        except BaseException:
+            Path(temp).unlink(missing_ok=True)
+            raise
+    return True
+
+
+def sync_files(files: Sequence[str]) -> None:
+    """Flush files that were just written, and their folders, to the disk."""
+    if len(files) > _SYNCED_ONE_BY_ONE and hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in [*files, *{os.path.dirname(file) for file in files}]:  # noqa: PTH120
+        with _refusals(path):
+            sync(Path(path))
 
 
 def place_images(
@@ -84,13 +122,17 @@ def place_images(
         fault = file_name_fault(name)
         if fault is not None:
             raise DataError(f"file_name {name!r} {fault}", record=record)
+    for place in {os.path.dirname(f"{folder}/{name}") for name in names}:  # noqa: PTH120
+        remove_dead(place)
     mode = _without_hard_links(dataset, folder) if mode == "hard" else mode
     title, quiet = f"Placing images of {dataset.name}", quiet or len(names) < _WORTH_A_BAR
+    written: list[str] = []
     with progress(title, len(names), unit="images", quiet=quiet) as bar:
         for row, name in enumerate(names):
             location = image_location(dataset, row)
-            if is_packed(location) or Path(location).is_file():
-                place_image(location, folder / name, mode)
+            if is_packed(location) or os.path.isfile(location):  # noqa: PTH113
+                if _place(location, f"{folder}/{name}", mode):
+                    written.append(f"{folder}/{name}")
             else:
                 problems.error(
                     "image file does not exist",
@@ -99,6 +141,7 @@ def place_images(
                     remedy="Check the dataset's root, or convert with --images none.",
                 )
             bar.update()
+    sync_files(written)
 
 
 def _without_hard_links(dataset: DetectionDataset, folder: Path) -> Placing:
@@ -108,13 +151,13 @@ def _without_hard_links(dataset: DetectionDataset, folder: Path) -> Placing:
     if first is None or not first.is_file():
         return "hard"
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f"{TEMP_PREFIX}link"
-    probe.unlink(missing_ok=True)
+    probe = folder / temporary_name()
     try:
         probe.hardlink_to(first.resolve())
     except OSError:  # another file system, or files of another user
         return "copy" if sum(image_sizes(dataset)) <= _COPIED_BYTES else "link"
-    probe.unlink()
+    finally:
+        probe.unlink(missing_ok=True)
     return "hard"
 
 
@@ -123,39 +166,44 @@ def place_image(location: str, target: Path, mode: Placing) -> None:
 
     Symbolic links are relative, so that links and images can be moved together. Some loaders follow
     them and then refuse what lies outside their image folder: for these are hard links. Images
-    inside an archive, a TFRecord or a Parquet file are extracted in any mode. An image that stands
-    there already with the same size is left alone, so that a run can be repeated.
+    inside an archive, a TFRecord or a Parquet file are extracted in any mode. A file that stands
+    there already with the same bytes is left alone, so that a run can be repeated; another one is
+    replaced in one step. With ``auto``, which else is ``link``, so is the image itself.
 
     Raises:
-        DataError: the image is missing, or the file cannot be written.
+        DataError: the image is missing, it would be placed over itself, or the file cannot be
+            written.
     """
+    if _place(location, str(target), mode):
+        sync_files([str(target)])
+
+
+def _place(location: str, target: str, mode: Placing) -> bool:
+    """Place an image; True if bytes were written that have to be synced."""
+    folder = os.path.dirname(target)  # noqa: PTH120
     if is_packed(location):
         data = read_image_bytes(location)
-        if not _same_file(target, len(data)):
-            with writing(target) as temp:
-                temp.write_bytes(data)
-        return
-    source = Path(location).resolve()
-    if not source.is_file():
+        with _refusals(target):
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+        return write_small(target, data)
+    source = os.path.realpath(location)
+    if not os.path.isfile(source):  # noqa: PTH113
         raise DataError(
             "image file does not exist",
             file=location,
             remedy="Check the dataset's root in relabel.toml.",
         )
-    if target.is_file() and target.samefile(source) and (mode != "copy" or not target.is_symlink()):
-        return
-    if _same_file(target, source.stat().st_size):
-        return
     try:
-        target.unlink(missing_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if mode == "link":
-            target.symlink_to(os.path.relpath(source, target.parent.resolve()))
-        elif mode == "hard":
-            target.hardlink_to(source)
+        if os.path.lexists(target):
+            if real_entry(target) in (real_entry(location), source):
+                if mode == "auto":
+                    return False
+                raise placed_over_itself(target)
+            if _is_placed(source, target, mode):
+                return False
         else:
-            with writing(target) as temp:
-                shutil.copyfile(source, temp)
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+        return _put(source, target, mode)
     except OSError as error:
         raise DataError(
             f"image cannot be placed: {error.strerror or error}",
@@ -164,8 +212,66 @@ def place_image(location: str, target: Path, mode: Placing) -> None:
         ) from error
 
 
-def _same_file(target: Path, size: int) -> bool:
-    return not target.is_symlink() and target.is_file() and target.stat().st_size == size
+def _put(source: str, target: str, mode: Placing) -> bool:
+    folder = os.path.dirname(target)  # noqa: PTH120
+    temp = os.path.join(folder, temporary_name())  # noqa: PTH118
+    try:
+        if mode == "hard":
+            os.link(source, temp)
+        elif mode == "copy":
+            shutil.copyfile(source, temp)
+        else:
+            os.symlink(os.path.relpath(source, os.path.realpath(folder)), temp)  # noqa: PTH211
+        os.replace(temp, target)  # noqa: PTH105
+    except BaseException:
+        Path(temp).unlink(missing_ok=True)
+        raise
+    return mode == "copy"
+
+
+def _is_placed(source: str, target: str, mode: Placing) -> bool:
+    """True if the target has the image's bytes, of its own where a copy is asked for."""
+    if os.path.islink(target):  # noqa: PTH114
+        return mode != "copy" and os.path.realpath(target) == source
+    if not os.path.isfile(target):  # noqa: PTH113
+        return False
+    return os.path.samefile(target, source) or filecmp.cmp(source, target, shallow=False)  # noqa: PTH121
+
+
+def holds_image(location: str, target: str) -> bool:
+    """True if the file at ``target`` has the bytes of the image at ``location``."""
+    if not os.path.isfile(target):  # noqa: PTH113
+        return False
+    if is_packed(location):
+        return _holds(target, read_image_bytes(location))
+    if not os.path.isfile(location):  # noqa: PTH113
+        return False
+    return os.path.samefile(location, target) or filecmp.cmp(location, target, shallow=False)  # noqa: PTH121
+
+
+def _holds(path: str, data: bytes) -> bool:
+    """True of a file of its own, no link, with just these bytes."""
+    try:
+        place = os.lstat(path)
+    except OSError:
+        return False
+    if not stat.S_ISREG(place.st_mode) or place.st_size != len(data):
+        return False
+    return Path(path).read_bytes() == data
+
+
+def real_entry(path: str) -> str:
+    """The path with links of its folders followed, but not a link that it is itself."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
+
+
+def placed_over_itself(target: str) -> DataError:
+    return DataError(
+        "is an image of the dataset itself, over which it would be placed",
+        file=target,
+        remedy="Choose another --out, or --images none, which leaves images where they are.",
+    )
 
 
 def with_images_in(dataset: DetectionDataset, folder: Path) -> DetectionDataset:
