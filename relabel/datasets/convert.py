@@ -70,7 +70,7 @@ def convert(
     mode: CopyImages = "none" if images == "auto" else images
     place_problems = problems
     if images == "auto" and info.name in _NEEDS_IMAGES:
-        mode = "link"
+        mode = "auto"
         place_problems = Problems(skip_bad=True, counts=problems.counts)
     elif extract_images and packed and mode == "none":
         mode = "copy"

@@ -138,6 +138,8 @@ class DetectionDataset:
         outside: the root was stated by a file that did not come with it: it leads out of the
             dataset's folder, and no user gave it. Pixels are read there, files are not placed from
             there.
+        source: the file or folder it was read from, which no writer writes over; None for one
+            that was made otherwise.
     """
 
     name: str
@@ -147,6 +149,7 @@ class DetectionDataset:
     root: Path
     info: dict[str, Any] = field(default_factory=dict)
     outside: bool = False
+    source: Path | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -11,11 +11,12 @@ A format's modules are imported when they are first used:
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.output import check_finished
 from relabel.datasets.pixels.placing import CopyImages
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 
@@ -208,7 +209,8 @@ def read_dataset(
             file=path,
             remedy="Check the path or the root in relabel.toml.",
         )
-    return _load(info.reader).read(
+    check_finished(path, split)
+    dataset = _load(info.reader).read(
         path,
         name=name or (path.stem if path.is_file() else path.resolve().name),
         split=split,
@@ -216,6 +218,7 @@ def read_dataset(
         space=space,
         annotations=annotations,
     )
+    return replace(dataset, source=path / annotations if annotations and path.is_dir() else path)
 
 
 def write_dataset(

@@ -22,6 +22,7 @@ from relabel.datasets.formats.write_checks import (
     cleaned,
     with_small_ids,
 )
+from relabel.datasets.output import Plan, output
 from relabel.datasets.pixels.placing import CopyImages, place_images, writing
 from relabel.errors import Problems
 
@@ -90,10 +91,10 @@ def write(
             is left under its name then.
     """
     check_split(split)
-    if out.suffix.lower() == ".json":
-        file, images = out, out.parent / "images"
-    else:
-        file, images = out / "annotations" / f"instances_{split}.json", out / "images"
+    single = out.suffix.lower() == ".json"
+    folder = out.parent if single else out
+    name = out.name if single else f"annotations/instances_{split}.json"
+    file, images = folder / name, folder / "images"
     check_classes(dataset)
     check_info(dataset)
     check_images(dataset)
@@ -101,12 +102,22 @@ def write(
         check_files(dataset, dataset.images.file_name, images, problems, seen=False)
     dataset = with_small_ids(cleaned(dataset, problems, file, clip=False), problems, file)
     root = dataset.root
-    if copy_images != "none":
-        place_images(dataset, images, copy_images, problems=problems)
-        root = images
-    with writing(file) as temp, collector_paused(), temp.open("wb", buffering=1 << 20) as stream:
-        for piece in encode(dataset, _relative(root, file.parent)):
-            stream.write(piece)
+    plan = Plan(
+        folder,
+        "coco",
+        split,
+        copy_images,
+        {name: None},
+        images=[] if copy_images == "none" else [f"images/{n}" for n in dataset.images.file_name],
+        file=name if single else "",
+    )
+    with output(plan, dataset):
+        if copy_images != "none":
+            place_images(dataset, images, copy_images, problems=problems)
+            root = images
+        with writing(file) as temp, collector_paused(), temp.open("wb", 1 << 20) as stream:
+            for piece in encode(dataset, _relative(root, file.parent)):
+                stream.write(piece)
     return [file]
 
 

@@ -41,6 +41,7 @@ from relabel.datasets.formats.write_checks import (
     cleaned,
     with_small_ids,
 )
+from relabel.datasets.output import Plan, output
 from relabel.datasets.pixels.location import image_location, is_packed, read_image_bytes
 from relabel.datasets.pixels.placing import CopyImages, place_image
 from relabel.errors import ConfigError, Problems
@@ -116,7 +117,12 @@ def write(
     classes = {name: layer.space.names for name, layer in layers.items()}
     info = {"relabel": _ours(dataset, main, layers)}
     metadata = dataset_document(dataset.name, split, fields, classes, info)
-    return write_documents(out, samples, metadata)
+    files: dict[str, bytes | None] = {"samples.json": None, "metadata.json": None}
+    stored = [_stored(dataset, row, copy_images) for row in range(len(dataset))]
+    images = [f"data/{name}" if name and PurePosixPath(name).suffix else "" for name in stored]
+    plan = Plan(out, "fiftyone", split, copy_images, files, images=images)
+    with output(plan, dataset):
+        return write_documents(out, samples, metadata)
 
 
 def _ours(dataset: DetectionDataset, main: str, layers: Mapping[str, DetectionDataset]) -> str:
@@ -146,7 +152,7 @@ def _samples(
     tags = list(dict.fromkeys([split, dataset.name]))
     for i, file_name in enumerate(dataset.images.file_name):
         identity = object_id(dataset.name, "sample", file_name)
-        filepath = _place_image(dataset, i, out, identity["$oid"], copy_images)
+        filepath = _place_image(dataset, i, out, copy_images)
         size = int(dataset.images.width[i]), int(dataset.images.height[i])
         sample = sample_document(identity, filepath, tags, *size)
         sample["image_id"] = int(dataset.images.id[i])
@@ -210,22 +216,27 @@ def _text(fields: bytes | None) -> str | None:
     return None if not fields or fields == b"{}" else fields.decode()
 
 
-def _place_image(
-    dataset: DetectionDataset, row: int, out: Path, identity: str, copy_images: CopyImages
-) -> str:
+def _stored(dataset: DetectionDataset, row: int, copy_images: CopyImages) -> str:
+    """The name below ``data/`` of an image that is put there, else ""; one may lack its suffix."""
+    if copy_images == "none" and not is_packed(image_location(dataset, row)):
+        return ""
+    name = dataset.images.file_name[row]
+    if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name or ":" in name:
+        identity = object_id(dataset.name, "sample", name)["$oid"]
+        return identity + PurePosixPath(name).suffix
+    return name
+
+
+def _place_image(dataset: DetectionDataset, row: int, out: Path, copy_images: CopyImages) -> str:
     """Put the image where the sample can refer to it; returns the sample's ``filepath``.
 
     The importer prepends the dataset folder to relative paths, so results can be moved together
     with images stored in them.
     """
     location = image_location(dataset, row)
-    if copy_images == "none" and not is_packed(location):
+    name = _stored(dataset, row, copy_images)
+    if not name:
         return str(Path(location).absolute())
-
-    name = dataset.images.file_name[row]
-    parts = PurePosixPath(name).parts
-    if ".." in parts or name.startswith("/") or "\\" in name or ":" in name:
-        name = identity + PurePosixPath(name).suffix
     target = out / "data" / name
     if is_packed(location) and not target.suffix:
         data = read_image_bytes(location)

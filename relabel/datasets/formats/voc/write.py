@@ -25,7 +25,8 @@ from relabel.datasets.formats.write_checks import (
     tell_lost,
 )
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.pixels.placing import CopyImages, place_images, write_text, writing
+from relabel.datasets.output import Plan, output
+from relabel.datasets.pixels.placing import CopyImages, place_images
 from relabel.errors import DataError, Problems
 
 # What XML 1.0 cannot hold, not even as a reference; a carriage return is read as a line feed.
@@ -64,17 +65,24 @@ def write(
     if problems is not None:
         tell_lost(dataset, _lost(dataset), "Pascal VOC", problems, out)
 
-    if copy_images != "none":
-        place_images(dataset, out / "JPEGImages", copy_images, names=names, problems=problems)
-    files = []
-    for row, _ in dataset.iter_images():
-        file = out / "Annotations" / f"{_stem(names[row])}.xml"
-        with writing(file) as temp:
-            temp.write_bytes(_document(dataset, row, names[row]))
-        files.append(file)
-    listing = out / "ImageSets" / "Main" / f"{split}.txt"
-    write_text(listing, "".join(f"{_stem(name)}\n" for name in names))
-    return [listing, *files]
+    stems = [_stem(name) for name in names]
+    listing = f"ImageSets/Main/{split}.txt"
+    plan = Plan(
+        out,
+        "voc",
+        split,
+        copy_images,
+        {listing: "".join(f"{stem}\n" for stem in stems).encode()},
+        labels=[f"Annotations/{stem}.xml" for stem in stems],
+        content=lambda row: _document(dataset, row, names[row]),
+        images=[] if copy_images == "none" else [f"JPEGImages/{name}" for name in names],
+        swept={"Annotations": (".xml",)},
+    )
+    with output(plan, dataset) as opened:
+        if copy_images != "none":
+            place_images(dataset, out / "JPEGImages", copy_images, names=names, problems=problems)
+        opened.write_labels()
+    return [out / listing, *(out / name for name in plan.labels)]
 
 
 def _stem(name: str) -> str:

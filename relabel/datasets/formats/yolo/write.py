@@ -23,7 +23,8 @@ from relabel.datasets.formats.write_checks import (
     tell_lost,
 )
 from relabel.datasets.formats.yolo.layout import IMAGE_SUFFIXES, label_path
-from relabel.datasets.pixels.placing import CopyImages, place_images, write_text
+from relabel.datasets.output import Plan, output
+from relabel.datasets.pixels.placing import CopyImages, place_images
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.opening import read_text
 from relabel.files.yaml_text import load_yaml
@@ -67,15 +68,13 @@ def write(
     names = _names(list(dataset.images.file_name), split)
     check_images(dataset, names, _file_fault)
     check_files(dataset, names, folder, problems)
-    labels = [label_path(folder / name) for name in names]
+    labels = [label_path(Path("images", split, name)) for name in names]
     _check_labels(dataset, labels)
     config = _config(dataset, out / "data.yaml", split)
     dataset = cleaned(dataset, problems, out)
     keep = ~dataset.boxes.ignore & (dataset.boxes.category < dataset.space.num_classes)
     _tell(dataset, keep, split, problems, out)
 
-    if copy_images != "none":
-        place_images(dataset, folder, copy_images, names=names, problems=problems)
     boxes = dataset.boxes
     size = np.stack([dataset.images.width, dataset.images.height], axis=1).astype(np.float64)
     scale = size[boxes.image]
@@ -83,16 +82,36 @@ def write(
     center = (boxes.xywh[:, :2] + boxes.xywh[:, 2:] / 2) / scale
     extent = boxes.xywh[:, 2:] / scale
     numbers = np.clip(np.concatenate([center, extent], axis=1), 0, 1)
-    for (_, span), file in zip(dataset.iter_images(), labels, strict=True):
+    rows = dataset.offsets.tolist()
+
+    def content(row: int) -> bytes:
         lines = [
             f"{boxes.category[i]} " + " ".join(f"{v:.12g}" for v in numbers[i]) + "\n"
-            for i in range(span.start, span.stop)
+            for i in range(rows[row], rows[row + 1])
             if keep[i]
         ]
-        write_text(file, "".join(lines))
+        return "".join(lines).encode()
+
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=float("inf"))
-    write_text(out / "data.yaml", text)
-    return [out / "data.yaml", *labels]
+    placed = [] if copy_images == "none" else [f"images/{split}/{name}" for name in names]
+    plan = Plan(
+        out,
+        "yolo",
+        split,
+        copy_images,
+        {"data.yaml": text.encode()},
+        labels=[label.as_posix() for label in labels],
+        content=content,
+        shared=("data.yaml",),
+        images=placed,
+        swept={f"labels/{split}": (".txt",)}
+        | ({f"images/{split}": IMAGE_SUFFIXES} if placed else {}),
+    )
+    with output(plan, dataset) as opened:
+        if placed:
+            place_images(dataset, folder, copy_images, names=names, problems=problems)
+        opened.write_labels()
+    return [out / "data.yaml", *(out / name for name in labels)]
 
 
 def _class_fault(name: str) -> str | None:
