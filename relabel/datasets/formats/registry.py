@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relabel.datasets.formats.output import check_finished
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.output import check_finished
 from relabel.datasets.pixels.placing import CopyImages
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from relabel.datasets.dataset import Boxes, DetectionDataset, Provenance
+from relabel.datasets.formats.output import Plan, output
 from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.formats.write_checks import (
     check_classes,
@@ -22,7 +23,6 @@ from relabel.datasets.formats.write_checks import (
     cleaned,
     with_small_ids,
 )
-from relabel.datasets.output import Plan, output
 from relabel.datasets.pixels.placing import CopyImages, place_images, writing
 from relabel.errors import Problems
 

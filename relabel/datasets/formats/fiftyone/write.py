@@ -32,6 +32,7 @@ from relabel.datasets.formats.fiftyone.documents import (
     shortest_number,
     write_documents,
 )
+from relabel.datasets.formats.output import Plan, output
 from relabel.datasets.formats.write_checks import (
     check_classes,
     check_files,
@@ -41,7 +42,6 @@ from relabel.datasets.formats.write_checks import (
     cleaned,
     with_small_ids,
 )
-from relabel.datasets.output import Plan, output
 from relabel.datasets.pixels.location import image_location, is_packed, read_image_bytes
 from relabel.datasets.pixels.placing import CopyImages, place_image
 from relabel.errors import ConfigError, Problems

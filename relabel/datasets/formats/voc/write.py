@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.output import Plan, output
 from relabel.datasets.formats.voc.layout import SUFFIXES, ImageIndex
 from relabel.datasets.formats.voc.read import KEPT
 from relabel.datasets.formats.write_checks import (
@@ -25,7 +26,6 @@ from relabel.datasets.formats.write_checks import (
     tell_lost,
 )
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.output import Plan, output
 from relabel.datasets.pixels.placing import CopyImages, place_images
 from relabel.errors import DataError, Problems
 

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.output import Plan, output
 from relabel.datasets.formats.splits import split_kind
 from relabel.datasets.formats.write_checks import (
     check_classes,
@@ -23,7 +24,6 @@ from relabel.datasets.formats.write_checks import (
     tell_lost,
 )
 from relabel.datasets.formats.yolo.layout import IMAGE_SUFFIXES, label_path
-from relabel.datasets.output import Plan, output
 from relabel.datasets.pixels.placing import CopyImages, place_images
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.opening import read_text
@@ -108,7 +108,7 @@ def write(
         | ({f"images/{split}": IMAGE_SUFFIXES} if placed else {}),
     )
     with output(plan, dataset) as opened:
-        if placed:
+        if copy_images != "none":
             place_images(dataset, folder, copy_images, names=names, problems=problems)
         opened.write_labels()
     return [out / "data.yaml", *(out / name for name in labels)]
