@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,6 @@ def tell_absent(
 def _examples(names: Sequence[str], what: str) -> str:
     if not names:
         return ""
-    shown = ", ".join(sorted(names)[:_SHOWN])
+    shown = ", ".join(heapq.nsmallest(_SHOWN, names))
     more = ", ..." if len(names) > _SHOWN else ""
     return f" ({what} {shown}{more})"
