@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -206,6 +207,12 @@ def validate_command(
     help="Put images beside the labels; auto links them for voc and yolo.",
 )
 @click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="The images' folder, where it is another than the dataset's.",
+)
+@click.option(
     "--extract-images",
     is_flag=True,
     help="Put images that lie inside records or archives (Waymo, SHIFT) beside the labels.",
@@ -220,13 +227,15 @@ def convert_command(
     out: Path,
     map_file: Path | None,
     images: Any,
+    root: Path | None,
     extract_images: bool,
     skip_bad: bool,
     catalogue: Catalogue,
 ) -> None:
     """Write a dataset in another format, under a map of category names if one is given.
 
-    A COCO file states in info.relabel.root where its images are, relative to itself.
+    A COCO file states in info.relabel.root where its images are, relative to itself. A folder
+    outside the dataset's own is read, but images are placed from there only under --root.
     """
     from relabel.datasets.convert import convert
     from relabel.datasets.formats.registry import format_info
@@ -237,6 +246,8 @@ def convert_command(
     name_map = None if map_file is None else NameMap.load(map_file)
     problems = Problems(skip_bad=skip_bad)
     dataset = _read(catalogue, path, format, split, problems)
+    if root is not None:
+        dataset = replace(dataset, root=root, outside=False)
     result = convert(
         dataset,
         to,

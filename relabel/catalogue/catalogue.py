@@ -197,13 +197,14 @@ class Catalogue:
                 if "/" in text or path.suffix:
                     raise ConfigError("no such file or folder", file=text, remedy="Check the path.")
                 return self.get(text)
-            if format is None and path.suffix == ".json":
+            if format is None and path.name.lower().endswith((".json", ".json.gz")):
                 format = "coco"
             if format is None:
                 raise ConfigError(
                     "a path needs its format", file=text, remedy="Add --format FORMAT."
                 )
-            entry = DatasetEntry(path.stem or path.resolve().name, path, format)
+            stem = Path(path.stem).stem if path.suffix == ".gz" else path.stem
+            entry = DatasetEntry(stem or path.resolve().name, path, format)
         if split:
             files = {k: v for k, v in entry.files.items() if k != "train"}
             entry = replace(

@@ -11,7 +11,7 @@ from relabel.datasets.formats.registry import format_info, write_dataset
 from relabel.datasets.namemap import NameMap
 from relabel.datasets.pixels.location import containing_file, image_location, is_packed
 from relabel.datasets.pixels.placing import CopyImages
-from relabel.errors import Problems
+from relabel.errors import DataError, Problems
 
 Placement = Literal["auto", "none", "link", "copy"]
 # Formats whose readers look for images at a fixed place beside the labels.
@@ -55,7 +55,8 @@ def convert(
 
     Raises:
         ConfigError: unknown format, or categories that the map does not name.
-        DataError: an image to place is missing, or the output cannot be written.
+        DataError: an image to place is missing or lies in a folder that only the file names, or the
+            output cannot be written.
     """
     info = format_info(format)
     problems = Problems() if problems is None else problems
@@ -74,6 +75,14 @@ def convert(
         place_problems = Problems(skip_bad=True, counts=problems.counts)
     elif extract_images and packed and mode == "none":
         mode = "copy"
+    if dataset.outside and mode != "none" and not packed:
+        folder = dataset.root.resolve()
+        raise DataError(
+            f"the images' folder {folder} leads out of its own; images are not placed from there "
+            "on a file's word",
+            file=dataset.name,
+            remedy=f"If it is meant, give it: --root {folder}. Labels alone: --images none.",
+        )
     if packed and mode == "none" and info.name != "fiftyone":
         notes.append(
             f"the images lie inside other files ({containing_file(image_location(dataset, 0))}); "

@@ -135,9 +135,8 @@ class DetectionDataset:
         space: its label space.
         root: the folder image file names are relative to.
         info: the COCO ``info`` object and other file-level fields worth keeping.
-        outside: the root was stated by a file that did not come with it: it leads out of the
-            dataset's folder, and no user gave it. Pixels are read there, files are not placed from
-            there.
+        outside: the root leads out of the dataset's folder on the word of a file, no user gave it.
+            Pixels are read there, but no files are placed from there.
         source: the file or folder it was read from, which no writer writes over; None for one
             that was made otherwise.
     """

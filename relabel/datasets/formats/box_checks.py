@@ -25,6 +25,8 @@ AGAIN = "Download the file again, or leave it out with --skip-bad."
 
 # A corner may pass the image's edge by rounding of the sum alone; such a box is inside.
 _ROUNDING = 1e-6
+# Image sizes are 32-bit numbers; products of larger coordinates would overflow.
+_LARGEST = 2.0**31
 # Sides of images are held in 32 bits.
 _SIDES = 1 << 31
 
@@ -220,15 +222,20 @@ def clean_boxes(
 def real_boxes(
     xywh: np.ndarray, problems: Problems, file: str | Path, record_of: Callable[[int], str]
 ) -> np.ndarray:
-    """bool [n], False on boxes that are not finite or have a negative size.
+    """bool [n], False on boxes that are not finite, have a negative size, or fit no image.
 
     Raises:
         DataError: there are such, unless problems are to be skipped.
     """
-    finite = np.asarray(np.isfinite(xywh).all(axis=1))
-    bad = ~finite | (xywh[:, 2] < 0) | (xywh[:, 3] < 0)
+    usable = np.asarray((np.abs(xywh) < _LARGEST).all(axis=1))  # False of NaN
+    bad = ~usable | (xywh[:, 2] < 0) | (xywh[:, 3] < 0)
     for row in np.flatnonzero(bad).tolist():
-        what = "a negative size" if finite[row] else "a coordinate that is not finite"
+        what = "a negative size"
+        if not usable[row]:
+            finite = bool(np.isfinite(xywh[row]).all())
+            what = (
+                "a number too large for any image" if finite else "a coordinate that is not finite"
+            )
         numbers = ", ".join(f"{v:g}" for v in xywh[row])
         problems.error(
             f"bbox [{numbers}] has {what}",

@@ -10,7 +10,7 @@ from relabel.errors import DataError, Problems
 
 _NEARLY_NOTHING = 0.05
 _SHOWN = 3
-ABSENT = "images are there, in"
+ABSENT = "images found in"
 """In the warning of `tell_absent`, which `validate` leaves out: it names every absent image."""
 
 
@@ -69,8 +69,8 @@ def tell_absent(
     """Warn of images that a label file names and that are not in their folder."""
     if not absent:
         return
-    there = f"{total - len(absent)} of" if len(absent) < total else "none of the"
-    problems.warning(f"{there} {total} {ABSENT} {root}{_examples(absent, 'absent')}", file=file)
+    there = f"{total - len(absent)} of {total} {ABSENT} {root}"
+    problems.warning(f"{there}{_examples(absent, 'absent:')}", file=file)
 
 
 def _examples(names: Sequence[str], what: str) -> str:

@@ -96,7 +96,7 @@ def read_results(
     if rows is None:
         return _dataset(file, data, problems)
     with collector_paused():
-        results = decode_results(file, problems, rows)
+        results = decode_results(file, problems, rows, lambda row: _image_meant(row, truth))
         results.id = np.arange(1, len(results.id) + 1)
         results.numbered = np.ones(len(results.id), bool)
         bad = np.flatnonzero(~np.isfinite(results.score))
@@ -208,15 +208,23 @@ def _boxes(
 
 def _remedies(columns: AnnotationColumns, row: int, truth: DetectionDataset) -> tuple[str, str]:
     """What to do about a result whose image, or category, the truth does not have."""
-    image = "A result names its image by the id that the truth file gives it."
     extra = columns.extra[row] if columns.extra is not None else None
-    name = msgspec.json.decode(extra).get("file_name") if extra else None
-    if isinstance(name, str) and name in truth.images.file_name:
-        place = list(truth.images.file_name).index(name)
-        image = f"Its file_name {name!r} has image id {truth.images.id[place]} there: write that."
+    image = _image_meant(msgspec.json.decode(extra), truth) if extra else None
+    image = image or "A result names its image by the id that the truth file gives it."
     known = [f"{c.id} ({c.name})" for c in truth.space.categories[:_MOST_LISTED]]
     more = ", ..." if len(truth.space) > _MOST_LISTED else ""
     return image, f"Known: {', '.join(known) or 'none'}{more}."
+
+
+def _image_meant(row: dict[str, Any], truth: DetectionDataset) -> str | None:
+    """What to write where a result names its image by a file name, or the stem of one."""
+    names = [v for v in (row.get("file_name"), row.get("image_id")) if isinstance(v, str) and v]
+    for place, known in enumerate(truth.images.file_name):
+        base = known.rpartition("/")[2]
+        for name in names:
+            if name in (known, base, base.rpartition(".")[0]):
+                return f"{name!r} is image id {truth.images.id[place]} there: write that number."
+    return None
 
 
 def _provenance(columns: AnnotationColumns, file: str) -> Provenance | None:

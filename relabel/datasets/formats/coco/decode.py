@@ -9,7 +9,7 @@ to go on without it, and to understand what other tools write otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,19 @@ def unwrapped(data: bytearray) -> bytearray | None:
     return bytearray(lists[0])
 
 
-def decode_results(path: str | Path, problems: Problems, data: bytearray) -> AnnotationColumns:
+def decode_results(
+    path: str | Path,
+    problems: Problems,
+    data: bytearray,
+    remedy_of: Callable[[dict[str, Any]], str | None] | None = None,
+) -> AnnotationColumns:
     """Decode a list of detection results; its records are called ``result``.
 
     Args:
         path: a name for messages.
         problems: receives bad records.
         data: the list's bytes.
+        remedy_of: what to do about a result whose ids are none.
 
     Raises:
         DataError: not JSON, not a list, or a record of the wrong shape or type.
@@ -112,7 +118,7 @@ def decode_results(path: str | Path, problems: Problems, data: bytearray) -> Ann
                 raise DataError(
                     text, file=path, remedy="Check that it is the right file."
                 ) from None
-            results.add(*checked_records(rows, "result", path, problems))
+            results.add(*checked_records(rows, "result", path, problems, remedy_of=remedy_of))
     return results.columns()
 
 

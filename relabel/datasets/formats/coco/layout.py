@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,12 +79,12 @@ def find_annotations(path: Path, *, split: str | None, annotations: str | None) 
 
 def _split_candidates(path: Path, split: str) -> Iterator[list[Path]]:
     """Files that may be the split's, the surest first."""
-    for i, name in enumerate(split_names(split)):
+    for name in split_names(split):
         for other in dict.fromkeys((name, name.lower(), name.capitalize())):
-            yield from _named_candidates(path, other, alias=i > 0 or other != split)
+            yield from _named_candidates(path, other)
 
 
-def _named_candidates(path: Path, split: str, *, alias: bool) -> Iterator[list[Path]]:
+def _named_candidates(path: Path, split: str) -> Iterator[list[Path]]:
     for fixed in (
         f"annotations/instances_{split}",
         f"annotations/{split}",
@@ -95,14 +96,14 @@ def _named_candidates(path: Path, split: str, *, alias: bool) -> Iterator[list[P
         f"{split}/labels",
     ):
         yield [f for suffix in _SUFFIXES if (f := path / f"{fixed}{suffix}").is_file()][:1]
-    # A split called `train` is also the `train2017` of instances_train2017.json.
-    patterns = [f"annotations/instances_{split}*", f"annotations/*_{split}*"]
-    patterns += [f"*{split}*", f"annotations/*{split}*", f"{split}/*"]
-    # Other names of a split are words of their own: `dev` is not in `device.json`.
+    # A split called `train` is also the `train2017` of instances_train2017.json, but neither that
+    # of trainval.json, nor is `dev` that of device.json.
     word = re.compile(rf"(?<![A-Za-z]){re.escape(split)}(?![A-Za-z])")
-    for pattern in patterns:
+    text = glob.escape(split)
+    patterns = [f"annotations/instances_{text}*", f"annotations/*_{text}*"]
+    for pattern in (*patterns, f"*{text}*", f"annotations/*{text}*", f"{text}/*"):
         found = _instances(path, pattern)
-        yield [f for f in found if not alias or word.search(f.relative_to(path).as_posix())]
+        yield [f for f in found if word.search(f.relative_to(path).as_posix())]
 
 
 def _all_files(path: Path) -> list[Path]:
@@ -144,17 +145,16 @@ def find_root(
     ``train2017`` taken from ``instances_train2017.json``. Where no image is found it is the stated
     root, else the folder given, else the file's folder.
 
-    A stated root is outside if it is neither in the folder given as PATH nor in the dataset's
-    folder, which is that of the file, or the one around ``annotations/``.
+    A root is outside if it is neither in the folder given as PATH nor in the dataset's own: that of
+    the file, or the one around ``annotations/``.
     """
     n = len(file_names)
     rows = dict.fromkeys((0, 1, 2, n // 3, n // 2, n - 1))
     probes = [file_names[i] for i in rows if 0 <= i < n]
     probes = [name for name in probes if name and file_name_fault(name) is None]
     stated = _stated_root(file, fields)
-    outside = stated is not None and _leads_out(stated, path, file)
     if stated is not None and _hits(stated, probes):
-        return stated, outside
+        return stated, _leads_out(stated, path, file)
     bases = [file.parent, file.parent.parent]
     if path.is_dir():
         bases.insert(0, path)
@@ -165,16 +165,12 @@ def find_root(
         folders += [base, base / "images", base / "JPEGImages", base / "data"]
         for part in splits:
             folders += [base / part, base / "images" / part, base / part / "images"]
-    best, most = None, 0
+    root, most = stated or (path if path.is_dir() else file.parent), 0
     for folder in folders:
         hits = _hits(folder, probes)
         if hits > most:
-            best, most = folder, hits
-    if best is not None:
-        return best, False
-    if stated is not None and (not outside or stated.is_dir()):
-        return stated, outside
-    return (path if path.is_dir() else file.parent), False
+            root, most = folder, hits
+    return root, _leads_out(root, path, file)
 
 
 def _hits(folder: Path, names: Iterable[str]) -> int:
@@ -193,13 +189,14 @@ def _stated_root(file: Path, fields: dict[str, Any]) -> Path | None:
     return file.parent / root
 
 
-def _leads_out(stated: Path, path: Path, file: Path) -> bool:
+def _leads_out(root: Path, path: Path, file: Path) -> bool:
+    """Only the text counts, not links: whoever makes a link inside a dataset has had its files."""
     folder = file.parent
     if folder.name.lower() in _LABEL_FOLDERS:
         folder = folder.parent
     trusted = [folder, path] if path.is_dir() else [folder]
-    whole = os.path.realpath(stated)
-    return not any(Path(whole).is_relative_to(os.path.realpath(base)) for base in trusted)
+    whole = Path(os.path.abspath(root))  # noqa: PTH100 (without following links)
+    return not any(whole.is_relative_to(os.path.abspath(base)) for base in trusted)  # noqa: PTH100
 
 
 def find_images(images: Images, root: Path, file: Path, problems: Problems) -> Images:

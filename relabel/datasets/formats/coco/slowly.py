@@ -37,10 +37,18 @@ FROM_MASK = "not stated in the file: taken from their masks"
 
 _FLAGS = ("iscrowd", "ignore")
 _REFERS = {
-    "image": "An id is a whole number: number the images 1, 2, ... and use it in `image_id`.",
-    "annotation": "An id is a whole number: use those of `images` and `categories`.",
+    "image": "Number the images 1, 2, ... and use the number in `image_id`.",
+    "annotation": "Number the annotations 1, 2, ..., and use the ids of `images` and `categories`.",
     "result": "A result names image and category by their ids in the truth file, not by names.",
 }
+
+
+class Fault(ValueError):
+    """What is wrong with a record, and what to do about it."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 def not_coco(path: str | Path, what: str, found: Any = None) -> DataError:
@@ -154,12 +162,14 @@ def checked_records(
     path: str | Path,
     problems: Problems,
     load: Callable[[Any], Any] = _itself,
+    remedy_of: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> tuple[list[Any], list[str]]:
     """Checked records of the good rows, and the names of their further fields.
 
     Args:
         kind: ``image``, ``annotation`` or ``result``.
         load: gives the plain object of a row; raises ValueError where it cannot.
+        remedy_of: what to do about a row whose ids are none, where more is known than here.
     """
     known = IMAGE_FIELDS if kind == "image" else ANNOTATION_FIELDS
     typed = known if kind == "image" else {**known, **OPTIONAL_FIELDS}
@@ -176,18 +186,17 @@ def checked_records(
             values = {k: v for k, v in row.items() if k in typed and not _absent(v)}
             boxed = kind == "image" or _has_box(values)
             if not boxed:
-                values["bbox"] = _mask_box(row)
-            record = msgspec.convert(_whole_ids(values), core)
+                values["bbox"] = _mask_box(row, kind)
+            record = msgspec.convert(_whole_ids(values, kind), core)
+            if kind == "image" and not _is_text(record.file_name or ""):
+                raise ValueError("file_name is no Unicode text")
             further = {k: encoded(v) for k, v in row.items() if k not in known and not _absent(v)}
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
-            ids = any(f"{k} " in str(error) for k in INTEGER_FIELDS) and "whole" in str(error)
+            remedy = f"Correct the {kind}, or leave it out with --skip-bad."
+            if isinstance(error, Fault):
+                remedy = (remedy_of and row and remedy_of(row)) or error.remedy
             problems.error(
-                _plain(str(error)),
-                file=path,
-                record=_name_of(kind, i, row),
-                remedy=_REFERS[kind]
-                if ids
-                else f"Correct the {kind}, or leave it out with --skip-bad.",
+                _plain(str(error)), file=path, record=_name_of(kind, i, row), remedy=remedy
             )
             continue
         masks += not boxed
@@ -205,6 +214,15 @@ def checked_records(
     return records, order
 
 
+def _is_text(value: str) -> bool:
+    """False of half a surrogate pair, which no file name has."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _absent(value: Any) -> bool:
     """True of NaN, which tables have for what is not there."""
     return isinstance(value, float) and math.isnan(value)
@@ -214,7 +232,7 @@ def _has_box(values: dict[str, Any]) -> bool:
     return values.get("bbox") is not None and values["bbox"] != []
 
 
-def _mask_box(row: dict[str, Any]) -> tuple[float, float, float, float]:
+def _mask_box(row: dict[str, Any], kind: str) -> tuple[float, float, float, float]:
     mask = row.get("segmentation")
     if mask is None or mask == [] or _absent(mask):
         what = f"is {json.dumps(row['bbox'])}" if "bbox" in row else "is missing"
@@ -222,19 +240,21 @@ def _mask_box(row: dict[str, Any]) -> tuple[float, float, float, float]:
     try:
         return box_around(mask)
     except ValueError as error:
-        raise ValueError(f"bbox is missing, and the segmentation {error}") from None
+        text = f"bbox is missing, and the segmentation {error}"
+        raise Fault(text, f"Give the {kind} its bbox, [x, y, width, height].") from None
 
 
-def _whole_ids(values: dict[str, Any]) -> dict[str, Any]:
+def _whole_ids(values: dict[str, Any], kind: str) -> dict[str, Any]:
     """The values with ids, sizes and flags as whole numbers."""
     out = dict(values)
     for key in values.keys() & INTEGER_FIELDS:
         value = out[key] = whole_number(values[key])
         if isinstance(value, str | float | list | dict | bool):
             shown = json.dumps(value)[:60]
-            raise ValueError(f"{key} {shown} is {kind_of(value)}, not a whole number")
+            raise Fault(f"{key} {shown} is {kind_of(value)}, not a whole number", _REFERS[kind])
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError(f"{key} {str(value)[:60]} is no whole number of 64 bits")
+            shown = str(value)[:60] if abs(value) < 10**60 else "of more than 60 digits"
+            raise Fault(f"{key} {shown} is no whole number of 64 bits", _REFERS[kind])
     for key in _FLAGS:
         if key in values:
             out[key] = whole_number(values[key])
