@@ -12,6 +12,7 @@ Source: Sakaridis et al., ACDC, ICCV 2021, and its published file layout.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,15 @@ from relabel.datasets.formats.coco.read import (
     located,
     names_from_url,
 )
+from relabel.datasets.formats.pairing import check_pairing
 from relabel.datasets.formats.records import collector_paused
+from relabel.datasets.formats.splits import find_split, split_names
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.errors import DataError, Problems
 from relabel.files.opening import read_bytes
+from relabel.files.paths import posix
+from relabel.files.walk import is_hidden, walk_files
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 _TRUTH, _IMAGES = "gt_detection", "rgb_anon"
@@ -59,16 +64,27 @@ def read(
         DataError: label files are missing or damaged, or contradict the images.
     """
     space = space or LabelSpace.load("acdc")
-    split = split or "train"
+    split = _split_of(path, split or "train")
     files = _label_files(path, split, problems) if annotations is None else [path / annotations]
     finder = _Finder(path, split)
     rows, image_id, parts = ImageRows(problems), [], []
+    lost: list[str] = []
     for file in files:
         with problems.catching(file), collector_paused():
             content = decode(file, problems, read_bytes(file, remedy=_REMEDY))
-            ids, row_of = _images(content.images, file, finder, rows, problems)
+            ids, row_of = _images(content.images, file, finder, rows, lost, problems)
             image_id += ids[row_of >= 0].tolist()
             parts.append(_boxes(content, file, ids, row_of, rows.images(), space, problems))
+    if finder.have_images and parts:
+        check_pairing(
+            paired=len(rows.name),
+            bare_images=sorted(finder.names.difference(rows.name)),
+            orphan_labels=lost,
+            file=path / _IMAGES,
+            problems=problems,
+            remedy="file_name of the label files names the images below rgb_anon/.",
+            background=False,
+        )
     images = replace(rows.images(), id=_unique_ids(image_id))
     boxes = Boxes.concatenate(parts) if parts else make_boxes([], [], [])
     boxes = replace(boxes, id=_unique_ids(boxes.id)).sorted_by_image()
@@ -80,6 +96,17 @@ def _unique_ids(ids: Any) -> np.ndarray:
     return ids if len(np.unique(ids)) == len(ids) else np.arange(1, len(ids) + 1)
 
 
+def _split_of(path: Path, split: str) -> str:
+    """The split as folders and label files call it; as it was given where none does."""
+    known = {p.name for p in (path / _IMAGES).glob("*/*") if p.is_dir()}
+    for file in walk_files(path / _TRUTH, {".json"}) if (path / _TRUTH).is_dir() else ():
+        known |= {name for name in split_names(split) if f"_{name}_" in file}
+    try:
+        return find_split(split, {name for name in known if not is_hidden(name)}, file=path)
+    except DataError:
+        return split
+
+
 def _label_files(path: Path, split: str, problems: Problems) -> list[Path]:
     truth = path / _TRUTH
     files: list[Path] = []
@@ -87,7 +114,8 @@ def _label_files(path: Path, split: str, problems: Problems) -> list[Path]:
     for condition in CONDITIONS:
         file_name = f"instancesonly_{condition}_{split}_gt_detection.json"
         options = [truth / condition / file_name, truth / file_name]
-        options += sorted((truth / condition).rglob(f"*{split}*gt_detection*.json"))
+        inside = sorted((truth / condition).rglob(f"*{split}*gt_detection*.json"))
+        options += [p for p in inside if not is_hidden(p.name)]
         found = next((p for p in options if p.exists()), None)
         if found is not None:
             files.append(found)
@@ -99,7 +127,12 @@ def _label_files(path: Path, split: str, problems: Problems) -> list[Path]:
     for file in missing:
         problems.error("file does not exist", file=file, remedy="Download gt_detection again.")
     if not files and not missing:
-        raise DataError(f"holds no labels of split {split!r}", file=truth, remedy=_REMEDY)
+        known = {p.name for p in (path / _IMAGES).glob("*/*") if p.is_dir()}
+        raise DataError(
+            f"holds no labels of split {split!r}",
+            file=truth,
+            remedy=f"Splits of images: {', '.join(sorted(known))}." if known else _REMEDY,
+        )
     return files
 
 
@@ -107,27 +140,54 @@ class _Finder:
     """File names under the root for the names in label files, which differ in their folders."""
 
     def __init__(self, root: Path, split: str) -> None:
-        self.root, self.split = root, split
+        self.root = root
         self.have_images = (root / _IMAGES).is_dir()
-        self.by_name = {
-            p.name: p.relative_to(root).as_posix()
-            for condition in CONDITIONS
-            for p in sorted((root / _IMAGES / condition / split).rglob("*_rgb_anon.png"))
-        }
+        self.all: frozenset[str] = frozenset()
+        self.names: set[str] = set()
+        self.by_name: dict[str, list[str]] = defaultdict(list)
+        if self.have_images:
+            found = walk_files(root / _IMAGES, {".png", ".jpg", ".jpeg"})
+            self.all = frozenset(f"{_IMAGES}/{name}" for name in found)
+        for name in sorted(self.all):
+            parts = name.split("/")
+            if len(parts) > 3 and parts[2] == split and Path(name).stem.endswith("_rgb_anon"):
+                self.names.add(name)
+                self.by_name[parts[-1]].append(name)
 
-    def find(self, file_name: str) -> str | None:
-        """Path relative to the root, or None where images are there but not this one."""
+    def find(self, file_name: str, file: Path) -> str | None:
+        """Path relative to the root, or None where images are there but not this one.
+
+        Raises:
+            DataError: images of several conditions go by the name.
+        """
         title = file_name.removeprefix("./")
         for option in (title, f"{_IMAGES}/{title}"):
-            if self.have_images and (self.root / option).is_file():
+            if option in self.all:
                 return option
-        if self.have_images:
-            return self.by_name.get(title.rsplit("/", 1)[-1])
-        return title if title.startswith(f"{_IMAGES}/") else f"{_IMAGES}/{title}"
+        if self.have_images and (self.root / title).is_file():
+            return title
+        if not self.have_images:
+            return title if title.startswith(f"{_IMAGES}/") else f"{_IMAGES}/{title}"
+        found = self.by_name.get(title.rsplit("/", 1)[-1], [])
+        if len(found) > 1:
+            # A label file is of one condition, as its name or folder tells.
+            here = f"{file.parent.name}_{file.name}"
+            found = [name for name in found if name.split("/")[1] in here] or found
+        if len(found) > 1:
+            raise DataError(
+                f"image {file_name!r} may be {found[0]} or {found[1]}",
+                remedy="Name it with its folders.",
+            )
+        return found[0] if found else None
 
 
 def _images(
-    columns: ImageColumns, file: Path, finder: _Finder, rows: ImageRows, problems: Problems
+    columns: ImageColumns,
+    file: Path,
+    finder: _Finder,
+    rows: ImageRows,
+    lost: list[str],
+    problems: Problems,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add the images of one file; returns their ids, and the row of each, -1 if it is left out."""
     names_from_url(columns, file, problems)
@@ -135,10 +195,18 @@ def _images(
     row_of = np.full(len(columns.id), -1)
     for i in first.tolist():
         title, record = columns.file_name[i], f"image {columns.id[i]}"
-        if title is None or not check_file_name(title, problems=problems, file=file, record=record):
+        if title is None:
             continue
-        found = finder.find(title)
+        title = posix(title)
+        if not check_file_name(title, problems=problems, file=file, record=record):
+            continue
+        try:
+            found = finder.find(title, file)
+        except DataError as error:
+            problems.report(error, file, record)
+            continue
         if found is None:
+            lost.append(title)
             what = f"image file {title!r} does not exist"
             problems.error(what, file=file, record=record, remedy=SKIP)
             continue

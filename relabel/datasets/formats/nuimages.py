@@ -19,9 +19,13 @@ import msgspec
 from relabel.datasets.dataset import DetectionDataset, Images
 from relabel.datasets.formats.box_checks import SKIP, ImageRows, checked_boxes
 from relabel.datasets.formats.records import collector_paused, read_table
+from relabel.datasets.formats.splits import find_split, split_kind
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems, did_you_mean
+from relabel.files.walk import walk_files
 
+_VERSION = "v1.0-"
+_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))
 _MIXED = "Use the tables of one release, or leave it out with --skip-bad."
 _REMEDY = "Extract all of the split's tables into this folder."
 
@@ -41,8 +45,8 @@ class _Sample(msgspec.Struct, gc=False):
 class _SampleData(msgspec.Struct, gc=False):
     token: str
     filename: str
-    width: int
-    height: int
+    width: int | float
+    height: int | float
     is_key_frame: bool = False
     sample_token: str | None = None
 
@@ -80,6 +84,7 @@ def read(
         images, row_of = _images(tables, problems)
         columns = _Columns(tables, space, problems)
         columns.read(row_of)
+    _check_images(root, images, problems)
     boxes = checked_boxes(
         columns.image,
         columns.xywh,
@@ -100,21 +105,42 @@ def _tables(path: Path, split: str | None, annotations: str | None) -> tuple[Pat
         return path, path / annotations
     if split is None and (path / "object_ann.json").exists():
         return path.parent, path
-    known = sorted(p.name for p in path.glob("v1.0-*") if p.is_dir())
-    wanted = f"v1.0-{(split or 'train').removeprefix('v1.0-')}"
-    if wanted in known:
-        return path, path / wanted
-    if path.name == wanted and (path / "object_ann.json").exists():
-        return path.parent, path
+    known = sorted(p.name for p in path.glob(f"{_VERSION}*") if p.is_dir())
+    wanted = (split or "train").removeprefix(_VERSION)
     if split is None and len(known) == 1:
         return path, path / known[0]
+    if known:
+        found = find_split(wanted, [name.removeprefix(_VERSION) for name in known], file=path)
+        return path, path / f"{_VERSION}{found}"
+    own = path.absolute().name.removeprefix(_VERSION)
+    if (path / "object_ann.json").exists() and split_kind(own) == split_kind(wanted):
+        return path.parent, path
     raise DataError(
-        f"no {wanted} folder",
+        f"no {_VERSION}{wanted} folder",
         file=path,
-        remedy=f"Splits here: {', '.join(known)}."
-        if known
-        else "Point at the folder that holds v1.0-train/ and samples/.",
+        remedy=f"Point at the folder that holds {_VERSION}train/ and samples/.",
     )
+
+
+def _check_images(root: Path, images: Images, problems: Problems) -> None:
+    """Tell which images are not there: the archives of samples are downloaded apart."""
+    if not (root / "samples").is_dir():
+        problems.warning("no samples folder: labels are read without images", file=root)
+        return
+    present = {f"samples/{name}" for name in walk_files(root / "samples", _SUFFIXES)}
+    missing = [name for name in images.file_name if name not in present]
+    if missing and len(missing) == len(images.id):
+        raise DataError(
+            f"holds none of the {len(missing)} images of the tables, such as {missing[0]}",
+            file=root / "samples",
+            remedy="Extract the archives of samples into this folder.",
+        )
+    if missing:
+        problems.warning(
+            f"{len(missing)} of {len(images.id)} images of the tables are not there; the first is "
+            f"{missing[0]}",
+            file=root,
+        )
 
 
 def _images(tables: Path, problems: Problems) -> tuple[Images, dict[str, int]]:
@@ -213,7 +239,11 @@ class _Columns:
                     self._error(ann, f"attribute_token {token!r} is not in attribute.json")
                     return None
             extra["attributes"] = {self.attributes[t]: True for t in ann.attribute_tokens}
-        return msgspec.json.encode(extra)
+        try:
+            return msgspec.json.encode(extra)
+        except ValueError as error:  # half a character, as JSON may escape it
+            self._error(ann, f"attributes cannot be kept: {error}")
+            return None
 
     def _error(self, ann: _ObjectAnn, message: str) -> None:
         record = f"token {ann.token}"

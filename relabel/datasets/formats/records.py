@@ -39,6 +39,18 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def may_repeat(data: bytes | bytearray, keys: dict[str, int]) -> bool:
+    """True where JSON holds a key more often than the decoded records account for.
+
+    A typed decoder keeps the last of two equal keys. Counting costs little; where it finds too
+    many (a value may read like a key), `parse_json` finds out whether an object holds one twice.
+
+    Args:
+        keys: how often each may appear.
+    """
+    return any(data.count(f'"{key}"'.encode()) > most for key, most in keys.items())
+
+
 def convert_record(
     value: Any, type: type[T], *, path: Path, record: str, problems: Problems
 ) -> T | None:
@@ -66,17 +78,20 @@ def read_table(path: Path, type: type[T], problems: Problems, *, remedy: str) ->
     """
     with open_mapped(path, remedy=remedy) as data:
         decoder = msgspec.json.Decoder(list[type])
+        names: tuple[str, ...] = getattr(type, "__struct_encode_fields__", ())
         # A piece is handed out only when all of it is good; at the first that is not, the slow
         # way below takes over.
         done, start = 0, 0
         try:
             for piece, end in _pieces(data):
                 rows = decoder.decode(piece)
+                if may_repeat(piece, dict.fromkeys(names, len(rows))):
+                    parse_json(piece, path)
                 yield from rows
                 done += len(rows)
                 start = end
             return
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             rest = data[start:]
     rows = parse_json(rest if start == 0 else b"[" + rest, path)
     if not isinstance(rows, list):

@@ -56,7 +56,7 @@ def test_split_names(tmp_path: Path, split: str | None):
     (tmp_path / "v1.0-val/object_ann.json").write_text("[]")
     assert rows(load(tmp_path, split=split)) == EXPECTED
     assert len(load(tmp_path, split="val").boxes) == 0
-    with pytest.raises(DataError, match=r"no v1\.0-mini folder. Splits here: v1\.0-train, v1\.0-"):
+    with pytest.raises(DataError, match=r"has no split 'mini'\. Known: train, val"):
         load(tmp_path, split="mini")
 
 

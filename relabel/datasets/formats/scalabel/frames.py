@@ -18,7 +18,7 @@ import msgspec
 
 from relabel.datasets.dataset import Boxes, Images
 from relabel.datasets.formats.box_checks import SKIP, ImageRows, checked_boxes
-from relabel.datasets.formats.records import collector_paused, convert_record
+from relabel.datasets.formats.records import collector_paused, convert_record, may_repeat
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems, did_you_mean
 from relabel.files.json_text import parse_json
@@ -26,8 +26,8 @@ from relabel.files.opening import read_bytes
 
 
 class ImageSize(msgspec.Struct, gc=False):
-    width: int
-    height: int
+    width: int | float
+    height: int | float
 
 
 class Box2D(msgspec.Struct, gc=False):
@@ -82,8 +82,8 @@ class Placed:
 
     file_name: str
     location: str
-    width: int
-    height: int
+    width: float
+    height: float
 
 
 def read_frames(
@@ -100,11 +100,17 @@ def read_frames(
     try:
         with collector_paused():
             if data.lstrip()[:1] == b"[":
-                return msgspec.json.decode(data, type=list[Frame]), None
-            content = msgspec.json.decode(data, type=_File)
-            return content.frames, content.config and content.config.imageSize
-    except msgspec.MsgspecError:
+                frames, size = msgspec.json.decode(data, type=list[Frame]), None
+            else:
+                content = msgspec.json.decode(data, type=_File)
+                frames, size = content.frames, content.config and content.config.imageSize
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return _read_loosely(file, parse_json(data, file), problems)
+    labels = sum(len(frame.labels or ()) for frame in frames)
+    once = {"frames": 1, "labels": len(frames), "box2d": labels, "category": labels}
+    if may_repeat(data, once):
+        parse_json(data, file)
+    return frames, size
 
 
 def _read_loosely(
@@ -212,14 +218,23 @@ def frame_boxes(
                     )
                     continue
                 seen.add(label.id)
+            attributes = label.attributes
+            try:
+                extra.append(None if attributes is None else _extra(attributes, encoded))
+            except (OverflowError, ValueError) as error:  # an endless number, half a character
+                problems.error(
+                    f"attributes cannot be kept: {error}",
+                    file=file,
+                    record=f"frame {frame.name}, label {k}",
+                    remedy=SKIP,
+                )
+                continue
             image.append(row)
             place.append(k)
             # The last pixel belongs to the box.
             corners.append((box.x1, box.y1, box.x2 - box.x1 + 1, box.y2 - box.y1 + 1))
             category.append(position)
-            attributes = label.attributes
-            crowd.append(attributes is not None and attributes.crowd is True)
-            extra.append(None if attributes is None else _extra(attributes, encoded))
+            crowd.append(attributes is not None and attributes.crowd in (True, "true"))
     problems.count("labelled without a box2d: left out", shapeless)
     return checked_boxes(
         image,
