@@ -95,7 +95,7 @@ class Config:
         return None
 
     def _holds(self, path: str) -> bool:
-        return any(os.path.commonpath((path, p)) == str(p) for p in self.roots)
+        return is_within(path, self.roots)
 
 
 def on_disk(path: str) -> str | None:
@@ -113,6 +113,14 @@ def on_disk(path: str) -> str | None:
     except OSError:
         return None
     return os.path.join(parent, found[0]) if len(found) == 1 else None  # noqa: PTH118
+
+
+def is_within(path: str, roots: Sequence[Path]) -> bool:
+    """Whether a path lies in one of the folders, as written or with links followed."""
+    if any(os.path.commonpath((path, root)) == str(root) for root in roots):
+        return True
+    real = os.path.realpath(path)
+    return any(os.path.commonpath((real, r)) == r for r in map(os.path.realpath, roots))
 
 
 def find_config(path: Path, annotations: str | None) -> Config:
@@ -208,7 +216,7 @@ def _places(stated: Any, file: Path, roots: list[Path]) -> list[Path]:
         # Absolute paths of the machine on which the file was written are of no use elsewhere.
         found = on_disk(os.path.normpath(roots[0] / posix(stated)))
         if found is not None and os.path.isdir(found):  # noqa: PTH112
-            if not any(os.path.commonpath((found, p)) == str(p) for p in roots):
+            if not is_within(found, roots):
                 raise DataError(
                     f"states the path {stated!r}, which leads out of {roots[0]}",
                     file=file,

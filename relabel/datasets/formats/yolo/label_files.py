@@ -82,6 +82,16 @@ class LabelFiles:
         self._used.update(label for label in labels if label)
         return images, labels
 
+    def look_below(self, folder: str, others: Iterable[str]) -> None:
+        """List the label files of a folder of images, some of which are none of the dataset's.
+
+        Args:
+            others: the folders that hold those.
+        """
+        self._list_below(self._places(folder)[0])
+        for other in others:
+            self._open(other)
+
     def check(
         self,
         images: Sequence[str],

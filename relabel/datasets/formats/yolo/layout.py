@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ IMAGE_SUFFIXES = {
 }  # fmt: skip
 _KINDS = ("train", "val", "test")
 _SHOWN = 3
+# Folders of images and labels as Darknet and CVAT call them.
+_DARKNET = re.compile(r"obj_(.+)_data", re.IGNORECASE)
 
 
 @dataclass
@@ -106,6 +109,14 @@ def find_layout(
         layout.images += images
         layout.labels += found
     _check_names(layout, problems)
+    if split is None and labels is None:
+        unread = _unread(sources, root, seen, files)
+        if unread:
+            shown = ", ".join(unread[:_SHOWN]) + (", ..." if len(unread) > _SHOWN else "")
+            problems.warning(
+                f"{len(unread)} images are in none of the splits that are read ({shown})",
+                file=layout.file,
+            )
     files.check(
         layout.images,
         layout.labels,
@@ -113,8 +124,6 @@ def find_layout(
         problems=problems,
         suffixes=IMAGE_SUFFIXES,
     )
-    if split is None and labels is None:
-        _tell_unread(sources, layout, seen, problems)
     return layout
 
 
@@ -258,10 +267,7 @@ def _found_splits(config: Config) -> tuple[dict[str, list[str]], Path | None]:
     """Splits as folders and lists are called, and the folder that holds all images, if one does."""
     path = config.places[0]
     for top in (path, path / "data"):
-        darknet = {
-            p.name[4:-5]: [str(p)] for p in _folders(top) if p.name.lower().endswith("_data")
-            and p.name.lower().startswith("obj_") and len(p.name) > 9
-        }  # fmt: skip
+        darknet = {m[1]: [str(p)] for p in _folders(top) if (m := _DARKNET.fullmatch(p.name))}
         if darknet:
             return darknet, None
     for top in (path, path / "data"):
@@ -323,35 +329,32 @@ def _check_names(layout: Layout, problems: Problems) -> None:
         layout.labels = [n for i, n in enumerate(layout.labels) if i not in gone]
 
 
-def _tell_unread(
-    sources: list[_Source], layout: Layout, seen: set[str], problems: Problems
-) -> None:
-    """Tell of images that lie where the dataset keeps its images, but are in no split."""
+def _unread(sources: list[_Source], root: Path, seen: set[str], files: LabelFiles) -> list[str]:
+    """Images where the dataset keeps its images, but in no split, relative to the root.
+
+    The label files beside them are listed too.
+    """
     places: dict[str, None] = {}
     for source in sources:
-        for folder in {os.path.dirname(n) for n in source.names}:  # noqa: PTH120
-            parts = Path(source.folder, folder).relative_to(layout.root).parts
-            for i, part in enumerate(parts):
-                if part.lower() == "images":
-                    places[str(Path(layout.root, *parts[: i + 1]))] = None
-                    break
-    for top in _folders(layout.root):
+        for folder in sorted({os.path.dirname(n) for n in source.names}):  # noqa: PTH120
+            parts = Path(source.folder, folder).relative_to(root).parts
+            inside = next((i for i, p in enumerate(parts) if p.lower() == "images"), None)
+            if inside is not None:
+                places[str(Path(root, *parts[: inside + 1]))] = None
+            elif parts and not source.whole:
+                places[str(Path(root, *parts))] = None
+    for top in (root, root / "data"):
+        places.update((str(p), None) for p in _folders(top) if _DARKNET.fullmatch(p.name))
+    for top in _folders(root):
         below = on_disk(str(top / "images"))
         if _is_split(top) and below is not None and Path(below).is_dir():
             places[below] = None
     read = {s.folder for s in sources if s.whole}
-    unread: list[str] = []
+    unread: set[str] = set()
     for place in places:
         if place not in read:
-            unread += (
-                image
-                for name in walk_files(place, IMAGE_SUFFIXES)
-                if (image := f"{place}/{name}") not in seen
-            )
-    if unread:
-        names = sorted({os.path.relpath(i, layout.root) for i in unread})
-        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-        problems.warning(
-            f"{len(names)} images are in none of the splits that are read ({shown})",
-            file=layout.file,
-        )
+            found = (f"{place}/{name}" for name in walk_files(place, IMAGE_SUFFIXES))
+            left = [image for image in found if image not in seen]
+            files.look_below(place, {os.path.dirname(image) for image in left})  # noqa: PTH120
+            unread.update(left)
+    return sorted(os.path.relpath(image, root) for image in unread)
