@@ -36,7 +36,7 @@ class LabelFiles:
     def __init__(self, root: Path, only: Path | None = None) -> None:
         self._root = str(root)
         self._only = None if only is None else str(only)
-        # Text files of a folder: their names by stem, in lower case too.
+        # Text files of a folder: their names by stem.
         self._texts: dict[str, dict[str, str]] = {}
         # Of every folder with labels the folder of their images.
         self._images: dict[str, str] = {}
@@ -75,10 +75,9 @@ class LabelFiles:
             labels.append(label)
         self._used.update(label for label in labels if label)
         # A label file that differs in case only, unless it is another image's.
+        lowered: dict[str, dict[str, str]] = {}
         for row, below, stem in missing:
-            label = self._find(places[below], stem.lower())
-            if label is not None and label not in self._used:
-                labels[row] = label
+            labels[row] = self._find_in_any_case(places[below], stem, lowered)
         self._used.update(label for label in labels if label)
         return images, labels
 
@@ -155,6 +154,22 @@ class LabelFiles:
                 return f"{place}/{name}"
         return None
 
+    def _find_in_any_case(
+        self, places: Sequence[str], stem: str, lowered: dict[str, dict[str, str]]
+    ) -> str | None:
+        """A label file that no image has.
+
+        Args:
+            lowered: file names of folders by stem in lower case, as far as known; grows.
+        """
+        for place in places:
+            if place not in lowered:
+                lowered[place] = {s.lower(): name for s, name in self._texts_of(place).items()}
+            name = lowered[place].get(stem.lower())
+            if name is not None and f"{place}/{name}" not in self._used:
+                return f"{place}/{name}"
+        return None
+
     def _texts_of(self, folder: str) -> dict[str, str]:
         if folder not in self._texts:
             try:
@@ -181,10 +196,9 @@ class LabelFiles:
             self._add(place, names)
 
     def _add(self, folder: str, names: list[str]) -> None:
-        texts = {n[: -len(_SUFFIX)]: n for n in sorted(names) if n.lower().endswith(_SUFFIX)}
-        for stem, name in list(texts.items()):
-            texts.setdefault(stem.lower(), name)
-        self._texts[folder] = texts
+        self._texts[folder] = {
+            n[: -len(_SUFFIX)]: n for n in sorted(names) if n.lower().endswith(_SUFFIX)
+        }
 
     def _orphans(self, suffixes: tuple[str, ...]) -> list[str]:
         """Label files that no image has, relative to the root."""

@@ -1,8 +1,8 @@
 """YOLO text labels, as Ultralytics lays them out: data.yaml, ``images/`` and ``labels/``.
 
 Format: https://docs.ultralytics.com/datasets/detect/. One row per object, ``class cx cy w h`` as
-fractions of the image; rows with three or more points after the class are polygons and count by
-their bounds. Image sizes are read from the images' headers.
+fractions of the image, or a polygon, which counts by its bounds; see `rows`. Where images and
+labels are looked for is in `layout` and `label_files`. Image sizes are read from headers.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ def read(
     """Read a YOLO dataset.
 
     Args:
-        path: data.yaml, or the folder that holds it; without one a folder with ``classes.txt`` or
-            ``obj.names`` beside ``images/`` and ``labels/``.
-        split: ``train``, ``val`` or ``test``; default all of them.
+        path: data.yaml, obj.data, or the folder that holds it; without one a folder with
+            ``classes.txt`` or ``obj.names`` beside ``images/`` and ``labels/``.
+        split: such as ``train``, ``val`` or ``test``; default all of them.
         space: label space to read into; default the file's names with ids from 1.
         annotations: the data.yaml relative to ``path``, if it is called otherwise.
 
     Raises:
-        DataError: no class names; rows with a wrong number of columns, something that is not a
-            number, an unknown class or a negative size; images that cannot be read.
+        DataError: no class names; hardly an image with labels; rows with a wrong number of columns,
+            of unclear meaning, something that is not a number, an unknown class or a negative
+            size; images that cannot be read.
     """
     layout = find_layout(path, split=split, annotations=annotations, problems=problems)
     own = _space(name, layout)
