@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from relabel.cli import CONFIG, DEBUG, State
-from relabel.errors import ConfigError, Problems, did_you_mean, near_matches
+from relabel.errors import ConfigError, did_you_mean, near_matches
 from relabel.settings import (
     base_type,
     choices_of,
@@ -24,7 +24,6 @@ from relabel.settings import (
     fit_values,
     show_value,
 )
-from relabel.workspace.progress import message
 
 from ._sections import NETWORKS, SECTIONS, RuntimeTable, shown_default
 
@@ -252,18 +251,6 @@ def resolve_network(name: str, folder: Path, *, what: str, option: str) -> str:
     if name.startswith(("/", ".", "~")):
         raise ConfigError(f"no such {what} folder", file=path, remedy=f"Check {option}.")
     return name
-
-
-def tell_problems(problems: Problems, quiet: bool = False) -> None:
-    """List on stderr what was skipped (also when quiet), and the warnings."""
-    for problem in problems.found:
-        where = ", ".join(p for p in (problem.file, problem.record) if p)
-        if problem.severity == "error":
-            message(f"skipped: {where}: {problem.message}")
-        else:
-            message(f"warning: {where}: {problem.message}", quiet=quiet)
-    for text in problems.summary():
-        message(f"warning: {text}", quiet=quiet)
 
 
 def comma_list(value: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ import click
 
 from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
     Given,
@@ -19,7 +19,6 @@ from ._options import (
     comma_list,
     resolve_network,
     settings_options,
-    tell_problems,
 )
 from ._results import kept, print_json, print_or_save, say
 

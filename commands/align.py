@@ -14,9 +14,9 @@ from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
-from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options, tell_problems
+from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options
 from ._results import kept, print_json, say
 
 if TYPE_CHECKING:

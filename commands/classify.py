@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from relabel.errors import ConfigError, Problems
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
     FOLDER,
@@ -16,7 +16,6 @@ from ._options import (
     GroupedCommand,
     resolve_network,
     settings_options,
-    tell_problems,
 )
 from ._results import kept, print_json, with_default
 

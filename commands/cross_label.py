@@ -10,7 +10,7 @@ import click
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.errors import ConfigError, Problems, did_you_mean
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
     FOLDER,
@@ -18,7 +18,6 @@ from ._options import (
     GroupedCommand,
     resolve_network,
     settings_options,
-    tell_problems,
 )
 from ._results import kept, print_json
 
@@ -149,7 +148,8 @@ def _prompt_space(catalogue: Catalogue, name: str) -> LabelSpace:
     from relabel.datasets.labelspace import LabelSpace
 
     if name in catalogue.entries:
-        return catalogue.get(name).read("train").space
+        # Its space alone is of interest, whatever is wrong with its boxes.
+        return catalogue.get(name).read("train", problems=Problems(skip_bad=True)).space
     if name.endswith((".yaml", ".yml")) or name in LabelSpace.builtin_names():
         return LabelSpace.load(name)
     raise ConfigError(

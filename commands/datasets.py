@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from relabel.errors import Problems
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
-from ._options import catalogue_options, tell_problems
+from ._options import catalogue_options
 from ._results import print_json, print_or_save, say
 
 if TYPE_CHECKING:

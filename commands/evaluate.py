@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from relabel.errors import Problems
+from relabel.workspace.progress import tell_problems
+
 from . import ablation
 from ._results import FILE, file_option, print_or_save, result_options, warn, with_default
 from .evaluate_downstream import downstream
@@ -171,7 +174,9 @@ def _score_baselines(
     from relabel.evaluation.baselines import all_baselines
     from relabel.evaluation.transfer import compare_transfer
 
-    dataset = read_dataset(source, "coco")
+    problems = Problems()
+    dataset = read_dataset(source, "coco", problems=problems)
+    tell_problems(problems)
     names = None if map_file is None else NameMap.load(map_file).names
     found = all_baselines(dataset, read_pseudo_labels(folder), names, threshold)
     return compare_transfer(truth, dataset, found)

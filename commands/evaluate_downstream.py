@@ -12,7 +12,7 @@ from relabel.detectors.settings import DetectorSettings
 from relabel.errors import Problems
 from relabel.studies.downstream.arms import ARMS, resolve_arms
 from relabel.studies.downstream.settings import DownstreamSettings
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
     FOLDER,
@@ -20,7 +20,6 @@ from ._options import (
     GroupedCommand,
     comma_list,
     settings_options,
-    tell_problems,
 )
 from ._results import kept, print_or_save
 from .align import PIPELINE, PIPELINE_OPTIONS, SHARED, pipeline_settings

@@ -15,9 +15,9 @@ from relabel.multilabel.settings import (
     MaskCutSettings,
     RegionClassifierSettings,
 )
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
-from ._options import FOLDER, Given, GroupedCommand, settings_options, tell_problems
+from ._options import FOLDER, Given, GroupedCommand, settings_options
 from ._results import kept, print_json
 
 if TYPE_CHECKING:

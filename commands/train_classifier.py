@@ -11,9 +11,9 @@ import click
 
 from relabel.classifiers.settings import PRESETS, ClassifierSettings, process_rank
 from relabel.errors import Problems
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
-from ._options import FILE, FOLDER, Given, GroupedCommand, settings_options, tell_problems
+from ._options import FILE, FOLDER, Given, GroupedCommand, settings_options
 from ._results import kept, print_json
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import click
 
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
-from ._options import FOLDER, Given, GroupedCommand, settings_options, tell_problems
+from ._options import FOLDER, Given, GroupedCommand, settings_options
 from ._results import kept, print_json
 
 
@@ -77,7 +77,9 @@ def cli(
         from relabel.detectors.specialist import train_specialist
         from relabel.evaluation.detector import validator
 
+        problems = Problems(runtime.skip_bad)
         val = entry.read("val", problems=problems) if entry.has("val") else None
+        tell_problems(problems, runtime.quiet)
         train_specialist(train, folder, settings, runtime, validate=validator(val, runtime))
 
     if not stage.run(train_it, overwrite=overwrite):

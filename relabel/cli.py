@@ -194,6 +194,8 @@ def _report(error: Exception, debug: bool) -> int:
     # By name, since torch must not be imported to ask for its class.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _fail("error: out of memory. Use a smaller batch size, or --workers 0.")
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return _fail("error: a path begins with ~ and the name of no user. Check the path.")
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename else ""
         return _fail(f"error: {file}{error.strerror}")

@@ -84,6 +84,10 @@ class Problem:
     record: str
     message: str
 
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.file, self.record) if part)
+        return f"{where}: {self.message}" if where else self.message
+
 
 @dataclass
 class Problems:
@@ -148,6 +152,19 @@ class Problems:
 
     def summary(self) -> list[str]:
         return [f"{n} box{'es' if n != 1 else ''} {kind}" for kind, n in self.counts.items()]
+
+    def lines(self, most: int = 20) -> list[str]:
+        """What was found, to print: every record skipped, warnings with their counts.
+
+        Args:
+            most: of the warnings about single places at most this many.
+        """
+        skipped = [f"skipped: {problem}" for problem in self.errors]
+        warnings = [f"warning: {p}" for p in self.found if p.severity == "warning"]
+        more = len(warnings) - most
+        if more > 0:
+            warnings[most:] = [f"warning: {more} more; `relabel datasets validate` lists them"]
+        return [*skipped, *warnings, *(f"warning: {text}" for text in self.summary())]
 
     @property
     def errors(self) -> list[Problem]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.workspace.fingerprint import file_fingerprint
-from relabel.workspace.progress import message
+from relabel.workspace.progress import message, tell_problems
 
 INFO_KEY = "relabel"
 """Key of the FiftyOne dataset's ``info`` that marks it as loaded by relabel."""
@@ -210,7 +210,9 @@ def _add(fo: Any, dataset: Any, source: SourceFolder, images: Path | None) -> li
     from relabel.datasets.formats.fiftyone import write as fiftyone_format
     from relabel.datasets.pixels.location import image_location
 
-    data = coco.read(source.path, name=source.name, split=None, problems=Problems(skip_bad=True))
+    problems = Problems(skip_bad=True)
+    data = coco.read(source.path, name=source.name, split=None, problems=problems)
+    tell_problems(problems)
     if images is not None:
         data = replace(data, root=images.resolve())
     if len(data) and not Path(image_location(data, 0)).is_file():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from relabel.align.job import AlignJob
+from relabel.errors import Problems
 from relabel.workspace.fingerprint import fingerprint
+from relabel.workspace.progress import tell_problems
 from relabel.workspace.stage import Outputs, Stage
 
 
@@ -15,7 +17,9 @@ def train(job: AlignJob, stage: Stage, *, name: str, fold: int | None = None) ->
     dataset, validate = job.datasets[name], None
     if fold is None:
         entry = job.catalogue.get(name)
-        val = entry.read("val") if entry.has("val") else None
+        problems = Problems(job.runtime.skip_bad)
+        val = entry.read("val", problems=problems) if entry.has("val") else None
+        tell_problems(problems, job.runtime.quiet)
         validate = validator(val, job.runtime)
     else:
         dataset = dataset.subset(job.folds_of(name)[fold].rest)

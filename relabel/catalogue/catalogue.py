@@ -22,7 +22,6 @@ epochs = 12
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -31,6 +30,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from relabel.catalogue.selection import Selection
 from relabel.catalogue.variables import expand_variables
 from relabel.errors import ConfigError, Problems, did_you_mean
+from relabel.files.opening import read_text
+from relabel.files.paths import posix
+from relabel.files.toml_text import load_toml
 
 if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
@@ -192,7 +194,7 @@ class Catalogue:
             if format:
                 entry = replace(entry, format=format)
         else:
-            path = Path(text).expanduser()
+            path = _local(text)
             if not path.exists():
                 if "/" in text or path.suffix:
                     raise ConfigError("no such file or folder", file=text, remedy="Check the path.")
@@ -233,7 +235,7 @@ def load_catalogue(
         ConfigError: the file does not exist, is not TOML, or has keys nobody reads.
     """
     if config is not None:
-        file: Path | None = Path(config).expanduser()
+        file: Path | None = _local(str(config))
         if not file.is_file():
             raise ConfigError("no such file", file=file, remedy="Check --config.")
     else:
@@ -251,12 +253,7 @@ def load_catalogue(
 
 
 def _parse(file: Path) -> tuple[dict[str, DatasetEntry], dict[str, Mapping[str, Any]]]:
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not valid TOML: {error}", file=file) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("not UTF-8 text", file=file, remedy="Save it as UTF-8.") from error
+    data = load_toml(read_text(file), file)
     known = ("datasets", *SETTINGS_TABLES)
     for key, value in data.items():
         if key not in known:
@@ -290,13 +287,13 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
             )
     space = table.get("space")
     if space is not None and space.endswith((".yaml", ".yml")):
-        space = str(file.parent / Path(space).expanduser())
+        space = str(file.parent / _local(posix(space), file, where))
     return DatasetEntry(
         name=name,
-        root=file.parent / Path(table["root"]).expanduser(),
+        root=file.parent / _local(posix(table["root"]), file, where),
         format=table["format"],
         splits={which: table[key] for which, key in _SPLIT_KEYS.items() if key in table},
-        files={which: table[which] for which in _SPLIT_KEYS if which in table},
+        files={which: posix(table[which]) for which in _SPLIT_KEYS if which in table},
         space=space,
         selection=_selection(table, file, where),
     )
@@ -326,7 +323,7 @@ def _override(text: str, entries: Mapping[str, DatasetEntry]) -> DatasetEntry:
     _check_name(name, None)
     path, format = _split_format(value)
     known = entries.get(name)
-    root = Path(path).expanduser()
+    root = _local(path)
     if known is not None:
         return replace(known, root=root, format=format or known.format)
     if format is None and root.suffix == ".json":
@@ -346,6 +343,18 @@ def _split_format(value: str) -> tuple[str, str | None]:
     if colon and last.replace("_", "").isalnum() and not Path(value).expanduser().exists():
         return path, last
     return value, None
+
+
+def _local(text: str, file: Path | None = None, record: str | None = None) -> Path:
+    """A path as it was written, ``~`` and ``~user`` replaced."""
+    if "\0" in text:
+        raise ConfigError(f"{text!r} is no path", file=file, record=record)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{text!r}: there is no such home folder", file=file, record=record
+        ) from error
 
 
 def _check_name(name: str, file: Path | None) -> None:

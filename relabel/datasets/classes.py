@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import yaml
-
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
+from relabel.files.opening import read_text
+from relabel.files.yaml_text import load_yaml
 
 MOST_CLASSES = 100_000
 """Class indices end below this: many times what any set has, and tables over it fit in memory."""
@@ -75,10 +75,7 @@ def read_class_list(source: str | Path) -> ClassNames:
             f"{str(source)!r} is neither a file of classes nor a label space",
             remedy=did_you_mean(str(source), LabelSpace.builtin_names()),
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", file=path) from error
+    text = read_text(path)
     if path.suffix in (".yaml", ".yml"):
         found = _from_yaml(path, text)
     else:
@@ -104,24 +101,20 @@ def _from_space(space: LabelSpace) -> ClassNames:
 
 
 def _from_yaml(path: Path, text: str) -> ClassNames:
-    try:
-        data: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"not valid YAML: {error}", file=path) from error
+    data: Any = load_yaml(text, path, as_text=True)
     if isinstance(data, dict) and "categories" in data:
-        return _from_space(LabelSpace.from_dict(data, file=path))
+        return _from_space(LabelSpace.from_yaml(data, file=path))
     if isinstance(data, dict) and isinstance(data.get("names"), list | dict):
         data = data["names"]
     if isinstance(data, dict) and sorted(map(str, data)) == sorted(map(str, range(len(data)))):
         data = [name for _, name in sorted(data.items(), key=lambda item: int(item[0]))]
-    if not isinstance(data, list) or not all(isinstance(n, str | int) for n in data):
+    if not isinstance(data, list) or not all(isinstance(n, str) for n in data):
         raise DataError(
             "not a list of classes",
             file=path,
             remedy="Write a list of names, a mapping 0: name, 1: name, ..., or a label space.",
         )
-    names = [str(name) for name in data]
-    return ClassNames(names, names)
+    return ClassNames(data, data)
 
 
 def read_label_lines(path: Path, problems: Problems) -> list[LabelLine]:

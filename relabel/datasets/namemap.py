@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import ConfigError, Problems, did_you_mean
+from relabel.files.opening import read_text
+from relabel.files.yaml_text import load_yaml
 
 
 def into_space(
@@ -61,29 +62,21 @@ class NameMap:
         Raises:
             ConfigError: no such file, not YAML, or not a map of names to names or null.
         """
-        try:
-            data = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError("no such map file", file=file, remedy="Check --map.") from error
-        except OSError as error:
-            raise ConfigError(f"cannot be read: {error.strerror}", file=file) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"not valid YAML: {error}", file=file) from error
+        text = read_text(file, remedy="Check --map.")
+        # As written: `no: traffic light` and `1: car` are about classes called no and 1.
+        data = load_yaml(text, file, as_text=True, nulls=True)
         remedy = "Write one `source name: target name` per line; null drops a category."
         if not isinstance(data, dict) or not data:
             raise ConfigError("not a map of names", file=file, remedy=remedy)
-        names: dict[str, str | None] = {}
         for key, value in data.items():
-            # YAML reads unquoted `1`, `yes` and `1.5` as other types than the names they stand for.
-            if isinstance(key, bool | list | dict) or isinstance(value, bool | list | dict):
+            if isinstance(value, list | dict):
+                what = "a list" if isinstance(value, list) else "a map"
                 raise ConfigError(
-                    f"{key!r}: {value!r} is not a pair of names",
-                    file=file,
-                    remedy="Put names that YAML reads otherwise, such as yes and no, in quotes.",
+                    f"{key!r} is mapped to {what}, not to a name", file=file, remedy=remedy
                 )
-            if key is None or value == "":
+            if not key or value == "":
                 raise ConfigError(f"{key!r}: {value!r} has an empty name", file=file, remedy=remedy)
-            names[str(key)] = None if value is None else str(value)
+        names: dict[str, str | None] = data
         return cls(names, file)
 
     @property

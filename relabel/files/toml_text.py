@@ -9,6 +9,8 @@ from typing import Any
 from relabel.errors import ConfigError
 from relabel.files.opening import foreign
 
+_MOST_DEPTH = 64
+
 
 def load_toml(text: str, path: str | Path) -> dict[str, Any]:
     """The tables of a TOML document.
@@ -19,9 +21,20 @@ def load_toml(text: str, path: str | Path) -> dict[str, Any]:
     """
     with foreign(path, "valid TOML", remedy="Correct the file."):
         try:
-            return tomllib.loads(text)
+            return _shallow(tomllib.loads(text), path)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
                 f"not valid TOML: {error}", file=path, remedy="Correct the file."
             ) from error
     raise AssertionError  # unreachable: the block above returns or raises
+
+
+def _shallow(table: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The table, if whoever walks through it need not recurse deeply; dotted keys nest freely."""
+    level: list[Any] = [table]
+    for _ in range(_MOST_DEPTH):
+        level = [v for c in level for v in (c.values() if isinstance(c, dict) else c)]
+        level = [v for v in level if isinstance(v, dict | list)]
+        if not level:
+            return table
+    raise ConfigError(f"nested more than {_MOST_DEPTH} deep", file=path, remedy="Correct the file.")

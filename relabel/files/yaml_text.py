@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ _MOST_VALUES = 2_000_000
 _REMEDY = "Correct the file; it should be plain YAML."
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Base: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+_NULL = "tag:yaml.org,2002:null"
 
 
-def load_yaml(text: str, path: str | Path, *, as_text: bool = False) -> Any:
+class _TextOrNull(_Base):
+    """Every scalar as the text that was written, but for nulls without quotes."""
+
+
+_TextOrNull.add_implicit_resolver(_NULL, re.compile("(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_TextOrNull.add_constructor(_NULL, lambda loader, node: None)
+
+
+def load_yaml(text: str, path: str | Path, *, as_text: bool = False, nulls: bool = False) -> Any:
     """Plain Python values from one YAML document, None from an empty one.
 
     Aliases are followed as far as the values they stand for stay few, so that a file of a few
@@ -27,6 +37,7 @@ def load_yaml(text: str, path: str | Path, *, as_text: bool = False) -> Any:
         path: the file that errors name.
         as_text: every scalar stays the text that was written: of class names, ``no``, ``007``,
             ``1.10``, ``null`` and ``2024-01-01`` are no booleans, numbers, nulls or dates.
+        nulls: with ``as_text``, a null without quotes is None all the same.
 
     Raises:
         DataError: not YAML, nested too deeply, too many values, a key twice in one mapping, a key
@@ -35,7 +46,8 @@ def load_yaml(text: str, path: str | Path, *, as_text: bool = False) -> Any:
     with foreign(path, "valid YAML", remedy=_REMEDY):
         try:
             _check_depth(text, path)
-            return _constructed((_Base if as_text else _Safe)(text), path)
+            loader = (_TextOrNull if nulls else _Base) if as_text else _Safe
+            return _constructed(loader(text), path)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             record = None if mark is None else f"line {mark.line + 1}"

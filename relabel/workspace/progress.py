@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from relabel.errors import shown
+from relabel.errors import Problems, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,6 +185,12 @@ def message(text: str, *, quiet: bool = False) -> None:
             _live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             _write_line(text)
+
+
+def tell_problems(problems: Problems, quiet: bool = False) -> None:
+    """List on stderr what was skipped (also when quiet), and the warnings."""
+    for line in problems.lines():
+        message(line, quiet=quiet and line.startswith("warning: "))
 
 
 def on_terminal() -> bool:

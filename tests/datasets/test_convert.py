@@ -74,12 +74,15 @@ def test_what_is_mapped_only_from_ignored_stays_ignored(tmp_path):
         ("", "not a map"),
         ("- a", "not a map"),
         ("a: [b", "not valid YAML"),
-        ("car: yes", "in quotes"),
+        ("car: {a: b}", "to a map"),
+        ("car: [a]", "to a list"),
+        ('car: ""', "empty name"),
+        ("car: bus\ncar: tram", "twice"),
     ],
 )
 def test_bad_maps(tmp_path, text, expected):
     (tmp_path / "m.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises((ConfigError, DataError), match=expected):
         NameMap.load(tmp_path / "m.yaml")
 
 
