@@ -34,10 +34,11 @@ class Case:
         return {kind for kind, _ in self.damage}
 
 
-def draw(seed: int, number: int) -> tuple[Random, Subject]:
-    """The generator of a case's randomness and its subject."""
+def draw(seed: int, number: int) -> tuple[Random, Subject, list[str]]:
+    """The generator of a case's randomness, its subject and its command."""
     rng = Random(f"{seed}:{number}")
-    return rng, rng.choices(SUBJECTS, [subject.weight for subject in SUBJECTS])[0]
+    subject = rng.choices(SUBJECTS, [subject.weight for subject in SUBJECTS])[0]
+    return rng, subject, subject.commands(rng)
 
 
 def healthy(subject: Subject, folder: Path) -> Path:
@@ -56,12 +57,11 @@ def make_case(seed: int, number: int, models: Path, folder: Path) -> Case:
     Args:
         models: where healthy inputs are kept.
     """
-    rng, subject = draw(seed, number)
+    rng, subject, args = draw(seed, number)
     data, outside = folder / DATA, folder / OUTSIDE
     shutil.copytree(healthy(subject, models), data)
     write_image(outside / "secret.jpg", 64, 48, SECRET_COLOUR)
     (folder / OUT).mkdir()
-    args = subject.commands(rng)
     changes = rng.choices([1, 2, 3, 4], [70, 20, 7, 3])[0]
     done = [damage(rng, data, outside) for _ in range(changes)]
     return Case(number, subject, args, done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 CPU_SECONDS, ASLEEP_SECONDS = 10, 5.0
 _ADDRESS_SPACE = 6 << 30  # stops what would take the whole machine
 _FILE_SIZE = 200 << 20
-_LONGEST_PAUSE = 0.02
+_LOOK_EVERY = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -38,37 +39,51 @@ class Ran:
     hung: bool
 
 
-def run_forked(work: Callable[[], int], folder: Path, scratch: Path) -> Ran:
-    """Run ``work`` in a child process whose current folder is ``folder``."""
+def run_forked(
+    work: Callable[[], int], folder: Path, scratch: Path, *, limited: bool = True
+) -> Ran:
+    """Run ``work`` in a child process whose current folder is ``folder``.
+
+    Args:
+        scratch: gets the output.
+        limited: whether its time, memory and files are limited.
+    """
     files = [scratch / "stdout", scratch / "stderr"]
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _child(work, folder, files)
-    hung, pause, used, since = False, 0.0005, "", time.monotonic()
-    while True:
-        done, status, usage = os.wait4(pid, os.WNOHANG)
-        if done:
-            break
-        if pause >= _LONGEST_PAUSE:
-            state, now = _state(pid)
-            if state != "S" or now != used:
-                used, since = now, time.monotonic()
-            elif time.monotonic() - since > ASLEEP_SECONDS and not hung:
-                os.kill(pid, signal.SIGKILL)
-                hung = True
-        time.sleep(pause)
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
+        _child(work, folder, files, limited)
+    hung = limited and _wait(pid)
+    _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     seconds = usage.ru_utime + usage.ru_stime
-    hung = hung or code == -signal.SIGXCPU or seconds >= CPU_SECONDS
+    hung = hung or (limited and seconds >= CPU_SECONDS)
     out, err = (file.read_bytes() for file in files)
     memory = usage.ru_maxrss / 1024
     return Ran(code if code >= 0 else 128 - code, out, err, seconds, memory, hung)
 
 
-def _child(work: Callable[[], int], folder: Path, files: list[Path]) -> None:
+def _wait(pid: int) -> bool:
+    """Wait for a process to end; one that sleeps for long is stopped, and is said to hang."""
+    handle = os.pidfd_open(pid)
+    try:
+        ended = select.poll()
+        ended.register(handle, select.POLLIN)
+        used, since = "", time.monotonic()
+        while not ended.poll(_LOOK_EVERY * 1000):
+            state, now = _state(pid)
+            if state != "S" or now != used:
+                used, since = now, time.monotonic()
+            elif time.monotonic() - since > ASLEEP_SECONDS:
+                os.kill(pid, signal.SIGKILL)
+                return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _child(work: Callable[[], int], folder: Path, files: list[Path], limited: bool) -> None:
     code = 70
     try:
         os.setpgid(0, 0)
@@ -80,14 +95,8 @@ def _child(work: Callable[[], int], folder: Path, files: list[Path]) -> None:
         os.dup2(nothing, 0)
         os.close(nothing)
         os.chdir(folder)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        for limit, value in (
-            (resource.RLIMIT_AS, used + _ADDRESS_SPACE),
-            (resource.RLIMIT_FSIZE, _FILE_SIZE),
-            (resource.RLIMIT_CPU, CPU_SECONDS),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            resource.setrlimit(limit, (value, value))
+        if limited:
+            _limit()
         code = work()
     except BaseException:
         import traceback
@@ -100,6 +109,17 @@ def _child(work: Callable[[], int], folder: Path, files: list[Path]) -> None:
             sys.stderr.flush()
         finally:
             os._exit(code)
+
+
+def _limit() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for limit, value in (
+        (resource.RLIMIT_AS, used + _ADDRESS_SPACE),
+        (resource.RLIMIT_FSIZE, _FILE_SIZE),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
 
 
 def _state(pid: int) -> tuple[str, str]:

@@ -6,11 +6,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,10 @@ from tests.fuzz.case import Case, draw, healthy, make_case
 from tests.fuzz.forks import Ran, run_forked
 from tests.fuzz.oracle import judge, snapshot
 from tests.fuzz.subjects import SUBJECTS
-from tests.fuzz.subjects.base import DATA, OUTSIDE
-from tests.fuzz.work import preload, run_command
+from tests.fuzz.subjects.base import DATA, OUTSIDE, Subject
+from tests.fuzz.work import needs_torch, preload, run_command
+
+_AT_ONCE = 50  # cases that are made by one child
 
 
 @dataclass
@@ -50,22 +51,8 @@ def signature(text: str) -> str:
     return re.sub(r"\d+", "0", text)[:160]
 
 
-def in_child(work: Callable[[], object], folder: Path, scratch: Path) -> Ran:
-    """Run what may import or break much away from this process, which forks on."""
-
-    def done() -> int:
-        work()
-        return 0
-
-    return run_forked(done, folder, scratch)
-
-
-def run_case(seed: int, number: int, models: Path, scratch: Path, base: float) -> Outcome:
-    """Make a case in a folder of its own, run it and judge it."""
-    folder = scratch / "case"
-    _remove(folder)
-    folder.mkdir(parents=True)
-    case = _make_in_child(seed, number, models, folder, scratch)
+def run_case(case: Case, folder: Path, scratch: Path, base: float) -> Outcome:
+    """Run the command of a case that lies in ``folder``, and judge it."""
     before = snapshot(folder / DATA) | snapshot(folder / OUTSIDE)
 
     def again(args: list[str]) -> Ran:
@@ -74,7 +61,7 @@ def run_case(seed: int, number: int, models: Path, scratch: Path, base: float) -
     ran = again(case.args)
     wrong = judge(case, ran, base, folder, before, again)
     return Outcome(
-        number,
+        case.number,
         case.subject.name,
         case.args,
         [said for _, said in case.damage],
@@ -87,49 +74,66 @@ def run_case(seed: int, number: int, models: Path, scratch: Path, base: float) -
     )
 
 
-def _make_in_child(seed: int, number: int, models: Path, folder: Path, scratch: Path) -> Case:
-    """The case, written by a child: pyarrow's threads must not be there when this one forks."""
-    _, subject = draw(seed, number)
-    note = scratch / "case.json"
+def made_cases(
+    seed: int, numbers: list[int], models: Path, scratch: Path
+) -> Iterator[tuple[Case, Path]]:
+    """The cases and their folders, written some at a time by a child.
 
-    def make() -> None:
-        case = make_case(seed, number, models, folder)
-        note.write_text(json.dumps([case.args, case.damage]))
+    What damages Parquet starts threads, which must not be there when this process forks.
+    """
+    for first in range(0, len(numbers), _AT_ONCE):
+        batch = numbers[first : first + _AT_ONCE]
+        note = scratch / "cases.json"
 
-    ran = in_child(make, folder, scratch)
-    if ran.status:
-        raise RuntimeError(f"case {number} cannot be made:\n{ran.err.decode(errors='replace')}")
-    args, done = json.loads(note.read_text())
-    return Case(number, subject, args, [(kind, said) for kind, said in done])
+        def make(batch: list[int] = batch, note: Path = note) -> int:
+            done = [
+                make_case(seed, number, models, scratch / f"case{number}").damage
+                for number in batch
+            ]
+            note.write_text(json.dumps(done))
+            return 0
+
+        ran = run_forked(make, scratch, scratch)
+        if ran.status:
+            raise RuntimeError(f"cases {batch}: {ran.err.decode(errors='replace')}")
+        for number, damage in zip(batch, json.loads(note.read_text()), strict=True):
+            _, subject, args = draw(seed, number)
+            folder = scratch / f"case{number}"
+            yield Case(number, subject, args, [(kind, said) for kind, said in damage]), folder
+            _remove(folder)
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
-        for path in folder.rglob("*"):
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(0o700)
-        shutil.rmtree(folder)
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+    shutil.rmtree(folder)
 
 
 def run_numbers(seed: int, numbers: Iterable[int], models: Path, scratch: Path) -> Iterator[Outcome]:
     """The outcomes of the cases, those that need torch last."""
     light, heavy = [], []
     for number in numbers:
-        (heavy if draw(seed, number)[1].heavy else light).append(number)
-    for group, needs_torch in ((light, False), (heavy, True)):
+        (heavy if needs_torch(draw(seed, number)[2]) else light).append(number)
+    for group, torch in ((light, False), (heavy, True)):
         if group:
-            preload(heavy=needs_torch)
-        base = in_child(lambda: None, scratch, scratch).memory
-        for number in group:
-            yield run_case(seed, number, models, scratch, base)
+            preload(heavy=torch)
+        base = run_forked(lambda: 0, scratch, scratch).memory
+        for case, folder in made_cases(seed, group, models, scratch):
+            yield run_case(case, folder, scratch, base)
 
 
 def build_all(models: Path, scratch: Path) -> None:
     """Write the healthy inputs, each in a child of its own."""
     for subject in SUBJECTS:
-        ran = in_child(partial(healthy, subject, models), models, scratch)
+        ran = run_forked(partial(_build, subject, models), models, scratch, limited=False)
         if ran.status:
             raise RuntimeError(f"{subject.name}: {ran.err.decode(errors='replace')}")
+
+
+def _build(subject: Subject, models: Path) -> int:
+    healthy(subject, models)
+    return 0
 
 
 def run_shared(seed: int, first: int, count: int, jobs: int) -> list[Outcome]:
@@ -152,15 +156,9 @@ def run_shared(seed: int, first: int, count: int, jobs: int) -> list[Outcome]:
         for job in range(jobs):
             file = folder / f"job{job}" / "outcomes.jsonl"
             found += [Outcome(**json.loads(line)) for line in file.read_text().splitlines()]
-        _remove_all(folder)
         if failed:
             raise RuntimeError("a process of the fuzz run has failed; see above")
     return sorted(found, key=lambda outcome: outcome.number)
-
-
-def _remove_all(folder: Path) -> None:
-    for case in folder.glob("job*/case"):
-        _remove(case)
 
 
 def _worker(seed: int, numbers: range, models: Path, scratch: Path) -> None:
@@ -182,9 +180,3 @@ def make_only(seed: int, number: int, folder: Path) -> Case:
     models = folder / "healthy"
     models.mkdir(parents=True, exist_ok=True)
     return make_case(seed, number, models, folder)
-
-
-def say(case: Case) -> str:
-    import shlex
-
-    return subprocess.list2cmdline(["relabel"]) + " " + shlex.join(case.args)

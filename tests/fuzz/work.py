@@ -8,15 +8,10 @@ import sys
 from typing import Any
 
 _LIGHT = (
-    "relabel.commands.align",
     "relabel.commands.datasets",
     "relabel.commands.evaluate",
-    "relabel.commands.imagenet_multilabel",
-    "relabel.commands.train_classifier",
-    "relabel.commands.train_specialist",
     "relabel.align.inputs",
     "relabel.catalogue.catalogue",
-    "relabel.classifiers.inputs",
     "relabel.datasets.classes",
     "relabel.datasets.convert",
     "relabel.datasets.describe",
@@ -28,7 +23,8 @@ _LIGHT = (
     "relabel.evaluation.multilabel.evaluate",
     "relabel.evaluation.tables",
     "relabel.evaluation.transfer",
-    "relabel.multilabel.plan",
+    "relabel.workspace.columns",
+    "hotcoco",
     "pyarrow.parquet",
     "pandas",
     "PIL.Image",
@@ -40,13 +36,26 @@ _LIGHT = (
     "yaml",
 )
 _HEAVY = (
+    "relabel.classifiers.inputs",
+    "relabel.commands.align",
+    "relabel.commands.imagenet_multilabel",
+    "relabel.commands.train_classifier",
+    "relabel.commands.train_specialist",
+    "relabel.align.job",
     "relabel.align.plan",
     "relabel.backbones.extractor",
     "relabel.detectors.load",
     "relabel.detectors.faster_rcnn",
+    "relabel.multilabel.plan",
+    "relabel.multilabel.run",
     "relabel.multilabel.scores.label_maps",
     "transformers",
 )
+
+
+def needs_torch(args: list[str]) -> bool:
+    """Whether a command imports torch."""
+    return args[0] not in ("datasets", "evaluate", "call:image_folder")
 
 
 def preload(*, heavy: bool) -> None:

@@ -21,11 +21,9 @@ class Subject:
         commands: draws the arguments of a command; one that starts with ``call:`` is a function
             of `tests.fuzz.calls`.
         weight: how often it is drawn, among the others.
-        heavy: needs torch and transformers.
     """
 
     name: str
     build: Callable[[Path], object]
     commands: Callable[[Random], list[str]]
     weight: int = 10
-    heavy: bool = False

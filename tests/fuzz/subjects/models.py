@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -41,7 +42,7 @@ def _label_maps(root: Path) -> None:
             torch.save(value, root / f"maps/{label}/{i}.pt")
 
 
-def _call(name: str) -> object:
+def _call(name: str) -> Callable[[Random], list[str]]:
     def draw(rng: Random) -> list[str]:
         return [f"call:{name}", DATA]
 
@@ -49,7 +50,7 @@ def _call(name: str) -> object:
 
 
 MODELS: tuple[Subject, ...] = (
-    Subject("backbone", _backbone, _call("backbone"), 4, heavy=True),  # type: ignore[arg-type]
-    Subject("detector", _detector, _call("detector"), 6, heavy=True),  # type: ignore[arg-type]
-    Subject("label maps", _label_maps, _call("label_maps"), 6, heavy=True),  # type: ignore[arg-type]
+    Subject("backbone", _backbone, _call("backbone"), 4),
+    Subject("detector", _detector, _call("detector"), 6),
+    Subject("label maps", _label_maps, _call("label_maps"), 6),
 )
