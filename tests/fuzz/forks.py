@@ -94,6 +94,11 @@ def _child(work: Callable[[], int], folder: Path, files: list[Path], limited: bo
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
+        # As an interpreter begins, whatever pytest has put there.
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(  # noqa: SIM115
+            2, "w", encoding="utf-8", errors="backslashreplace", closefd=False
+        )
         os.chdir(folder)
         if limited:
             _limit()

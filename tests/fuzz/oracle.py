@@ -90,7 +90,11 @@ def _ending(case: Case, ran: Ran, out: str, err: str) -> list[str]:
         wrong.append("exit status 0 with an error")
     if ran.status == 1 and len(errors) != 1 and not (validated and not errors):
         wrong.append(f"exit status 1 with {len(errors)} lines of error")
-    if ran.status == 1 and errors and not re.search(r"\w", errors[0].removeprefix("relabel: error")):
+    if (
+        ran.status == 1
+        and errors
+        and not re.search(r"\w", errors[0].removeprefix("relabel: error"))
+    ):
         wrong.append("an error that says nothing")
     if ran.status == 2 and "folder" not in case.kinds:
         wrong.append(f"exit status 2: {(err.strip().splitlines() or [''])[-1]}")
@@ -133,9 +137,7 @@ def _describe(again: Again, to: str, out: str, split: str) -> Ran:
     return again(args if out.endswith(".json") or to == "fiftyone" else [*args, "--split", split])
 
 
-def _read_back(
-    again: Again, to: str, out: str, split: str, images: int, boxes: int
-) -> list[str]:
+def _read_back(again: Again, to: str, out: str, split: str, images: int, boxes: int) -> list[str]:
     found = _describe(again, to, out, split)
     err = found.err.decode("utf-8", "replace").strip()
     if "can be written but not read" in err:

@@ -18,7 +18,7 @@ from tests.fuzz.case import Case, draw, healthy, make_case
 from tests.fuzz.forks import Ran, run_forked
 from tests.fuzz.oracle import judge, snapshot
 from tests.fuzz.subjects import SUBJECTS
-from tests.fuzz.subjects.base import DATA, OUTSIDE, Subject
+from tests.fuzz.subjects.base import DATA, OUTSIDE
 from tests.fuzz.work import needs_torch, preload, run_command
 
 _AT_ONCE = 50  # cases that are made by one child
@@ -110,7 +110,9 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def run_numbers(seed: int, numbers: Iterable[int], models: Path, scratch: Path) -> Iterator[Outcome]:
+def run_numbers(
+    seed: int, numbers: Iterable[int], models: Path, scratch: Path
+) -> Iterator[Outcome]:
     """The outcomes of the cases, those that need torch last."""
     light, heavy = [], []
     for number in numbers:
@@ -124,16 +126,16 @@ def run_numbers(seed: int, numbers: Iterable[int], models: Path, scratch: Path) 
 
 
 def build_all(models: Path, scratch: Path) -> None:
-    """Write the healthy inputs, each in a child of its own."""
-    for subject in SUBJECTS:
-        ran = run_forked(partial(_build, subject, models), models, scratch, limited=False)
-        if ran.status:
-            raise RuntimeError(f"{subject.name}: {ran.err.decode(errors='replace')}")
+    """Write the healthy inputs, in a child: torch and pyarrow must not be here."""
 
+    def build() -> int:
+        for subject in SUBJECTS:
+            healthy(subject, models)
+        return 0
 
-def _build(subject: Subject, models: Path) -> int:
-    healthy(subject, models)
-    return 0
+    ran = run_forked(build, models, scratch, limited=False)
+    if ran.status:
+        raise RuntimeError(ran.err.decode(errors="replace"))
 
 
 def run_shared(seed: int, first: int, count: int, jobs: int) -> list[Outcome]:

@@ -53,9 +53,12 @@ _HEAVY = (
 )
 
 
+_NO_TORCH = ("datasets", "evaluate", "call:image_folder", "call:training_set")
+
+
 def needs_torch(args: list[str]) -> bool:
     """Whether a command imports torch."""
-    return args[0] not in ("datasets", "evaluate", "call:image_folder")
+    return args[0] not in _NO_TORCH
 
 
 def preload(*, heavy: bool) -> None:
@@ -88,9 +91,8 @@ def run_command(args: list[str]) -> int:
     from relabel.workspace.stage import Stage
 
     Stage.run = _stopped  # type: ignore[method-assign]
-    Stage.status = _stopped  # type: ignore[method-assign]
-    if args[0] == "align":
-        del Stage.status
+    if args[0] == "train-classifier":
+        Stage.status = _stopped  # type: ignore[method-assign]
     if args[0].startswith("call:"):
         return _call(args)
     try:

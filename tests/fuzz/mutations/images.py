@@ -35,7 +35,10 @@ def image_file(rng: Random, data: bytes) -> tuple[bytes, str]:
                 ("PPM of 60000 x 60000", b"P6 60000 60000 255\n" + b"\0" * 100),
                 ("PPM of 9e9 pixels", b"P6 99999999999999999999 2 255\n"),
                 ("BMP of 2^31", _bmp(2**31 - 1, 2**31 - 1)),
-                ("GIF of 65535 x 65535", b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0"),
+                (
+                    "GIF of 65535 x 65535",
+                    b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0",
+                ),
                 ("XBM", b"#define a_width 64\n#define a_height 48\nstatic char a[] = {0x00};"),
                 ("a TIFF header", b"II*\0\x08\0\0\0\xff\xff"),
                 ("ICO", b"\0\0\1\0\1\0\0\0\0\0\1\0\x20\0\xff\xff\xff\xff\x16\0\0\0"),

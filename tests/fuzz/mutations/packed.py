@@ -259,8 +259,25 @@ def parquet_file(rng: Random, data: bytes) -> tuple[bytes, str]:
     name = table.schema.names[i]
     values = table.column(i).to_pylist()
     change = rng.choice(
-        ["null", "left out", "renamed", "text", "binary", "odd", "odd", "double", "int64", "list"]
-        + ["no rows", "rows twice", "dictionary", "null type", "metadata", "twice", "one value"]
+        [
+            "null",
+            "left out",
+            "renamed",
+            "text",
+            "binary",
+            "odd",
+            "odd",
+            "double",
+            "int64",
+            "list",
+            "no rows",
+            "rows twice",
+            "dictionary",
+            "null type",
+            "metadata",
+            "twice",
+            "one value",
+        ]
     )
     try:
         column: Any = None
@@ -284,7 +301,9 @@ def parquet_file(rng: Random, data: bytes) -> tuple[bytes, str]:
         elif change == "left out":
             table = table.remove_column(i)
         elif change == "renamed":
-            new = rng.choice([name.upper(), rng.choice(STRINGS).encode("utf-8", "replace").decode()])
+            new = rng.choice(
+                [name.upper(), rng.choice(STRINGS).encode("utf-8", "replace").decode()]
+            )
             table = table.rename_columns([new if c == name else c for c in table.schema.names])
         elif change == "no rows":
             table = table.slice(0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -33,7 +34,17 @@ BY_SUFFIX: dict[str, tuple[Mutator, int]] = {
 
 
 def damage(rng: Random, root: Path, outside: Path) -> tuple[str, str]:
-    """One change of a file or folder below ``root``; returns its kind and what was done."""
+    """One change of a file or folder below ``root``; returns its kind and what was done.
+
+    What an earlier change has left may be nothing that the next one can work on.
+    """
+    try:
+        return _damage(rng, root, outside)
+    except (OSError, ValueError, OverflowError, struct.error) as error:
+        return "nothing", f"{type(error).__name__}: {error}"
+
+
+def _damage(rng: Random, root: Path, outside: Path) -> tuple[str, str]:
     if rng.random() < 0.12:
         return "folder", tree.damage_tree(rng, root, outside)
     files = sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink())

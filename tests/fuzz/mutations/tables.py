@@ -18,9 +18,23 @@ def table_file(rng: Random, data: bytes) -> tuple[bytes, str]:
     values = lines[i].split(separator)
     j = rng.randrange(len(values))
     change = rng.choice(
-        ["value", "value", "value", "number", "number", "column left out", "column more"]
-        + ["row left out", "row twice", "separator", "values exchanged", "comment", "many rows"]
-        + ["long row", "part of a value"]
+        [
+            "value",
+            "value",
+            "value",
+            "number",
+            "number",
+            "column left out",
+            "column more",
+            "row left out",
+            "row twice",
+            "separator",
+            "values exchanged",
+            "comment",
+            "many rows",
+            "long row",
+            "part of a value",
+        ]
     )
     if change == "value":
         values[j] = rng.choice(STRINGS)

@@ -10,9 +10,7 @@ from tests.fuzz.mutations.values import STRINGS
 
 Change = Callable[[Random, bytes], tuple[bytes, str]]
 
-_LFS = (
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 12345\n"
-)
+_LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 12345\n"
 _HTML = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body></body></html>\n"
 
 
@@ -81,8 +79,22 @@ def recode(rng: Random, data: bytes) -> tuple[bytes, str]:
     """The same text in another encoding or with other line ends."""
     text = data.decode("utf-8", "replace")
     name = rng.choice(
-        ["BOM", "two BOMs", "utf-16", "utf-16-be", "utf-32", "latin-1", "CRLF", "CR", "gzip"]
-        + ["gzip cut off", "no last newline", "blank lines", "NUL at the end", "control"]
+        [
+            "BOM",
+            "two BOMs",
+            "utf-16",
+            "utf-16-be",
+            "utf-32",
+            "latin-1",
+            "CRLF",
+            "CR",
+            "gzip",
+            "gzip cut off",
+            "no last newline",
+            "blank lines",
+            "NUL at the end",
+            "control",
+        ]
     )
     if name == "BOM":
         return b"\xef\xbb\xbf" + data, name

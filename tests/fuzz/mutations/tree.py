@@ -102,7 +102,7 @@ def _other_suffix(rng: Random, file: Path, outside: Path) -> str:
 
 
 def _move_down(rng: Random, file: Path, outside: Path) -> str:
-    folder = file.parent / rng.choice(["sub", "x!y", "[/b]", ".hidden", "__MACOSX"])
+    folder = file.parent / rng.choice(["sub", "x!y", "[b]", ".hidden", "__MACOSX"])
     folder.mkdir(exist_ok=True)
     file.rename(folder / file.name)
     return folder.name
@@ -145,7 +145,7 @@ def _folder(rng: Random, change: str, folder: Path, root: Path, outside: Path) -
         folder.rename(away)
         folder.symlink_to(away.name, True)
     elif change == "folder renamed" and folder != root:
-        name = rng.choice([folder.name.upper(), "x!y", "[/b]", "a b", "valid", "é"])
+        name = rng.choice([folder.name.upper(), "x!y", "[b]", "a b", "valid", "é"])
         folder.rename(folder.with_name(name))
     else:
         (folder / "loop").symlink_to("loop")

@@ -25,14 +25,23 @@ def detection_commands(
         if split is not None and rng.random() < 0.6:
             source += ["--split", split]
         kind = rng.choices(
-            ["describe", "validate", "convert", "train-specialist", "train-classifier"],
-            [25, 25, 40, 5, 5],
+            [
+                "describe",
+                "validate",
+                "convert",
+                "training_set",
+                "train-specialist",
+                "train-classifier",
+            ],
+            [24, 24, 40, 9, 1, 2],
         )[0]
         skip = ["--skip-bad"] if rng.random() < 0.5 else []
         if kind == "describe":
             return ["datasets", kind, *source, *skip, *_sometimes(rng, "--json")]
         if kind == "validate":
             return ["datasets", kind, *source, *_sometimes(rng, "--json", "--no-decode", "--quiet")]
+        if kind == "training_set":
+            return ["call:training_set", where, format, split or "", "skip" if skip else ""]
         if kind == "train-specialist":
             return [kind, *source, *skip, "--out", f"{OUT}/specialist", "--workers", "1"]
         if kind == "train-classifier":
@@ -109,7 +118,8 @@ def _yolo(row: str, more: str = "") -> Callable[[Path], None]:
                 label.parent.mkdir(parents=True, exist_ok=True)
                 label.write_text(f"0 {row}\n1 {row}\n")
         (root / "data.yaml").write_text(
-            f"path: .\ntrain: images/train\nval: images/val\nnc: 2\nnames:\n  0: car\n  1: van\n{more}"
+            "path: .\ntrain: images/train\nval: images/val\nnc: 2\n"
+            f"names:\n  0: car\n  1: van\n{more}"
         )
 
     return build
@@ -208,7 +218,10 @@ DETECTION: tuple[Subject, ...] = (
     Subject("voc", build_voc, detection_commands("", "voc", split="train"), 14),
     Subject("yolo", _yolo(_BOX), detection_commands("", "yolo", split="val"), 16),
     Subject(
-        "yolo polygons", _yolo("0.1 0.1 0.5 0.1 0.5 0.5"), detection_commands("data.yaml", "yolo"), 4
+        "yolo polygons",
+        _yolo("0.1 0.1 0.5 0.1 0.5 0.5"),
+        detection_commands("data.yaml", "yolo"),
+        4,
     ),
     Subject(
         "yolo pose",
@@ -225,7 +238,10 @@ DETECTION: tuple[Subject, ...] = (
     Subject("darknet", _darknet, detection_commands("", "yolo", split="train"), 6),
     Subject("cityscapes", _cityscapes, detection_commands("", "cityscapes", split="train"), 8),
     Subject(
-        "cityscapes polygons", _city_polygons, detection_commands("", "cityscapes", split="train"), 6
+        "cityscapes polygons",
+        _city_polygons,
+        detection_commands("", "cityscapes", split="train"),
+        6,
     ),
     Subject("nuimages", _nuimages, detection_commands("", "nuimages", split="train"), 10),
     Subject("waymo v1", _waymo_v1, detection_commands("", "waymo", packed=True), 10),
@@ -235,18 +251,14 @@ DETECTION: tuple[Subject, ...] = (
         detection_commands("", "waymo", split="training", packed=True),
         10,
     ),
-    Subject(
-        "bdd100k", _built(native.bdd100k), detection_commands("", "bdd100k", split="train"), 9
-    ),
+    Subject("bdd100k", _built(native.bdd100k), detection_commands("", "bdd100k", split="train"), 9),
     Subject(
         "shift",
         _built(native.shift),
         detection_commands("", "shift", split="train", packed=True),
         10,
     ),
-    Subject(
-        "shift unpacked", _shift_unpacked, detection_commands("", "shift", split="train"), 4
-    ),
+    Subject("shift unpacked", _shift_unpacked, detection_commands("", "shift", split="train"), 4),
     Subject("acdc", _built(native.acdc), detection_commands("", "acdc", split="train"), 8),
     Subject("fiftyone", _fiftyone, detection_commands("", "fiftyone"), 10),
 )

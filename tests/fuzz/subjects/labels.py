@@ -64,7 +64,12 @@ def _multilabels(root: Path) -> None:
     rows = "".join(f"{n}\t{i}\t{i},{(i + 1) % 4}\t0.9,0.6\n" for i, n in enumerate(names))
     (root / "truth.tsv").write_text(rows)
     (root / "predictions.tsv").write_text(rows.replace("0.6", "0.4"))
-    scores = [[0.9, 0.1, 0.5, 0.3], [0.0, 0.0, 0.0, 1.0], [0.8, 0.6, 0.4, 0.2], [0.1, 0.7, 0.9, 0.3]]
+    scores = [
+        [0.9, 0.1, 0.5, 0.3],
+        [0.0, 0.0, 0.0, 1.0],
+        [0.8, 0.6, 0.4, 0.2],
+        [0.1, 0.7, 0.9, 0.3],
+    ]
     pq.write_table(pa.table({"filename": names, "scores": scores}), root / "dense.parquet")
     sparse = {"file_name": names, "ids": [[0, 2], [3], [0], [2, 1]]}
     sparse["probs"] = [[0.9, 0.5], [1.0], [0.8], [0.9, 0.7]]
@@ -92,9 +97,7 @@ def _detection_truths(root: Path) -> None:
     from tests.fuzz.subjects.detection import build_voc
 
     build_voc(root / "voc")
-    (root / "voc.tsv").write_text(
-        "".join(f"2007_{i:06d}.jpg\t0\t0,1\t0.9,0.6\n" for i in range(3))
-    )
+    (root / "voc.tsv").write_text("".join(f"2007_{i:06d}.jpg\t0\t0,1\t0.9,0.6\n" for i in range(3)))
     for label in (0, 1, 10):
         write_image(root / f"v2/{label}/{label}a.jpeg", 16, 16)
     (root / "v2.tsv").write_text("".join(f"{c}/{c}a.jpeg\t{c}\t{c}\t0.9\n" for c in (0, 1, 10)))
@@ -129,14 +132,15 @@ def _image_folder_commands(rng: Random) -> list[str]:
     classes = rng.choice([None, "classes.txt", "classes.yaml", "space.yaml"])
     named = [] if classes is None else ["--classes", f"{DATA}/{classes}"]
     skip = ["--skip-bad"] if rng.random() < 0.5 else []
-    kind = rng.choice(["imagenet-multilabel", "imagenet-multilabel", "train-classifier", "pixels"])
-    if kind == "pixels":
-        return ["call:image_folder", f"{DATA}/images"]
+    kind = rng.choices(["imagenet-multilabel", "train-classifier", "pixels"], [2, 2, 6])[0]
     if kind == "train-classifier":
         labels = ["--labels", f"{DATA}/multi.tsv"] if rng.random() < 0.7 else []
         return [kind, *images, *labels, *named, *skip, "--out", f"{OUT}/classifier"]
     table = rng.choice([None, "labels.tsv", "labels.csv"])
     labels = [] if table is None else ["--labels", f"{DATA}/{table}"]
+    if kind == "pixels":
+        given = [(option or ["", ""])[1] for option in (labels, named)]
+        return ["call:image_folder", f"{DATA}/images", *given, "skip" if skip else ""]
     return [kind, *images, *labels, *named, *skip, "--dry-run", "--out", f"{OUT}/labels"]
 
 

@@ -19,8 +19,8 @@ def _detector(root: Path) -> None:
     """A specialist as it is written, untrained."""
     import torch
 
-    from tests.builders.detectors import SPACE, tiny_detector
     from relabel.detectors.faster_rcnn import FAMILY
+    from tests.builders.detectors import SPACE, tiny_detector
 
     torch.manual_seed(0)
     root.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,10 @@ def _project_commands(rng: Random) -> list[str]:
     config = ["-C", f"{DATA}/relabel.toml"]
     skip = ["--skip-bad"] if rng.random() < 0.4 else []
     as_json = ["--json"] if rng.random() < 0.3 else []
-    kind = rng.choice(["align", "align", "list", "describe", "validate", "convert", "specialist"])
+    kind = rng.choices(
+        ["align", "list", "describe", "validate", "convert", "train-specialist"],
+        [20, 15, 20, 15, 20, 3],
+    )[0]
     if kind == "align":
         args = ["align", "--target", "fine", "--sources", "coarse", "--dry-run", *skip, *as_json]
         return [*args, "--out", f"{OUT}/run", *config]
@@ -66,7 +69,7 @@ def _project_commands(rng: Random) -> list[str]:
         return ["datasets", "describe", rng.choice(["fine", "coarse"]), *skip, *as_json, *config]
     if kind == "validate":
         return ["datasets", "validate", rng.choice(["fine", "coarse"]), *as_json, *config]
-    if kind == "specialist":
+    if kind == "train-specialist":
         return ["train-specialist", "fine", *skip, "--out", f"{OUT}/specialist", *config]
     args = ["datasets", "convert", "fine", "--map", f"{DATA}/map.yaml", *skip]
     return [*args, "--to", "coco", "--out", f"{OUT}/set.json", *config]
