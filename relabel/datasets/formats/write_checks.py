@@ -22,7 +22,7 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.box_checks import clean_boxes, real_boxes
-from relabel.datasets.pixels.placing import file_name_fault
+from relabel.datasets.pixels.placing import MOST_NAME, file_name_fault
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.walk import is_hidden
 
@@ -32,11 +32,11 @@ MOST_ID = 2**53
 Fault = Callable[[str], str | None]
 """What is wrong with a text, as ``holds a tab``, or None."""
 
-_MOST_NAME, _MOST_PATH = 255, 4000
+_MOST_PATH = 4000
 _RENAME_CLASS = "Rename the class, for example with --map."
 _RENAME_IMAGE = "Rename the image file, and its name in the dataset."
 # Each stands in the names, one a line, wherever `file_name_fault` finds anything.
-_SUSPICIOUS = ("\0", "\\", ":", "..", "\n/", "\n~", "\n\n")
+_SUSPICIOUS = ("\0", "\\", ":", "..", "\n/", "\n~", "\n\n", "/\n", "/.\n", "\n.\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -127,7 +127,7 @@ def check_images(
 def _suspicious(names: Sequence[str]) -> bool:
     """Whether any of the names has to be looked at: 118,000 are seen through at once."""
     text = "\n".join(["", *names, ""])
-    if any(sign in text for sign in _SUSPICIOUS):
+    if any(sign in text for sign in _SUSPICIOUS) or max(map(len, names), default=0) > 60:
         return True
     try:
         text.encode()
@@ -146,6 +146,8 @@ def surrogate_fault(text: str) -> str | None:
 def _name_fault(name: str) -> str | None:
     if "\\" in name:
         return "holds a backslash, which readers take for a folder"
+    if name.endswith(("/", "/.")) or name == ".":
+        return "is that of a folder"
     return file_name_fault(name)
 
 
@@ -182,10 +184,10 @@ def check_files(
         parts = name.split("/")
         if seen and any(map(is_hidden, parts)):
             raise _bad_name(dataset, row, "is that of a hidden file, which readers pass over")
-        if len(name) * 4 > _MOST_NAME:
+        if len(name) * 4 > MOST_NAME:
             # Four bytes are left for the suffix of a label file.
             longest = max(len(part.encode()) for part in parts)
-            if longest > _MOST_NAME - 4 or len(name.encode()) > room:
+            if longest > MOST_NAME - 4 or len(name.encode()) > room:
                 raise _bad_name(
                     dataset, row, f"is longer than a file's may be ({longest} bytes in one part)"
                 )
@@ -283,16 +285,18 @@ def _small(ids: np.ndarray, kind: str, problems: Problems | None, file: Path) ->
 
 
 def tell_lost(
-    dataset: DetectionDataset,
-    lost: Iterable[str],
-    title: str,
-    problems: Problems | None,
-    file: Path,
+    lost: Iterable[str], title: str, problems: Problems, file: Path, *, note: str = ""
 ) -> None:
-    """One warning of what the format has no place for, nothing where that is nothing."""
+    """One warning of what the format has no place for, nothing where that is nothing.
+
+    Args:
+        note: what else changes.
+    """
     parts = list(lost)
-    if parts and problems is not None:
-        problems.warning(f"{title} has no place for {', '.join(parts)}: left out", file=file)
+    text = f"{title} has no place for {', '.join(parts)}: left out" if parts else ""
+    text = "; ".join(part for part in (text, note) if part)
+    if text:
+        problems.warning(text, file=file)
 
 
 def lost_of_boxes(dataset: DetectionDataset, keeps: Sequence[str] = ()) -> list[str]:

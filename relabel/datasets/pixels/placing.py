@@ -36,6 +36,10 @@ _SCHEME = re.compile(r"^(?:[A-Za-z]:|zip:|bytes:|parquet:)")
 _COPIED_BYTES = 2 * 1024**3
 _SYNCED_ONE_BY_ONE = 64  # of more files, one sync of the whole disk is the faster
 
+MOST_NAME = 255
+"""Bytes of the longest name of a file or folder."""
+_MOST_PATH = 4000
+
 CopyImages = Literal["none", "auto", "link", "copy"]
 Placing = Literal["auto", "link", "copy", "hard"]
 
@@ -291,4 +295,8 @@ def file_name_fault(file_name: str) -> str | None:
         return "holds a NUL byte"
     if ".." in file_name and ".." in re.split(r"[/\\]", file_name):
         return "leads out of the dataset's root"
+    if len(file_name) * 4 > MOST_NAME:
+        longest = max(len(part.encode(errors="replace")) for part in file_name.split("/"))
+        if longest > MOST_NAME or len(file_name) > _MOST_PATH:
+            return f"is longer than a file's may be ({longest} bytes in one part)"
     return None

@@ -58,12 +58,13 @@ def write(
     check_split(split)
     check_classes(dataset, _class_fault)
     names = [posixpath.normpath(name) if name else name for name in dataset.images.file_name]
+    check_images(dataset)
     check_images(dataset, names, _file_fault)
     check_files(dataset, names, out / "Annotations", problems)
     _check_pairs(dataset, names)
     dataset = cleaned(dataset, problems, out)
     if problems is not None:
-        tell_lost(dataset, _lost(dataset), "Pascal VOC", problems, out)
+        tell_lost(_lost(dataset), "Pascal VOC", problems, out)
 
     stems = [_stem(name) for name in names]
     listing = f"ImageSets/Main/{split}.txt"
@@ -110,6 +111,8 @@ def _file_fault(name: str) -> str | None:
         return "holds a line break, which ends a line of an image set"
     if stem != stem.strip() or posixpath.basename(stem).startswith((" ", "\t")):
         return "begins or ends with a blank, which readers of image sets take off"
+    if name.startswith("\ufeff"):
+        return "begins with a byte order mark, which readers skip"
     return _xml_fault(name)
 
 

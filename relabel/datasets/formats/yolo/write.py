@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from relabel.files.opening import read_text
 from relabel.files.yaml_text import load_yaml
 
 LEFT_OUT = "marked as ignored, which YOLO cannot express: left out"
+_LINE_ENDS = re.compile("[\x85\u2028\u2029\ufeff]")
 _OTHER_KEYS = ("names", "nc", "path")
 
 
@@ -66,6 +68,7 @@ def write(
     folder = out / "images" / split
     check_classes(dataset, _class_fault)
     names = _names(list(dataset.images.file_name), split)
+    check_images(dataset)
     check_images(dataset, names, _file_fault)
     check_files(dataset, names, folder, problems)
     labels = [label_path(Path("images", split, name)) for name in names]
@@ -73,7 +76,8 @@ def write(
     config = _config(dataset, out / "data.yaml", split)
     dataset = cleaned(dataset, problems, out)
     keep = ~dataset.boxes.ignore & (dataset.boxes.category < dataset.space.num_classes)
-    _tell(dataset, keep, split, problems, out)
+    if problems is not None:
+        _tell(dataset, keep, names, split, problems, out)
 
     boxes = dataset.boxes
     size = np.stack([dataset.images.width, dataset.images.height], axis=1).astype(np.float64)
@@ -92,7 +96,9 @@ def write(
         ]
         return "".join(lines).encode()
 
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=float("inf"))
+    text = yaml.dump(
+        config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
     placed = [] if copy_images == "none" else [f"images/{split}/{name}" for name in names]
     plan = Plan(
         out,
@@ -152,15 +158,33 @@ def _check_labels(dataset: DetectionDataset, labels: list[Path]) -> None:
             )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes names with line ends of Unicode and byte order marks, which PyYAML writes plainly."""
+
+
+def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _LINE_ENDS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represented)
+
+
 def _tell(
-    dataset: DetectionDataset, keep: np.ndarray, split: str, problems: Problems | None, out: Path
+    dataset: DetectionDataset,
+    keep: np.ndarray,
+    names: list[str],
+    split: str,
+    problems: Problems,
+    out: Path,
 ) -> None:
-    """Say what is left out, and where nothing is left to train on."""
-    if problems is None:
-        return
+    """Say what is left out or changes, and where nothing is left to train on."""
     problems.count(LEFT_OUT, int((~keep).sum()))
     kept = dataset.with_boxes(dataset.boxes.take(keep))
-    tell_lost(dataset, _lost(kept), "YOLO", problems, out)
+    folder, note = f"images/{split}/", ""
+    if any(folder + a != b for a, b in zip(names, dataset.images.file_name, strict=True)):
+        note = f"image names begin with {folder} now"
+    tell_lost(_lost(kept), "YOLO", problems, out, note=note)
     if len(keep) and not keep.any():
         problems.warning(
             f"all {len(keep)} boxes are ones to ignore: split {split!r} has none to train on",
