@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relabel.errors import DataError
 from relabel.files.opening import check_regular, foreign
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 _WHAT = "a readable Parquet file"
@@ -20,6 +21,8 @@ _DAMAGED = "Download or write the file again."
 _MOST_GROUP_BYTES = 1 << 32
 _MOST_GROUP_ROWS = 1 << 26
 _MOST_METADATA = 1 << 27
+# Texts and images that repeat are stored once; written out they may be any multiple of that.
+_MOST_REPEATED = 1 << 28
 
 
 @contextmanager
@@ -39,6 +42,41 @@ def reading_parquet(path: str | Path, columns: Sequence[str] = ()) -> Iterator[p
             yield file
         finally:
             file.close()
+
+
+def read_cells(file: pq.ParquetFile, path: str | Path, group: int, column: str) -> pa.ChunkedArray:
+    """A column of one row group, its repeated values held once where written out they are many.
+
+    Args:
+        file, path: the file, open, and where it is.
+        column: a column of the top level, without lists.
+    """
+    import pyarrow.parquet as pq
+
+    told = file.metadata.row_group(group)
+    chunks = (told.column(c) for c in range(told.num_columns))
+    chunk = next(c for c in chunks if c.path_in_schema == column)
+    plain = told.num_rows * chunk.total_uncompressed_size <= _MOST_REPEATED
+    if plain or chunk.physical_type != "BYTE_ARRAY" or set(chunk.encodings) <= {"PLAIN", "RLE"}:
+        return file.read_row_group(group, columns=[column]).column(0)
+    with pq.ParquetFile(
+        path, read_dictionary=[column], page_checksum_verification=True
+    ) as repeating:
+        return repeating.read_row_group(group, columns=[column]).column(0)
+
+
+def cell_values(column: pa.ChunkedArray) -> list[Any]:
+    """The cells as Python values, equal ones of `read_cells` as one object."""
+    import pyarrow as pa
+
+    values: list[Any] = []
+    for chunk in column.chunks:
+        if isinstance(chunk, pa.DictionaryArray):
+            known = chunk.dictionary.to_pylist()
+            values += [None if i is None else known[i] for i in chunk.indices.to_pylist()]
+        else:
+            values += chunk.to_pylist()
+    return values
 
 
 def open_parquet(path: str | Path, columns: Sequence[str] = ()) -> pq.ParquetFile:

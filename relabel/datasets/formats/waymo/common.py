@@ -10,27 +10,28 @@ published ``label.proto`` and ``dataset.proto``.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from relabel.datasets.dataset import Boxes, Images, make_boxes
 from relabel.datasets.formats.box_checks import checked_boxes
+from relabel.datasets.formats.splits import find_split, split_kind
 from relabel.datasets.formats.waymo.protowire import Buffer
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
+from relabel.files.walk import is_hidden
 
 CAMERAS = {1: "FRONT", 2: "FRONT_LEFT", 3: "FRONT_RIGHT", 4: "SIDE_LEFT", 5: "SIDE_RIGHT"}
 TYPES = {1: "vehicle", 2: "pedestrian", 4: "cyclist"}
 # Types the releases define without 2D boxes.
 _OTHER_TYPES = (0, 3)
 
-_SPLITS = {"train": "training", "val": "validation", "test": "testing"}
-_SPLITS |= {long: short for short, long in _SPLITS.items()}
 # A JPEG names its size within the first kilobytes, unless metadata comes before.
 _JPEG_HEAD = 1 << 14
 _DIFFICULTY = {
@@ -38,13 +39,35 @@ _DIFFICULTY = {
 }
 
 
-def split_folders(path: Path, split: str | None) -> list[Path]:
-    """Folders a split may lie in, most specific first; releases say training, people say train."""
-    names = [split or "training", _SPLITS.get(split or "training", "")]
-    folders = [path / n for n in names if n]
-    if split is None or path.name in names:
-        folders.append(path)
-    return folders
+def split_folder(
+    path: Path, split: str | None, holds: Callable[[Path], bool], what: str
+) -> tuple[Path, bool]:
+    """The folder of a split, and whether it is ``path`` itself.
+
+    Args:
+        path: the folder of a release, or of a split of it.
+        holds: whether a folder holds data, itself or further down.
+        what: the data, for the error.
+
+    Raises:
+        DataError: there is none.
+    """
+    inside = {p.name for p in path.glob("*") if p.is_dir() and not is_hidden(p.name) and holds(p)}
+    splits = {name for name in inside if split_kind(name) in ("train", "val", "test")}
+    wanted = split or "training"
+    try:
+        return path / find_split(wanted, inside, file=path), False
+    except DataError:
+        own = split_kind(path.absolute().name) == split_kind(wanted)
+        if (own or (split is None and not splits)) and holds(path):
+            return path, True
+        raise DataError(
+            f"holds no {what}" + (f" of split {wanted!r}" if split or splits else ""),
+            file=path,
+            remedy=f"Splits here: {', '.join(sorted(splits or inside))}."
+            if inside
+            else "Point at the folder of the release, or of one split of it.",
+        ) from None
 
 
 def file_name(context: str, timestamp: int, camera: int) -> str:
@@ -60,9 +83,9 @@ def jpeg_size(data: Buffer, start: int, end: int) -> tuple[int, int]:
     """
     for stop in (min(start + _JPEG_HEAD, end), end):
         try:
-            with Image.open(io.BytesIO(data[start:stop])) as image:
+            with Image.open(io.BytesIO(data[start:stop]), formats=("JPEG",)) as image:
                 return image.size
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        except Exception:
             continue
     raise DataError("image cannot be decoded: not a JPEG, or cut off")
 
@@ -138,11 +161,3 @@ def camera_id(value: object) -> int | None:
                 return number
         return None
     return value if isinstance(value, int) and value in CAMERAS else None
-
-
-def no_files(path: Path, what: str) -> DataError:
-    return DataError(
-        f"holds no {what}",
-        file=path,
-        remedy="Point at the folder of the release, or of one split of it.",
-    )

@@ -25,13 +25,13 @@ from relabel.datasets.formats.waymo.common import (
     FileBoxes,
     file_name,
     jpeg_size,
-    no_files,
-    split_folders,
+    split_folder,
     waymo_boxes,
 )
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
 from relabel.files.opening import open_mapped
+from relabel.files.walk import walk_files
 
 # Field numbers of dataset.proto and label.proto.
 _FRAME_CONTEXT, _FRAME_TIMESTAMP, _FRAME_IMAGES, _FRAME_CAMERA_LABELS = 1, 2, 4, 8
@@ -86,11 +86,13 @@ def read(
 def _files(path: Path, split: str | None) -> list[Path]:
     if not path.is_dir():
         return [path]
-    for folder in split_folders(path, split):
-        found = sorted(p for p in folder.glob("*.tfrecord*") if p.is_file())
-        if found:
-            return found
-    raise no_files(path, f"*.tfrecord files{f' of split {split!r}' if split else ''}")
+    folder, _ = split_folder(path, split, lambda p: bool(_inside(p)), "*.tfrecord files")
+    return [folder / name for name in _inside(folder)]
+
+
+def _inside(folder: Path) -> list[str]:
+    """Record files below a folder, as the release's archives are extracted."""
+    return [name for name in walk_files(folder) if ".tfrecord" in name.rsplit("/", 1)[-1]]
 
 
 def _read_segment(

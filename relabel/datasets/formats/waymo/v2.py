@@ -24,12 +24,14 @@ from relabel.datasets.formats.waymo.common import (
     camera_id,
     file_name,
     jpeg_size,
-    no_files,
-    split_folders,
+    split_folder,
     waymo_boxes,
 )
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
+from relabel.files.opening import check_regular
+from relabel.files.parquet import cell_values, read_cells, reading_parquet
+from relabel.files.walk import is_hidden
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,6 +50,8 @@ _TYPE = "[CameraBoxComponent].type"
 _DIFFICULTY = "[CameraBoxComponent].difficulty_level.detection"
 # Below this size of a file's image column the size of every image is read.
 _READ_ALL_BYTES = 64 << 20
+# A context is a part of a file name.
+_MOST_NAME = 255
 
 Key = tuple[str, int, int]
 
@@ -86,27 +90,32 @@ def read(
     rows = _Rows(ImageRows(problems))
     parts: list[FileBoxes] = []
     for image_file, box_file in _pairs(folder, problems):
+        # Boxes first: where they are damaged, their images must not pass for empty ones.
         with problems.catching(image_file):
+            boxes = _box_table(box_file, problems)
             _read_images(image_file, rows, problems)
-            _read_boxes(box_file, rows, parts, problems)
+            parts.append(_located(boxes, rows, problems))
     images = rows.found.images()
     boxes = waymo_boxes(parts, images, space, problems)
     return DetectionDataset(name, space, images, boxes, path if path.is_dir() else path.parent)
 
 
 def _split_folder(path: Path, split: str | None, annotations: str | None) -> Path:
-    folders = [path / annotations] if annotations is not None else split_folders(path, split)
-    for folder in folders:
-        if (folder / "camera_image").is_dir() or (folder / "camera_box").is_dir():
-            return folder
-    raise no_files(path, f"camera_box folder{f' of split {split!r}' if split else ''}")
+    if annotations is not None:
+        path, split = path / annotations, None
+    return split_folder(path, split, _holds, "camera_box folder")[0]
+
+
+def _holds(folder: Path) -> bool:
+    return (folder / "camera_image").is_dir() or (folder / "camera_box").is_dir()
 
 
 def _pairs(folder: Path, problems: Problems) -> list[tuple[Path, Path]]:
     """Image and box files of the same name; one without the other is reported."""
     names = {}
     for kind in ("camera_image", "camera_box"):
-        names[kind] = {p.name for p in (folder / kind).glob("*.parquet")}
+        here = (folder / kind).glob("*.parquet")
+        names[kind] = {p.name for p in here if not is_hidden(p.name)}
     for have, lack in (("camera_image", "camera_box"), ("camera_box", "camera_image")):
         for missing in sorted(names[have] - names[lack]):
             problems.error(
@@ -116,49 +125,49 @@ def _pairs(folder: Path, problems: Problems) -> list[tuple[Path, Path]]:
             )
     both = sorted(names["camera_image"] & names["camera_box"])
     if not both and problems.ok:
-        raise no_files(folder, "Parquet files in camera_box/ and camera_image/")
+        raise DataError(
+            "holds no Parquet files in camera_box/ and camera_image/",
+            file=folder,
+            remedy="Download the files of both.",
+        )
     return [(folder / "camera_image" / n, folder / "camera_box" / n) for n in both]
 
 
 @contextmanager
 def _parquet(file: Path, columns: tuple[str, ...]) -> Iterator[pq.ParquetFile]:
     """An open Parquet file that has the columns; damage in it is reported as DataError."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if file.stat().st_size == 0:
+    if check_regular(file) == 0:
         raise DataError("file is empty", file=file, remedy="Download the file again.")
-    try:
-        with pq.ParquetFile(file) as opened:
-            missing = [c for c in columns if c not in opened.schema_arrow.names]
-            if missing:
-                raise DataError(
-                    f"has no column {missing[0]!r}",
-                    file=file,
-                    remedy="Download the file of Waymo Open v2 again.",
-                )
-            yield opened
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"not a readable Parquet file: {error}",
-            file=file,
-            remedy="Download the file again.",
-        ) from error
+    with reading_parquet(file) as opened:
+        missing = [c for c in columns if c not in opened.schema_arrow.names]
+        if missing:
+            raise DataError(
+                f"has no column {missing[0]!r}",
+                file=file,
+                remedy="Download the file of Waymo Open v2 again.",
+            )
+        yield opened
 
 
-def _keys(table: pa.Table, file: Path, problems: Problems) -> list[Key | None]:
+def _keys(opened: pq.ParquetFile, file: Path, problems: Problems) -> list[Key | None]:
     """The key of each row; None, and reported, where it is not one."""
+    columns: tuple[list[Any], ...] = ([], [], [])
+    for group in range(opened.num_row_groups):
+        for values, column in zip(columns, (_CONTEXT, _TIME, _CAMERA), strict=True):
+            values += cell_values(read_cells(opened, file, group, column))
     cameras: dict[Any, int | None] = {}
     keys: list[Key | None] = []
-    columns = (table.column(c).to_pylist() for c in (_CONTEXT, _TIME, _CAMERA))
     for row, (context, time, camera) in enumerate(zip(*columns, strict=True)):
-        if camera not in cameras:
-            cameras[camera] = camera_id(camera)
-        number = cameras[camera]
-        if isinstance(context, str) and isinstance(time, int) and number is not None:
+        number = cameras.get(camera) if isinstance(camera, str | bytes | int) else None
+        if number is None and isinstance(camera, str | bytes | int):
+            number = cameras[camera] = camera_id(camera)
+        is_name = isinstance(context, str) and len(context) <= _MOST_NAME
+        if is_name and isinstance(time, int) and number is not None:
             keys.append((context, time, number))
             continue
-        what = f"no image key: context {context!r}, timestamp {time!r}, camera {camera!r}"
+        what = (
+            f"no image key: context {context!r:.80}, timestamp {time!r:.80}, camera {camera!r:.80}"
+        )
         problems.error(what, file=file, record=f"row {row}", remedy=AGAIN)
         keys.append(None)
     return keys
@@ -166,7 +175,7 @@ def _keys(table: pa.Table, file: Path, problems: Problems) -> list[Key | None]:
 
 def _read_images(file: Path, rows: _Rows, problems: Problems) -> None:
     with _parquet(file, (_CONTEXT, _TIME, _CAMERA, _IMAGE)) as opened:
-        keys = _keys(opened.read(columns=[_CONTEXT, _TIME, _CAMERA]), file, problems)
+        keys = _keys(opened, file, problems)
         sizes = _sizes(opened, keys, file, problems)
     for row, key in enumerate(keys):
         if key is None:
@@ -203,7 +212,7 @@ def _sizes(
             if (key := keys[row]) is not None
             and (whole <= _READ_ALL_BYTES or (key[0], key[2]) not in by_camera)
         ]
-        values = opened.read_row_group(group, columns=[_IMAGE]).column(0) if wanted else None
+        values = read_cells(opened, file, group, _IMAGE) if wanted else None
         for row in wanted:
             key = keys[row]
             assert key is not None and values is not None
@@ -225,30 +234,57 @@ def _sizes(
     return sizes
 
 
-def _read_boxes(file: Path, rows: _Rows, parts: list[FileBoxes], problems: Problems) -> None:
+@dataclass
+class _BoxTable:
+    """The rows of a ``camera_box`` file: key, centre and size [n, 4], type [n], level [n]."""
+
+    file: Path
+    keys: list[Key | None]
+    cxcywh: np.ndarray
+    kind: np.ndarray
+    level: np.ndarray
+
+
+def _box_table(file: Path, problems: Problems) -> _BoxTable:
     with _parquet(file, (_CONTEXT, _TIME, _CAMERA, *_BOX, _TYPE)) as opened:
         optional = [_DIFFICULTY] if _DIFFICULTY in opened.schema_arrow.names else []
-        table = opened.read(columns=[_CONTEXT, _TIME, _CAMERA, *_BOX, _TYPE, *optional])
-    keys = _keys(table, file, problems)
-    image = np.full(len(keys), -1, dtype=np.int32)
-    for row, key in enumerate(keys):
+        table = opened.read(columns=[*_BOX, _TYPE, *optional])
+        keys = _keys(opened, file, problems)
+    cxcywh = np.stack([_numbers(table, c, file) for c in _BOX], axis=1)
+    kind = _whole(_numbers(table, _TYPE, file), absent=-1)
+    level = np.zeros(len(kind), dtype=np.int64)
+    if optional:
+        level = _whole(_numbers(table, _DIFFICULTY, file), absent=0)
+    return _BoxTable(file, keys, cxcywh, kind, level)
+
+
+def _located(boxes: _BoxTable, rows: _Rows, problems: Problems) -> FileBoxes:
+    """The boxes whose image was read."""
+    image = np.full(len(boxes.keys), -1, dtype=np.int32)
+    for row, key in enumerate(boxes.keys):
         found = None if key is None else rows.row_of.get(key)
         if found is not None:
             image[row] = found
         elif key is not None and key not in rows.left_out:
             problems.error(
                 f"box of image {file_name(*key)}, which camera_image does not hold",
-                file=file,
+                file=boxes.file,
                 record=f"row {row}",
                 remedy="Download both files again, or leave the box out with --skip-bad.",
             )
     keep = image >= 0
-    cxcywh = np.stack([_numbers(table, c, file) for c in _BOX], axis=1)
-    kind = np.nan_to_num(_numbers(table, _TYPE, file), nan=-1).astype(np.int64)
-    level = np.zeros(len(kind), dtype=np.int64)
-    if optional:
-        level = np.nan_to_num(_numbers(table, _DIFFICULTY, file), nan=0).astype(np.int64)
-    parts.append(FileBoxes(file, image[keep], cxcywh[keep], kind[keep], level[keep]))
+    return FileBoxes(
+        boxes.file, image[keep], boxes.cxcywh[keep], boxes.kind[keep], boxes.level[keep]
+    )
+
+
+def _whole(values: np.ndarray, *, absent: int) -> np.ndarray:
+    """int64 [n]; what is no small whole number becomes one that is none of the format's."""
+    small = np.abs(values) < 1 << 31
+    whole = np.where(small, values, -1).astype(np.int64)
+    whole[small & (whole != values)] = -1
+    whole[np.isnan(values)] = absent
+    return whole
 
 
 def _numbers(table: pa.Table, column: str, file: Path) -> np.ndarray:
