@@ -54,7 +54,7 @@ def dataset_of(
 def coco_set(folder: Path, name: str, classes: Sequence[str], images: int = 4) -> Path:
     """Write a COCO dataset of small images to ``folder / name`` and return its root.
 
-    Image ``i`` is 64 x 48 and holds one box per class ``c`` at (4 + 10 c, 5 + i) of size 8 x 6.
+    Image ``i`` is 64 x 48 and holds one box per class ``c`` at (4 + 10 c, 5 + i % 30) of size 8 x 6.
     """
     root = folder / name
     rng = np.random.default_rng(len(name))
@@ -69,7 +69,7 @@ def coco_set(folder: Path, name: str, classes: Sequence[str], images: int = 4) -
                     "id": len(annotations) + 1,
                     "image_id": i + 1,
                     "category_id": c + 1,
-                    "bbox": [4.0 + 10 * c, 5.0 + i, 8.0, 6.0],
+                    "bbox": [4.0 + 10 * c, 5.0 + i % 30, 8.0, 6.0],
                     "area": 48.0,
                     "iscrowd": 0,
                 }

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from relabel.errors import RelabelError
 from relabel.workspace.atomic import (
+    TEMP_PREFIX,
     atomic_path,
     atomic_write_bytes,
     atomic_write_json,
     is_disk_full,
     remove_leftovers,
+    temporary_name,
 )
 
 
@@ -62,3 +66,17 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     (tmp_path / "kept.json").write_text("{}")
     remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_who_writes_next_removes_what_dead_processes_left(tmp_path: Path) -> None:
+    mine = tmp_path / temporary_name(".json")
+    name = [sys.executable, "-c", "from relabel.workspace.atomic import *; print(temporary_name())"]
+    dead = tmp_path / subprocess.run(name, capture_output=True, text=True).stdout.strip()
+    link = tmp_path / (dead.name + "-link")
+    elsewhere = tmp_path / f"{TEMP_PREFIX}ffffffff-1-0.json"  # of another machine
+    for path in (mine, dead, elsewhere):
+        path.write_text("half")
+    link.symlink_to("nowhere")
+    assert dead.name.startswith(TEMP_PREFIX) and dead.name != mine.name
+    atomic_write_json(tmp_path / "a.json", {})
+    assert set(tmp_path.iterdir()) == {mine, elsewhere, tmp_path / "a.json"}
