@@ -54,7 +54,7 @@ def dataset_of(
 def coco_set(folder: Path, name: str, classes: Sequence[str], images: int = 4) -> Path:
     """Write a COCO dataset of small images to ``folder / name`` and return its root.
 
-    Image ``i`` is 64 x 48 and holds one box per class ``c`` at (4 + 10 c, 5 + i % 30) of size 8 x 6.
+    Image ``i`` is 64 x 48 and holds a box of 8 x 6 per class ``c`` at (4 + 10 c, 5 + i % 30).
     """
     root = folder / name
     rng = np.random.default_rng(len(name))
