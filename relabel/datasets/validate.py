@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.pairing import ABSENT
-from relabel.datasets.pixels.location import image_location, image_size, is_packed, read_image_bytes
-from relabel.errors import Problems, RelabelError
+from relabel.datasets.pixels.location import check_size, image_location, is_packed, load_rgb
+from relabel.errors import DataError, Problems, RelabelError
 from relabel.workspace.cores import reading_threads
 from relabel.workspace.progress import progress
 
@@ -82,7 +80,7 @@ def check_images(
     rows = np.arange(len(dataset))
     blocks = np.split(rows, range(_BLOCK, len(rows), _BLOCK)) if len(rows) else []
 
-    def check(block: np.ndarray) -> list[tuple[int, str]]:
+    def check(block: np.ndarray) -> list[tuple[int, DataError]]:
         return [(int(i), why) for i in block if (why := _fault(dataset, int(i), decode))]
 
     with (
@@ -92,30 +90,16 @@ def check_images(
         # Neighbouring images lie in the same archive or row group: a block stays in one thread.
         for block, faults in zip(blocks, pool.map(check, blocks), strict=True):
             for row, why in faults:
-                problems.error(
-                    why,
-                    file=image_location(dataset, row),
-                    record=f"image {dataset.images.id[row]}",
-                    remedy="Replace the file, or leave the image out.",
-                )
+                problems.report(why, image_location(dataset, row))
             bar.update(len(block))
 
 
-def _fault(dataset: DetectionDataset, row: int, decode: bool) -> str | None:
-    location = image_location(dataset, row)
+def _fault(dataset: DetectionDataset, row: int, decode: bool) -> DataError | None:
     try:
         if decode:
-            with Image.open(io.BytesIO(read_image_bytes(location))) as image:
-                image.load()
-                size = image.size
+            load_rgb(dataset, row)
         else:
-            size = image_size(location)
-    except RelabelError as error:
-        return error.message
-    except Exception as error:
-        # Pillow's plugins raise what they like on damaged files: struct.error, IndexError, ...
-        return f"image cannot be decoded: {' '.join(str(error).split())}"
-    stated = (int(dataset.images.width[row]), int(dataset.images.height[row]))
-    if size != stated:
-        return f"is {size[0]}x{size[1]}, but the annotations say {stated[0]}x{stated[1]}"
+            check_size(dataset, row)
+    except DataError as error:
+        return error
     return None

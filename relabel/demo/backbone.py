@@ -18,6 +18,8 @@ import numpy as np
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import load_rgb
 from relabel.demo.world import mask_box
+from relabel.files.images import open_image
+from relabel.files.opening import open_file
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.progress import message, progress
@@ -151,15 +153,16 @@ def _dense(net: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
 def _training_data(dataset: DetectionDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels uint8 [I, H, W, 3]; at stride 4, label ids int64 [I, h, w] and the distances from
     each pixel to its object's left, top, right and bottom float32 [I, 4, h, w]."""
-    from PIL import Image
-
     pixels, labels, sides = [], [], []
     for row, name in enumerate(dataset.images.file_name):
         pixels.append(load_rgb(dataset, row))
         truth = name.replace("leftImg8bit/", "gtFine/", 1).replace(
             "_leftImg8bit.png", "_gtFine_instanceIds.png"
         )
-        with Image.open(dataset.root / truth) as image:
+        with (
+            open_file(dataset.root / truth) as stream,
+            open_image(stream, dataset.root / truth) as image,
+        ):
             ids = np.asarray(image).astype(np.int64)
         middle = STRIDE // 2
         coarse = ids[middle::STRIDE, middle::STRIDE]

@@ -19,7 +19,7 @@ class Detections:
     """What a detector found in one image.
 
     Attributes:
-        boxes: float32 [n, 4], xyxy absolute pixels of the image as stored.
+        boxes: float32 [n, 4], xyxy absolute pixels of the image as it was given.
         scores: float32 [n, C], probability of every class of the detector's label space.
         quality: float32 [n], localisation quality in [0, 1], where the detector has one.
     """

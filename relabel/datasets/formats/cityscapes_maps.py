@@ -20,7 +20,8 @@ from scipy import ndimage
 
 from relabel.datasets.formats.box_checks import SKIP, size_text
 from relabel.datasets.formats.records import convert_record
-from relabel.errors import DataError, Problems, RelabelError, did_you_mean
+from relabel.errors import DataError, Problems, did_you_mean
+from relabel.files.images import open_image
 from relabel.files.json_text import parse_json
 from relabel.files.opening import open_file, read_bytes
 
@@ -84,18 +85,6 @@ class _LooseAnnotation(msgspec.Struct):
     objects: list[Any]
 
 
-@contextmanager
-def _decoding(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except RelabelError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"image cannot be decoded: {error}", file=file, remedy="Download the file again."
-        ) from error
-
-
 def png_boxes(file: Path, check: Callable[[tuple[int, int]], None], problems: Problems) -> MapBoxes:
     """The boxes in an ``instanceIds.png``.
 
@@ -105,9 +94,7 @@ def png_boxes(file: Path, check: Callable[[tuple[int, int]], None], problems: Pr
     Raises:
         DataError: not an instance map, or too large.
     """
-    with open_file(file) as stream:
-        with _decoding(file):
-            image = Image.open(stream, formats=("PNG",))
+    with open_file(file) as stream, open_image(stream, file) as image:
         if image.mode not in ("I;16", "I;16B", "I", "L"):
             raise DataError(
                 f"has pixel mode {image.mode}, expected 16-bit grey",
@@ -116,8 +103,7 @@ def png_boxes(file: Path, check: Callable[[tuple[int, int]], None], problems: Pr
             )
         with _room_for(image.size, file):
             check(image.size)
-            with _decoding(file):
-                ids = np.asarray(image)
+            ids = np.asarray(image)
             return MapBoxes(image.size, *instance_boxes(ids, problems, file))
 
 

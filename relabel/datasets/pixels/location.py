@@ -13,26 +13,23 @@ from __future__ import annotations
 import io
 import os
 import threading
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.errors import DataError
+from relabel.files.archive import open_archive, read_member
+from relabel.files.images import Header, check_image_file, decode_rgb, file_header, read_header
+from relabel.files.opening import foreign
+from relabel.files.parquet import open_parquet
 
 _OPEN_FILES = 8
 _SCHEMES = ("zip", "bytes", "parquet")
-_NOT_DECODABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-)
 
 
 def image_location(dataset: DetectionDataset, row: int) -> str:
@@ -94,90 +91,42 @@ def read_image_bytes(location: str) -> bytes:
     """The encoded bytes of the image at ``location``.
 
     Raises:
-        DataError: the file, member, range or row does not exist.
+        DataError: the file, member, range or row does not exist or cannot be read, or holds more
+            than any image.
     """
     scheme, _, rest = location.partition(":")
-    try:
-        if scheme == "zip":
-            path, member = _zip_parts(rest)
-            return _handles.archive(path).read(member)
-        if scheme == "bytes":
-            path, offset, length = rest.rsplit("!", 2)
-            with Path(path).open("rb") as stream:
-                stream.seek(int(offset))
-                data = stream.read(int(length))
-            if len(data) != int(length):
-                raise DataError(
-                    f"ends {int(length) - len(data)} bytes before the end of the image",
-                    file=path,
-                    record=f"offset {offset}",
-                    remedy="Download the file again.",
-                )
-            return data
-        if scheme == "parquet":
-            path, column, row = rest.rsplit("!", 2)
-            return _parquet_cell(path, column, int(row))
+    if scheme == "zip":
+        return _zip_member(*_zip_parts(rest))
+    if scheme == "bytes":
+        path, offset, length = rest.rsplit("!", 2)
+        return _byte_range(path, int(offset), int(length))
+    if scheme == "parquet":
+        path, column, row = rest.rsplit("!", 2)
+        return _parquet_cell(path, column, int(row))
+    check_image_file(location)
+    with foreign(location, "an image that can be read"):
         return Path(location).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(
-            "image file does not exist",
-            file=location,
-            remedy="Check the dataset's root in relabel.toml.",
-        ) from error
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"image cannot be read from the archive: {error}", file=location) from error
-    except OSError as error:
-        raise DataError(f"image cannot be read: {error}", file=location) from error
+    raise AssertionError  # unreachable: the block above returns or raises
 
 
-def decode_rgb(data: bytes, *, name: str = "image") -> np.ndarray:
-    """Decode an encoded image to uint8 [H, W, 3] RGB.
-
-    Of 16-bit grey values the upper eight bits count.
-    The pixels come as stored: an EXIF orientation is not applied, since annotations refer to the
-    stored grid in COCO and its descendants.
-
-    Raises:
-        DataError: not an image, or cut off.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I;16"):
-                # Pillow cuts 16-bit values off at 255, which leaves a white image.
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return np.array(image.convert("RGB"))  # a copy: torch warns of read-only arrays
-    except _NOT_DECODABLE as error:
-        # Pillow names the buffer by its address, which no user can use.
-        unknown = isinstance(error, UnidentifiedImageError)
-        raise DataError(
-            f"image cannot be decoded: {'not in a known image format' if unknown else error}",
-            file=name,
-            remedy="Replace the file, or leave it out with --skip-bad.",
-        ) from error
-
-
-def image_size(location: str) -> tuple[int, int]:
-    """(width, height) from the image's header only, where it is a plain file.
+def image_header(location: str) -> Header:
+    """Upright size and Exif orientation, from the image's header only where it is a plain file.
 
     Raises:
         DataError: missing or not an image.
     """
-    try:
-        source = io.BytesIO(read_image_bytes(location)) if is_packed(location) else location
-        with Image.open(source) as image:
-            return image.size
-    except FileNotFoundError as error:
-        raise DataError("image file does not exist", file=location) from error
-    except _NOT_DECODABLE as error:
-        raise DataError(
-            f"not an image: {error}",
-            file=location,
-            remedy="Replace the file, or leave it out with --skip-bad.",
-        ) from error
+    if is_packed(location):
+        return read_header(io.BytesIO(read_image_bytes(location)), location)
+    return file_header(location)
+
+
+def image_size(location: str) -> tuple[int, int]:
+    """Upright (width, height); see `image_header`."""
+    return image_header(location).size
 
 
 def read_rgb(location: str) -> np.ndarray:
-    """uint8 [H, W, 3] RGB pixels of the image at ``location``; see `decode_rgb`.
+    """uint8 [H, W, 3] RGB pixels of the image at ``location``, upright; see `decode_rgb`.
 
     Raises:
         DataError: missing, damaged or not an image.
@@ -186,23 +135,101 @@ def read_rgb(location: str) -> np.ndarray:
 
 
 def load_rgb(dataset: DetectionDataset, row: int) -> np.ndarray:
-    """`read_rgb` of one image of the dataset."""
-    return read_rgb(image_location(dataset, row))
+    """`read_rgb` of one image of the dataset, which has the size that the dataset states.
+
+    Raises:
+        DataError: see `read_rgb`; or the image has another size. It names the image's id.
+    """
+    location = image_location(dataset, row)
+    with _naming(dataset, row):
+        data = read_image_bytes(location)
+        pixels = decode_rgb(data, name=location)
+        stated = stated_size(dataset, row)
+        if pixels.shape[1::-1] != stated:
+            raise wrong_size(stated, read_header(io.BytesIO(data), location), location)
+    return pixels
+
+
+def check_size(dataset: DetectionDataset, row: int) -> None:
+    """Look whether an image of the dataset has the size that the dataset states, by its header.
+
+    Raises:
+        DataError: missing, not an image, or of another size. It names the image's id.
+    """
+    location = image_location(dataset, row)
+    with _naming(dataset, row):
+        found, stated = image_header(location), stated_size(dataset, row)
+        if found.size != stated:
+            raise wrong_size(stated, found, location)
+
+
+@contextmanager
+def _naming(dataset: DetectionDataset, row: int) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        record = f"image {int(dataset.images.id[row])}"
+        raise DataError(
+            error.message, file=error.file, record=error.record or record, remedy=error.remedy
+        ) from error
+
+
+def stated_size(dataset: DetectionDataset, row: int) -> tuple[int, int]:
+    """(width, height) of an image as the dataset states it."""
+    return int(dataset.images.width[row]), int(dataset.images.height[row])
+
+
+def wrong_size(stated: tuple[int, int], found: Header, location: str) -> DataError:
+    """The error of an image that is not of the size (width, height) its annotations state."""
+    says = f"but the annotations say {stated[0]}x{stated[1]}"
+    if found.size != found.stored == stated:
+        return DataError(
+            f"is {found.size[0]}x{found.size[1]} as its Exif orientation ({found.orientation}) "
+            f"turns it upright, {says}, its size as stored",
+            file=location,
+            remedy="If the boxes fit the pixels as stored, remove the tag "
+            "(exiftool -Orientation= FILE); if they fit the upright picture, correct the size.",
+        )
+    return DataError(
+        f"is {found.size[0]}x{found.size[1]}, {says}",
+        file=location,
+        remedy="Use the images that the boxes were drawn on, or correct the stated size.",
+    )
+
+
+def _zip_member(path: str, member: str) -> bytes:
+    check_image_file(path, most=None)
+    try:
+        return read_member(_handles.archive(path), member, path=path)
+    except DataError as error:
+        raise DataError(
+            f"image cannot be read from the archive: {error.message}",
+            file=path,
+            record=error.record,
+            remedy=error.remedy,
+        ) from error
+
+
+def _byte_range(path: str, offset: int, length: int) -> bytes:
+    check_image_file(path, most=None)
+    with foreign(path, "an image that can be read", record=f"offset {offset}"):
+        with open(path, "rb") as stream:  # noqa: PTH123 (a Path per image costs time)
+            stream.seek(offset)
+            data = stream.read(length)
+        if len(data) == length:
+            return data
+    raise DataError(
+        f"ends {length - len(data)} bytes before the end of the image",
+        file=path,
+        record=f"offset {offset}",
+        remedy="Download the file again.",
+    )
 
 
 def _parquet_file(path: str) -> tuple[Any, np.ndarray]:
     """An open Parquet file, and at which row each of its row groups starts, then the end."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise DataError(
-            f"not a readable Parquet file: {error}",
-            file=path,
-            remedy="Download the file again.",
-        ) from error
+    check_image_file(path, most=None)
+    file = open_parquet(path)
     sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
     return file, np.concatenate([[0], np.cumsum(sizes)])
 
@@ -211,7 +238,7 @@ class _Handles(threading.local):
     """Archive and Parquet handles are not thread-safe: each thread keeps a few of its own."""
 
     def __init__(self) -> None:
-        self.archive = lru_cache(_OPEN_FILES)(zipfile.ZipFile)
+        self.archive = lru_cache(_OPEN_FILES)(open_archive)
         self.parquet = lru_cache(_OPEN_FILES)(_parquet_file)
         # A row group holds tens to hundreds of JPEGs; neighbouring rows are read together.
         self.row_group = lru_cache(2)(self._row_group)
@@ -228,4 +255,13 @@ def _parquet_cell(path: str, column: str, row: int) -> bytes:
     if not 0 <= row < starts[-1]:
         raise DataError(f"has no row {row}", file=path, remedy="Describe the dataset again.")
     group = int(np.searchsorted(starts, row, side="right") - 1)
-    return _handles.row_group(path, column, group)[row - int(starts[group])].as_py()
+    with foreign(path, "a readable Parquet file", record=f"row {row}"):
+        cell = _handles.row_group(path, column, group)[row - int(starts[group])].as_py()
+        if isinstance(cell, bytes):
+            return cell
+    raise DataError(
+        f"column {column} holds no bytes of an image",
+        file=path,
+        record=f"row {row}",
+        remedy="Download the file again.",
+    )

@@ -126,12 +126,12 @@ def test_decoding(tmp_path: Path):
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
     grey = decode_rgb((tmp_path / "grey.png").read_bytes())
     assert (grey == pixels[..., :1]).all() and grey.shape == (4, 5, 3)
-    # A stored orientation is not applied: boxes refer to the stored grid.
+    # The orientation is applied: one upright grid.
     turned = Image.new("RGB", (20, 10))
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert decode_rgb((tmp_path / "turned.jpg").read_bytes()).shape == (10, 20, 3)
+    assert decode_rgb((tmp_path / "turned.jpg").read_bytes()).shape == (20, 10, 3)
     deep = np.array([[0, 255, 256, 30000, 65535]], np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     grey = decode_rgb((tmp_path / "deep.png").read_bytes())

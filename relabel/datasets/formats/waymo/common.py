@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from relabel.datasets.dataset import Boxes, Images, make_boxes
 from relabel.datasets.formats.box_checks import checked_boxes
@@ -25,6 +25,7 @@ from relabel.datasets.formats.splits import find_split, split_kind
 from relabel.datasets.formats.waymo.protowire import Buffer
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import DataError, Problems
+from relabel.files.images import read_header
 from relabel.files.walk import is_hidden
 
 CAMERAS = {1: "FRONT", 2: "FRONT_LEFT", 3: "FRONT_RIGHT", 4: "SIDE_LEFT", 5: "SIDE_RIGHT"}
@@ -82,11 +83,8 @@ def jpeg_size(data: Buffer, start: int, end: int) -> tuple[int, int]:
         DataError: not an image.
     """
     for stop in (min(start + _JPEG_HEAD, end), end):
-        try:
-            with Image.open(io.BytesIO(data[start:stop]), formats=("JPEG",)) as image:
-                return image.size
-        except Exception:
-            continue
+        with suppress(DataError):
+            return read_header(io.BytesIO(data[start:stop]), "image").size
     raise DataError("image cannot be decoded: not a JPEG, or cut off")
 
 
