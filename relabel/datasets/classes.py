@@ -10,16 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
-from relabel.files.opening import read_text
+from relabel.files.opening import foreign, read_text, text_lines
+from relabel.files.paths import posix
 from relabel.files.yaml_text import load_yaml
 
 MOST_CLASSES = 100_000
 """Class indices end below this: many times what any set has, and tables over it fit in memory."""
+_LABEL_LINES = "It must be a text file with a line `file name<TAB>class` per image."
 _HEADERS = frozenset(("filename", "file_name", "file", "image", "image_id", "path", "name"))
 
 
@@ -47,7 +50,8 @@ class ClassNames:
     def find(self, text: str) -> int | None:
         """Index of the class called ``text``: a key, a name, an index; then a name in any case."""
         found = self.index.get(text)
-        if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.names):
+        is_number = text.isascii() and text.isdecimal() and len(text) < 10
+        if found is None and is_number and int(text) < len(self.names):
             return int(text)
         return self._folded.get(text.lower()) if found is None else found
 
@@ -79,7 +83,7 @@ def read_class_list(source: str | Path) -> ClassNames:
     if path.suffix in (".yaml", ".yml"):
         found = _from_yaml(path, text)
     else:
-        rows = [line.split("\t", 1) for line in text.splitlines() if line.strip()]
+        rows = [line.split("\t", 1) for line in text.split("\n") if line.strip()]
         found = ClassNames([row[-1].strip() for row in rows], [row[0].strip() for row in rows])
     if not found.names:
         raise DataError("names no classes", file=path, remedy="Write one name per line.")
@@ -123,22 +127,13 @@ def read_label_lines(path: Path, problems: Problems) -> list[LabelLine]:
     Raises:
         DataError: missing, not text, or a line that does not have both and is not to be skipped.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            first = stream.readline()
-            stream.seek(0)
-            if "\t" in first:
-                rows: Iterable[list[str]] = (line.rstrip("\r\n").split("\t") for line in stream)
-                return _label_lines(path, rows, problems)
-            return _label_lines(path, csv.reader(stream), problems)
-    except FileNotFoundError as error:
-        raise DataError("does not exist", file=path) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot be read: {error}",
-            file=path,
-            remedy="It must be a text file with a line `file name<TAB>class` per image.",
-        ) from error
+    with text_lines(path, remedy=_LABEL_LINES) as lines:
+        first = next(lines, "")
+        lines = chain([first], lines)
+        rows = (line.split("\t") for line in lines) if "\t" in first else csv.reader(lines)
+        with foreign(path, "a text of lines with a file name and a class", remedy=_LABEL_LINES):
+            return _label_lines(path, rows, problems)
+    raise AssertionError  # unreachable: the block above returns or raises
 
 
 def _label_lines(path: Path, rows: Iterable[list[str]], problems: Problems) -> list[LabelLine]:
@@ -155,7 +150,7 @@ def _label_lines(path: Path, rows: Iterable[list[str]], problems: Problems) -> l
                 remedy="Write `file name<TAB>class`.",
             )
             continue
-        lines.append(LabelLine(number, str(PurePosixPath(values[0])), values[1]))
+        lines.append(LabelLine(number, str(PurePosixPath(posix(values[0]))), values[1]))
     return lines
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from relabel.datasets.classes import (
 )
 from relabel.datasets.pixels.location import read_rgb, stored_bytes
 from relabel.errors import DataError, Problems, did_you_mean
+from relabel.files.walk import is_hidden, walk_files
 
 _SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
@@ -32,6 +34,7 @@ _UNPRINTABLE = re.compile(
     "[\t\n\r\0\ud800-\udfff]"
 )  # surrogates stand for bytes that are not UTF-8
 _WNID = re.compile(r"n\d{8}")
+_DIGITS = re.compile("[0-9]+")
 _SHOWN = 5
 
 
@@ -162,9 +165,18 @@ def read_image_set(
 def _from_folders(
     root: Path, known: ClassNames | None, problems: Problems
 ) -> tuple[list[str], list[int], ClassNames]:
-    loose, folders = _scan(root)
-    found = {folder: sorted(_walk(root / folder, f"{folder}/")) for folder in folders}
-    found = {folder: names for folder, names in found.items() if names}
+    loose: list[str] = []
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for name in walk_files(root, _SUFFIXES):
+        folder, mark, _ = name.partition("/")
+        (by_folder[folder] if mark else loose).append(name)
+    found = dict(by_folder)
+    if found and (empty := sorted(_folders(root) - set(found))):
+        problems.warning(
+            f"{len(empty)} of {len(empty) + len(found)} class folders hold no images of their own "
+            f"and are no classes ({', '.join(empty[:_SHOWN])}{', ...' if empty[_SHOWN:] else ''})",
+            file=root,
+        )
     if not found:
         names = _printable(root, sorted(loose), problems)
         return names, [-1] * len(names), known or ClassNames([], [])
@@ -175,6 +187,7 @@ def _from_folders(
             remedy="Move them into class folders, or give the labels in a file with --labels.",
         )
     numbers = {folder: _whole_number(folder) for folder in found}
+    _check_numbers(numbers, root, "folder")
     if all(n is not None for n in numbers.values()):
         order = sorted(found, key=lambda folder: (int(folder), folder))
         known = known or _numbered(max(n for n in numbers.values() if n is not None))
@@ -207,9 +220,10 @@ def _from_lines(
     root: Path, file: Path, known: ClassNames | None, problems: Problems
 ) -> tuple[list[str], list[int], ClassNames]:
     lines = read_label_lines(file, problems)
-    names = _printable(root, sorted(_walk(root, "")), problems)
+    names = _printable(root, walk_files(root, _SUFFIXES), problems)
     rows = {name: row for row, name in enumerate(names)}
-    known = known or _classes_of(lines)
+    known = known or _classes_of(lines, file)
+    folded = _folded(names) if any(line.file_name not in rows for line in lines) else {}
     labels = [-1] * len(names)
     taken: dict[str, int] = {}
     missing: list[LabelLine] = []
@@ -230,10 +244,10 @@ def _from_lines(
                 record=record,
                 remedy=did_you_mean(line.label, known.names),
             )
-        elif line.file_name not in rows:
+        elif (row := rows.get(line.file_name, folded.get(line.file_name.lower()))) is None:
             missing.append(line)
         else:
-            labels[rows[line.file_name]] = label
+            labels[row] = label
         taken.setdefault(line.file_name, line.number)
     if missing:
         shown = ", ".join(repr(line.file_name) for line in missing[:_SHOWN])
@@ -247,12 +261,39 @@ def _from_lines(
     return names, labels, known
 
 
-def _classes_of(lines: Sequence[LabelLine]) -> ClassNames:
+def _folded(names: Sequence[str]) -> dict[str, int]:
+    """Rows by names in lower case, where one image goes by it: lists of Windows mind no case."""
+    lowered = [name.lower() for name in names]
+    counts = Counter(lowered)
+    return {name: row for row, name in enumerate(lowered) if counts[name] == 1}
+
+
+def _check_numbers(numbers: dict[str, int | None], file: Path, what: str) -> None:
+    """Refuse classes that are all numbers, some of which are too great to be indices.
+
+    Taken as names, their order would be another than that of the numbers.
+
+    Raises:
+        DataError: there are such.
+    """
+    great = [text for text, number in numbers.items() if number is None]
+    if great and len(great) < len(numbers) and all(_DIGITS.fullmatch(text) for text in great):
+        raise DataError(
+            f"{what} {great[0][:40]!r} is not a class index from 0 to {MOST_CLASSES - 1}, as "
+            "others here are",
+            file=file,
+            remedy="Correct it, or name the classes with --classes.",
+        )
+
+
+def _classes_of(lines: Sequence[LabelLine], file: Path) -> ClassNames:
     """The classes that the labels of a file name, where nothing else does."""
     values = {line.label for line in lines}
-    numbers = [_whole_number(value) for value in values]
-    if values and all(n is not None for n in numbers):
-        return _numbered(max(n for n in numbers if n is not None))
+    by_text = {value: _whole_number(value) for value in values}
+    _check_numbers(by_text, file, "class")
+    numbers = [n for n in by_text.values() if n is not None]
+    if values and len(numbers) == len(values):
+        return _numbered(max(numbers))
     imagenet = imagenet_classes()
     known = [imagenet.find(value) is not None for value in values]
     # A single unknown name among ImageNet's is a mistake; without any of them, the set has its own.
@@ -276,35 +317,10 @@ def _whole_number(text: str) -> int | None:
     return number if (number := int(text)) < MOST_CLASSES else None
 
 
-def _scan(folder: Path | str) -> tuple[list[str], list[str]]:
-    """(image files, folders) in a folder by name; hidden ones are left out."""
-    files, folders = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    continue
-                # The directory itself says what an entry is: no file is asked for its status.
-                if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and entry.is_dir()):
-                    folders.append(name)
-                elif os.path.splitext(name)[1].lower() in _SUFFIXES:  # noqa: PTH122 (a third of the time)
-                    files.append(name)
-    except OSError as error:
-        raise DataError(f"cannot be listed: {error.strerror}", file=folder) from error
-    return files, folders
-
-
-def _walk(folder: Path | str, prefix: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Names of all images below a folder, each with the prefix."""
-    place = os.path.realpath(folder)
-    if place in above:  # a link back up
-        return
-    files, folders = _scan(folder)
-    for name in files:
-        yield prefix + name
-    for name in folders:
-        yield from _walk(f"{folder}/{name}", f"{prefix}{name}/", (*above, place))
+def _folders(root: Path) -> set[str]:
+    """Names of the folders in a folder, links to folders included."""
+    with os.scandir(root) as entries:
+        return {entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir()}
 
 
 def _printable(root: Path, names: list[str], problems: Problems) -> list[str]:
