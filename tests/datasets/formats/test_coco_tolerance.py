@@ -215,6 +215,7 @@ UNUSABLE = [
     (changed(bbox=[4, 4, None, 20]), "annotation 1: bbox"),
     (changed(bbox=[4, 4, 1e300, 1e300]), "annotation 1: bbox .* too large for any image"),
     (changed(score="high"), "annotation 1: score"),
+    (changed(score=[0.5]), "annotation 1: score"),
     ({**content(), "categories": [{"id": "a", "name": "x"}]}, "needs an integer `id`"),
     ({**content(), "images": [{"id": 1, "file_name": "a.jpg", "width": -3}]}, "image 1: width"),
     ({**content(), "images": None}, "has null for the list `images`"),
@@ -236,7 +237,7 @@ def test_what_has_no_one_meaning_is_named(tmp_path: Path, data: Any, message: st
 
 def test_encodings_say_what_they_are(tmp_path: Path) -> None:
     made = content()
-    made["categories"][0]["name"] = "Fußgänger"
+    made["annotations"][0]["note"] = "Fußgänger"  # in a field that is not decoded
     text = json.dumps(made, ensure_ascii=False)
     for raw, message in (
         (text.encode("latin-1"), "Latin-1"),
@@ -257,10 +258,15 @@ def test_text_that_is_no_unicode(tmp_path: Path) -> None:
     dataset = read_dataset(put(tmp_path, text), "coco")
     out = write_dataset(dataset, "coco", tmp_path / "o.json")[0]
     assert json.loads(out.read_bytes())["annotations"][0]["note"] == "\ud800"
-    for old in ("van", "a.jpg"):
+    for old in ("van", "a.jpg", "area"):
         bad = json.dumps(content()).replace(f'"{old}"', '"\\ud800"')
         with pytest.raises(DataError):
             read_dataset(put(tmp_path, bad), "coco")
+
+
+def test_a_score_that_32_bits_do_not_hold(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="annotation 1: score 1e\\+300 is too large"):
+        read_dataset(put(tmp_path, changed(score=1e300)), "coco")
 
 
 def test_nesting_without_end_is_one_line(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ to go on without it, and to understand what other tools write otherwise.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ from relabel.datasets.formats.coco.slowly import LISTS, checked_records, decode_
 from relabel.datasets.formats.records import collector_paused
 from relabel.errors import DataError, Problems
 from relabel.files.json_text import kind_of, parse_json
-from relabel.files.opening import read_bytes
+from relabel.files.opening import not_utf8, read_bytes
 
 # What a list of results is called where a tool wraps it in an object.
 _WRAPPERS = ("predictions", "results", "detections", "annotations")
@@ -63,11 +64,30 @@ def decode(path: str | Path, problems: Problems, data: bytearray | None = None) 
         DataError: not JSON, not a COCO file, or a record of the wrong shape or type.
     """
     data = read_bytes(Path(path)) if data is None else data
+    _check_text(data, path)
     with collector_paused():
         try:
             return _decode_fast(data, path)
         except _NOT_TYPED:
             return decode_slowly(data, path, problems)
+
+
+def _check_text(data: bytearray, path: str | Path) -> None:
+    """Refuse bytes that are no UTF-8: fields that stay undecoded would pass unseen.
+
+    Raises:
+        DataError: they are not.
+    """
+    if data.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(data)
+    try:
+        for start in range(0, len(data), _BLOCK_BYTES):
+            decoder.decode(view[start : start + _BLOCK_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise not_utf8(data, path) or error from None
 
 
 def unwrapped(data: bytearray) -> bytearray | None:
@@ -102,6 +122,7 @@ def decode_results(
     Raises:
         DataError: not JSON, not a list, or a record of the wrong shape or type.
     """
+    _check_text(data, path)
     results = AnnotationBlocks()
     end = data.rfind(b"]") + 1
     with collector_paused():

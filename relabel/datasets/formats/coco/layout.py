@@ -174,7 +174,7 @@ def find_root(
 
 
 def _hits(folder: Path, names: Iterable[str]) -> int:
-    return sum((folder / name).is_file() for name in names) if folder.is_dir() else 0
+    return sum(os.path.isfile(folder / name) for name in names) if folder.is_dir() else 0  # noqa: PTH113
 
 
 def _stated_root(file: Path, fields: dict[str, Any]) -> Path | None:

@@ -38,6 +38,9 @@ __all__ = ["CATEGORY_FIELDS", "read"]
 # Ids that span less than this are looked up in a table instead of searched.
 _TABLE_SPAN = 1 << 22
 
+# Scores are kept in 32 bits.
+_LARGEST_SCORE = float(np.finfo(np.float32).max)
+
 LARGEST_ID = 2**53
 """Greatest id that every JSON reader keeps, since many read numbers as doubles."""
 
@@ -248,6 +251,14 @@ def _boxes(
     columns = decoded.annotations
     ids, keep, image, category = located(columns, images.id, own_space.ids, file, problems)
     xywh, n = columns.xywh, len(ids)
+    for row in np.flatnonzero(keep & (np.abs(columns.score) > _LARGEST_SCORE)).tolist():
+        keep[row] = False
+        problems.error(
+            f"score {columns.score[row]:g} is too large",
+            file=file,
+            record=f"annotation {ids[row]}",
+            remedy="Correct the score, or leave the annotation out with --skip-bad.",
+        )
     if space is not None:
         category = into_space(space, own_space, category, keep, file, problems)
         keep &= category >= 0

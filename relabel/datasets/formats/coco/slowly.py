@@ -190,6 +190,8 @@ def checked_records(
             record = msgspec.convert(_whole_ids(values, kind), core)
             if kind == "image" and not _is_text(record.file_name or ""):
                 raise ValueError("file_name is no Unicode text")
+            if not all(map(_is_text, row)):
+                raise ValueError("the name of a field is no Unicode text")
             further = {k: encoded(v) for k, v in row.items() if k not in known and not _absent(v)}
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             remedy = f"Correct the {kind}, or leave it out with --skip-bad."
@@ -215,7 +217,7 @@ def checked_records(
 
 
 def _is_text(value: str) -> bool:
-    """False of half a surrogate pair, which no file name has."""
+    """False where there is half a surrogate pair, which UTF-8 has not."""
     try:
         value.encode()
     except UnicodeEncodeError:
