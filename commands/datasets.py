@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from relabel.errors import Problems
+from relabel.errors import Problem, Problems
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import catalogue_options
@@ -157,13 +157,17 @@ def validate_command(
 ) -> None:
     """Check a dataset's annotations and images, and list everything that is wrong.
 
-    Exit status 1 if there is any error. Boxes clipped to their image or dropped are warnings.
+    Without --split every split is checked. Exit status 1 if there is any error. Warnings are what
+    was mended in reading, such as boxes clipped to their image, and what is likely to be a mistake:
+    images that two splits share, duplicates, classes and images without boxes, images that no label
+    mentions, one class in several spellings.
     """
     from relabel.datasets.validate import validate
 
     result = validate(
-        lambda problems: _read(catalogue, path, format, split, problems),
+        lambda name, problems: _read(catalogue, path, format, name, problems),
         path,
+        split=split,
         decode=decode,
         quiet=quiet or as_json,
     )
@@ -171,8 +175,7 @@ def validate_command(
         print_json(result)
     else:
         for problem in result["problems"]:
-            where = ", ".join(p for p in (problem["file"], problem["record"]) if p)
-            say(f"{problem['severity']}: {where}: {problem['message']}")
+            say(f"{problem['severity']}: {Problem(**problem)}")
         errors = sum(p["severity"] == "error" for p in result["problems"])
         warnings = len(result["problems"]) - errors
         say(f"{'ok' if result['ok'] else 'not ok'}: {errors} errors, {warnings} warnings")

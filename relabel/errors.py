@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -110,6 +111,7 @@ class Problems:
     skip_bad: bool = False
     found: list[Problem] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    firsts: dict[str, list[str]] = field(default_factory=dict)
 
     def error(
         self,
@@ -145,13 +147,33 @@ class Problems:
     def warning(self, message: str, *, file: str | Path, record: str = "") -> None:
         self.found.append(Problem("warning", str(file), record, message))
 
-    def count(self, kind: str, n: int = 1) -> None:
-        """Count boxes treated in a harmless, usual way, e.g. ``clipped to the image``."""
+    def count(self, kind: str, n: int = 1, first: Iterable[str] = ()) -> None:
+        """Count boxes treated in a harmless, usual way, e.g. ``clipped to the image``.
+
+        Args:
+            first: the records of some of them; the first three are kept.
+        """
         if n:
             self.counts[kind] = self.counts.get(kind, 0) + int(n)
+            kept = self.firsts.setdefault(kind, [])
+            kept.extend(islice(first, max(0, 3 - len(kept))))
 
-    def summary(self) -> list[str]:
-        return [f"{n} box{'es' if n != 1 else ''} {kind}" for kind, n in self.counts.items()]
+    def add(self, other: Problems) -> None:
+        """Take over what another reader found."""
+        self.found += other.found
+        for kind, n in other.counts.items():
+            self.count(kind, n, other.firsts.get(kind, ()))
+
+    def summary(self, *, records: bool = False) -> list[str]:
+        """A line per kind that was counted, with the first records of it if these are wanted."""
+        lines = []
+        for kind, n in self.counts.items():
+            first = ", ".join(self.firsts.get(kind, ())) if records else ""
+            more = ", ..." if n > len(self.firsts.get(kind, ())) else ""
+            lines.append(
+                f"{n} box{'es' * (n != 1)} {kind}" + (f" ({first}{more})" if first else "")
+            )
+        return lines
 
     def lines(self, most: int = 20) -> list[str]:
         """What was found, to print: every record skipped, warnings with their counts.

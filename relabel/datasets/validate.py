@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.findings import tell_findings
 from relabel.datasets.formats.pairing import ABSENT
 from relabel.datasets.pixels.location import check_size, image_location, is_packed, load_rgb
 from relabel.errors import DataError, Problems, RelabelError
@@ -21,43 +23,90 @@ _BLOCK = 64
 
 
 def validate(
-    read: Callable[[Problems], DetectionDataset],
+    read: Callable[[str | None, Problems], DetectionDataset],
     path: str,
     *,
+    split: str | None = None,
     decode: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Collect everything that is wrong with a dataset.
 
     Args:
-        read: reads it, reporting bad records to the problems given.
+        read: reads a split of it, or what is read where none is named, reporting bad records to
+            the problems given.
         path: what the user calls it, named where a problem has no file of its own.
+        split: the one to check; default all that it has.
         decode: decode every image whole; otherwise only its header is read.
 
     Returns:
         ``ok``, false if there is any error, and ``problems``, each with ``severity``, ``file``,
         ``record`` and ``message``. What readers treat by themselves (boxes clipped or dropped) is
-        a warning with a count. Where only an annotation file is given and none of its images is
-        found, that is one warning.
+        a warning with a count, and what is likely to be a mistake is one, too: see
+        `relabel.datasets.findings`. Where only an annotation file is given and none of its images
+        is found, that is one warning.
     """
     problems = Problems(skip_bad=True)
+    checked: dict[str, DetectionDataset] = {}
+    failed: RelabelError | None = None
     try:
-        dataset = read(problems)
+        checked[split or ""] = read(split, problems)
     except RelabelError as error:
-        problems.report(error, path)
+        failed = error
     except OSError as error:
-        problems.error(f"cannot be read: {error.strerror or error}", file=error.filename or path)
+        text = f"cannot be read: {error.strerror or error}"
+        failed = DataError(text, file=error.filename or path)
     except Exception as error:
         # A reader that fails in a way of its own has still found a file it cannot read.
         text = f"cannot be read: {type(error).__name__}: {error}"
-        problems.error(" ".join(text.split()), file=path)
-    else:
-        problems.found = [p for p in problems.found if ABSENT not in p.message]
+        failed = DataError(" ".join(text.split()), file=path)
+    packed = any(is_packed(image_location(d, 0)) for d in checked.values() if len(d))
+    splits = {} if packed else _readable_splits(read)
+    if failed is not None and len(splits) > 1 and split is None and "--split" in str(failed):
+        failed = None
+    if failed is not None:
+        problems.report(failed, path)
+    elif split is None:
+        _add_unseen(checked, splits, problems)
+    problems.found = [p for p in problems.found if ABSENT not in p.message]
+    for dataset in checked.values():
         check_images(dataset, problems, path, decode=decode, quiet=quiet)
-    for text in problems.summary():
+    if checked:
+        tell_findings(checked, {name: split for name, (split, _) in splits.items()}, problems, path)
+    for text in problems.summary(records=True):
         problems.warning(text, file=path)
     found = sorted(problems.found, key=lambda p: p.severity != "error")
     return {"ok": problems.ok, "problems": [asdict(p) for p in found]}
+
+
+def _readable_splits(
+    read: Callable[[str | None, Problems], DetectionDataset],
+) -> dict[str, tuple[DetectionDataset, Problems]]:
+    """Train, val and test, as far as they are there, and what reading them found.
+
+    None where all are the same images, as of a file that knows no splits. One that cannot be read
+    is left out: it may not be there, and else it is told where its name is given.
+    """
+    found: dict[str, tuple[DetectionDataset, Problems]] = {}
+    for name in ("train", "val", "test"):
+        problems = Problems(skip_bad=True)
+        with suppress(Exception):
+            found[name] = read(name, problems), problems
+    images = {frozenset(split.images.file_name) for split, _ in found.values()}
+    return found if len(images) > 1 or len(found) == 2 else {}
+
+
+def _add_unseen(
+    checked: dict[str, DetectionDataset],
+    splits: Mapping[str, tuple[DetectionDataset, Problems]],
+    problems: Problems,
+) -> None:
+    """Add the splits that are not what is read by default, or a part of it."""
+    seen = {name for dataset in checked.values() for name in dataset.images.file_name}
+    for name, (split, found) in splits.items():
+        if not seen.issuperset(split.images.file_name):
+            checked[name] = split
+            problems.add(found)
 
 
 def check_images(

@@ -185,7 +185,7 @@ def clean_boxes(
     """
     keep = real_boxes(xywh, problems, file, record_of)
     empty = keep & ((xywh[:, 2] == 0) | (xywh[:, 3] == 0))
-    problems.count(EMPTY, int(empty.sum()))
+    problems.count(EMPTY, int(empty.sum()), map(record_of, np.flatnonzero(empty).tolist()))
     keep &= ~empty
 
     width, height = widths[image], heights[image]
@@ -209,8 +209,8 @@ def clean_boxes(
     low = np.maximum(box[:, :2], 0)
     high = np.where(known, np.minimum(box[:, :2] + box[:, 2:], limit), box[:, :2] + box[:, 2:])
     outside = (high <= low).any(axis=1)
-    problems.count(OUTSIDE, int(outside.sum()))
-    problems.count(CLIPPED, int((~outside).sum()))
+    for kind, which in ((OUTSIDE, outside), (CLIPPED, ~outside)):
+        problems.count(kind, int(which.sum()), map(record_of, rows[which].tolist()))
     keep[rows[outside]] = False
     clipped = xywh.copy()
     rows, low, high = rows[~outside], low[~outside], high[~outside]
