@@ -68,7 +68,7 @@ def _tell_boxes(dataset: DetectionDataset, problems: Problems, path: str) -> Non
         shown = _listed([names[row] for row in bare], len(bare))
         problems.warning(f"no boxes on {len(bare)} of {len(dataset)} images ({shown})", file=path)
     # Equal rows are neighbours in this order, the first in the file first.
-    columns = [boxes.image, boxes.category, *(boxes.xywh[:, k] for k in range(4))]
+    columns: list[np.ndarray] = [boxes.image, boxes.category, *(boxes.xywh[:, k] for k in range(4))]
     order = np.lexsort(columns)
     same = np.logical_and.reduce([np.diff(column[order]) == 0 for column in columns])
     again = np.sort(order[1:][same])
