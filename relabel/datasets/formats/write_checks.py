@@ -22,7 +22,7 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.box_checks import clean_boxes, real_boxes
-from relabel.datasets.pixels.placing import MOST_NAME, file_name_fault
+from relabel.datasets.pixels.placing import MOST_NAME, doubtful_names, file_name_fault
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.walk import is_hidden
 
@@ -35,8 +35,6 @@ Fault = Callable[[str], str | None]
 _MOST_PATH = 4000
 _RENAME_CLASS = "Rename the class, for example with --map."
 _RENAME_IMAGE = "Rename the image file, and its name in the dataset."
-# Each stands in the names, one a line, wherever `file_name_fault` finds anything.
-_SUSPICIOUS = ("\0", "\\", ":", "..", "\n/", "\n~", "\n\n", "/\n", "/.\n", "\n.\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -113,7 +111,7 @@ def check_images(
             record=f"image {images.id[row]}",
             remedy="Correct the size in the annotation file.",
         )
-    if fault is not None or _suspicious(names):
+    if fault is not None or doubtful_names(names):
         for row, name in enumerate(names):
             why = surrogate_fault(name) or _name_fault(name) or (fault and fault(name))
             if why:
@@ -122,18 +120,6 @@ def check_images(
         twice = Counter(names).most_common(1)[0][0]
         rows = [row for row, name in enumerate(names) if name == twice]
         raise _bad_name(dataset, rows[1], f"is that of image {images.id[rows[0]]} too")
-
-
-def _suspicious(names: Sequence[str]) -> bool:
-    """Whether any of the names has to be looked at: 118,000 are seen through at once."""
-    text = "\n".join(["", *names, ""])
-    if any(sign in text for sign in _SUSPICIOUS) or max(map(len, names), default=0) > 60:
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def surrogate_fault(text: str) -> str | None:

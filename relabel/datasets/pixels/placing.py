@@ -36,6 +36,9 @@ _SCHEME = re.compile(r"^(?:[A-Za-z]:|zip:|bytes:|parquet:)")
 _COPIED_BYTES = 2 * 1024**3
 _SYNCED_ONE_BY_ONE = 64  # of more files, one sync of the whole disk is the faster
 
+# Each stands in the names, one a line, wherever something is wrong with one of them.
+_DOUBTFUL = ("\0", "\\", ":", "..", "\n/", "\n~", "\n\n", "/\n", "/.\n", "\n.\n")
+
 MOST_NAME = 255
 """Bytes of the longest name of a file or folder."""
 _MOST_PATH = 4000
@@ -283,6 +286,21 @@ def with_images_in(dataset: DetectionDataset, folder: Path) -> DetectionDataset:
     if not any(is_packed(place) for place in dataset.images.location or () if place):
         return dataset
     return replace(dataset, root=folder, images=replace(dataset.images, location=None))
+
+
+def doubtful_names(names: Sequence[str]) -> bool:
+    """Whether any of the names has to be looked at: 118,000 are seen through at once.
+
+    False means that `file_name_fault` finds nothing, and that each can be encoded.
+    """
+    text = "\n".join(["", *names, ""])
+    if any(sign in text for sign in _DOUBTFUL) or max(map(len, names), default=0) > 60:
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def file_name_fault(file_name: str) -> str | None:

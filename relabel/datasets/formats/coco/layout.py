@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,19 +222,13 @@ def find_images(images: Images, root: Path, file: Path, problems: Problems) -> I
 
 def _absent(root: Path, names: Sequence[str]) -> list[str]:
     """The names that are not there; listing a folder is faster than asking for each file."""
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        folder, _, base = name.rpartition("/")
-        folders.setdefault(folder, []).append(base)
-    absent: list[str] = []
-    for folder, bases in folders.items():
-        try:
-            there = set(os.listdir(root / folder))  # noqa: PTH208 (names only)
-        except (OSError, ValueError):
-            there = set()
+    there: set[str] = set()
+    for folder in {name.rpartition("/")[0] for name in names}:
         prefix = f"{folder}/" if folder else ""
-        absent += [prefix + base for base in bases if base not in there]
-    return absent
+        with suppress(OSError, ValueError):
+            found = os.listdir(root / folder)  # noqa: PTH208 (names only)
+            there.update([prefix + name for name in found] if prefix else found)
+    return [name for name in names if name not in there]
 
 
 def _below(root: Path, names: set[str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.datasets.namemap import into_space
 from relabel.datasets.pixels.location import image_size
-from relabel.datasets.pixels.placing import file_name_fault
+from relabel.datasets.pixels.placing import doubtful_names, file_name_fault
 from relabel.errors import DataError, Problems
 from relabel.files.paths import posix
 
@@ -173,6 +173,11 @@ def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
     names_from_url(columns, file, problems)
     names[:] = [posix(n) if n and "\\" in n else n for n in names]
     keep = first_of_each(ids, "image", file, problems)
+    images = Images(
+        ids, [n or "" for n in names], columns.width, columns.height, extra=columns.extra
+    )
+    if keep.all() and len(set(names)) == len(names) and not doubtful_names(images.file_name):
+        return images
     seen: set[str] = set()
     for i, file_name in enumerate(names):
         if file_name is None or not keep[i]:
@@ -191,9 +196,6 @@ def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
             )
         else:
             seen.add(file_name)
-    images = Images(
-        ids, [n or "" for n in names], columns.width, columns.height, extra=columns.extra
-    )
     return images if keep.all() else images.take(np.flatnonzero(keep))
 
 
