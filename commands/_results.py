@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ import click
 
 from relabel import process
 from relabel.cli import debug_option
-from relabel.errors import shown
+from relabel.errors import ConfigError, DataError, shown
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
@@ -32,14 +33,30 @@ def with_default(flag: str, type: click.ParamType, default: Any, help: str) -> A
 
 
 def result_options(function: F) -> F:
-    """``--json``, ``--out`` and ``--debug``."""
+    """``--json``, ``--out`` and ``--debug``; ``--out`` is refused if it is another of the files."""
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        out = given["out"]
+        if out is not None and out.exists():
+            for value in given.values():
+                # A link to the input is the input, too.
+                is_file = value is not out and isinstance(value, Path) and value.exists()
+                if is_file and out.samefile(value):
+                    raise ConfigError(
+                        "is an input, and would be written over",
+                        file=out,
+                        remedy="Choose another --out.",
+                    )
+        return function(*args, **given)
+
     for decorator in (
         debug_option,
         click.option("--out", type=FILE, metavar="FILE", help="Also write the JSON there."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
     ):
-        function = decorator(function)
-    return function
+        checked = decorator(checked)
+    return checked
 
 
 def warn(warnings: Sequence[str]) -> None:
@@ -79,13 +96,34 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else escapes[c] for c in text)
 
 
+def _is_result(file: Path, content: dict[str, Any]) -> bool:
+    """True of a JSON file with most of the fields, as the same command wrote at another time."""
+    from relabel.files.json_text import read_json
+
+    try:
+        found = read_json(file)
+    except DataError:
+        return False
+    return isinstance(found, dict) and 2 * len(found.keys() & content.keys()) >= len(content)
+
+
 def print_or_save(
     content: dict[str, Any], tables: Sequence[tuple[str, Rows]], as_json: bool, out: Path | None
 ) -> None:
-    """Write the JSON to ``out`` if given; print JSON or the tables."""
+    """Write the JSON to ``out`` if given; print JSON or the tables.
+
+    Raises:
+        ConfigError: ``out`` is there, and is no earlier result of the same kind.
+    """
     if out is not None:
         from relabel.workspace.atomic import atomic_write_json
 
+        if out.exists() and not _is_result(out, content):
+            raise ConfigError(
+                "is there already, and is no result of this command",
+                file=out,
+                remedy="Choose another --out.",
+            )
         atomic_write_json(out, content, indent=2)
         message(f"relabel: wrote {out}")
     if as_json:

@@ -96,6 +96,8 @@ def cli(
         raise click.UsageError(f"--out {out} must end in .parquet or .tsv")
     if out.exists() and not overwrite:
         raise ConfigError("is there already", file=out, remedy="Add --overwrite to replace it.")
+    if out.exists() and not _is_ours(out):
+        raise ConfigError("holds no predictions", file=out, remedy="Choose another --out.")
     from dataclasses import replace
 
     from relabel.classifiers import inputs
@@ -145,3 +147,17 @@ def cli(
         return
     kept(str(out))
     message(f"{done} images, {len(classifier.spec.classes)} classes", quiet=runtime.quiet)
+
+
+def _is_ours(file: Path) -> bool:
+    """False of a Parquet file of something else, such as the images of a dataset."""
+    if file.suffix != ".parquet":
+        return True
+    from relabel.errors import DataError
+    from relabel.files.parquet import reading_parquet
+
+    try:
+        with reading_parquet(file, ["file_name"]):
+            return True
+    except DataError:
+        return False

@@ -202,3 +202,23 @@ def test_errors_tables_and_missing_scores(
     code, text, err = run(capsys, *command, files["source"])
     assert (code, text) == (1, "")
     assert "without a score" in err
+
+
+def test_out_is_never_an_input_nor_a_strangers_file(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link.json").symlink_to(files["truth"])
+    (tmp_path / "other.json").write_text('{"images": []}')
+    (tmp_path / "hard.json").hardlink_to(files["results"])
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    where = ["--truth", files["truth"], "--predictions", files["results"]]
+    for command in (["evaluate", "detections"], ["evaluate", "errors"]):
+        for out in (files["truth"], files["results"], "link.json", "hard.json"):
+            code, _, error = run(capsys, *command, *where, "--out", tmp_path / out)
+            assert code == 1 and "is an input" in error
+        code, _, error = run(capsys, *command, *where, "--out", tmp_path / "other.json")
+        assert code == 1 and "is no result of this command" in error
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    for _ in range(2):  # a result is replaced by the next
+        code, _, _ = run(capsys, "evaluate", "detections", *where, "--out", tmp_path / "r.json")
+        assert code == 0
