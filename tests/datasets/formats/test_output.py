@@ -255,7 +255,7 @@ def test_what_was_not_finished_is_not_read(
         if len(calls) == 3:
             Path(target).with_name(f"{TEMP_PREFIX}0-0-0.png").write_bytes(b"half")
             raise KeyboardInterrupt
-        return real(source, target, mode)
+        return real(source, target, mode)  # type: ignore[arg-type]
 
     from relabel.datasets.pixels import placing
 
