@@ -14,6 +14,7 @@ import pytest
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.registry import read_dataset
+from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError, Problems
 from relabel.files import parquet
 from tests.builders import waymo as native
@@ -67,14 +68,16 @@ def test_what_is_no_file_is_refused(tmp_path: Path, format: str):
         load(tmp_path, format)
 
 
-def test_a_jpeg_of_unlikely_size_is_refused(tmp_path: Path):
+def test_a_jpeg_of_unlikely_size_is_refused_where_it_is_decoded(tmp_path: Path):
     data = bytearray(jpeg(64, 32))
     place = data.index(b"\xff\xc0") + 5
     data[place : place + 4] = b"\xff\xdc\xff\xdc"  # 65500 x 65500
     frame = native.waymo_frame("c", 7, [(1, bytes(data))], [(1, [])])
     (tmp_path / "a.tfrecord").write_bytes(native.tfrecord([frame]))
-    with pytest.raises(DataError, match="record 0, camera 1: image cannot be decoded"):
-        load(tmp_path, "waymo_v1")
+    dataset = load(tmp_path, "waymo_v1")
+    assert dataset.images.width.tolist() == [65500]
+    with pytest.raises(DataError, match="image cannot be decoded"):
+        load_rgb(dataset, 0)
 
 
 def images(root: Path, columns: dict[str, Any], **options: Any) -> None:
