@@ -37,7 +37,16 @@ def read_images(
 
         table = read_tsv(labels)
     images = read_image_set(root, classes=classes, problems=problems)
-    return from_image_set(images, table, name=root.resolve().name)
+    found = from_image_set(images, table, name=root.resolve().name)
+    if table is not None and labels is not None:
+        bare, lines = len(images) - len(found), len(table) - len(found)
+        if bare:
+            what = f"names no classes for {bare} of {len(images)} images, which are left out"
+            problems.warning(what, file=labels)
+        if lines:
+            what = f"{lines} of {len(table)} lines name no image of {root} and are left out"
+            problems.warning(what, file=labels)
+    return found
 
 
 def read_detections(entry: DatasetEntry, which: Which, problems: Problems) -> LabelledImages:
@@ -64,7 +73,7 @@ def read_validation(
     )
     if labels is None:
         return in_classes_of(images, train)
-    return with_truth(images, labels, train)
+    return with_truth(images, labels, train, problems)
 
 
 def in_classes_of(images: LabelledImages, train: LabelledImages) -> LabelledImages:
@@ -96,7 +105,9 @@ def in_classes_of(images: LabelledImages, train: LabelledImages) -> LabelledImag
     )
 
 
-def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> LabelledImages:
+def with_truth(
+    images: LabelledImages, file: Path, train: LabelledImages, problems: Problems | None = None
+) -> LabelledImages:
     """The images that a file of true classes names, with those classes.
 
     Raises:
@@ -106,6 +117,9 @@ def with_truth(images: LabelledImages, file: Path, train: LabelledImages) -> Lab
     from relabel.evaluation.multilabel.truths import read_truths
 
     truth = read_truths(file)
+    if problems is not None:
+        for note in truth.notes:
+            problems.warning(note, file=file)
     records, _ = join_images(
         truth.file_names, images.file_names, truth_file=file, predictions_file=images.root
     )

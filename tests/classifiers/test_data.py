@@ -14,9 +14,10 @@ from relabel.classifiers.data import (
     AugmentedBatches,
     from_detections,
 )
+from relabel.classifiers.inputs import read_images
 from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
-from relabel.errors import DataError
+from relabel.errors import DataError, Problems
 from tests.builders.colours import COLOURS, quick, read, two_colour_set
 from tests.builders.datasets import dataset_of, write_image
 
@@ -39,6 +40,20 @@ def test_labels_are_joined_by_name_and_rows_without_labels_left_out(tmp_path: Pa
     bare = tmp_path / "bare.tsv"
     bare.write_text(f"{Path(names[3]).name}\t0\t1\t0.5000\n")
     assert read(tmp_path / "a", bare).file_names == [names[3]]
+
+
+def test_what_the_labels_do_not_name_is_told(tmp_path: Path) -> None:
+    two_colour_set(tmp_path / "a", 6)
+    names = sorted(p.relative_to(tmp_path / "a").as_posix() for p in tmp_path.glob("a/*/*.png"))
+    labels = tmp_path / "some.tsv"
+    labels.write_text(f"{names[4]}\t2\t0\t1.0000\nred/none.png\t1\t\t\n")
+    problems = Problems()
+    assert len(read_images(tmp_path / "a", labels, None, problems)) == 1
+    told = [p.message for p in problems.found]
+    assert told == [
+        f"names no classes for {len(names) - 1} of {len(names)} images, which are left out",
+        f"1 of 2 lines name no image of {tmp_path / 'a'} and are left out",
+    ]
 
 
 def test_labels_of_other_images_or_classes_are_an_error(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from relabel.errors import DataError
 from relabel.files.archive import open_archive, read_member
 from relabel.files.images import Header, check_image_file, decode_rgb, file_header, read_header
 from relabel.files.opening import foreign
-from relabel.files.parquet import open_parquet
+from relabel.files.parquet import open_parquet, read_cells
 
 _OPEN_FILES = 8
 _SCHEMES = ("zip", "bytes", "parquet")
@@ -244,7 +244,7 @@ class _Handles(threading.local):
         self.row_group = lru_cache(2)(self._row_group)
 
     def _row_group(self, path: str, column: str, group: int) -> Any:
-        return self.parquet(path)[0].read_row_group(group, columns=[column]).column(0)
+        return read_cells(self.parquet(path)[0], path, group, column)
 
 
 _handles = _Handles()

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from relabel.errors import DataError
+from relabel.files.tensors import read_pickled
 from relabel.multilabel.grid import mask_weights
 
+_MOST_NUMBERS = 1 << 24
 _REMEDY_SHAPE = "A label map holds logits and class ids, [2, 5, 15, 15] in ReLabel's release."
 
 
@@ -64,20 +66,19 @@ def read_label_map(path: str | Path, transpose: bool = False, classes: int = 100
             class id is not whole or out of range.
     """
     path = Path(path)
-    try:
-        # A label map is data from the network: nothing in it may be executed.
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             "label map does not exist",
             file=path,
             remedy="Check --maps, or go on without such images by --skip-bad; or give a "
             "--classifier that makes the maps.",
-        ) from error
-    except Exception as error:
-        # Short zip archives, broken pickles and forbidden objects each raise something else.
+        )
+    try:
+        # A label map is data from the network: nothing in it may be executed.
+        data = read_pickled(path)
+    except DataError as error:
         raise DataError(
-            f"label map cannot be read: {(str(error).splitlines() or ['damaged'])[0]}",
+            f"label map cannot be read: {error.message}",
             file=path,
             remedy="Download the file again.",
         ) from error
@@ -88,6 +89,13 @@ def read_label_map(path: str | Path, transpose: bool = False, classes: int = 100
     shape = tuple(data.shape)
     if len(shape) != 4 or shape[0] != 2 or shape[2] != shape[3] or 0 in shape:
         raise DataError(f"has shape {list(shape)}", file=path, remedy=_REMEDY_SHAPE)
+    # A tensor may repeat a few stored numbers without end.
+    if data.layout != torch.strided or data.is_quantized or data.numel() > _MOST_NUMBERS:
+        raise DataError(
+            f"holds {data.numel():,} numbers, or in an unusual form",
+            file=path,
+            remedy=_REMEDY_SHAPE,
+        )
     if data.is_complex() or data.dtype == torch.bool:
         raise DataError(f"holds {data.dtype} values", file=path, remedy=_REMEDY_SHAPE)
     logits, ids = data[0].float(), data[1].double()

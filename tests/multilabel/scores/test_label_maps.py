@@ -171,6 +171,18 @@ def _broken(what: str, path: Path) -> None:
         torch.save(data, path)
 
 
+def test_a_few_numbers_that_stand_for_billions(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+    for data in (
+        torch.zeros(1).expand(2, 5, 30000, 30000),
+        torch.sparse_coo_tensor(size=(2, 5, 30000, 30000)),
+    ):
+        torch.save(data, path)
+        assert path.stat().st_size < 4000
+        with pytest.raises(DataError, match="9,000,000,000 numbers, or in an unusual form"):
+            read_label_map(path)
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [
