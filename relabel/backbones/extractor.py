@@ -17,11 +17,17 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from relabel.backbones.folding import fold_batch_norms, pad_in_convolutions
-from relabel.backbones.views import quiet_transformers, torchvision_model
+from relabel.backbones.views import (
+    image_processor,
+    loading,
+    pixel_statistics,
+    torchvision_model,
+)
 from relabel.errors import ConfigError, did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PROBE = 128
+_REMEDY = "Give an existing local folder, or a hub id that can be reached from here."
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def resolve_backbone(name: str) -> BackboneSpec:
 
 
 def _resolve_transformers(name: str, folder: Path) -> BackboneSpec:
-    from transformers import AutoConfig, AutoImageProcessor
+    from transformers import AutoConfig
 
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
@@ -77,21 +83,14 @@ def _resolve_transformers(name: str, folder: Path) -> BackboneSpec:
             file=folder,
             remedy="Point to a transformers checkpoint (config.json and model.safetensors).",
         )
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone {name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            remedy="Give an existing local folder, or a hub id that can be reached from here.",
-        ) from error
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    try:
-        processor = AutoImageProcessor.from_pretrained(name)
-        mean = tuple(getattr(processor, "image_mean", None) or mean)
-        std = tuple(getattr(processor, "image_std", None) or std)
-    except (OSError, ValueError, ImportError):
-        # Not every checkpoint carries a processor; ImageNet's statistics are the custom.
-        pass
+    with loading("backbone", name, _REMEDY):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    # Not every checkpoint carries a processor; ImageNet's statistics are the custom.
+    processor = image_processor(name)
+    mean, std = (
+        pixel_statistics(getattr(processor, key, None) or usual, name)
+        for key, usual in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
+    )
     # Class names and the place it came from have no part in the network.
     kept = {
         k: v
@@ -286,19 +285,14 @@ def _patch_size(spec: BackboneSpec) -> int:
 def _transformers_network(spec: BackboneSpec, source: str | None) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
-    try:
-        with quiet_transformers():
-            if source is not None:
-                return AutoModel.from_pretrained(source, dtype=torch.float32)
-            config = dict(spec.config or {})
-            config.pop("dtype", None)
-            built = AutoConfig.for_model(config.pop("model_type"), **config)
-            return AutoModel.from_config(built, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone {spec.name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            remedy="Give an existing local folder, or a hub id that can be reached from here.",
-        ) from error
+    with loading("backbone", source or spec.name, _REMEDY, shown=spec.name):
+        if source is not None:
+            return AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        config = dict(spec.config or {})
+        config.pop("dtype", None)
+        built = AutoConfig.for_model(config.pop("model_type"), **config)
+        return AutoModel.from_config(built, dtype=torch.float32, trust_remote_code=False)
+    raise AssertionError  # unreachable: the block above returns or raises
 
 
 def _torchvision_network(name: str, pretrained: bool) -> nn.Module:

@@ -6,7 +6,6 @@ Shape legend: ``B`` images, ``C`` classes, ``S`` side of the square that the net
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,10 +27,14 @@ from relabel.backbones.views import (
     transformers_classifier,
 )
 from relabel.errors import DataError
+from relabel.files.json_text import read_object
+from relabel.files.opening import foreign, said_of
+from relabel.files.tensors import read_tensors
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 SPEC_FILE = "classifier.json"
 WEIGHTS_FILE = "model.safetensors"
+_RETRAIN = "Train the classifier again."
 
 
 @dataclass(frozen=True)
@@ -238,14 +241,10 @@ def load_for_prediction(source: str | Path, *, image_size: int = 0) -> Classifie
     folder = Path(source)
     if not (folder / SPEC_FILE).is_file():
         return _published(str(source), image_size)
-    try:
-        row = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    row = read_object(folder / SPEC_FILE, remedy=_RETRAIN)
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    with foreign(folder / SPEC_FILE, "a classifier's description", remedy=_RETRAIN):
         spec = ClassifierSpec(**fields)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"not a classifier's description: {error}", file=folder / SPEC_FILE
-        ) from error
     if spec.kind == "transformers":
         net, _ = transformers_classifier(str(folder), True, 0, 0.0)
     else:
@@ -254,18 +253,16 @@ def load_for_prediction(source: str | Path, *, image_size: int = 0) -> Classifie
 
 
 def _saved_torchvision(folder: Path, spec: ClassifierSpec) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     net, _ = torchvision_classifier(spec.name, False, spec.image_size, 0.0)
     replace_head(net, len(spec.classes), None, None)
     try:
-        net.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, RuntimeError, SafetensorError) as error:
+        net.load_state_dict(read_tensors(folder / WEIGHTS_FILE))
+    except Exception as error:
+        text = error.message if isinstance(error, DataError) else said_of(error)
         raise DataError(
-            f"the weights do not fit {spec.name}: {str(error).splitlines()[0]}",
+            f"the weights do not fit {spec.name}: {text}",
             file=folder / WEIGHTS_FILE,
-            remedy="Train the classifier again.",
+            remedy=_RETRAIN,
         ) from error
     return net
 

@@ -5,7 +5,6 @@ Shape legend: ``B`` images, ``n`` boxes of an image, ``m`` ignore regions, ``C``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,9 @@ from relabel.detectors.base import Detections
 from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import DataError
+from relabel.files.json_text import read_object
+from relabel.files.opening import foreign, said_of
+from relabel.files.tensors import read_tensors
 from relabel.settings import settings_dict, settings_from
 from relabel.training.loop import autocast, resolve_device
 from relabel.training.memory import keep_freed_memory
@@ -107,27 +109,19 @@ class Family:
         Raises:
             DataError: a file is missing, damaged, or does not fit the configuration.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         keep_freed_memory()
         config_file, weights_file = folder / CONFIG, folder / WEIGHTS
-        try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = read_object(config_file, remedy=self.retrain)
+        with foreign(config_file, f"{self.title} checkpoint", remedy=self.retrain):
             space = LabelSpace.from_dict(config["space"], file=config_file)
             settings = settings_from(SpecialistSettings, config["settings"], where=str(config_file))
             model = self.rebuild(space.num_classes, settings, config["network"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"not {self.title} checkpoint: {error!r}", file=config_file, remedy=self.retrain
-            ) from error
         try:
-            model.load_state_dict(load_file(str(weights_file)))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            model.load_state_dict(read_tensors(weights_file))
+        except Exception as error:
+            text = error.message if isinstance(error, DataError) else said_of(error)
             raise DataError(
-                f"weights cannot be loaded: {str(error).splitlines()[0]}",
-                file=weights_file,
-                remedy=self.retrain,
+                f"weights cannot be loaded: {text}", file=weights_file, remedy=self.retrain
             ) from error
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         trained = Trainable(self, model, space, settings)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import DataError
+from relabel.files.json_text import read_object
 
 if TYPE_CHECKING:
     from relabel.detectors.family import Trainable
@@ -30,10 +30,9 @@ def load_detector(checkpoint: Path, device: str = "auto") -> Detector:
             file=checkpoint,
             remedy="Train one with `relabel train-specialist`.",
         )
-    try:
-        kind: Any = json.loads(config.read_text(encoding="utf-8")).get("detector")
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"config.json is not valid: {error}", file=config) from error
+    kind = read_object(config, remedy="Train it again with `relabel train-specialist`.").get(
+        "detector"
+    )
     if kind == "faster_rcnn":
         from relabel.detectors.faster_rcnn import FAMILY
 

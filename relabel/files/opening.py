@@ -51,8 +51,15 @@ def foreign(
             remedy=remedy,
         ) from error
     except Exception as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"not {what}: {text}", file=path, record=record, remedy=remedy) from error
+        raise DataError(
+            f"not {what}: {said_of(error)}", file=path, record=record, remedy=remedy
+        ) from error
+
+
+def said_of(error: BaseException) -> str:
+    """What an exception says, as one line of bounded length; of a missing key, that it is one."""
+    text = repr(error) if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__
 
 
 def check_regular(path: str | Path, *, remedy: str = "Check the path.") -> int:

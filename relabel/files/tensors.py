@@ -28,6 +28,18 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     raise AssertionError  # unreachable: the block above returns or raises
 
 
+def check_model_folder(folder: str | Path) -> None:
+    """Whether all files of a local model's folder are regular; what is no folder is passed over.
+
+    Raises:
+        DataError: one is a pipe, a socket or a device, which may never end, or cannot be read.
+    """
+    if Path(folder).is_dir():
+        for path in sorted(Path(folder).iterdir()):
+            if not path.is_dir():
+                check_regular(path, remedy="Copy the model's folder again.")
+
+
 def read_pickled(path: str | Path) -> Any:
     """What a ``.pth`` file of torch holds, on the CPU, if that is tensors and plain values.
 

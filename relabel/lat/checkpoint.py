@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
-from relabel.errors import DataError
+from relabel.files.json_text import read_object
+from relabel.files.opening import foreign
+from relabel.files.tensors import read_tensors
 from relabel.lat.boxes import BoxError
 from relabel.lat.class_sets import LabelSets
 from relabel.lat.features import FrozenFeatures
@@ -109,17 +110,14 @@ class TrainedTransfer:
         Raises:
             DataError: a file is missing, damaged, or does not fit the configuration.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         config_file, weights_file = folder / CONFIG, folder / WEIGHTS
         remedy = "Delete the folder and run the same command again, which trains it anew."
-        try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
+        with foreign(folder, "a transfer model", remedy=remedy):
+            config = read_object(config_file, remedy=remedy)
             spaces = tuple(LabelSpace.from_dict(s, file=config_file) for s in config["spaces"])
             joint = JointLabelSpace(spaces)
             settings = settings_from(LatSettings, config["settings"], where=str(config_file))
-            weights = load_file(str(weights_file))
+            weights = read_tensors(weights_file)
             features = FrozenFeatures.from_config(config["features"], weights, settings, device)
             models = []
             for i in range(int(config["models"])):
@@ -138,23 +136,20 @@ class TrainedTransfer:
             boxes = config["box_error"] and BoxError.from_dict(config["box_error"])
             sets = config["label_sets"] and LabelSets.from_dict(config["label_sets"], names)
             reliable = _reliability(config)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise DataError(
-                f"not a transfer model: {str(error).splitlines()[0]}", file=folder, remedy=remedy
-            ) from error
-        return cls(
-            models,
-            features,
-            joint,
-            target,
-            settings,
-            thresholds,
-            overlaps,
-            covered,
-            boxes,
-            reliable,
-            sets,
-        )
+            return cls(
+                models,
+                features,
+                joint,
+                target,
+                settings,
+                thresholds,
+                overlaps,
+                covered,
+                boxes,
+                reliable,
+                sets,
+            )
+        raise AssertionError  # unreachable: the block above returns or raises
 
 
 def min_precision_scores(folder: Path, precision: float) -> np.ndarray:
@@ -166,18 +161,14 @@ def min_precision_scores(folder: Path, precision: float) -> np.ndarray:
         DataError: the model's configuration is missing or damaged.
     """
     file = folder / CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+    remedy = "Train it again: `relabel align --overwrite`."
+    config = read_object(file, remedy=remedy)
+    with foreign(file, "a transfer model", remedy=remedy):
         tables = _reliability(config)
         if tables is None:
             return np.zeros(len(config["thresholds"]))
         return np.array([table.score_at(precision) for table in tables])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"not a transfer model: {error}",
-            file=file,
-            remedy="Train it again: `relabel align --overwrite`.",
-        ) from error
+    raise AssertionError  # unreachable: the block above returns or raises
 
 
 def _reliability(config: Mapping[str, Any]) -> list[Reliability] | None:

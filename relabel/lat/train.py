@@ -169,13 +169,13 @@ def _train_model(
     Args:
         counts: `cooccurrence` of all banks but the target's, which differ from model to model.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     weights = part / "model.safetensors"
     torch.manual_seed(step_seed(settings.seed, number))
     model = TransferModel(settings, joint.num_classes, len(joint.spaces), width)
     if weights.exists():
-        model.load_state_dict(load_file(str(weights)))
+        model.load_state_dict(read_tensors(weights))
         return model.to(device).eval()
     part.mkdir(parents=True, exist_ok=True)
     if counts is not None:

@@ -19,7 +19,7 @@ from relabel.backbones.extractor import (
     freeze_until,
     resolve_backbone,
 )
-from relabel.backbones.views import quiet_transformers
+from relabel.backbones.views import image_processor, loading, pixel_statistics
 from relabel.detectors.family import Family
 from relabel.detectors.rt_detr.model import OwnBackbone, PretrainedBackbone, RTDetr
 from relabel.detectors.settings import SpecialistSettings
@@ -145,40 +145,34 @@ def _whole(net: Any, mean: list[float], std: list[float]) -> RTDetr:
 
 
 def _load_whole(classes: int, s: SpecialistSettings) -> RTDetr:
-    from safetensors import SafetensorError
     from transformers import AutoConfig, RTDetrV2ForObjectDetection
 
     name, remedy = s.rtdetr_model, "Give a hub id such as PekingU/rtdetr_v2_r18vd or its folder."
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ConfigError("no config.json in the RT-DETR's folder", file=name, remedy=remedy)
-    with quiet_transformers():
-        try:
-            config = AutoConfig.from_pretrained(name)
-            if config.model_type != "rt_detr_v2":
-                raise ConfigError(
-                    f"{name!r} is a {config.model_type}, no rt_detr_v2", remedy=remedy
-                )
-            config.num_labels = classes
-            config.num_queries = s.rtdetr_queries
-            config.num_denoising = s.rtdetr_denoising
-            # Images of every size go through, in batches too small for batch statistics.
-            config.eval_size = config.anchor_image_size = None
-            config.freeze_backbone_batch_norms = True
-            if s.pretrained:
-                loaded: Any = RTDetrV2ForObjectDetection.from_pretrained(
-                    name,
-                    config=config,
-                    dtype=torch.float32,
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                )
-                net, report = loaded[0].model, loaded[1]
-            else:
-                net, report = _network(config), {}
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ConfigError(
-                f"RT-DETR {name!r} cannot be loaded: {str(error).splitlines()[0]}", remedy=remedy
-            ) from error
+    with loading("RT-DETR", name, remedy):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if config.model_type != "rt_detr_v2":
+            raise ConfigError(f"{name!r} is a {config.model_type}, no rt_detr_v2", remedy=remedy)
+        config.num_labels = classes
+        config.num_queries = s.rtdetr_queries
+        config.num_denoising = s.rtdetr_denoising
+        # Images of every size go through, in batches too small for batch statistics.
+        config.eval_size = config.anchor_image_size = None
+        config.freeze_backbone_batch_norms = True
+        report: dict[str, Any] = {}
+        if s.pretrained:
+            loaded: Any = RTDetrV2ForObjectDetection.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+            net, report = loaded[0].model, loaded[1]
+        else:
+            net = _network(config)
     wanting = [*report.get("missing_keys", ()), *report.get("mismatched_keys", ())]
     wanting = [k if isinstance(k, str) else k[0] for k in wanting]
     bad = sorted(k for k in wanting if not of_classes(k))
@@ -205,17 +199,11 @@ def of_classes(key: str) -> bool:
 
 def _normalisation(name: str) -> tuple[list[float], list[float]]:
     """Mean and deviation of pixels in [0, 1] that a checkpoint expects; RT-DETR's own: none."""
-    from transformers import AutoImageProcessor
-
-    mean, std = [0.0] * 3, [1.0] * 3
-    try:
-        processor = AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError, ImportError):
-        return mean, std
-    if getattr(processor, "do_normalize", False):
-        mean = [float(v) for v in processor.image_mean]
-        std = [float(v) for v in processor.image_std]
-    return mean, std
+    processor = image_processor(name)
+    if not getattr(processor, "do_normalize", False):
+        return [0.0] * 3, [1.0] * 3
+    mean, std = processor.image_mean, processor.image_std
+    return [*pixel_statistics(mean, name)], [*pixel_statistics(std, name)]
 
 
 def _initialise(net: Any) -> None:

@@ -9,7 +9,6 @@ Shape legend: ``B`` images, ``C`` classes (one prompt each), ``P`` pairs of imag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,10 @@ from relabel.backbones.views import quiet_transformers
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.detectors.sam3.settings import Sam3Settings, class_prompts
-from relabel.errors import ConfigError, DataError
+from relabel.errors import ConfigError, DataError, RelabelError
+from relabel.files.json_text import read_object
+from relabel.files.opening import foreign, said_of
+from relabel.files.tensors import check_model_folder
 from relabel.geometry import iou_matrix
 from relabel.settings import settings_dict, settings_from
 
@@ -72,8 +74,9 @@ class Sam3Detector:
         if reason is not None:
             raise DataError(reason)
         try:
+            check_model_folder(settings.model)
             with quiet_transformers():  # the weights' tracker is left out on purpose
-                config = Sam3Config.from_pretrained(settings.model)
+                config = Sam3Config.from_pretrained(settings.model, trust_remote_code=False)
                 # The published checkpoint describes the video model, the detector inside it.
                 inner = getattr(config, "detector_config", None)
                 if inner is not None:
@@ -81,13 +84,19 @@ class Sam3Detector:
                 if settings.image_size:
                     _resize(config, settings.image_size)
                 found: Any = Sam3Model.from_pretrained(
-                    settings.model, config=config, dtype=torch.float32, output_loading_info=True
+                    settings.model,
+                    config=config,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    trust_remote_code=False,
                 )
                 model, loaded = found
-                processor = Sam3Processor.from_pretrained(settings.model)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+                processor = Sam3Processor.from_pretrained(settings.model, trust_remote_code=False)
+        except RelabelError:
+            raise
+        except Exception as error:
             raise DataError(
-                f"SAM 3 {settings.model!r} cannot be loaded: {_first_line(error)}",
+                f"SAM 3 {settings.model!r} cannot be loaded: {said_of(error)}",
                 remedy=_remedy(settings.model),
             ) from error
         if loaded["missing_keys"]:  # transformers would leave them at random values
@@ -218,12 +227,10 @@ class Sam3Detector:
             DataError: damaged, or the weights are not available.
         """
         file = Path(folder) / "config.json"
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_object(file)
+        with foreign(file, "a SAM 3 prompted detector"):
             space = LabelSpace.from_dict(config["space"], file=file)
             settings = settings_from(Sam3Settings, config["settings"], where=str(file))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"not a SAM 3 prompted detector: {error!r}", file=file) from error
         return cls.load(space, settings, device)
 
 
@@ -291,9 +298,9 @@ def _why_not_hub(model: str) -> str | None:
     except (RepositoryNotFoundError, HFValidationError):
         return "the hub has no such model, or it is private"
     except HfHubHTTPError as error:
-        return _first_line(error)
+        return said_of(error)
     except Exception as error:  # of the HTTP library, whichever the hub's client uses
-        return f"the hub cannot be reached ({_first_line(error)})"
+        return f"the hub cannot be reached ({said_of(error)})"
     return _why_not_config(Path(config))
 
 
@@ -311,8 +318,8 @@ def _why_not_folder(folder: Path, model: str) -> str | None:
 
 def _why_not_config(file: Path) -> str | None:
     try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        kind = read_object(file).get("model_type")
+    except DataError:
         return "its config.json is not valid"
     return None if kind in _MODEL_TYPES else f"it is a {kind!r} model"
 
@@ -323,10 +330,6 @@ def _remedy(model: str) -> str:
         f"Accept the licence at https://huggingface.co/{hub} and run `hf auth login`, or give a "
         "local transformers folder of SAM 3 as its model."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _resize(config: Any, side: int) -> None:

@@ -7,7 +7,6 @@ chosen on regions of held-out training images, never on evaluation labels.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relabel.errors import DataError
+from relabel.files.json_text import read_object
+from relabel.files.opening import foreign
+from relabel.files.tensors import read_tensors
 from relabel.multilabel.settings import RegionClassifierSettings
 from relabel.settings import Runtime, settings_dict
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed
@@ -90,31 +92,16 @@ class RegionClassifier(nn.Module):
         Raises:
             DataError: a file is missing or damaged, or the two do not fit.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        remedy = "Train it again: remove its folder and rerun the command."
+        with foreign(folder, "a readable region classifier", remedy=remedy):
+            config = read_object(folder / CONFIG, remedy=remedy)
             if config.get("kind") != "region_classifier":
                 raise ValueError(f"{CONFIG} is that of a {config.get('kind')}")
             model = cls(config["dim"], config["classes"], config["hidden"], config["dropout"])
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:
-            raise DataError(
-                f"not a readable region classifier: {(str(error).splitlines() or [''])[0]}",
-                file=folder,
-                remedy="Train it again: remove its folder and rerun the command.",
-            ) from error
-        return model.to(device).eval().requires_grad_(False)
+            model.load_state_dict(read_tensors(folder / WEIGHTS))
+            return model.to(device).eval().requires_grad_(False)
+        raise AssertionError  # unreachable: the block above returns or raises
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ It stands in for a classifier where none knows the images' classes. Shape legend
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relabel.errors import DataError
+from relabel.files.json_text import read_object
+from relabel.files.opening import foreign
+from relabel.files.tensors import read_tensors
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 PENALTIES = tuple(10.0**e for e in range(1, -7, -1))
@@ -77,13 +79,10 @@ class Probe:
         Raises:
             DataError: a file is missing or damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
-        try:
-            config = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "probe.safetensors")
+        with foreign(folder, "a readable probe", remedy="Train it again."):
+            config = read_object(folder / "probe.json", remedy="Train it again.")
+            tensors = read_tensors(folder / "probe.safetensors")
             scores = [config[k] for k in ("held_out_loss", "held_out_accuracy")]
             return cls(
                 tensors["weight"],
@@ -92,10 +91,7 @@ class Probe:
                 float(config["penalty"]),
                 *(float("nan") if s is None else float(s) for s in scores),
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise DataError(
-                f"not a readable probe: {error}", file=folder, remedy="Train it again."
-            ) from error
+        raise AssertionError  # unreachable: the block above returns or raises
 
 
 def train_probe(
