@@ -17,6 +17,7 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
+from relabel.files.tensors import read_tensors
 from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
 from relabel.lat.boxes import box_error

@@ -298,9 +298,9 @@ def _why_not_hub(model: str) -> str | None:
     except (RepositoryNotFoundError, HFValidationError):
         return "the hub has no such model, or it is private"
     except HfHubHTTPError as error:
-        return said_of(error)
+        return _first_line(error)
     except Exception as error:  # of the HTTP library, whichever the hub's client uses
-        return f"the hub cannot be reached ({said_of(error)})"
+        return f"the hub cannot be reached ({_first_line(error)})"
     return _why_not_config(Path(config))
 
 
@@ -360,3 +360,7 @@ def _boxes_only(model: Any) -> None:
     model.geometry_encoder = torch.nn.Identity()
     neck = model.vision_encoder.neck
     neck.fpn_layers = torch.nn.ModuleList(list(neck.fpn_layers)[-2:])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from relabel.errors import DataError
 from relabel.files.json_text import read_object
-from relabel.files.opening import foreign
+from relabel.files.opening import said_of
 from relabel.files.tensors import read_tensors
 from relabel.multilabel.settings import RegionClassifierSettings
 from relabel.settings import Runtime, settings_dict
@@ -94,14 +94,17 @@ class RegionClassifier(nn.Module):
         """
         folder = Path(folder)
         remedy = "Train it again: remove its folder and rerun the command."
-        with foreign(folder, "a readable region classifier", remedy=remedy):
+        try:
             config = read_object(folder / CONFIG, remedy=remedy)
             if config.get("kind") != "region_classifier":
                 raise ValueError(f"{CONFIG} is that of a {config.get('kind')}")
             model = cls(config["dim"], config["classes"], config["hidden"], config["dropout"])
             model.load_state_dict(read_tensors(folder / WEIGHTS))
-            return model.to(device).eval().requires_grad_(False)
-        raise AssertionError  # unreachable: the block above returns or raises
+        except Exception as error:
+            raise DataError(
+                f"not a readable region classifier: {said_of(error)}", file=folder, remedy=remedy
+            ) from error
+        return model.to(device).eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)

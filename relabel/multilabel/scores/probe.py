@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from relabel.errors import DataError
 from relabel.files.json_text import read_object
-from relabel.files.opening import foreign
+from relabel.files.opening import said_of
 from relabel.files.tensors import read_tensors
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
@@ -80,7 +80,7 @@ class Probe:
             DataError: a file is missing or damaged.
         """
         folder = Path(folder)
-        with foreign(folder, "a readable probe", remedy="Train it again."):
+        try:
             config = read_object(folder / "probe.json", remedy="Train it again.")
             tensors = read_tensors(folder / "probe.safetensors")
             scores = [config[k] for k in ("held_out_loss", "held_out_accuracy")]
@@ -91,7 +91,10 @@ class Probe:
                 float(config["penalty"]),
                 *(float("nan") if s is None else float(s) for s in scores),
             )
-        raise AssertionError  # unreachable: the block above returns or raises
+        except Exception as error:
+            raise DataError(
+                f"not a readable probe: {said_of(error)}", file=folder, remedy="Train it again."
+            ) from error
 
 
 def train_probe(
