@@ -88,7 +88,7 @@ class Config:
         for path in whole:
             if not self._holds(path) and os.path.exists(path):  # noqa: PTH110
                 raise DataError(
-                    f"states the path {stated!r}, which leads out of {self.roots[0]}",
+                    f"states the path {stated[:200]!r}, which leads out of {self.roots[0]}",
                     file=self.file,
                     remedy=_OUT,
                 )
@@ -218,7 +218,7 @@ def _places(stated: Any, file: Path, roots: list[Path]) -> list[Path]:
         if found is not None and os.path.isdir(found):  # noqa: PTH112
             if not is_within(found, roots):
                 raise DataError(
-                    f"states the path {stated!r}, which leads out of {roots[0]}",
+                    f"states the path {stated[:200]!r}, which leads out of {roots[0]}",
                     file=file,
                     remedy=_OUT,
                 )

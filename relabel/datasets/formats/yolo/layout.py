@@ -141,7 +141,7 @@ def _of_splits(
         for stated in splits[key]:
             place = config.find(stated)
             if place is None:
-                missing.append(f"{key} is {stated!r}, which does not exist")
+                missing.append(f"{key} is {stated[:200]!r}, which does not exist")
             elif place.is_dir():
                 sources.append(_folder(str(place)))
             elif place.suffix.lower() in IMAGE_SUFFIXES:
@@ -149,7 +149,7 @@ def _of_splits(
             else:
                 sources.append(_listed(place, config, problems))
             if place is not None and not sources[-1].names:
-                missing.append(f"{key} is {stated!r}, which names no images")
+                missing.append(f"{key} is {stated[:200]!r}, which names no images")
     if missing and (split is not None or not any(s.names for s in sources)):
         raise DataError(
             missing[0],
