@@ -126,9 +126,11 @@ def test_labels_beside_the_images(tmp_path):
     root = config(tmp_path / "images/set", "train: photos\nnames: [van]")
     put(root, "photos/x/a.png", "photos/x/a.txt", "photos/b.png", "photos/b.txt", "photos/c.txt")
     (root / "photos/README.txt").write_text("5 photos of vans, 2 of them red")
+    put(tmp_path, "labels/set/photos/b.txt", "labels/set/photos/d.txt")
+    put(root, "photos/d.png")
     counts, told = read(root)
-    assert counts == {"photos/b.png": 1, "photos/x/a.png": 1}
-    assert told == ["1 of 3 label files have no image and are left out (label photos/c.txt)"]
+    assert counts == {"photos/b.png": 1, "photos/d.png": 0, "photos/x/a.png": 1}
+    assert told[1:] == ["1 of 3 label files have no image and are left out (label photos/c.txt)"]
 
 
 def test_linked_folders_are_followed_and_told_where_they_lead_out(tmp_path):
