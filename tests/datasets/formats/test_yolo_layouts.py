@@ -242,6 +242,12 @@ def test_a_list_without_the_other_subset_and_lists_alone(tmp_path):
     (root / "obj.data").write_text("train = train.txt\nnames = obj.names\n")
     told = read(root)[1]
     assert told == ["1 images are in none of the splits that are read (obj_valid_data/c.png)"]
+    # A list for one subset, a folder for the other.
+    (root / "obj.data").unlink()
+    (root / "valid.txt").unlink()
+    (root / "train.txt").write_text("obj_train_data/a.png")
+    assert list(read(root)[0]) == ["obj_train_data/a.png", "obj_valid_data/c.png"]
+    assert list(read(root, "val")[0]) == ["obj_valid_data/c.png"]
     root = put(tmp_path / "b", "imgs/a.png", "imgs/a.txt", "imgs/b.png", "imgs/b.txt")
     (root / "classes.txt").write_text("\ufeffvan\r\n")
     (root / "train.txt").write_text("imgs/a.png\n")

@@ -266,14 +266,15 @@ def _without_splits(
 def _found_splits(config: Config) -> tuple[dict[str, list[str]], Path | None]:
     """Splits as folders and lists are called, and the folder that holds all images, if one does."""
     path = config.places[0]
-    for top in (path, path / "data"):
-        darknet = {m[1]: [str(p)] for p in _folders(top) if (m := _DARKNET.fullmatch(p.name))}
-        if darknet:
-            return darknet, None
-    for top in (path, path / "data"):
-        lists = {p.stem: [str(p)] for p in _files(top) if _is_list(p, config.file)}
-        if lists:
-            return lists, None
+    tops = (path, path / "data")
+    found = {p.stem: [str(p)] for top in tops for p in _files(top) if _is_list(p, config.file)}
+    listed = set(map(split_kind, found))
+    for folder in (p for top in tops for p in _folders(top)):
+        match = _DARKNET.fullmatch(folder.name)
+        if match is not None and split_kind(match[1]) not in listed:
+            found[match[1]] = [str(folder)]
+    if found:
+        return found, None
     images = on_disk(str(path / "images"))
     if images is not None and Path(images).is_dir():
         inside = {p.name: [str(p)] for p in _folders(Path(images)) if _is_split(p)}
