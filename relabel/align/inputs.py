@@ -121,4 +121,5 @@ def _known(file: Path) -> dict[str, dict[str, str]]:
         known = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    fine = isinstance(known, dict) and all(isinstance(bad, dict) for bad in known.values())
+    return known if fine else {}

@@ -54,6 +54,11 @@ def loading(what: str, name: str, remedy: str, *, shown: str | None = None) -> I
     except RelabelError:
         raise
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"{what} {shown or name!r} wants to run code of its own, which relabel never does",
+                remedy="Give a checkpoint whose network is part of transformers.",
+            ) from error
         raise ConfigError(
             f"{what} {shown or name!r} cannot be loaded: {said_of(error)}", remedy=remedy
         ) from error
@@ -77,7 +82,13 @@ def image_processor(name: str) -> Any:
     try:
         with quiet_transformers():
             return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, ImportError):
+    except (OSError, ValueError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"the image processor of {name!r} wants to run code of its own, which relabel "
+                "never does",
+                remedy="Give a checkpoint whose network is part of transformers.",
+            ) from error
         return None
 
 

@@ -78,7 +78,7 @@ def _tell_boxes(dataset: DetectionDataset, problems: Problems, path: str) -> Non
             box = ", ".join(f"{v:g}" for v in boxes.xywh[row])
             what = dataset.space.names[boxes.category[row]]
             texts.append(
-                f"annotation {boxes.id[row]}: {what!r} [{box}] on {names[boxes.image[row]]}"
+                f"annotation {boxes.id[row]}: {what!r} [{box}] on {names[int(boxes.image[row])]}"
             )
         problems.warning(
             "boxes that repeat another of the same image, class and corners: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from relabel.errors import DataError
 from relabel.reports import charts, statistics
 from relabel.reports.page import Cell, embedded, nested, note, swatch, table, write_page
 from relabel.reports.pictures import Color, class_palette, draw_boxes
+from relabel.reports.style import escaped
 
 _PICTURE_WIDTH = 640
 
@@ -94,7 +94,7 @@ def _overview(target: DetectionDataset, sources: Sequence[SourceReport]) -> str:
     head = ["source", "images", "boxes before", "boxes after", "from a source box", "new"]
     head += ["dropped", "mean IoU with source box"]
     return (
-        f"<section><p>Target: <strong>{escape(target.name)}</strong>, "
+        f"<section><p>Target: <strong>{escaped(target.name)}</strong>, "
         f"{target.space.num_classes} classes, {len(target.images):,} images, "
         f"{int((~target.boxes.ignore).sum()):,} boxes. Counts leave ignored regions out.</p>"
         f"{table(head, rows)}</section>"
@@ -123,7 +123,7 @@ def _source(
     )
     score_chart = charts.histogram(scores[~np.isnan(scores)], title="Score", **share)
     parts = [
-        f'<section id="source-{k}"><h2>{escape(source.name)}</h2>',
+        f'<section id="source-{k}"><h2>{escaped(source.name)}</h2>',
         _pictures(source, palette, pictures, seed),
         "<h3>Classes: source to target</h3>",
         note(
@@ -224,7 +224,7 @@ def _matrix(flow: statistics.ClassFlow) -> str:
         ],
     }
     return made + "".join(
-        note(escape(f"{text}: {', '.join(names)}.")) for text, names in unused.items() if names
+        note(escaped(f"{text}: {', '.join(names)}.")) for text, names in unused.items() if names
     )
 
 
@@ -258,7 +258,7 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
             )
             text = f"{('Before', 'After')[k]}: {int((~ignore).sum())} boxes"
             sides.append(f"<div><span>{text}</span>{embedded(picture, text)}</div>")
-        name = escape(after.images.file_name[row])
+        name = escaped(after.images.file_name[row])
         figures.append(
             f"<figure><figcaption>{name} <small>{reason}</small></figcaption>"
             f'<div class="pair">{"".join(sides)}</div></figure>'
@@ -268,7 +268,7 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
         return left_out
     legends = "".join(
         f'<div><strong>{label}</strong><ul class="legend">'
-        + "".join(f"<li>{swatch(palette[n])}{escape(n)}</li>" for n in sorted(names))
+        + "".join(f"<li>{swatch(palette[n])}{escaped(n)}</li>" for n in sorted(names))
         + "</ul></div>"
         for label, names in (("Before", seen[0]), ("After", seen[1]))
     )

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relabel.reports.style import escaped
 from relabel.workspace.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ _RC: dict[Any, Any] = {
     "ytick.color": SOFT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
+    # Names are data: a $ in them begins no formula.
+    "text.parse_math": False,
     # Ids in SVG files are random without a salt.
     "svg.hashsalt": "relabel",
 }
@@ -74,9 +77,14 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg``, each complete or not at all, without a date in them."""
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    with rc_context(_RC):
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context(_RC), warnings.catch_warnings():
+        # A script that the font lacks is drawn as boxes; nobody can do anything about it here.
+        warnings.filterwarnings("ignore", message="Glyph ")
         for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
             with atomic_path(file) as temp:
                 figure.savefig(temp, dpi=_DPI, metadata=metadata, facecolor="white")
@@ -152,7 +160,7 @@ def _bar_chart(
 ) -> str:
     """Bars from each of k + 1 ``edges`` to the next; ``ticks`` and ``mark`` are places there."""
     total, most = sum(counts), max(counts, default=0)
-    caption = f"{escape(title)}{f'<small>{escape(note)}</small>' if note else ''}"
+    caption = f"{escaped(title)}{f'<small>{escaped(note)}</small>' if note else ''}"
     head = f'<figure class="chart"><figcaption>{caption}</figcaption>'
     if not total:
         return f"{head}<p>none</p></figure>"
@@ -196,7 +204,7 @@ def share_bar(parts: Mapping[str, int]) -> str:
     axes.set_ylim(-0.5, 0.5)
     axes.set_xticks([])
     legend = "".join(
-        f'<li><i style="background:var(--t{k % len(_TONES)})"></i>{escape(text)}</li>'
+        f'<li><i style="background:var(--t{k % len(_TONES)})"></i>{escaped(text)}</li>'
         for k, text in enumerate(texts.values())
     )
     svg = _inline(figure, ", ".join(texts.values()), tips, stretch=True)
@@ -234,12 +242,12 @@ def _inline(figure: Figure, label: str, tips: Mapping[Any, str], *, stretch: boo
         figure.savefig(stream, format="svg", metadata={"Date": None})
     body = stream.getvalue().partition("</defs>")[2]
     for k, tip in enumerate(tips.values()):
-        body = body.replace(f'<g id="tip{k}">', f"<g><title>{escape(tip)}</title>")
+        body = body.replace(f'<g id="tip{k}">', f"<g><title>{escaped(tip)}</title>")
     body = re.sub(r' id="[^"]*"| font-family: [^;]*;| transform="rotate\(-0 [^"]*"', "", body)
     body = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
     free = ' preserveAspectRatio="none"' if stretch else ""
     return (
-        f'<svg viewBox="0 0 {width} {height}"{free} role="img" aria-label="{escape(label)}">{body}'
+        f'<svg viewBox="0 0 {width} {height}"{free} role="img" aria-label="{escaped(label)}">{body}'
     )

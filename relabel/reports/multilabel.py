@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from relabel.reports.page import (
     write_page,
 )
 from relabel.reports.pictures import class_palette, draw_masks
+from relabel.reports.style import escaped
 
 _WIDTH = 420  # pixels of a picture
 _FONT = 17  # pixels of a name on it; pages show it at two thirds of its width
@@ -108,7 +108,7 @@ def write_multilabel_report(
         sections.append('<section id="pictures"><h2>Pictures</h2>' + _KEY)
         for group in groups:
             cards = "".join(_card(p, counts.confident) for p in pictures if p.group == group)
-            sections.append(f'<h3>{escape(group)}</h3><div class="cards">{cards}</div>')
+            sections.append(f'<h3>{escaped(group)}</h3><div class="cards">{cards}</div>')
         sections.append("</section>")
     sections += [_added(counts), _confused(counts), _skipped(counts)]
     contents = {"pictures": "Pictures"} if groups else {}
@@ -126,7 +126,7 @@ _KEY = note(
 
 def _overview(counts: Counts) -> str:
     tiles = "".join(
-        f"<div><strong>{escape(number(value))}</strong><span>{escape(name)}</span></div>"
+        f"<div><strong>{escaped(number(value))}</strong><span>{escaped(name)}</span></div>"
         for name, value in counts.numbers.items()
     )
     limit = f"p ≥ {counts.confident:g}"
@@ -163,7 +163,7 @@ def _card(picture: Picture, confident: float) -> str:
         color = swatch(palette[name]) if name in palette else '<i class="none"></i>'
         kinds = ["own"] if name == picture.original else []
         kinds += ["faint"] if prob < confident else []
-        text = f"<b>{escape(name)}</b>" if "own" in kinds else escape(name)
+        text = f"<b>{escaped(name)}</b>" if "own" in kinds else escaped(name)
         items.append(
             f'<li class="{" ".join(kinds)}">{color}<span>{text}</span><span>{prob:.2f}</span></li>'
         )
@@ -173,7 +173,7 @@ def _card(picture: Picture, confident: float) -> str:
     text = f"{picture.name}: {len(names)} regions"
     return (
         f"<figure>{embedded(drawn, text)}<figcaption>{listed}{rest}"
-        f"<small>{escape(picture.name)}</small></figcaption></figure>"
+        f"<small>{escaped(picture.name)}</small></figcaption></figure>"
     )
 
 

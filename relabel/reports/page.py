@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from relabel.reports.style import CSS
+from relabel.reports.style import CSS, escaped
 from relabel.workspace.atomic import atomic_write_bytes
 
 _JPEG_QUALITY = 82
@@ -47,14 +46,14 @@ def write_page(
     Returns:
         ``out``.
     """
-    links = "".join(f'<li><a href="#{k}">{escape(v)}</a></li>' for k, v in contents.items())
+    links = "".join(f'<li><a href="#{k}">{escaped(v)}</a></li>' for k, v in contents.items())
     folded = f"<section>{details('Settings', nested(settings))}</section>" if settings else ""
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><header>"
-        f"<h1>{escape(title)}</h1><nav><ul>{links}</ul></nav></header><main>"
+        f"<title>{escaped(title)}</title><style>{CSS}</style></head><body><header>"
+        f"<h1>{escaped(title)}</h1><nav><ul>{links}</ul></nav></header><main>"
         f"{''.join(sections)}{folded}</main></body></html>\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,11 +79,11 @@ def table(
     """
     num, name = ' class="num"', f' class="{kind}"' if kind else ""
     names = "".join(
-        f'<th scope="col"{num if k >= words else ""}><span>{escape(h)}</span></th>'
+        f'<th scope="col"{num if k >= words else ""}><span>{escaped(h)}</span></th>'
         for k, h in enumerate(head)
     )
     body = "".join(
-        f'<tr><th scope="row">{escape(str(row[0]))}</th>'
+        f'<tr><th scope="row">{escaped(str(row[0]))}</th>'
         + "".join(_cell(v, k >= words) for k, v in enumerate(row[1:], 1))
         + "</tr>"
         for row in rows
@@ -93,12 +92,12 @@ def table(
         f'<div class="scroll"><table{name}><thead><tr>{names}</tr>'
         f"</thead><tbody>{body}</tbody></table></div>"
     )
-    return f"<div><h4>{escape(title)}</h4>{made}</div>" if title else made
+    return f"<div><h4>{escaped(title)}</h4>{made}</div>" if title else made
 
 
 def _cell(value: object, right: bool) -> str:
     if not isinstance(value, Cell):
-        value = Cell(escape(number(value)), "num" if right else "")
+        value = Cell(escaped(number(value)), "num" if right else "")
     kind = f' class="{value.kind}"' if value.kind else ""
     style = f' style="{value.style}"' if value.style else ""
     return f"<td{kind}{style}>{value.html}</td>"
@@ -132,7 +131,7 @@ def nested(values: Mapping[str, Any]) -> str:
         head = ["", *(str(k) for k in flat[0])]
         parts.append(table(head, [[k, *v.values()] for k, v in inner.items()]))
     else:
-        parts += [f"<h4>{escape(str(k))}</h4>{nested(v)}" for k, v in inner.items()]
+        parts += [f"<h4>{escaped(str(k))}</h4>{nested(v)}" for k, v in inner.items()]
     return "".join(parts)
 
 
@@ -143,7 +142,7 @@ def note(html: str) -> str:
 
 def details(summary: str, html: str) -> str:
     """Something to unfold."""
-    return f"<details><summary>{escape(summary)}</summary>{html}</details>"
+    return f"<details><summary>{escaped(summary)}</summary>{html}</details>"
 
 
 def swatch(color: tuple[int, int, int]) -> str:
@@ -157,6 +156,6 @@ def embedded(picture: Image.Image, text: str) -> str:
     picture.save(stream, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     data = base64.b64encode(stream.getvalue()).decode()
     return (
-        f'<img alt="{escape(text)}" width="{picture.width}" height="{picture.height}" '
+        f'<img alt="{escaped(text)}" width="{picture.width}" height="{picture.height}" '
         f'loading="lazy" src="data:image/jpeg;base64,{data}">'
     )

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
+from relabel.errors import shown
+
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 
@@ -257,7 +259,7 @@ def _write_tags(
     placed: list[Rectangle] = []
     centres = (xyxy[order, :2] + xyxy[order, 2:]) / 2
     for i in order:
-        text = labels[i]
+        text = shown(labels[i])
         if scores is not None and not np.isnan(scores[i]):
             text = f"{text} {scores[i]:.2f}"
         tag = _place_tag(pen, text, font, tuple(xyxy[i].tolist()), picture.size, placed, centres)

@@ -1,5 +1,11 @@
 """The report's style sheet: light and dark, narrow and wide, screen and paper."""
 
+from __future__ import annotations
+
+from html import escape
+
+from relabel.errors import shown
+
 CSS = """
 :root{--bg:#fff;--fg:#1b1f24;--soft:#59636e;--line:#d5dae0;--panel:#f5f7f9;--heat:#3d8fd1;
 --bar:#2f74ad;--mark:#b3480a;--t0:var(--bar);--t1:#d98200;--t2:#12855f;--t3:#b0508f;--t4:#7a6ad8;
@@ -93,3 +99,8 @@ body{font-size:10.5pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exac
 figure,tr,.chart{break-inside:avoid}h2,h3,h4{break-after:avoid}.scroll{overflow:visible}
 nav{display:none}}
 """
+
+
+def escaped(text: str) -> str:
+    """A text that may hold anything, as a part of a page."""
+    return escape(shown(text))

@@ -63,4 +63,5 @@ def record(out: Path, stage: str, clock: Clock) -> None:
         runs = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         runs = []
+    runs = runs if isinstance(runs, list) else []
     atomic_write_json(file, [*runs, {"stage": stage, **clock.summary()}], indent=1)

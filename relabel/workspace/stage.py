@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relabel import __version__
-from relabel.errors import StageError
+from relabel.errors import DataError, StageError
+from relabel.files.json_text import read_object
 from relabel.workspace.atomic import TEMP_PREFIX, atomic_write_json, remove_leftovers
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
 from relabel.workspace.lock import LOCK_FILE, FolderLock
@@ -226,27 +227,28 @@ class Stage:
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / STAGE_FILE
         try:
-            written = json.loads(path.read_text(encoding="utf-8"))
+            path.lstat()
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
             raise StageError("a file is in the way of the stage's folder", file=path) from error
-        except ValueError as error:
-            raise StageError(
-                "not valid JSON", file=path, remedy="Remove the folder; the stage is then redone."
-            ) from error
-        if not isinstance(written, dict):
-            raise StageError("not a stage manifest", file=path, remedy="Remove the folder.")
-        return written
+        remedy = "Remove the folder; the stage is then redone."
+        try:
+            return read_object(path)
+        except DataError as error:
+            raise StageError(error.message, file=path, remedy=remedy) from error
 
     def _outputs_present(self, written: dict[str, Any]) -> bool:
-        for entry in written.get("outputs", {}).values():
-            path = self.folder / entry["path"]
-            if "files" in entry:
-                if not path.is_dir() or _folder_size(path) != (entry["files"], entry["bytes"]):
+        try:
+            for entry in written.get("outputs", {}).values():
+                path = self.folder / entry["path"]
+                if "files" in entry:
+                    if not path.is_dir() or _folder_size(path) != (entry["files"], entry["bytes"]):
+                        return False
+                elif not path.is_file() or path.stat().st_size != entry["bytes"]:
                     return False
-            elif not path.is_file() or path.stat().st_size != entry["bytes"]:
-                return False
+        except (AttributeError, KeyError, TypeError, ValueError):  # a manifest that was changed
+            return False
         return True
 
     def _is_empty(self) -> bool:

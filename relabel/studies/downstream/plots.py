@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from relabel.errors import shown
 from relabel.evaluation.tables import percentage
 from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure
 from relabel.studies.downstream.results import BASE, Comparison
@@ -61,7 +62,7 @@ def arms_figure(comparison: Comparison) -> Figure:
         colour = "black" if name in names else SOFT
         place = {"xycoords": axes.get_yaxis_transform(), "annotation_clip": False}
         axes.annotate(text, (1.02, y), va="center", color=colour, **place)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), [shown(row) for row in rows])
     for label in axes.get_yticklabels()[len(names) :]:
         label.set_color(SOFT)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -97,17 +98,17 @@ def classes_figure(comparison: Comparison) -> Figure:
     from matplotlib import colormaps
 
     classes, relative = comparison.classes, comparison.relative
-    shown = [name for name in comparison.arms if not relative or name != BASE]
+    told = [name for name in comparison.arms if not relative or name != BASE]
 
     def percents(measure: Callable[..., Mean | None], names: Sequence[str]) -> np.ndarray:
         """[classes, names], NaN where nothing was measured."""
         means = [[measure(name, category=c) for name in names] for c in classes]
         return 100 * np.array([[mean and mean.mean for mean in row] for row in means], float)
 
-    cells = percents(comparison.difference if relative else comparison.mean, shown)
-    columns = len(shown) + relative
+    cells = percents(comparison.difference if relative else comparison.mean, told)
+    columns = len(told) + relative
     width = 1.2 + 0.085 * max(map(len, classes)) + 0.72 * columns
-    deepest = max(map(len, shown))
+    deepest = max(map(len, told))
     figure, axes = new_figure(max(width, 4.0), 1.6 + 0.06 * deepest + 0.32 * len(classes))
     known = np.abs(cells[np.isfinite(cells)])
     top = max(float(known.max()) if known.size else 0.0, 2.0 if relative else 1.0)
@@ -137,13 +138,13 @@ def classes_figure(comparison: Comparison) -> Figure:
             fontsize=9.5,
             color=SOFT if blank else "white" if dark else INK,
         )
-    labels = [f"{BASE}, AP", *shown] if relative else shown
+    labels = [f"{BASE}, AP", *told] if relative else told
     axes.set_xlim(0, columns)
     axes.set_ylim(len(classes), 0)
     axes.set_xticks(
         np.arange(columns) + 0.5, labels, rotation=35, ha="left", rotation_mode="anchor"
     )
-    axes.set_yticks(np.arange(len(classes)) + 0.5, classes)
+    axes.set_yticks(np.arange(len(classes)) + 0.5, [shown(name) for name in classes])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for spine in axes.spines.values():
