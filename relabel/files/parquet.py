@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,11 @@ def open_parquet(path: str | Path, columns: Sequence[str] = ()) -> pq.ParquetFil
                     file=path,
                     remedy=_DAMAGED,
                 )
+        names = file.schema_arrow.names
+        twice = [name for name, n in Counter(names).items() if n > 1]
+        if twice:
+            file.close()
+            raise DataError(f"has the column {twice[0]!r} twice", file=path, remedy=_DAMAGED)
         missing = [name for name in columns if name not in file.schema_arrow.names]
         if missing:
             file.close()

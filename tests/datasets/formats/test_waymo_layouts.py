@@ -147,6 +147,15 @@ def test_columns_of_other_types(tmp_path: Path, column: str, values: list):
     load(tmp_path, "waymo_v2", Problems(skip_bad=True))
 
 
+def test_a_column_twice(tmp_path: Path):
+    native.waymo_v2(tmp_path)
+    file = tmp_path / "training/camera_box" / f"{C}.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column(table.column_names[4], table.column(4)), file)
+    with pytest.raises(DataError, match=r"has the column .* twice"):
+        load(tmp_path, "waymo_v2")
+
+
 @pytest.mark.parametrize("value", [1e30, -1e30, 2.5, float("inf"), float("nan")])
 def test_types_that_are_no_small_number(tmp_path: Path, value: float):
     native.waymo_v2(tmp_path)
