@@ -196,6 +196,10 @@ def _report(error: Exception, debug: bool) -> int:
         return _fail("error: out of memory. Use a smaller batch size, or --workers 0.")
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return _fail("error: a path begins with ~ and the name of no user. Check the path.")
+    if isinstance(error, UnicodeEncodeError):
+        # Of a path, since texts of files are read as UTF-8.
+        text = f"error: {str(error.object)[:200]!r} holds bytes that are not UTF-8 text"
+        return _fail(f"{text}, which cannot be written into a file. Rename the file or folder.")
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename else ""
         return _fail(f"error: {file}{error.strerror}")

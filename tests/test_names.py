@@ -123,3 +123,16 @@ def test_a_dollar_in_a_name_begins_no_formula(tmp_path: Path) -> None:
     axes.annotate("$\\frac$", (0.5, 0.5))
     axes.text(0, 0, "車 $\\x$")
     assert all(file.stat().st_size > 1000 for file in save_figure(figure, tmp_path / "plot"))
+
+
+def test_undecodable_folders_are_one_line(capsys, coco_set, tmp_path: Path) -> None:
+    """A COCO file cannot state where its images are if that is no text."""
+    root = coco_set("a", ["car"])
+    folder = tmp_path / "b\udcff"
+    root.rename(folder)
+    status, out, err = run(capsys, "datasets", "describe", folder, "--format", "coco", "--json")
+    assert (status, err, json.loads(out)["boxes"]) == (0, "", 4)
+    convert = ["datasets", "convert", folder, "--format", "coco", "--to", "coco", "--out"]
+    status, _, err = run(capsys, *convert, tmp_path / "o.json")
+    assert status == 1 and err.count("\n") == 1 and "\\udcff" in err
+    assert "unexpected" not in err

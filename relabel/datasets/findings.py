@@ -12,6 +12,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -123,17 +124,21 @@ def _tell_spellings(datasets: Sequence[DetectionDataset], problems: Problems, pa
 
 def _tell_unmentioned(places: Mapping[str, Sequence[str]], problems: Problems) -> None:
     """Image files that lie beside the dataset's and are none of its images."""
-    known = {os.path.realpath(place) for found in places.values() for place in found}
-    folders = sorted({os.path.dirname(place) for place in known})  # noqa: PTH120
-    for folder in folders:
+    real_folder = cache(os.path.realpath)
+    known: dict[str, set[str]] = defaultdict(set)
+    for place in (place for found in places.values() for place in found):
+        folder, _, name = place.rpartition("/")
+        known[real_folder(folder)].add(name)
+    for folder, ours in sorted(known.items()):
         try:
             with os.scandir(folder) as entries:
                 names = [e.name for e in entries if Path(e.name).suffix.lower() in _SUFFIXES]
         except OSError:
             continue
-        real = os.path.realpath(folder)
-        free = [n for n in names if not is_hidden(n) and f"{real}/{n}" not in known]
-        free = [n for n in free if os.path.realpath(f"{real}/{n}") not in known]
+        free = [name for name in names if name not in ours and not is_hidden(name)]
+        if free:  # links in the same folder stand for what they lead to
+            ours |= {os.path.realpath(f"{folder}/{name}").rpartition("/")[2] for name in ours}
+            free = [name for name in free if name not in ours]
         if free:
             problems.warning(
                 "images in this folder that are not of the dataset, since no label mentions them: "

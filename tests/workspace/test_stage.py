@@ -136,6 +136,25 @@ def test_a_damaged_manifest_names_the_file(tmp_path: Path) -> None:
         _stage(tmp_path / "1").status()
 
 
+@pytest.mark.parametrize("text", ["", "[]", "7", "[" * 100_000, '{"a": 1, "a": 2}', "\0", "\xff"])
+def test_what_is_no_manifest_is_one_line(tmp_path: Path, text: str) -> None:
+    _finished(tmp_path / "1")
+    (tmp_path / "1" / "stage.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(StageError, match=r"stage\.json: ") as caught:
+        _stage(tmp_path / "1").status()
+    assert "the stage is then redone" in (caught.value.remedy or "")
+
+
+@pytest.mark.parametrize(
+    "outputs", [7, [], {"m": 7}, {"m": {}}, {"m": {"path": 7}}, {"m": {"path": "model.bin"}}]
+)
+def test_changed_outputs_of_a_manifest_are_not_done(tmp_path: Path, outputs: object) -> None:
+    stage = _finished(tmp_path / "1")
+    file = tmp_path / "1" / "stage.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "outputs": outputs}))
+    assert stage.status() == "partial"
+
+
 def test_folder_outputs_are_checked_by_size(tmp_path: Path) -> None:
     stage = _stage(tmp_path / "1")
     stage.begin()
