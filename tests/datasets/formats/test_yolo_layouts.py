@@ -133,6 +133,14 @@ def test_labels_beside_the_images(tmp_path):
     assert told[1:] == ["1 of 3 label files have no image and are left out (label photos/c.txt)"]
 
 
+def test_of_several_folders_called_images_the_last_counts_first(tmp_path):
+    root = config(tmp_path, TRAIN)
+    put(root, "images/1/images/a.png", "images/1/labels/a.txt", "labels/1/images/a.txt")
+    put(root, "images/2/Images/b.png", "labels/2/Images/b.txt")
+    (root / "labels/1/images/a.txt").write_text(ROW * 2)
+    assert read(root) == ({"images/1/images/a.png": 1, "images/2/Images/b.png": 1}, [])
+
+
 def test_linked_folders_are_followed_and_told_where_they_lead_out(tmp_path):
     root = put(config(tmp_path / "d", TRAIN), "images/own/c.png", "labels/own/c.txt")
     put(root, "labels/seqA/a.txt", "labels/in/b.txt", "more/b.png")

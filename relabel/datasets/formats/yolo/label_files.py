@@ -138,14 +138,13 @@ class LabelFiles:
         parts = folder.split("/")
         # The dataset's own folder may be the one called images.
         first = self._root.count("/")
-        for exact in (True, False):
-            for at in range(len(parts) - 1, first - 1, -1):
-                if parts[at] == "images" or (not exact and parts[at].lower() == "images"):
-                    found = on_disk("/".join([*parts[:at], "labels", *parts[at + 1 :]]))
-                    if found is not None and os.path.isdir(found):  # noqa: PTH112
-                        return [found, folder]
-                    break
-        return [folder]
+        named = [i for i in range(first, len(parts)) if parts[i].lower() == "images"]
+        places = []
+        for at in sorted(named, key=lambda i: (parts[i] != "images", -i)):
+            found = on_disk("/".join([*parts[:at], "labels", *parts[at + 1 :]]))
+            if found is not None and os.path.isdir(found):  # noqa: PTH112
+                places.append(found)
+        return [*places, folder]
 
     def _find(self, places: Sequence[str], stem: str) -> str | None:
         for place in places:
