@@ -131,7 +131,9 @@ def misfit(name: str, value: Any, hint: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
     near = near_matches(value, choices_of(hint)) if isinstance(value, str) else ""
-    return f"{name} is {value!r} and must be {describe_type(hint)}{near}"
+    text = repr(value)
+    text = text if len(text) <= 100 else f"{text[:97]}..."
+    return f"{name} is {text} and must be {describe_type(hint)}{near}"
 
 
 def describe_type(hint: Any) -> str:

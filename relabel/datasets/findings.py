@@ -124,7 +124,7 @@ def _tell_spellings(datasets: Sequence[DetectionDataset], problems: Problems, pa
 
 def _tell_unmentioned(places: Mapping[str, Sequence[str]], problems: Problems) -> None:
     """Image files that lie beside the dataset's and are none of its images."""
-    real_folder = cache(os.path.realpath)
+    real_folder = cache(lambda folder: str(Path(folder).resolve()))
     known: dict[str, set[str]] = defaultdict(set)
     for place in (place for found in places.values() for place in found):
         folder, _, name = place.rpartition("/")

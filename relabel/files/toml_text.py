@@ -34,6 +34,10 @@ def _shallow(table: dict[str, Any], path: str | Path) -> dict[str, Any]:
     level: list[Any] = [table]
     for _ in range(_MOST_DEPTH):
         level = [v for c in level for v in (c.values() if isinstance(c, dict) else c)]
+        if any(isinstance(v, int) and not -(1 << 63) <= v < 1 << 63 for v in level):
+            raise ConfigError(
+                "holds a whole number of more than 64 bits", file=path, remedy="Correct the file."
+            )
         level = [v for v in level if isinstance(v, dict | list)]
         if not level:
             return table

@@ -36,6 +36,7 @@ def test_byte_order_marks_and_line_ends_do_not_matter(
         (b"x = " + b"[" * 9000, "nested too deeply"),
         ("[lat]\nx." + "a." * 900 + "b = 1", "nested more than 64 deep"),
         ("[lat]\nx = " + "9" * 9000, "not valid TOML"),
+        ("[lat]\nx = [0x" + "f" * 9000 + "]", "more than 64 bits"),
         (TABLE + TABLE, "not valid TOML"),
         (TABLE + 'format = "voc"', "not valid TOML"),
         ("[datasets.road]\nroot = 3", "[datasets.road]: root must be a text"),
