@@ -184,13 +184,14 @@ def clean_boxes(
         DataError: a bad box, unless problems are to be skipped.
     """
     keep = real_boxes(xywh, problems, file, record_of)
-    empty = keep & ((xywh[:, 2] == 0) | (xywh[:, 3] == 0))
-    problems.count(EMPTY, int(empty.sum()), map(record_of, np.flatnonzero(empty).tolist()))
-    keep &= ~empty
+    if len(xywh) and not xywh[:, 2:].all():
+        empty = keep & ((xywh[:, 2] == 0) | (xywh[:, 3] == 0))
+        problems.count(EMPTY, int(empty.sum()), map(record_of, np.flatnonzero(empty).tolist()))
+        keep &= ~empty
 
-    width, height = widths[image], heights[image]
-    width = np.where(width > 0, width, np.inf)
-    height = np.where(height > 0, height, np.inf)
+    # Of the images first, which are fewer than boxes.
+    width = np.where(widths > 0, widths, np.inf)[image]
+    height = np.where(heights > 0, heights, np.inf)[image]
     # A NaN compares false everywhere, and is no longer kept anyway.
     sides = (
         (xywh[:, 0] < -_ROUNDING)
@@ -227,6 +228,11 @@ def real_boxes(
     Raises:
         DataError: there are such, unless problems are to be skipped.
     """
+    # Without a copy where all is well, as it is in nearly every file; NaN compares false.
+    if len(xywh) == 0 or (
+        xywh.min() > -_LARGEST and xywh.max() < _LARGEST and xywh[:, 2:].min() >= 0
+    ):
+        return np.ones(len(xywh), bool)
     usable = np.asarray((np.abs(xywh) < _LARGEST).all(axis=1))  # False of NaN
     bad = ~usable | (xywh[:, 2] < 0) | (xywh[:, 3] < 0)
     for row in np.flatnonzero(bad).tolist():

@@ -212,7 +212,7 @@ def find_images(images: Images, root: Path, file: Path, problems: Problems) -> I
     absent = _absent(root, names)
     if len(absent) == len(names) and not any("/" in name for name in names):
         places = _below(root, set(names))
-        found = [places.get(name, "") for name in names]
+        found = [places.get(name, "") for name in names] if places else []
         if any(found):
             images = replace(images, location=found)
             absent = [name for name, place in zip(names, found, strict=True) if not place]
@@ -223,7 +223,8 @@ def find_images(images: Images, root: Path, file: Path, problems: Problems) -> I
 def _absent(root: Path, names: Sequence[str]) -> list[str]:
     """The names that are not there; listing a folder is faster than asking for each file."""
     there: set[str] = set()
-    for folder in {name.rpartition("/")[0] for name in names}:
+    nested = "/" in "\n".join(names)
+    for folder in {name.rpartition("/")[0] for name in names} if nested else {""}:
         prefix = f"{folder}/" if folder else ""
         with suppress(OSError, ValueError):
             found = os.listdir(root / folder)  # noqa: PTH208 (names only)

@@ -95,10 +95,13 @@ def read(
 
 def _tell_root_class(space: LabelSpace, boxes: Boxes, file: Path, problems: Problems) -> None:
     """Name a class that only groups the others, as Roboflow adds one."""
-    used = set(np.unique(boxes.category).tolist())
+    counts = np.bincount(boxes.category, minlength=len(space.categories))
+    groups = {c.supercategory for c in space.categories}
     for i, category in enumerate(space.categories):
+        if counts[i] or category.name not in groups:
+            continue
         below = [c.name for c in space.categories if c.supercategory == category.name != c.name]
-        if i in used or not below:
+        if not below:
             continue
         problems.warning(
             f"category {category.name!r} has no boxes and only groups others "
