@@ -180,7 +180,13 @@ def load(
     dataset.save()
     if fo.dataset_exists(name):
         fo.delete_dataset(name)
-    dataset.name = name
+    try:
+        dataset.name = name
+    except ValueError as error:
+        raise ConfigError(
+            f"FiftyOne takes no dataset called {name!r}: {_reason(error)}",
+            remedy="Choose another with --name.",
+        ) from error
     dataset.persistent = True
     first = dataset.first().filepath if len(dataset) else None
     if first and not Path(first).is_file():
@@ -231,9 +237,9 @@ def _import(fo: Any, dataset: Any, folder: Path, file: Path) -> list[str]:
         return dataset.add_dir(
             dataset_dir=str(folder.resolve()), dataset_type=fo.types.FiftyOneDataset
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # its database takes less than its files may hold
         raise DataError(
-            f"not a FiftyOne dataset that can be imported: {error}",
+            f"not a FiftyOne dataset that can be imported: {_reason(error)}",
             file=file,
             remedy="Write it again with `relabel align`.",
         ) from error
