@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,6 +36,7 @@ Fault = Callable[[str], str | None]
 _MOST_PATH = 4000
 _RENAME_CLASS = "Rename the class, for example with --map."
 _RENAME_IMAGE = "Rename the image file, and its name in the dataset."
+_EMPTY = frozenset((b"", b'""', b"null", b"0", b"false", b"[]", b"{}"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -310,7 +312,7 @@ def lost_of_file(dataset: DetectionDataset) -> list[str]:
     """What classes, images and the file as a whole have beside names and sizes."""
     images, space = dataset.images, dataset.space
     shown = []
-    groups = sum(c.supercategory is not None for c in space.categories)
+    groups = sum(bool(c.supercategory) for c in space.categories)
     if groups:
         shown.append(f"supercategories ({groups})")
     if not np.array_equal(images.id, np.arange(1, len(images) + 1)):
@@ -318,10 +320,21 @@ def lost_of_file(dataset: DetectionDataset) -> list[str]:
     fields = field_counts(images.extra)
     shown += [f"{name} of images ({count:,})" for name, count in fields.items()]
     fields = {**dataset.info}
-    info = fields.pop("info", None)
-    if isinstance(info, dict) and set(info) - {"relabel"}:
-        fields["info"] = info
-    return shown + [f"`{name}`" for name, value in fields.items() if value]
+    info = fields.get("info")
+    if isinstance(info, dict):
+        fields["info"] = {k: v for k, v in info.items() if k != "relabel"}
+    if fields.pop("category_fields", None):
+        shown.append("further fields of categories")
+    return shown + [f"`{name}`" for name, value in fields.items() if _says(value)]
+
+
+def _says(value: Any) -> bool:
+    """Whether a field says anything: many tools write all fields, most of them empty."""
+    if isinstance(value, dict):
+        return any(map(_says, value.values()))
+    if isinstance(value, list):
+        return any(map(_says, value))
+    return bool(value)
 
 
 def field_counts(extra: Sequence[bytes | None] | None, keeps: Sequence[str] = ()) -> dict[str, int]:
@@ -332,7 +345,8 @@ def field_counts(extra: Sequence[bytes | None] | None, keeps: Sequence[str] = ()
     names, columns = getattr(extra, "names", None), getattr(extra, "columns", None)
     if names is not None and columns is not None:
         pairs = zip(names, columns, strict=True)
-        found = {name: sum(1 for v in column if len(bytes(v))) for name, column in pairs}
+        found = {name: sum(bytes(v) not in _EMPTY for v in column) for name, column in pairs}
     else:
-        found = dict(Counter(name for fields in extra if fields for name in json.loads(fields)))
+        records = (json.loads(fields) for fields in extra if fields)
+        found = dict(Counter(k for fields in records for k, v in fields.items() if _says(v)))
     return {name: n for name, n in found.items() if n and name not in keeps}

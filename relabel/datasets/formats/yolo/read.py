@@ -115,4 +115,5 @@ def _to_pixels(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
     high = np.where((high > 1) & (high <= 1 + _ROUNDING), 1, high)
     # Of a box that is no box the sign must stay, for the check that follows.
     size = np.where(box[:, 2:] > 0, high - low, box[:, 2:])
-    return np.concatenate([low, size], axis=1) * scale
+    # Digits below a billionth of a pixel are those of the fractions' rounding, not of the box.
+    return np.round(np.concatenate([low, size], axis=1) * scale, 9)

@@ -90,7 +90,7 @@ def write(
 
     def content(row: int) -> bytes:
         lines = [
-            f"{boxes.category[i]} " + " ".join(f"{v:.12g}" for v in numbers[i]) + "\n"
+            f"{boxes.category[i]} " + " ".join(f"{v:.15g}" for v in numbers[i]) + "\n"
             for i in range(rows[row], rows[row + 1])
             if keep[i]
         ]
