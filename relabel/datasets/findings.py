@@ -57,9 +57,14 @@ def tell_findings(
 
 
 def _plain_images(dataset: DetectionDataset) -> list[str]:
-    """Paths of the images that are files of their own; packed ones are not compared."""
-    places = [image_location(dataset, row) for row in range(len(dataset))]
-    return [place for place in places if not is_packed(place)]
+    """Paths of the images that are files of their own; packed ones are not compared.
+
+    Folders are real ones, so that an image has one path, however its split is reached.
+    """
+    real_folder = cache(lambda folder: str(Path(folder).resolve()))
+    places = (image_location(dataset, row) for row in range(len(dataset)))
+    parts = (place.rpartition("/") for place in places if not is_packed(place))
+    return [f"{real_folder(folder)}/{name}" for folder, _, name in parts]
 
 
 def _tell_boxes(dataset: DetectionDataset, problems: Problems, path: str) -> None:
@@ -124,11 +129,10 @@ def _tell_spellings(datasets: Sequence[DetectionDataset], problems: Problems, pa
 
 def _tell_unmentioned(places: Mapping[str, Sequence[str]], problems: Problems) -> None:
     """Image files that lie beside the dataset's and are none of its images."""
-    real_folder = cache(lambda folder: str(Path(folder).resolve()))
     known: dict[str, set[str]] = defaultdict(set)
     for place in (place for found in places.values() for place in found):
         folder, _, name = place.rpartition("/")
-        known[real_folder(folder)].add(name)
+        known[folder].add(name)
     for folder, ours in sorted(known.items()):
         try:
             with os.scandir(folder) as entries:
@@ -159,7 +163,7 @@ def _tell_duplicates(places: Mapping[str, Sequence[str]], problems: Problems, pa
     groups = [[place] for place, names in splits.items() if len([n for n in names if n]) > 1]
     for group in [*groups, *_same_bytes(list(splits))]:
         names = sorted({name for place in group for name in splits[place] if name})
-        text = " and ".join(os.path.basename(place) for place in group[:2])  # noqa: PTH119
+        text = " and ".join("/".join(place.split("/")[-2:]) for place in group[:2])
         if len(names) > 1:
             leaks[tuple(names)].append(text)
         if len(group) > max(1, len(names)):

@@ -44,7 +44,8 @@ def test_images_in_two_splits_are_found_by_content(coco_set, validate) -> None:
     split_in_two(root)
     assert validate(root) == []
     shutil.copy(root / "images/000.png", root / "images/003.png")
-    message = "images that the splits train and val share, by content: 1 (000.png and 003.png)"
+    message = "images that the splits train and val share, by content: 1 "
+    message += "(images/000.png and images/003.png)"
     expected = [("warning", message)]
     assert validate(root) == expected
     assert validate(root, "--split", "val") == expected
@@ -61,7 +62,7 @@ def test_one_file_in_two_splits_is_found(coco_set, validate) -> None:
     edit_json(root / "val.json", share)
     (root / "images/002.png").unlink()
     ((_, message),) = validate(root)
-    assert message == "images that the splits train and val share, by content: 1 (001.png)"
+    assert message == "images that the splits train and val share, by content: 1 (images/001.png)"
 
 
 def test_yolo_that_validates_on_its_training_images(coco_set, tmp_path: Path, validate) -> None:
@@ -115,7 +116,7 @@ def test_doubtful_boxes_and_classes_come_with_counts_and_records(coco_set, valid
         "(annotation 50: 'car' [4, 5, 8, 6] on images/000.png)",
         "images in this folder that are not of the dataset, since no label mentions them: 1 "
         "(stray.png)",
-        "images that are there more than once, by content: 1 (000.png and 009.png)",
+        "images that are there more than once, by content: 1 (images/000.png and images/009.png)",
         "no boxes of 1 of 5 classes ('tram')",
         "no boxes on 1 of 5 images (images/009.png)",
         "the classes 'Traffic Light', 'traffic_light' may be one in several spellings; "
