@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from relabel.cli import main
 from relabel.datasets.formats.registry import read_dataset
@@ -403,3 +404,15 @@ def test_aliases_in_data_yaml_do_not_explode(tmp_path):
     text = "\n".join(["l0: &l0 [a]", *levels, "names: *l9"])
     with pytest.raises(DataError, match=r"data\.yaml, line \d+: aliases"):
         names_of(tmp_path, text)
+
+
+def test_fractions_are_of_the_upright_picture(tmp_path):
+    root = put(config(tmp_path, TRAIN), "labels/a.txt")
+    (root / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright: stored 100 x 40, shown 40 x 100
+    Image.new("RGB", (100, 40)).save(root / "images/a.jpg", exif=exif)
+    (root / "labels/a.txt").write_text("0 0.25 0.1 0.5 0.2")
+    found = read_dataset(root, "yolo")
+    assert (found.images.width.tolist(), found.images.height.tolist()) == ([40], [100])
+    assert found.boxes.xywh[0] == pytest.approx([0, 0, 20, 20])
