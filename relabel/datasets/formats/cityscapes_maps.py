@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from relabel.datasets.formats.box_checks import SKIP, size_text
-from relabel.datasets.formats.records import convert_record
+from relabel.datasets.formats.records import convert_record, may_repeat
 from relabel.errors import DataError, Problems, did_you_mean
 from relabel.files.images import open_image
 from relabel.files.json_text import parse_json
@@ -230,8 +230,12 @@ def _label_id(label: str) -> tuple[int, bool] | None:
 def _read_annotation(file: Path, problems: Problems) -> _Annotation | _LooseAnnotation:
     data = read_bytes(file, remedy="Download the annotations again.")
     try:
-        return msgspec.json.decode(data, type=_Annotation)
-    except msgspec.MsgspecError:
+        found = msgspec.json.decode(data, type=_Annotation)
+        objects = len(found.objects)
+        if may_repeat(data, {"objects": 1, "label": objects, "polygon": objects}):
+            parse_json(data, file)
+        return found
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         loose = convert_record(
             parse_json(data, file),
             _LooseAnnotation,

@@ -96,6 +96,26 @@ def test_coordinates_outside(tmp_path: Path, far):
         load(tmp_path)
 
 
+def test_damaged_json(tmp_path: Path):
+    native.cityscapes(tmp_path, instances=False)
+    file = tmp_path / f"{TRUTH}polygons.json"
+    text = file.read_bytes()
+    deep = b'"deleted": ' + b"[" * 5000 + b"]" * 5000 + b", "
+    for bad, what in (
+        (text.replace(b'"label"', deep + b'"label"', 1), "nested too deeply|polygons"),
+        (text.replace(b'"road"', b'"road", "label": "car"', 1), "the key 'label' appears twice"),
+        (text.replace(b'"objects"', b'"objects": [], "objects"', 1), "the key 'objects' appears"),
+        (text.replace(b'"road"', b'"r\xfcad"', 1), "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ):
+        file.write_bytes(bad)
+        with pytest.raises(DataError, match=what) as caught:
+            load(tmp_path)
+        assert caught.value.file == str(file)
+    file.write_bytes(b"\xef\xbb\xbf" + text)
+    assert len(load(tmp_path).boxes) == 12
+
+
 def test_split_names(tmp_path: Path):
     native.cityscapes(tmp_path, split="val")
     assert len(load(tmp_path, split="validation")) == 2
