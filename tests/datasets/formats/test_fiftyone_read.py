@@ -241,6 +241,41 @@ def test_other_fields_cannot_replace_those_of_a_coco_record(tmp_path):
     assert json.loads(back.boxes.extra[0])["segmentation"] == [[1, 2]]  # type: ignore[index]
 
 
+@pytest.mark.parametrize(("classes", "car"), [(None, "car"), (["bus", "car"], 1)])
+def test_one_file_of_labels(tmp_path, classes, car):
+    """FiftyOneImageDetectionDataset: boxes by the image's name without its suffix."""
+    for name in ("a.png", "cam/b.png"):
+        write_image(tmp_path / "data" / name, 64, 48)
+    boxes = [
+        {"label": car, "bounding_box": [0.25, 0.5, 0.5, 0.25], "attributes": {"iscrowd": 1}},
+        {"label": "bus", "bounding_box": [0, 0, 1, 1], "attributes": {"u": "v"}},
+    ]
+    write_json(
+        tmp_path / "labels.json", {"classes": classes, "labels": {"a": boxes, "cam/b": None}}
+    )
+    problems = Problems()
+    dataset = read_dataset(tmp_path, "fiftyone", problems=problems)
+    assert dataset.image_path(1) == tmp_path / "data/cam/b.png"
+    assert dataset.boxes.xywh.tolist() == [[16, 24, 32, 12], [0, 0, 64, 48]]
+    assert [dataset.space.names[c] for c in dataset.boxes.category] == ["car", "bus"]
+    assert dataset.boxes.ignore.tolist() == [True, False]
+    assert json.loads((dataset.boxes.extra or [])[1] or b"") == {"u": "v"}
+    assert problems.found == []
+
+    def move(data: dict[str, Any]) -> None:
+        data["labels"]["c"] = data["labels"].pop("cam/b")
+
+    edit_json(tmp_path / "labels.json", move)
+    read_dataset(tmp_path, "fiftyone", problems=problems)
+    assert [("cam/b.png" in p.message, "label c" in p.message) for p in problems.found] == [
+        (True, False),
+        (False, True),
+    ]
+    write_json(tmp_path / "labels.json", {"images": [], "annotations": [], "categories": []})
+    with pytest.raises(DataError, match="is COCO: read it with --format coco"):
+        read_dataset(tmp_path, "fiftyone")
+
+
 def relabelled(root: Path):
     """One image with two boxes of a source's, the first doubtful."""
     write_image(root / "a.png", 64, 48)

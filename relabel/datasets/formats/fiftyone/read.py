@@ -1,7 +1,8 @@
 """FiftyOne dataset folders, as ``dataset.export`` and `relabel.datasets.formats.fiftyone.write` do.
 
 Format: ``fiftyone.types.FiftyOneDataset`` of FiftyOne 1.22: ``metadata.json`` with the fields,
-``samples.json`` (or ``samples/*.json``) with one document per image. Boxes are ``[x, y, w, h]`` in
+``samples.json`` (or ``samples/*.json``) with one document per image; or one ``labels.json``, see
+`relabel.datasets.formats.fiftyone.labels_json`. Boxes are ``[x, y, w, h]`` in
 fractions of the image, 0-based and continuous. Read without a database and without importing
 fiftyone.
 
@@ -28,6 +29,7 @@ from relabel.datasets.formats.fiftyone.fields import (
     plain,
     stored_fields,
 )
+from relabel.datasets.formats.fiftyone.labels_json import documents_of_labels
 from relabel.datasets.formats.pairing import tell_absent
 from relabel.datasets.formats.records import convert_record
 from relabel.datasets.formats.splits import find_split
@@ -69,9 +71,12 @@ def read(
         DataError: missing or damaged files, another kind of media, no label field or several to
             choose from, no such tag, boxes or names of the wrong type.
     """
-    metadata = read_object(path / "metadata.json", remedy=_REMEDY)
+    if not (path / "metadata.json").exists() and (path / "labels.json").is_file():
+        file, (metadata, documents) = path / "labels.json", documents_of_labels(path, problems)
+    else:
+        metadata = read_object(path / "metadata.json", remedy=_REMEDY)
+        file, documents = _documents(path)
     ours = _ours(metadata, path / "metadata.json")
-    file, documents = _documents(path)
     samples: list[tuple[Sample, dict[str, Any]]] = []
     for i, document in enumerate(documents):
         record = _record(i, document)
