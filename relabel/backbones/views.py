@@ -56,7 +56,8 @@ def loading(what: str, name: str, remedy: str, *, shown: str | None = None) -> I
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise ConfigError(
-                f"{what} {shown or name!r} wants to run code of its own, which relabel never does",
+                f"{what} {shown or name!r} cannot be loaded: it wants to run code of its own, "
+                "which relabel never does",
                 remedy="Give a checkpoint whose network is part of transformers.",
             ) from error
         raise ConfigError(
@@ -85,8 +86,8 @@ def image_processor(name: str) -> Any:
     except (OSError, ValueError, ImportError) as error:
         if "trust_remote_code" in str(error):
             raise ConfigError(
-                f"the image processor of {name!r} wants to run code of its own, which relabel "
-                "never does",
+                f"image processor of {name!r} cannot be loaded: it wants to run code of its own, "
+                "which relabel never does",
                 remedy="Give a checkpoint whose network is part of transformers.",
             ) from error
         return None
