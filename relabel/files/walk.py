@@ -39,28 +39,34 @@ def _found(root: str, suffixes: Collection[str] | None) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
     linked: list[str] = []
     waiting = [""]
+    home = os.path.realpath(root)
     while waiting or linked:
         # Links wait until every real folder is known, so that they do not take their place.
-        folder = waiting.pop() if waiting else linked.pop(0)
+        link = not waiting
+        folder = linked.pop(0) if link else waiting.pop()
         path = f"{root}/{folder}" if folder else root
         try:
             place = os.stat(path)  # noqa: PTH116
             if (place.st_dev, place.st_ino) in seen:
                 continue
             seen.add((place.st_dev, place.st_ino))
+            # A link to a folder above, up to the whole disk, is a loop and not a part.
+            if link and Path(home).is_relative_to(os.path.realpath(path)):
+                continue
             with os.scandir(path) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
+            kinds = [entry.is_dir() for entry in inside]
         except OSError as error:
             raise DataError(
                 f"folder cannot be listed: {error.strerror}",
                 file=path,
                 remedy="Check its permissions.",
             ) from error
-        for entry in inside:
+        for entry, is_folder in zip(inside, kinds, strict=True):
             if is_hidden(entry.name):
                 continue
             below = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
+            if is_folder:
                 (linked if entry.is_symlink() else waiting).append(below)
             elif suffixes is None or os.path.splitext(entry.name)[1].lower() in suffixes:  # noqa: PTH122
                 yield below

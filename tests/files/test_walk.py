@@ -26,6 +26,8 @@ def test_hidden_files_are_no_data_and_linked_folders_are_followed_once(tmp_path:
     (root / "seq2").symlink_to("../store")
     (root / "a/up").symlink_to("..")
     (root / "gone").symlink_to("nowhere")
+    (root / "all").symlink_to("/")
+    (root / "above").symlink_to("../..")
     assert walk_files(root, {".jpg"}) == ["a/x.JPG", "b.jpg", "seq/s.jpg"]
     assert "a/n.txt" in walk_files(root) and "gone" in walk_files(root)
 
