@@ -75,6 +75,9 @@ class FolderLock:
 
     def release(self) -> None:
         if self._stream is not None:
+            # The file stays, as others may wait for it, but says nothing of this process.
+            with suppress(OSError):
+                self._stream.truncate(0)
             self._stream.close()
             self._stream = None
 

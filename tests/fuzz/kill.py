@@ -2,9 +2,10 @@
 
     python -m tests.fuzz.kill 200 --seed 1 --scratch /tmp/kills
 
-Every kill takes the next of the jobs: `convert` to each format with images copied, linked or left
-where they are, and `imagenet-multilabel`. Most processes are killed while they write: the delay is
-drawn once the output folder is there. Some runs are killed again before they may finish.
+Every round takes the next of the jobs: `convert` to each format with images copied, linked or as it
+does by itself, and `imagenet-multilabel`. Most processes are killed while they write: the delay is
+drawn once the output folder is there. Some runs are killed again before they may finish. Most start
+with all imports done, since nothing is written before; every tenth starts from nothing.
 
 After a kill the folder is read, which must give the whole dataset or a refusal; after the rerun
 every byte of the folder, links and hidden files too, must be that of an undisturbed run.
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from relabel import cli
 from relabel.datasets.formats.output import MARKER
 from relabel.datasets.formats.registry import read_dataset
 from relabel.errors import DataError
@@ -37,7 +39,6 @@ from tests.builders.datasets import coco_set, write_pixels
 
 IMAGES, CLASSES = 400, ("car", "van")
 _FORMATS = ("coco", "voc", "yolo", "fiftyone")
-_WRITES = 0.5  # seconds for which a conversion writes about
 # A run of `imagenet-multilabel` as small as one that goes through every stage.
 _TINY = (
     *("--classifier", "probe", "--image-size", "64", "--set", "maskcut.stride=4", "--tau", "0.9"),
@@ -62,9 +63,6 @@ class Job:
     arguments: Sequence[str]
     format: str = ""
     compared: str = ""
-
-    def command(self, out: Path) -> list[str]:
-        return [sys.executable, "-m", "relabel", *self.arguments, "--out", str(out)]
 
 
 def make_jobs(scratch: Path, images: int = IMAGES, *, multilabel: bool = True) -> list[Job]:
@@ -127,6 +125,34 @@ def check_read(job: Job, out: Path, images: int) -> str:
     return "whole"
 
 
+def start(job: Job, out: Path, log: Path, *, forked: bool) -> int:
+    """Start a job, from its first import or with all imports done; returns the process's id."""
+    arguments = [*job.arguments, "--out", str(out)]
+    if not forked:
+        command = [sys.executable, "-m", "relabel", *arguments]
+        with log.open("wb") as stream:
+            return subprocess.Popen(command, stdout=stream, stderr=stream).pid
+    pid = os.fork()
+    if pid == 0:
+        status = 70
+        try:
+            with log.open("wb") as stream:
+                os.dup2(stream.fileno(), 1)
+                os.dup2(stream.fileno(), 2)
+            cli.main(arguments)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            os._exit(status)
+    return pid
+
+
+def ended(pid: int) -> int | None:
+    """The exit status of a child that has ended, negative for a signal; None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
 def kill_once(job: Job, out: Path, rng: random.Random, seconds: float) -> tuple[bool, bool]:
     """Start a job and kill it.
 
@@ -134,36 +160,34 @@ def kill_once(job: Job, out: Path, rng: random.Random, seconds: float) -> tuple[
         seconds: that an undisturbed run takes.
 
     Returns:
-        Whether it was killed, and whether it had begun to write.
+        Whether it was killed, and whether it had begun to write and had not ended.
     """
-    early = rng.random() < 0.15
-    there = out / MARKER if job.format else out / "plan.json"
-    before = there.exists()
-    process = subprocess.Popen(
-        job.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    if not job.format:
-        time.sleep(rng.uniform(0.2, 1.0) * seconds)
-    elif early or before:
-        time.sleep(rng.uniform(0, seconds))
-    else:
-        while process.poll() is None and not there.exists():
-            time.sleep(0.0005)
-        time.sleep(rng.uniform(0, _WRITES) ** 2)
-    alive = process.poll() is None
-    if alive:
-        os.killpg(process.pid, signal.SIGKILL)
-    _, error = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), error.decode()
-    return process.returncode != 0, out.exists()
+    there = out / MARKER if job.format else out / "1_regions"
+    before, log = there.exists(), out.with_suffix(".log")
+    pid = start(job, out, log, forked=rng.random() < 0.9)
+    status = None
+    if not before and rng.random() < 0.85:
+        while status is None and not there.exists():
+            time.sleep(0.0002)
+            status = ended(pid)
+    until = time.monotonic() + rng.uniform(0, seconds)
+    while status is None and time.monotonic() < until:
+        time.sleep(0.0002)
+        status = ended(pid)
+    if status is None:
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL), log.read_text(errors="replace")
+    return status != 0, there.exists()
 
 
 def run_whole(job: Job, out: Path) -> float:
     """Run a job undisturbed; returns its seconds."""
-    start = time.monotonic()
-    done = subprocess.run(job.command(out), capture_output=True, check=False)
-    assert done.returncode == 0, (job.name, done.stderr.decode())
-    return time.monotonic() - start
+    begin, log = time.monotonic(), out.with_suffix(".log")
+    pid = start(job, out, log, forked=True)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == 0, (job.name, log.read_text(errors="replace"))
+    return time.monotonic() - begin
 
 
 def rounds(
@@ -190,6 +214,7 @@ def rounds(
         bytes_, seconds = expected[job.name]
         for _ in range(1 if rng.random() < 0.7 else 2):
             killed, writing = kill_once(job, out, rng, seconds)
+            print(f"{counts['killed'] + killed:4} {job.name}", flush=True)
             counts["killed"] += killed
             counts["killed while it wrote"] += killed and writing
             counts[f"{job.name} killed"] += killed
