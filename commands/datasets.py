@@ -264,8 +264,8 @@ def convert_command(
     tell_problems(problems)
     for note in result.notes:
         message(f"warning: {note}")
-    written = result.dataset
-    message(f"{len(written)} images and {len(written.boxes)} boxes written to {result.files[0]}")
+    images_and_boxes = f"{len(result.dataset)} images and {result.boxes} boxes"
+    message(f"{images_and_boxes} written to {result.files[0]}")
 
 
 def _read(

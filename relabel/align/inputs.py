@@ -40,6 +40,12 @@ def read_training_set(
             file=entry.root,
             remedy="Check its split and annotation file in relabel.toml.",
         )
+    boxes = dataset.boxes
+    if bool(boxes.ignore.all()):
+        ignored = f"all {len(boxes)} boxes are ones to ignore" if len(boxes) else "it has no boxes"
+        problems.warning(
+            f"dataset {entry.name!r} has nothing to train on: {ignored}", file=entry.root
+        )
     return dataset
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.box_checks import EMPTY, LEFT_OUT, OUTSIDE
 from relabel.datasets.formats.registry import format_info, write_dataset
 from relabel.datasets.namemap import NameMap
 from relabel.datasets.pixels.location import containing_file, image_location, is_packed
@@ -24,12 +25,14 @@ class Conversion:
 
     Attributes:
         files: the files written, the main one first.
-        dataset: the dataset as written.
+        dataset: the dataset as it was to be written.
+        boxes: how many of its boxes were written.
         notes: what the user should know about it.
     """
 
     files: list[Path]
     dataset: DetectionDataset
+    boxes: int
     notes: list[str] = field(default_factory=list)
 
 
@@ -88,6 +91,7 @@ def convert(
             f"the images lie inside other files ({containing_file(image_location(dataset, 0))}); "
             "--extract-images puts them beside the labels"
         )
+    dropped = _dropped(problems)
     files = write_dataset(
         dataset, info.name, out, split=split, copy_images=mode, problems=place_problems
     )
@@ -97,4 +101,10 @@ def convert(
         problems.found += [p for p in place_problems.found if p.severity == "warning"]
     if missing:
         notes.append(f"{missing} of {len(dataset)} images were not found and not linked")
-    return Conversion(files, dataset, notes)
+    boxes = len(dataset.boxes) - (_dropped(problems) - dropped)
+    return Conversion(files, dataset, boxes, notes)
+
+
+def _dropped(problems: Problems) -> int:
+    """How many boxes were told to be left out."""
+    return sum(problems.counts.get(kind, 0) for kind in (EMPTY, OUTSIDE, LEFT_OUT))

@@ -20,6 +20,7 @@ from relabel.errors import Problems
 CLIPPED = "partly outside their image: clipped"
 OUTSIDE = "wholly outside their image: dropped"
 EMPTY = "of zero area: dropped"
+LEFT_OUT = "marked as ignored, which the format cannot express: left out"
 SKIP = "Correct or remove it, or leave it out with --skip-bad."
 AGAIN = "Download the file again, or leave it out with --skip-bad."
 

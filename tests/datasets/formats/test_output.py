@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from relabel.cli import main
 from relabel.datasets.convert import convert
 from relabel.datasets.formats.output import MARKER
 from relabel.datasets.formats.registry import read_dataset
@@ -283,3 +284,21 @@ def test_a_damaged_marker_is_one_line(tmp_path: Path) -> None:
             with pytest.raises(DataError) as caught:
                 call()
             assert MARKER in str(caught.value)
+
+
+@pytest.mark.parametrize(("format", "boxes"), [("coco", 3), ("voc", 3), ("yolo", 0)])
+def test_counts_that_are_printed_were_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, boxes: int
+) -> None:
+    """Every box is a crowd, which YOLO cannot express."""
+    data = json.loads(coco(tmp_path / "s", "a.png", "b.png", "c.png").read_text())
+    for box in data["annotations"]:
+        box["iscrowd"] = 1
+    write_json(tmp_path / "s/labels.json", data)
+    where = ["--format", "coco", "--to", format, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as caught:
+        main(["datasets", "convert", str(tmp_path / "s/labels.json"), *where])
+    assert not caught.value.code
+    told = capsys.readouterr().err
+    assert f"3 images and {boxes} boxes written" in told
+    assert ("has none to train on" in told) == (format == "yolo")

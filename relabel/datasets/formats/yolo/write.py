@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.formats.box_checks import LEFT_OUT
 from relabel.datasets.formats.output import Plan, output
 from relabel.datasets.formats.splits import split_kind
 from relabel.datasets.formats.write_checks import (
@@ -30,7 +31,6 @@ from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.opening import read_text
 from relabel.files.yaml_text import load_yaml
 
-LEFT_OUT = "marked as ignored, which YOLO cannot express: left out"
 _LINE_ENDS = re.compile("[\x85\u2028\u2029\ufeff]")
 _OTHER_KEYS = ("names", "nc", "path")
 
