@@ -112,4 +112,4 @@ def read_transferred(
             boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
     elif len(minimum):
         boxes = replace(boxes, ignore=boxes.ignore | (boxes.score < minimum[boxes.category]))
-    return replace(source, boxes=boxes, space=space)
+    return source.with_boxes(boxes, space)

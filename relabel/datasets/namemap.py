@@ -137,4 +137,4 @@ class NameMap:
         category = table[dataset.boxes.category]
         boxes = replace(dataset.boxes, category=category).take(category >= 0)
         info = {k: v for k, v in dataset.info.items() if k != "category_fields"}
-        return replace(dataset, boxes=boxes, space=target_space, info=info)
+        return replace(dataset.with_boxes(boxes, target_space), info=info)

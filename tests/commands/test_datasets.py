@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -231,3 +232,29 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_convert_places_images_from_a_root_that_is_given(capsys, tmp_path, coco_set):
+    root = coco_set("a", ["car"])
+    status, _, _ = run(
+        capsys, "convert", root, "--format", "coco", "--to", "coco",
+        "--out", tmp_path / "runs/labels.json",
+    )  # fmt: skip
+    assert status == 0
+    args = ("convert", tmp_path / "runs/labels.json", "--to", "yolo", "--out", tmp_path / "yolo")
+    status, _, err = run(capsys, *args)
+    assert status == 1
+    assert f"--root {root}" in err
+    assert not (tmp_path / "yolo").exists()
+    status, _, _ = run(capsys, *args, "--root", root)
+    assert status == 0
+    assert (tmp_path / "yolo/data.yaml").is_file()
+
+
+def test_a_compressed_json_is_coco_by_its_name(capsys, coco_set):
+    root = coco_set("a", ["car", "dog"])
+    file = root / "train.json.gz"
+    file.write_bytes(gzip.compress((root / "train.json").read_bytes()))
+    status, out, _ = run(capsys, "describe", file, "--json")
+    assert status == 0
+    assert list(json.loads(out)["categories"]) == ["car", "dog"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from relabel.datasets.formats.registry import read_dataset, write_dataset
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.namemap import NameMap
 from relabel.errors import DataError
 from relabel.evaluation.detections import LVIS_NUMBERS, evaluate_detections
 from relabel.evaluation.errors import evaluate_errors
@@ -116,7 +117,9 @@ def test_the_fields_stay_with_the_categories_they_speak_of(tmp_path: Path) -> No
     assert evaluate_detections(kept, RESULTS).rules == "lvis"
     other = LabelSpace.from_names("other", ["cat", "cone", "van"])
     moved = read_dataset(file, "coco", space=other)
-    for dataset in (moved, read_dataset(file, "coco").with_boxes(moved.boxes, other)):
+    own = read_dataset(file, "coco")
+    mapped = NameMap({"van": "car", "cone": "car", "cat": None}).apply(own)
+    for dataset in (moved, own.with_boxes(moved.boxes, other), mapped):
         out = write_dataset(dataset, "coco", tmp_path / "moved.json")[0]
         image = json.loads(out.read_bytes())["images"][0]
         assert "neg_category_ids" not in image

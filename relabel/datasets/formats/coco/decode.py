@@ -48,7 +48,7 @@ _KEY = re.compile(rb'[{,\s]*"((?:[^"\\]|\\.)*)"\s*:\s*')
 # since that takes a third of the time of decoding; it comes from a writer that does it always.
 _ALL_CHECKED_BYTES = 16 << 20
 _CHECKED_BLOCKS = 64
-_ANNOTATION_KEYS = tuple(f'"{name}"'.encode() for name in (*ANNOTATION_FIELDS, "segmentation"))
+_ANNOTATION_KEYS = tuple(f'"{name}"'.encode() for name in (*ANNOTATION_FIELDS, "score"))
 _NOT_TYPED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 
 

@@ -32,6 +32,9 @@ from relabel.datasets.formats.coco.whole import whole_number
 from relabel.errors import DataError, Problems
 from relabel.files.json_text import kind_of, parse_json
 
+_DECODED = frozenset((*IMAGE_FIELDS, *ANNOTATION_FIELDS, *OPTIONAL_FIELDS))
+# A record that has one of these twice is looked at again, by a decoder that loses none.
+_KEYS = tuple(f'"{name}"'.encode() for name in (*_DECODED, "segmentation"))
 LISTS = ("images", "annotations", "categories")
 FROM_MASK = "not stated in the file: taken from their masks"
 
@@ -115,6 +118,7 @@ def decode_slowly(data: bytearray, path: str | Path, problems: Problems) -> Coco
             problems.error(
                 "is not an object", file=path, record=f"categories[{i}]", remedy="Correct it."
             )
+    load = _loaded_in_part if load is _loaded else load
     images = image_columns(*checked_records(lists["images"], "image", path, problems, load))
     blocks = AnnotationBlocks()
     blocks.add(*checked_records(lists["annotations"], "annotation", path, problems, load))
@@ -137,12 +141,26 @@ def _loaded(raw: Raw) -> Any:
         raise ValueError(error.message) from None
 
 
+def _loaded_in_part(raw: Raw) -> Any:
+    """`_loaded`, with the fields that relabel does not work with left as they are."""
+    text = bytes(raw)
+    if all(text.count(key) < 2 for key in _KEYS):
+        try:
+            row = msgspec.json.decode(text, type=dict[str, Raw])
+            return {k: msgspec.json.decode(v) if k in _DECODED else v for k, v in row.items()}
+        except (msgspec.DecodeError, RecursionError):
+            pass  # the other way understands more, and says more
+    return _loaded(raw)
+
+
 def encoded(value: Any) -> bytes:
-    """A value as JSON; half a surrogate pair stays the escape that it was.
+    """A value as JSON; half a surrogate pair stays the escape that it was, as does what is JSON.
 
     Raises:
         ValueError: it holds what no other JSON reader takes, such as a number of 40 digits.
     """
+    if isinstance(value, Raw):
+        return bytes(value)
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
@@ -236,6 +254,8 @@ def _has_box(values: dict[str, Any]) -> bool:
 
 def _mask_box(row: dict[str, Any], kind: str) -> tuple[float, float, float, float]:
     mask = row.get("segmentation")
+    if isinstance(mask, Raw):
+        mask = _loaded(mask)
     if mask is None or mask == [] or _absent(mask):
         what = f"is {json.dumps(row['bbox'])}" if "bbox" in row else "is missing"
         raise ValueError(f"bbox {what}, and there is no segmentation to take it from")
