@@ -144,12 +144,13 @@ def _loaded(raw: Raw) -> Any:
 def _loaded_in_part(raw: Raw) -> Any:
     """`_loaded`, with the fields that relabel does not work with left as they are."""
     text = bytes(raw)
-    if all(text.count(key) < 2 for key in _KEYS):
-        try:
-            row = msgspec.json.decode(text, type=dict[str, Raw])
+    try:
+        row = msgspec.json.decode(text, type=dict[str, Raw])
+        # One colon a key; more stand in texts, in nested objects, or before what is there twice.
+        if text.count(b":") == len(row) or all(text.count(key) < 2 for key in _KEYS):
             return {k: msgspec.json.decode(v) if k in _DECODED else v for k, v in row.items()}
-        except (msgspec.DecodeError, RecursionError):
-            pass  # the other way understands more, and says more
+    except (msgspec.DecodeError, RecursionError):
+        pass  # the other way understands more, and says more
     return _loaded(raw)
 
 
