@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.datasets.pixels.location import image_sizes
+from relabel.datasets.pixels.sizes import LOOK, check_sizes
 from relabel.errors import ConfigError, DataError, Problem, Problems
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
@@ -58,12 +59,13 @@ def usable_images(
         out: workspace that remembers which images cannot be decoded.
 
     Raises:
-        DataError: image files are missing and ``--skip-bad`` is off.
+        DataError: ``--skip-bad`` is off, and image files are missing, or are no images or of
+            another size than stated as far as their headers tell; see `check_sizes`.
     """
     if problems.skip_bad:
         return _readable(dataset, out, runtime, problems)
     _require_files(dataset)
-    return dataset
+    return check_sizes(dataset, problems, most=LOOK, damaged=True)
 
 
 def _require_files(dataset: DetectionDataset) -> None:

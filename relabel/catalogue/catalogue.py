@@ -107,10 +107,12 @@ class DatasetEntry:
         Raises:
             ConfigError: nothing is named for this purpose, an unknown format or label space, or
                 too few images for the holdout.
-            DataError: files are missing or damaged.
+            DataError: files are missing or damaged, or images have other sizes than their
+                annotations state; see `check_sizes`.
         """
         from relabel.datasets.formats.registry import read_dataset
         from relabel.datasets.labelspace import LabelSpace
+        from relabel.datasets.pixels.sizes import GLANCE, check_sizes
 
         if not self.has(which):
             raise ConfigError(
@@ -131,8 +133,11 @@ class DatasetEntry:
         )
         dataset = replace(dataset, name=self.name, space=replace(dataset.space, name=self.name))
         if held_out:
-            return self.selection.test(dataset)
-        return self.selection.train(dataset) if which == "train" else dataset
+            dataset = self.selection.test(dataset)
+        elif which == "train":
+            dataset = self.selection.train(dataset)
+        problems = Problems() if problems is None else problems
+        return check_sizes(dataset, problems, most=GLANCE)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from relabel.datasets.formats.registry import format_info, write_dataset
 from relabel.datasets.namemap import NameMap
 from relabel.datasets.pixels.location import containing_file, image_location, is_packed
 from relabel.datasets.pixels.placing import CopyImages
+from relabel.datasets.pixels.sizes import LOOK, check_sizes
 from relabel.errors import DataError, Problems
 
 Placement = Literal["auto", "none", "link", "copy"]
@@ -58,8 +59,9 @@ def convert(
 
     Raises:
         ConfigError: unknown format, or categories that the map does not name.
-        DataError: an image to place is missing or lies in a folder that only the file names, or the
-            output cannot be written.
+        DataError: an image to place is missing, no image, of another size than stated (see
+            `check_sizes`) or lies in a folder that only the file names, or the output cannot be
+            written.
     """
     info = format_info(format)
     problems = Problems() if problems is None else problems
@@ -86,6 +88,9 @@ def convert(
             file=dataset.name,
             remedy=f"If it is meant, give it: --root {folder}. Labels alone: --images none.",
         )
+    if mode != "none":
+        # What is put there is what a reader of the new dataset takes sizes from.
+        dataset = check_sizes(dataset, problems, most=LOOK, damaged=True)
     if packed and mode == "none" and info.name != "fiftyone":
         notes.append(
             f"the images lie inside other files ({containing_file(image_location(dataset, 0))}); "

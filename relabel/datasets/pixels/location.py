@@ -32,6 +32,10 @@ _OPEN_FILES = 8
 _SCHEMES = ("zip", "bytes", "parquet")
 
 
+class SizeError(DataError):
+    """An image is not of the size its annotations state."""
+
+
 def image_location(dataset: DetectionDataset, row: int) -> str:
     """The location string of an image of the dataset."""
     if dataset.images.location is not None and dataset.images.location[row]:
@@ -169,7 +173,7 @@ def _naming(dataset: DetectionDataset, row: int) -> Iterator[None]:
         yield
     except DataError as error:
         record = f"image {int(dataset.images.id[row])}"
-        raise DataError(
+        raise type(error)(
             error.message, file=error.file, record=error.record or record, remedy=error.remedy
         ) from error
 
@@ -179,18 +183,18 @@ def stated_size(dataset: DetectionDataset, row: int) -> tuple[int, int]:
     return int(dataset.images.width[row]), int(dataset.images.height[row])
 
 
-def wrong_size(stated: tuple[int, int], found: Header, location: str) -> DataError:
+def wrong_size(stated: tuple[int, int], found: Header, location: str) -> SizeError:
     """The error of an image that is not of the size (width, height) its annotations state."""
     says = f"but the annotations say {stated[0]}x{stated[1]}"
     if found.size != found.stored == stated:
-        return DataError(
+        return SizeError(
             f"is {found.size[0]}x{found.size[1]} as its Exif orientation ({found.orientation}) "
             f"turns it upright, {says}, its size as stored",
             file=location,
             remedy="If the boxes fit the pixels as stored, remove the tag "
             "(exiftool -Orientation= FILE); if they fit the upright picture, correct the size.",
         )
-    return DataError(
+    return SizeError(
         f"is {found.size[0]}x{found.size[1]}, {says}",
         file=location,
         remedy="Use the images that the boxes were drawn on, or correct the stated size.",
