@@ -80,7 +80,7 @@ def stored_bytes(location: str) -> int:
     try:
         # A Path per image would double the time.
         return os.stat(containing_file(location)).st_size  # noqa: PTH116
-    except OSError:
+    except (OSError, ValueError):  # a name that no file system has
         return -1
 
 
