@@ -154,3 +154,10 @@ def test_same_result_as_the_plain_script_of_the_benchmark(tmp_path, polygons):
     assert convert_coco.same(ours, floor_out)
     data = json.loads(ours.read_bytes())
     assert 300 < len(data["annotations"]) < 400
+
+
+@pytest.mark.parametrize("format", ["voc", "yolo"])
+def test_a_folder_without_images_is_not_written(tmp_path, format):
+    with pytest.raises(DataError, match="no image is left to write"):
+        convert(dataset_of("a", ["van"], []), format, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -89,6 +89,20 @@ def check_info(dataset: DetectionDataset) -> None:
             ) from error
 
 
+def check_any(dataset: DetectionDataset, format: str) -> None:
+    """Refuse a dataset without images, where readers take an empty folder for a wrong path.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not len(dataset):
+        raise DataError(
+            f"no image is left to write, and a {format} folder without any cannot be read",
+            file=dataset.root,
+            remedy="See what was skipped, or choose another --split.",
+        )
+
+
 def check_images(
     dataset: DetectionDataset, names: Sequence[str] | None = None, fault: Fault | None = None
 ) -> None:

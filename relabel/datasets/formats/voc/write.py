@@ -18,6 +18,7 @@ from relabel.datasets.formats.voc.read import KEPT
 from relabel.datasets.formats.write_checks import (
     check_classes,
     check_files,
+    check_any,
     check_images,
     check_split,
     cleaned,
@@ -52,10 +53,11 @@ def write(
         The image set, then the XML files.
 
     Raises:
-        DataError: a class or file name that a VOC reader would not give back, an image without a
+        DataError: there is no image; a class or file name that a VOC reader would not give back, an image without a
             size, or the output cannot be written. Names are looked at before anything is written.
     """
     check_split(split)
+    check_any(dataset, "Pascal VOC")
     check_classes(dataset, _class_fault)
     names = [posixpath.normpath(name) if name else name for name in dataset.images.file_name]
     check_images(dataset)

@@ -18,6 +18,7 @@ from relabel.datasets.formats.splits import split_kind
 from relabel.datasets.formats.write_checks import (
     check_classes,
     check_files,
+    check_any,
     check_images,
     check_split,
     cleaned,
@@ -55,11 +56,12 @@ def write(
     Raises:
         ConfigError: the folder holds a dataset with other classes, or the split's name cannot be
             one.
-        DataError: a class or file name that a YOLO reader would not give back, two images that
+        DataError: there is no image; a class or file name that a YOLO reader would not give back, two images that
             would share a label file, an image without a size, or the output cannot be written.
             Names are looked at before anything is written.
     """
     check_split(split)
+    check_any(dataset, "YOLO")
     if split in _OTHER_KEYS:
         raise ConfigError(
             f"a split of YOLO cannot be called {split!r}, which means something else in data.yaml",
