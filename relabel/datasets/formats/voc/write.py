@@ -16,9 +16,9 @@ from relabel.datasets.formats.output import Plan, output
 from relabel.datasets.formats.voc.layout import SUFFIXES, ImageIndex
 from relabel.datasets.formats.voc.read import KEPT
 from relabel.datasets.formats.write_checks import (
+    check_any,
     check_classes,
     check_files,
-    check_any,
     check_images,
     check_split,
     cleaned,
@@ -53,8 +53,8 @@ def write(
         The image set, then the XML files.
 
     Raises:
-        DataError: there is no image; a class or file name that a VOC reader would not give back, an image without a
-            size, or the output cannot be written. Names are looked at before anything is written.
+        DataError: no image; a class or file name that a VOC reader would not give back, an image
+            without a size, or the output cannot be written. Names are looked at first.
     """
     check_split(split)
     check_any(dataset, "Pascal VOC")

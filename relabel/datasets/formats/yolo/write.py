@@ -16,9 +16,9 @@ from relabel.datasets.formats.box_checks import LEFT_OUT
 from relabel.datasets.formats.output import Plan, output
 from relabel.datasets.formats.splits import split_kind
 from relabel.datasets.formats.write_checks import (
+    check_any,
     check_classes,
     check_files,
-    check_any,
     check_images,
     check_split,
     cleaned,
@@ -56,9 +56,9 @@ def write(
     Raises:
         ConfigError: the folder holds a dataset with other classes, or the split's name cannot be
             one.
-        DataError: there is no image; a class or file name that a YOLO reader would not give back, two images that
-            would share a label file, an image without a size, or the output cannot be written.
-            Names are looked at before anything is written.
+        DataError: no image; a class or file name that a YOLO reader would not give back, two
+            images that would share a label file, an image without a size, or the output cannot be
+            written. Names are looked at first.
     """
     check_split(split)
     check_any(dataset, "YOLO")
