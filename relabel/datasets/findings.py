@@ -160,8 +160,10 @@ def _tell_duplicates(places: Mapping[str, Sequence[str]], problems: Problems, pa
                 splits[place].append(name)
     leaks: dict[tuple[str, ...], list[str]] = defaultdict(list)
     within: list[str] = []
-    groups = [[place] for place, names in splits.items() if len([n for n in names if n]) > 1]
-    for group in [*groups, *_same_bytes(list(splits))]:
+    groups = list(_same_bytes(list(splits)))
+    copies = {place for group in groups for place in group}
+    groups += [[place] for place, names in splits.items() if len(names) > 1 and place not in copies]
+    for group in groups:
         names = sorted({name for place in group for name in splits[place] if name})
         text = " and ".join("/".join(place.split("/")[-2:]) for place in group[:2])
         if len(names) > 1:
