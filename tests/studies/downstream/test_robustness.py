@@ -140,9 +140,9 @@ def test_bad_records_and_images_of_an_extra_file_are_named_or_left_out(
     file = root / "oracle.json"
     shutil.copy(root / "coarse" / "train.json", file)
     edit(file, lambda content: content["annotations"][1].update(image_id=99))
-    (root / "coarse" / "images" / "002.png").write_bytes(b"nothing")
     # The four images of fine have the same names: those of the file beside it count.
     shutil.copytree(root / "coarse" / "images", root / "images")
+    (root / "images" / "002.png").write_bytes(b"nothing")
     extra = ("--extra", f"oracle={file}")
     _, err = run(capsys, arguments(root, *extra, arms="naive"), 1)
     assert "oracle.json, annotation 2" in err and "--skip-bad" in err
