@@ -165,7 +165,7 @@ def validate_command(
     from relabel.datasets.validate import validate
 
     result = validate(
-        lambda name, problems: _read(catalogue, path, format, name, problems),
+        lambda name, problems: _read(catalogue, path, format, name, problems, check_images=False),
         path,
         split=split,
         decode=decode,
@@ -274,9 +274,14 @@ def _read(
     format: str | None,
     split: str | None,
     problems: Problems,
+    *,
+    check_images: bool = True,
 ) -> DetectionDataset:
     """A dataset by name or path; a name's own train, val and test come before a format's."""
     named = catalogue.entries.get(path)
     if named is not None and split in ("train", "val", "test") and named.has(split):
-        return catalogue.resolve(path, format).read(split, problems=problems)
-    return catalogue.resolve(path, format, split).read(problems=problems)
+        return catalogue.resolve(path, format).read(
+            split, problems=problems, check_images=check_images
+        )
+    entry = catalogue.resolve(path, format, split)
+    return entry.read(problems=problems, check_images=check_images)

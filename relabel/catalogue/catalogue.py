@@ -97,12 +97,21 @@ class DatasetEntry:
         held_out = which == "test" and self.selection.holdout > 0
         return which == "train" or which in self.splits or which in self.files or held_out
 
-    def read(self, which: Which = "train", *, problems: Problems | None = None) -> DetectionDataset:
+    def read(
+        self,
+        which: Which = "train",
+        *,
+        problems: Problems | None = None,
+        check_images: bool = True,
+    ) -> DetectionDataset:
         """Read the images and boxes of one purpose.
 
         The label space takes the entry's name, so that joint class names are ``name/class``.
         Training images are those that the entry's selection leaves; with a holdout the test
         images are those held out of the same files.
+
+        Args:
+            check_images: compare stated sizes with those of the images that are there.
 
         Raises:
             ConfigError: nothing is named for this purpose, an unknown format or label space, or
@@ -137,7 +146,7 @@ class DatasetEntry:
         elif which == "train":
             dataset = self.selection.train(dataset)
         problems = Problems() if problems is None else problems
-        return check_sizes(dataset, problems, most=GLANCE)
+        return check_sizes(dataset, problems, most=GLANCE) if check_images else dataset
 
 
 @dataclass(frozen=True)
