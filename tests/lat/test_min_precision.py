@@ -36,7 +36,7 @@ def test_without_held_back_images_nothing_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a transfer model") as error:
+    with pytest.raises(DataError, match="does not exist") as error:
         min_precision_scores(tmp_path, 0.5)
     assert str(error.value.file) == str(tmp_path / "config.json")
     model(tmp_path, reliability={"car": {"scores": [], "precision": []}})
