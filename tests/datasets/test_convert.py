@@ -161,3 +161,21 @@ def test_a_folder_without_images_is_not_written(tmp_path, format):
     with pytest.raises(DataError, match="no image is left to write"):
         convert(dataset_of("a", ["van"], []), format, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_links_that_lead_out_of_the_dataset_are_told(tmp_path):
+    dataset = street(tmp_path / "s")
+    (tmp_path / "private.png").write_bytes((tmp_path / "s/a.png").read_bytes())
+    (tmp_path / "s/a.png").unlink()
+    (tmp_path / "s/a.png").symlink_to("../private.png")
+    problems = Problems()
+    convert(dataset, "coco", tmp_path / "o", images="copy", problems=problems)
+    told = [p.message for p in problems.found if "links" in p.message]
+    assert len(told) == 1 and told[0].startswith("1 of 2 images are reached through links")
+    (tmp_path / "linked").symlink_to("s")
+    (tmp_path / "s/a.png").unlink()
+    (tmp_path / "s/a.png").symlink_to("b.png")
+    inside = Problems()
+    convert(replace(dataset, root=tmp_path / "linked"), "coco", tmp_path / "p", images="copy",
+            problems=inside)  # fmt: skip
+    assert not [p for p in inside.found if "links" in p.message]

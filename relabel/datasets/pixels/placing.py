@@ -134,6 +134,7 @@ def place_images(
     mode = _without_hard_links(dataset, folder) if mode == "hard" else mode
     title, quiet = f"Placing images of {dataset.name}", quiet or len(names) < _WORTH_A_BAR
     written: list[str] = []
+    led_out = _leading_out(dataset)
     with progress(title, len(names), unit="images", quiet=quiet) as bar:
         for row, name in enumerate(names):
             location = image_location(dataset, row)
@@ -149,6 +150,32 @@ def place_images(
                 )
             bar.update()
     sync_files(written)
+    if led_out:
+        problems.warning(
+            f"{len(led_out)} of {len(names)} images are reached through links that lead out of "
+            f"this folder, such as {led_out[0]}: what they lead to is placed",
+            file=dataset.root,
+        )
+
+
+def _leading_out(dataset: DetectionDataset) -> list[str]:
+    """File names of images that links, theirs or their folders', take out of the root."""
+    root = os.path.realpath(dataset.root)
+    folders: dict[str, str] = {}
+    found: list[str] = []
+    for row, name in enumerate(dataset.images.file_name):
+        location = image_location(dataset, row)
+        if is_packed(location) or not location.startswith(f"{dataset.root}/"):
+            continue
+        folder = os.path.dirname(location)  # noqa: PTH120 (a Path per image costs time)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        place = folders[folder]
+        if os.path.islink(location):  # noqa: PTH114
+            place = os.path.realpath(location)
+        if place != root and not place.startswith(f"{root.rstrip('/')}/"):
+            found.append(name)
+    return found
 
 
 def _without_hard_links(dataset: DetectionDataset, folder: Path) -> Placing:
