@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +21,8 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import image_location, is_packed, stored_bytes
-from relabel.errors import Problems
+from relabel.errors import DataError, Problems
+from relabel.files.opening import read_bytes
 from relabel.files.walk import is_hidden
 from relabel.workspace.cores import reading_threads
 
@@ -27,6 +30,7 @@ _SHOWN = 3
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 _END = 4096  # bytes at either end of a file that are compared before the whole of it is
 _CHUNK = 1 << 20
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*"([^"]*)"')
 
 
 def tell_findings(
@@ -52,7 +56,7 @@ def tell_findings(
         own = _plain_images(dataset)
         if name not in places and not any(set(own) == set(known) for known in places.values()):
             places[name] = own
-    _tell_unmentioned(places, problems)
+    _tell_unmentioned(places, problems, _mentioned_beside(Path(path)))
     _tell_duplicates(places, problems, path)
 
 
@@ -127,7 +131,25 @@ def _tell_spellings(datasets: Sequence[DetectionDataset], problems: Problems, pa
             )
 
 
-def _tell_unmentioned(places: Mapping[str, Sequence[str]], problems: Problems) -> None:
+def _mentioned_beside(path: Path) -> set[str]:
+    """Names of images in the annotation files beside the one that is checked.
+
+    Train and test often are two files over one folder of images.
+    """
+    if not path.is_file():
+        return set()
+    found: set[str] = set()
+    for file in [*path.parent.glob("*.json"), *path.parent.glob("*.json.gz")]:
+        if not is_hidden(file.name):
+            with suppress(DataError):
+                names = _FILE_NAME.findall(read_bytes(file))
+                found.update(n.rpartition(b"/")[2].decode("utf-8", "replace") for n in names)
+    return found
+
+
+def _tell_unmentioned(
+    places: Mapping[str, Sequence[str]], problems: Problems, mentioned: set[str]
+) -> None:
     """Image files that lie beside the dataset's and are none of its images."""
     known: dict[str, set[str]] = defaultdict(set)
     for place in (place for found in places.values() for place in found):
@@ -142,7 +164,7 @@ def _tell_unmentioned(places: Mapping[str, Sequence[str]], problems: Problems) -
         free = [name for name in names if name not in ours and not is_hidden(name)]
         if free:  # links in the same folder stand for what they lead to
             ours |= {os.path.realpath(f"{folder}/{name}").rpartition("/")[2] for name in ours}
-            free = [name for name in free if name not in ours]
+            free = [name for name in free if name not in ours and name not in mentioned]
         if free:
             problems.warning(
                 "images in this folder that are not of the dataset, since no label mentions them: "

@@ -39,6 +39,19 @@ def split_in_two(root: Path) -> None:
         write_json(root / f"{name}.json", part)
 
 
+def test_images_of_a_file_beside_are_not_called_unmentioned(coco_set, validate) -> None:
+    root = coco_set("a", ["car"])
+    split_in_two(root)
+    (root / "train.json").rename(root / "first.json")
+    (root / "val.json").rename(root / "second.json")
+    assert validate(root / "first.json") == []
+    (root / "second.json").unlink()
+    assert [message for _, message in validate(root / "first.json")] == [
+        "images in this folder that are not of the dataset, since no label mentions them: 2 "
+        "(002.png, 003.png)"
+    ]
+
+
 def test_images_in_two_splits_are_found_by_content(coco_set, validate) -> None:
     root = coco_set("a", ["car"])
     split_in_two(root)
