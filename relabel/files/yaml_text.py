@@ -52,6 +52,7 @@ def load_yaml(text: str, path: str | Path, *, as_text: bool = False, nulls: bool
             mark = error.problem_mark
             record = None if mark is None else f"line {mark.line + 1}"
             what = " ".join(part for part in (error.context, error.problem) if part)
+            what = what.replace("found unexpected", "found")  # our own word for bugs
             raise DataError(
                 f"not valid YAML: {what}", file=path, record=record, remedy=_REMEDY
             ) from error

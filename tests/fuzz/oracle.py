@@ -125,7 +125,9 @@ def _output(case: Case, ran: Ran, err: str, folder: Path, again: Again) -> list[
         if said is None:
             return [*wrong, "convert does not say what it wrote"]
         placed = case.args[case.args.index("--images") + 1] if "--images" in case.args else "auto"
-        if to == "yolo" and (placed == "none" or "not found and not linked" in err):
+        if to in ("voc", "yolo") and "not found and not linked" in err:
+            return wrong  # labels without an image are told and left out there
+        if to == "yolo" and placed == "none":
             return wrong  # its reader goes by the images
         return wrong + _read_back(again, to, out, split, int(said[1]), int(said[2]))
     if ran.status == 1 and files:

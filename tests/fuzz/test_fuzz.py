@@ -105,7 +105,7 @@ def test_input_time_and_memory_are_judged(folder: Path) -> None:
         return 0
 
     def take() -> int:
-        return len(bytearray(1100 << 20)) and 0
+        return len(bytearray(1500 << 20)) and 0
 
     def sleep() -> int:
         os.mkfifo(folder / "fifo")
