@@ -22,6 +22,7 @@ COUNT, SEED = 2000, 20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
+@pytest.mark.slow
 def test_no_damaged_input_surprises() -> None:
     """A process of its own: the inputs run in its children, which need it without threads."""
     command = [sys.executable, "-m", "tests.fuzz", "--count", str(COUNT), "--seed", str(SEED)]
