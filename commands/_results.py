@@ -50,13 +50,14 @@ def result_options(function: F) -> F:
                     )
         return function(*args, **given)
 
+    wrapped: Any = checked
     for decorator in (
         debug_option,
         click.option("--out", type=FILE, metavar="FILE", help="Also write the JSON there."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
     ):
-        checked = decorator(checked)
-    return checked
+        wrapped = decorator(wrapped)
+    return wrapped
 
 
 def warn(warnings: Sequence[str]) -> None:

@@ -87,7 +87,7 @@ def test_numbers_by_hand() -> None:
 
 def test_an_image_has_three_hundred_detections_of_all_classes() -> None:
     many = [result(2, 1, [100, 50, 10, 10], 0.9)] * 299
-    assert evaluate_detections(truth(), [*many, RESULTS[4]]).per_class["cone"] > 0.9
+    assert (evaluate_detections(truth(), [*many, RESULTS[4]]).per_class["cone"] or 0) > 0.9
     assert evaluate_detections(truth(), [*many, many[0], RESULTS[4]]).per_class["cone"] == 0.0
 
 
@@ -140,7 +140,7 @@ def federated_cases(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any
     return content, results
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(federated_cases())
 def test_same_numbers_as_lvis_api(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     lvis = pytest.importorskip("lvis")

@@ -78,7 +78,8 @@ def _ending(case: Case, ran: Ran, out: str, err: str) -> list[str]:
     if ran.hung:
         return ["hang: more than 10 s"]
     wrong = []
-    for text in ("unexpected ", "out of memory", "(--debug shows where)"):
+    # Libraries have the word for ends of files; ours is for errors nobody thought of.
+    for text in ("error: unexpected ", "out of memory", "(--debug shows where)"):
         if text in err:
             line = next(line for line in err.splitlines() if text in line)
             return [line[line.find(text) :]]

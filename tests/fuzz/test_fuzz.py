@@ -67,7 +67,12 @@ WROTE = "2 images and 3 boxes written to out/set"
     ("args", "text", "status", "wrong"),
     [
         (DESCRIBE, "relabel: error: a.json: not JSON", 1, []),
-        (DESCRIBE, "relabel: error: unexpected KeyError: 'x'", 1, ["unexpected KeyError: 'x'"]),
+        (
+            DESCRIBE,
+            "relabel: error: unexpected KeyError: 'x'",
+            1,
+            ["error: unexpected KeyError: 'x'"],
+        ),
         (DESCRIBE, "relabel: error: out of memory.", 1, ["out of memory."]),
         (DESCRIBE, "nothing said", 1, ["exit status 1 with 0 lines of error"]),
         (DESCRIBE, "relabel: error: a", 0, ["exit status 0 with an error"]),

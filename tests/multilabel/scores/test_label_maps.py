@@ -175,7 +175,7 @@ def test_a_few_numbers_that_stand_for_billions(tmp_path: Path) -> None:
     path = tmp_path / "bad.pt"
     for data in (
         torch.zeros(1).expand(2, 5, 30000, 30000),
-        torch.sparse_coo_tensor(size=(2, 5, 30000, 30000)),
+        torch.sparse_coo_tensor(torch.empty(4, 0), torch.empty(0), (2, 5, 30000, 30000)),
     ):
         torch.save(data, path)
         assert path.stat().st_size < 4000

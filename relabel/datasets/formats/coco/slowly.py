@@ -215,7 +215,8 @@ def checked_records(
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             remedy = f"Correct the {kind}, or leave it out with --skip-bad."
             if isinstance(error, Fault):
-                remedy = (remedy_of and row and remedy_of(row)) or error.remedy
+                own = remedy_of(row) if remedy_of is not None and row else None
+                remedy = own or error.remedy
             problems.error(
                 _plain(str(error)), file=path, record=_name_of(kind, i, row), remedy=remedy
             )
