@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.box_checks import EMPTY, LEFT_OUT, OUTSIDE
@@ -91,6 +94,8 @@ def convert(
     if mode != "none":
         # What is put there is what a reader of the new dataset takes sizes from.
         dataset = check_sizes(dataset, problems, most=LOOK, damaged=True)
+    if mode in ("link", "copy") and problems.skip_bad:
+        dataset = _with_images(dataset, problems)
     if packed and mode == "none" and info.name != "fiftyone":
         notes.append(
             f"the images lie inside other files ({containing_file(image_location(dataset, 0))}); "
@@ -108,6 +113,20 @@ def convert(
         notes.append(f"{missing} of {len(dataset)} images were not found and not linked")
     boxes = len(dataset.boxes) - (_dropped(problems) - dropped)
     return Conversion(files, dataset, boxes, notes)
+
+
+def _with_images(dataset: DetectionDataset, problems: Problems) -> DetectionDataset:
+    """The images that are there: labels of others would be written, and no reader take them."""
+    places = [image_location(dataset, row) for row in range(len(dataset))]
+    there = np.array([is_packed(place) or os.path.isfile(place) for place in places], bool)  # noqa: PTH113
+    for row in np.flatnonzero(~there).tolist():
+        problems.error(
+            "image file does not exist",
+            file=places[row],
+            record=f"image {dataset.images.id[row]}",
+            remedy="Check the dataset's root, or convert with --images none.",
+        )
+    return dataset if there.all() else dataset.subset(np.flatnonzero(there))
 
 
 def _dropped(problems: Problems) -> int:

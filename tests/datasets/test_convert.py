@@ -179,3 +179,13 @@ def test_links_that_lead_out_of_the_dataset_are_told(tmp_path):
     convert(replace(dataset, root=tmp_path / "linked"), "coco", tmp_path / "p", images="copy",
             problems=inside)  # fmt: skip
     assert not [p for p in inside.found if "links" in p.message]
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_images_that_are_not_there_are_left_out_whole_where_bad_ones_are_skipped(tmp_path, format):
+    dataset = street(tmp_path / "s")
+    (tmp_path / "s/b.png").unlink()
+    problems = Problems(skip_bad=True)
+    result = convert(dataset, format, tmp_path / "o", images="copy", problems=problems)
+    assert [p.record for p in problems.errors] == ["image 2"]
+    assert len(result.dataset) == len(read_dataset(tmp_path / "o", format, split="train")) == 1
