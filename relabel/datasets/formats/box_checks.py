@@ -194,12 +194,13 @@ def clean_boxes(
     width = np.where(widths > 0, widths, np.inf)[image]
     height = np.where(heights > 0, heights, np.inf)[image]
     # A NaN compares false everywhere, and is no longer kept anyway.
-    sides = (
-        (xywh[:, 0] < -_ROUNDING)
-        | (xywh[:, 1] < -_ROUNDING)
-        | (xywh[:, 0] + xywh[:, 2] > width + _ROUNDING)
-        | (xywh[:, 1] + xywh[:, 3] > height + _ROUNDING)
-    )
+    with np.errstate(invalid="ignore"):
+        sides = (
+            (xywh[:, 0] < -_ROUNDING)
+            | (xywh[:, 1] < -_ROUNDING)
+            | (xywh[:, 0] + xywh[:, 2] > width + _ROUNDING)
+            | (xywh[:, 1] + xywh[:, 3] > height + _ROUNDING)
+        )
     rows = np.flatnonzero(keep & sides)
     if not len(rows):
         return keep, xywh

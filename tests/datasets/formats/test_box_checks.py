@@ -85,3 +85,12 @@ def test_names_that_lead_outside(name):
 @pytest.mark.parametrize("name", ["a.jpg", "x/y/a..b.jpg", "..a.jpg", "a b.jpg", "ä.png"])
 def test_names_that_stay_inside(name):
     assert check_file_name(name, problems=Problems(), file="a.json")
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_corners_are_reported_without_a_word_of_numpy():
+    problems = Problems(skip_bad=True)
+    xywh = np.array([[-np.inf, 1, np.inf, 5], [1, 1, 5, 5]])
+    size = np.array([40])
+    keep, _ = clean_boxes(np.zeros(2, int), xywh, size, size, problems, "f", lambda i: f"box {i}")
+    assert keep.tolist() == [False, True] and [p.record for p in problems.errors] == ["box 0"]
