@@ -10,6 +10,7 @@ Shape legend: ``I`` images, ``n`` boxes, ``K`` categories of the file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,9 @@ def names_from_url(columns: ImageColumns, file: str | Path, problems: Problems) 
         if name is not None:
             continue
         extra = columns.extra[i] if columns.extra is not None else None
-        url = msgspec.json.decode(extra).get("coco_url") if extra else None
+        url = None
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # half a character is no address
+            url = msgspec.json.decode(extra).get("coco_url") if extra else None
         if isinstance(url, str) and url:
             names[i] = "/".join(url.rsplit("/", 2)[-2:])
         else:
