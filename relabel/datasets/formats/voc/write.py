@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
@@ -193,7 +194,10 @@ def _document(dataset: DetectionDataset, row: int, name: str) -> bytes:
 def _kept_fields(extra: bytes | None) -> dict[str, str]:
     if not extra:
         return {}
-    fields = json.loads(extra)
-    values = {k: fields[k] for k in KEPT if isinstance(fields.get(k), str | int)}
+    fields = msgspec.json.decode(extra, type=dict[str, msgspec.Raw])
+    values: dict[str, str | int] = {}
+    for name in KEPT:
+        with suppress(KeyError, msgspec.MsgspecError):
+            values[name] = msgspec.json.decode(fields[name], type=str | int | bool)
     texts = {k: str(int(v) if isinstance(v, bool) else v) for k, v in values.items()}
     return {k: v for k, v in texts.items() if not _xml_fault(v)}
