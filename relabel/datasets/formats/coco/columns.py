@@ -6,6 +6,7 @@ Records are msgspec structs with the fields relabel works with. A field it does 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -167,7 +168,7 @@ class AnnotationBlocks:
         if None in ids:
             numbered = np.array([i is not None for i in ids], dtype=bool)
             ids = [0 if i is None else i for i in ids]
-        boxes = chain.from_iterable([r.bbox for r in records])
+        boxes = list(chain.from_iterable([r.bbox for r in records]))
         # None becomes False in flags and NaN in numbers.
         crowd, ignore = np.array([r.iscrowd for r in records], dtype=bool), np.zeros(n, bool)
         score = np.full(n, np.nan)
@@ -184,12 +185,12 @@ class AnnotationBlocks:
                 self.extra.add(self.count, name, [getattr(r, f"extra_{i}") for r in records])
         self.parts.append(
             (
-                np.array(ids, dtype=np.int64),
+                _column(ids, np.int64),
                 numbered,
-                np.array([r.image_id for r in records], dtype=np.int64),
-                np.array([r.category_id for r in records], dtype=np.int64),
-                np.fromiter(boxes, dtype=np.float64, count=4 * n).reshape(n, 4),
-                np.array([r.area for r in records], dtype=np.float64),
+                _column([r.image_id for r in records], np.int64),
+                _column([r.category_id for r in records], np.int64),
+                _column(boxes, np.float64).reshape(n, 4),
+                _column([r.area for r in records], np.float64),
                 crowd,
                 ignore,
                 score,
@@ -202,6 +203,15 @@ class AnnotationBlocks:
             self.add([], [])
         columns = [np.concatenate(column) for column in zip(*self.parts, strict=True)]
         return AnnotationColumns(*columns, extra=self.extra.fields(self.count))
+
+
+def _column(values: list[Any], dtype: type[np.int64] | type[np.float64]) -> np.ndarray:
+    """``np.array(values, dtype)`` of [n] numbers, in half the time where all are numbers."""
+    try:
+        packed = struct.pack(f"{len(values)}{'q' if dtype is np.int64 else 'd'}", *values)
+    except (struct.error, OverflowError):  # None among them, or too large a number
+        return np.array(values, dtype=dtype)
+    return np.frombuffer(packed, dtype=dtype)
 
 
 def image_columns(records: list[Any], names: list[str]) -> ImageColumns:
