@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,8 @@ def loading(what: str, name: str, remedy: str, *, shown: str | None = None) -> I
     """
     check_model_folder(name)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's of a layer without channels, for one
             yield
     except RelabelError:
         raise

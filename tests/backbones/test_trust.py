@@ -97,6 +97,18 @@ def test_a_damaged_network_is_one_line(tmp_path: Path, name: str, content: bytes
     assert len(str(caught.value)) < 1000
 
 
+# torch warns of the layer without channels; the error alone is to be seen.
+def test_a_network_without_channels_is_one_line(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = tiny_backbone(tmp_path / "net")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_channels": 0}))
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        use_backbone(folder)
+    assert not [w for w in recwarn if "zero-element" in str(w.message)]
+
+
 @pytest.mark.parametrize("mean", ["[1]", '["a", "b", "c"]', "[0.5, 0.5, NaN]"])
 def test_a_mean_that_is_none_is_refused(tmp_path: Path, mean: str) -> None:
     folder = tiny_backbone(tmp_path / "net")
