@@ -26,6 +26,7 @@ from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
 from relabel.crosslabel.shards import read_pseudo_labels
 from relabel.errors import Problems
 from relabel.evaluation.baselines import all_baselines
+from relabel.evaluation.tables import by_source_rows, kept_rows, markdown
 from relabel.evaluation.transfer import evaluate_transfer
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.settings import LatSettings
@@ -73,6 +74,9 @@ def row(name: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     line["class acc."] = shown("at", "0.5", "class_accuracy")
     line |= {"AP": shown("AP"), "AP50": shown("AP50"), "AP75": shown("AP75")}
     line["mean IoU"] = shown("mean_iou", "after")
+    line |= {"LRP": shown("lrp", "total"), "LRP loc": shown("lrp", "localisation")}
+    # Of the annotations whose object the truth has, the share that left no label.
+    line["lost"] = shown("annotations", "lost_share")
     return line
 
 
@@ -102,6 +106,7 @@ def main() -> None:
             rows.append(row(title, [evaluate_transfer(options.truth, baseline, source).to_dict()]))
             print(rows[-1], flush=True)
     hard: list[dict[str, Any]] = []
+    details: list[str] = []
     soft: list[dict[str, Any]] = []
     settings = _settings(options.run)
     for seed in map(int, options.seeds.split(",")):
@@ -116,14 +121,21 @@ def main() -> None:
         out = options.work / f"moved-{seed}"
         moved = transfer(folder, source, others, out, settings, Runtime())
         scored = json.loads((out / SCORED).read_text())
-        hard.append(evaluate_transfer(options.truth, moved, source).to_dict())
+        metrics = evaluate_transfer(options.truth, moved, source)
+        if not hard and metrics.annotations is not None and metrics.by_source is not None:
+            details = [
+                markdown(kept_rows(metrics.annotations)),
+                markdown(by_source_rows(metrics.by_source)),
+            ]
+        hard.append(metrics.to_dict())
         soft.append(evaluate_transfer(options.truth, moved, source, scored).to_dict())
     rows.append(row("LAT (annotations.json)", hard))
     rows.append(row("LAT, AP over all scored boxes", soft))
     print(rows[-2], rows[-1], sep="\n")
     print("mean IoU of the source's own boxes:", hard[0]["mean_iou"])
+    print(*details, sep="\n\n")
     if options.out:
-        _write(options, rows, hard[0]["mean_iou"])
+        _write(options, rows, hard[0]["mean_iou"], details)
 
 
 def _settings(run: Path) -> LatSettings:
@@ -132,7 +144,12 @@ def _settings(run: Path) -> LatSettings:
     return settings_from(LatSettings, config["settings"], where=str(run))
 
 
-def _write(options: argparse.Namespace, rows: list[dict[str, Any]], iou: dict[str, Any]) -> None:
+def _write(
+    options: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    iou: dict[str, Any],
+    details: list[str],
+) -> None:
     before = ", ".join(f"{k} {v * 100:.1f}" for k, v in iou.items() if v and v <= 1)
     lines = [
         f"# Labels of `{options.source}` transferred into `{options.target}`",
@@ -149,6 +166,11 @@ def _write(options: argparse.Namespace, rows: list[dict[str, Any]], iou: dict[st
         "| " + " | ".join(rows[0]) + " |",
         "|---" * len(rows[0]) + "|",
         *("| " + " | ".join(r.values()) + " |" for r in rows),
+        "",
+        "LAT's annotations by source class, and the objects by the class they were given (seed "
+        f"{options.seeds.split(',')[0]}):",
+        "",
+        "\n".join(details),
     ]
     options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -28,6 +28,7 @@ cli.add_command(ablation.cli)
 cli.add_command(downstream)
 cli.add_command(multilabel)
 
+_MOST_CLASSES = 30  # of a table; --json has all
 _TRUTH = file_option("--truth", "COCO annotation file.", required=True)
 _PREDICTIONS = file_option(
     "--predictions",
@@ -101,7 +102,7 @@ def errors(
 )
 @file_option(
     "--source",
-    "COCO file: the labels before relabelling, for mean IoU before and class transitions.",
+    "COCO file: the labels before relabelling: mean IoU before, class transitions, lost labels.",
 )
 @file_option("--scored", "COCO file or results list with low-scored boxes too, for AP only.")
 @file_option(
@@ -137,8 +138,9 @@ def transfer_command(
     """Quality of relabelled boxes where the true labels are known.
 
     Images are joined by file_name, categories by name. Matching is one-to-one, greedy by score,
-    then IoU, within a class for precision, recall and F1, across classes for class accuracy and
-    mean IoU.
+    then IoU, within a class for precision, recall, F1 and the LRP error (Oksuz et al., TPAMI
+    2021), across classes for class accuracy and mean IoU. With --source, lost are the annotations
+    that left no label although the truth has their object.
     """
     if baselines is not None and source is None:
         raise click.UsageError("--baselines needs --source")
@@ -162,6 +164,11 @@ def transfer_command(
         ("Transfer, in percent", (first, lines)),
         ("Per class, in percent", tables.class_rows(result)),
     ]
+    if result.annotations is not None:
+        shown.append(("The source's annotations", tables.kept_rows(result.annotations)))
+    if result.by_source is not None and len(result.by_source.classes) <= _MOST_CLASSES:
+        title = "Objects of the truth by the class they were given"
+        shown.append((title, tables.by_source_rows(result.by_source)))
     print_or_save(content, shown, as_json, out)
 
 

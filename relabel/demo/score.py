@@ -60,6 +60,7 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
     from relabel.align.plan import labels_folder
     from relabel.catalogue.catalogue import load_catalogue
     from relabel.crosslabel.shards import read_pseudo_labels
+    from relabel.datasets.formats.coco.origins import with_provenance
     from relabel.datasets.formats.registry import read_dataset
     from relabel.evaluation.baselines import all_baselines
     from relabel.evaluation.transfer import compare_transfer
@@ -69,7 +70,8 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
     for name in SOURCES:
         before = catalogue.get(name).read("train")
         pseudo = read_pseudo_labels(labels_folder(run, TARGET, name, TARGET))
-        after = read_dataset(run / "result" / name / "annotations.json", "coco", name=name)
+        file = run / "result" / name / "annotations.json"
+        after = with_provenance(read_dataset(file, "coco", name=name))
         truth = read_dataset(world.truth(name), "coco", name=f"{name} truth")
         results: dict[str, Any] = {LAT: after, **all_baselines(before, pseudo)}
         scores = compare_transfer(truth, before, results)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from relabel.errors import shown
 from relabel.evaluation.detections import DetectionMetrics
 from relabel.evaluation.errors import ERROR_TYPES, ErrorAnalysis
+from relabel.evaluation.kept import NO_LABEL_GIVEN, AnnotationsKept, SourceConfusion
 from relabel.evaluation.transfer import TransferMetrics, Transition
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ def transfer_rows(results: Sequence[TransferMetrics]) -> Rows:
     header = ["labels", "AP", "AP50", "AP75"]
     for threshold in ("0.5", "0.75"):
         header += [f"{what}@{threshold}" for what in ("P", "R", "F1", "class")]
-    header += ["IoU before", "IoU after", "common before", "common after", "boxes"]
+    header += ["IoU before", "IoU after", "common before", "common after"]
+    header += ["LRP", "LRP loc", "LRP FP", "LRP FN", "optimal LRP", "lost", "boxes"]
     rows = []
     for result in results:
         row = [result.name, *map(percentage, (result.AP, result.AP50, result.AP75))]
@@ -35,23 +39,53 @@ def transfer_rows(results: Sequence[TransferMetrics]) -> Rows:
             )
         keys = ("before", "after", "before_common", "after_common")
         row += [percentage(result.mean_iou[key]) for key in keys]
+        lrp, kept = result.lrp, result.annotations
+        errors = (lrp.total, lrp.localisation, lrp.false_positive, lrp.false_negative, lrp.optimal)
+        row += [*map(percentage, errors), percentage(None if kept is None else kept.lost_share)]
         rows.append([*row, str(result.counts["predictions"])])
     return header, rows
 
 
 def class_rows(result: TransferMetrics) -> Rows:
     """Header and one row per truth class, at IoU 0.5."""
-    header = ["class", "truth", "boxes", "AP", "P@0.5", "R@0.5", "F1@0.5"]
+    header = ["class", "truth", "boxes", "AP", "P@0.5", "R@0.5", "F1@0.5", "LRP"]
     rows = [
         [
             name,
             str(values["truth"]),
             str(values["predictions"]),
-            *(percentage(values[key]) for key in ("AP", "precision", "recall", "f1")),
+            *(percentage(values[key]) for key in ("AP", "precision", "recall", "f1", "lrp")),
         ]
         for name, values in result.per_class.items()
     ]
     return header, rows
+
+
+def kept_rows(kept: AnnotationsKept) -> Rows:
+    """A row per source class, and one of all: what became of its annotations."""
+    content = kept.to_dict()
+    rows = []
+    for name, values in (*content["per_class"].items(), ("all", content)):
+        counts = [str(values[k]) for k in ("annotations", "in_truth", "lost")]
+        share, absent = percentage(values["lost_share"]), ("absent", "absent_kept")
+        rows.append([name, *counts, share, *(str(values[k]) for k in absent)])
+    header = ["source class", "annotations", "object in the truth", "of these lost", "%"]
+    return [*header, "no object there", "of these kept"], rows
+
+
+def by_source_rows(table: SourceConfusion) -> Rows:
+    """A row per source class and true class with objects: how many were given which class."""
+    columns = [g for g in range(table.counts.shape[2]) if table.counts[:, :, g].any()]
+    given = (*table.classes, NO_LABEL_GIVEN)
+    rows = [
+        [
+            table.sources[s],
+            table.classes[c],
+            *(str(n) if n else "·" for n in table.counts[s, c, columns].tolist()),
+        ]
+        for s, c in np.argwhere(table.counts.any(axis=2)).tolist()
+    ]
+    return ["source class", "true class", *(given[g] for g in columns)], rows
 
 
 def detection_rows(metrics: DetectionMetrics) -> Rows:

@@ -2,7 +2,8 @@
 
 Paired truth measures the transfer itself, before any detector is trained on its result
 (precision, recall and F1 of the annotation set as it stands, class accuracy, and how close the
-boxes are before and after); AP asks in addition how well the scores order the boxes.
+boxes are before and after); AP asks in addition how well the scores order the boxes. What became of
+the source's annotations is in `relabel.evaluation.kept`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,18 @@ from relabel.datasets.formats.coco.as_written import (
     read_as_written,
     read_results,
 )
+from relabel.datasets.formats.coco.origins import with_provenance
 from relabel.evaluation.detections import average_precision, told
 from relabel.evaluation.federated import federated
 from relabel.evaluation.joining import in_id_order, join_by_name
+from relabel.evaluation.kept import (
+    AnnotationsKept,
+    SourceConfusion,
+    annotations_kept,
+    objects_of,
+    source_confusion,
+)
+from relabel.evaluation.lrp import LrpError, lrp_error, optimal_lrp
 from relabel.evaluation.regions import inside_regions, objects_and_regions
 from relabel.geometry import BoxPairs, greedy_match, overlapping
 
@@ -99,10 +109,16 @@ class TransferMetrics:
             ``before`` of the source's own boxes, and both over the truth objects matched in both
             (``after_common``, ``before_common``): the plain means are over different objects, as
             a set that finds more of the hard ones has the lower mean. None without source.
-        per_class: by truth class: AP, and precision, recall and F1 at IoU 0.5.
+        lrp: the LRP error of the set as it stands, and where its boxes have scores, the least that
+            leaving out low ones can have.
+        annotations: the source's annotations that left a label, and those that did not; None
+            without source.
+        per_class: by truth class: AP, the LRP error, and precision, recall and F1 at IoU 0.5.
         transition: source class by truth class, through the source boxes' matches, or through
             the predictions' provenance where there is no source; else None.
         confusion: predicted class by truth class, through class-blind matches at IoU 0.5.
+        by_source: the same for the objects of each source class, with those of no label and of no
+            annotation; None without source.
         counts: images, boxes of truth and predictions, ignored and so on.
         warnings: what a reader of the numbers should know.
     """
@@ -113,9 +129,12 @@ class TransferMetrics:
     AP75: float | None
     at: dict[str, MatchQuality]
     mean_iou: dict[str, float | None]
+    lrp: LrpError
+    annotations: AnnotationsKept | None
     per_class: dict[str, dict[str, float | None]]
     transition: Transition | None
     confusion: Transition
+    by_source: SourceConfusion | None
     counts: dict[str, int]
     warnings: tuple[str, ...] = ()
 
@@ -127,6 +146,9 @@ class TransferMetrics:
             "at": {key: quality.to_dict() for key, quality in self.at.items()},
             "transition": None if self.transition is None else self.transition.to_dict(),
             "confusion": self.confusion.to_dict(),
+            "lrp": self.lrp.to_dict(),
+            "annotations": None if self.annotations is None else self.annotations.to_dict(),
+            "by_source": None if self.by_source is None else self.by_source.to_dict(),
         }
 
 
@@ -163,33 +185,31 @@ def evaluate_transfer(
     raw = _read(predictions, problems, reference)
     classes, names = reference.space.num_classes, tuple(reference.space.class_names)
     joined, warnings = join_by_name(raw, reference)
-    made = ranked = _claims(joined, classes)
+    made = ranked = every = _claims(joined, classes)
+    have_scores = bool(np.isfinite(joined.score).any())
     if scored is not None:
         joined, more = join_by_name(_read(scored, problems, reference), reference)
         ranked, warnings = _claims(joined, classes), warnings + more
     average = average_precision(reference, ranked)
-    rules, forgiven = federated(reference), None
+    rules = federated(reference)
     if rules is not None:
-        every = len(made)
         boxes, made = rules.counted(reference.boxes, made)
         reference = reference.with_boxes(boxes)
-        forgiven = rules.forgiven(made)
-        if every > len(made):
+        if len(every) > len(made):
             warnings.append(
-                f"{every - len(made)} boxes of {raw.name} are of classes that {reference.name} "
-                "does not tell of in their images; left out"
+                f"{len(every) - len(made)} boxes of {raw.name} are of classes that "
+                f"{reference.name} does not tell of in their images; left out"
             )
     real, regions = objects_and_regions(reference)
+    total = np.bincount(real.category, minlength=classes)
     blind = _pairs(made, real)
-    at, half = {}, None
+    at = {}
     ignored = inside_regions(made, regions, classes, _IGNORE_IOA)
-    if forgiven is not None:
-        ignored |= forgiven
-    per_class: dict[str, dict[str, float | None]] = {}
+    if rules is not None:
+        ignored |= rules.forgiven(made)
     for threshold in THRESHOLDS:
         close = blind.take(blind.iou >= threshold)
-        within = close.take(made.category[close.left] == real.category[close.right])
-        hits = greedy_match(within, made.score, len(real))
+        hits = _same_class(close, made, real)
         any_class = greedy_match(close, made.score, len(real))
         same = made.category[any_class.left] == real.category[any_class.right]
         wrong = _unmatched(hits, len(made)) & ~ignored
@@ -200,12 +220,32 @@ def evaluate_transfer(
             same_class=int(same.sum()),
             matched=len(any_class.left),
         )
-        if half is None:
-            half = any_class
-            per_class = _per_class(names, real, made, hits, wrong, average.per_class)
-    assert half is not None
-    before, before_warnings, transition = _before(source, reference, real, problems)
-    if transition is None and made.provenance is not None:
+    half = greedy_match(blind, made.score, len(real))
+    hits = _same_class(blind, made, real)
+    wrong = _unmatched(hits, len(made)) & ~ignored
+    judged = _judged(made, hits, wrong)
+    optimal = optimal_lrp(total, *judged) if have_scores else None
+    lrp = lrp_error(names, total, *judged[:2], optimal)
+    before = None if source is None else _before(source, reference, real, problems)
+    transition, kept, by_source = None, None, None
+    if before is not None:
+        pairs = before.matches
+        transition = Transition(
+            before.names,
+            names,
+            _count(
+                before.boxes.category[pairs.left],
+                real.category[pairs.right],
+                len(before.names),
+                classes,
+            ),
+        )
+        objects = objects_of(before.boxes, real)
+        kept = annotations_kept(before.names, before.boxes, every, real, objects)
+        given = np.full(len(real), -1)
+        given[half.right] = made.category[half.left]
+        by_source = source_confusion(before.names, names, before.boxes, real, objects, given)
+    elif made.provenance is not None:
         transition = _by_provenance(made.provenance.source_category, real, half, names)
     return TransferMetrics(
         name=name or raw.name,
@@ -214,23 +254,33 @@ def evaluate_transfer(
         AP75=average.AP75,
         at=at,
         mean_iou=_mean_iou(before, half, len(real)),
-        per_class=per_class,
+        lrp=lrp,
+        annotations=kept,
+        per_class=_per_class(names, total, made, hits, wrong, average.per_class, lrp),
         transition=transition,
         confusion=Transition(
             names,
             names,
             _count(made.category[half.left], real.category[half.right], classes, classes),
         ),
+        by_source=by_source,
         counts={
             "images": len(reference),
             "truth": len(real),
             "ignore_regions": len(regions),
             "predictions": len(made),
             "predictions_ignored": int((ignored & _unmatched(half, len(made))).sum()),
-            "source": 0 if before is None else before[1],
+            "source": 0 if before is None else len(before.boxes),
         },
         warnings=tuple(
-            dict.fromkeys((*told(problems), *warnings, *before_warnings, *average.warnings))
+            dict.fromkeys(
+                (
+                    *told(problems),
+                    *warnings,
+                    *([] if before is None else before.warnings),
+                    *average.warnings,
+                )
+            )
         ),
     )
 
@@ -251,7 +301,7 @@ def _pairs(boxes: Boxes, real: Boxes) -> BoxPairs:
 
 def _read(labels: Any, problems: Strict, truth: DetectionDataset | None = None) -> DetectionDataset:
     if isinstance(labels, DetectionDataset):
-        return in_id_order(labels)
+        return in_id_order(with_provenance(labels))
     if truth is None:
         return read_as_written(labels, problems)
     return read_results(labels, truth, problems)
@@ -263,24 +313,38 @@ def _claims(boxes: Boxes, classes: int) -> Boxes:
     return replace(kept, score=np.where(np.isnan(kept.score), 1.0, kept.score))
 
 
-def _before(
-    source: Labels | None, truth: DetectionDataset, real: Boxes, problems: Strict
-) -> tuple[tuple[BoxPairs, int] | None, list[str], Transition | None]:
-    if source is None:
-        return None, [], None
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """A source's boxes on the truth's images, their class names, and their matches with it."""
+
+    boxes: Boxes
+    names: tuple[str, ...]
+    matches: BoxPairs
+    warnings: list[str]
+
+
+def _before(source: Labels, truth: DetectionDataset, real: Boxes, problems: Strict) -> _Before:
     labels = _read(source, problems)
-    space = labels.space
     joined, warnings = join_by_name(labels, truth, categories=False)
-    boxes = _claims(joined, space.num_classes)
+    boxes = _claims(joined, labels.space.num_classes)
     matches = greedy_match(_pairs(boxes, real), np.ones(len(boxes)), len(real))
-    counts = _count(
-        boxes.category[matches.left],
-        real.category[matches.right],
-        space.num_classes,
-        truth.space.num_classes,
-    )
-    transition = Transition(tuple(space.class_names), tuple(truth.space.class_names), counts)
-    return (matches, len(boxes)), warnings, transition
+    return _Before(boxes, tuple(labels.space.class_names), matches, warnings)
+
+
+def _same_class(close: BoxPairs, made: Boxes, real: Boxes) -> BoxPairs:
+    """Matches within a class."""
+    within = close.take(made.category[close.left] == real.category[close.right])
+    return greedy_match(within, made.score, len(real))
+
+
+def _judged(
+    boxes: Boxes, hits: BoxPairs, wrong: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class, IoU (0 if wrong) and score of the boxes that count."""
+    iou = np.zeros(len(boxes))
+    iou[hits.left] = hits.iou
+    rows = np.flatnonzero((iou > 0) | wrong)
+    return boxes.category[rows], iou[rows], boxes.score[rows]
 
 
 def _by_provenance(
@@ -294,35 +358,34 @@ def _by_provenance(
     return Transition(rows, columns, counts)
 
 
-def _mean_iou(
-    before: tuple[BoxPairs, int] | None, after: BoxPairs, n: int
-) -> dict[str, float | None]:
+def _mean_iou(before: _Before | None, after: BoxPairs, n: int) -> dict[str, float | None]:
     names = ("before", "after", "before_common", "after_common", "common")
     if before is None:
         return dict.fromkeys(names) | {"after": _mean(after.iou)}
     old, new = np.full(n, np.nan), np.full(n, np.nan)
-    old[before[0].right] = before[0].iou
+    old[before.matches.right] = before.matches.iou
     new[after.right] = after.iou
     both = ~np.isnan(old) & ~np.isnan(new)
-    means = map(_mean, (before[0].iou, after.iou, old[both], new[both]))
+    means = map(_mean, (before.matches.iou, after.iou, old[both], new[both]))
     return dict(zip(names, (*means, int(both.sum())), strict=True))
 
 
 def _per_class(
     names: Sequence[str],
-    real: Boxes,
+    total: np.ndarray,
     made: Boxes,
     hits: BoxPairs,
     wrong: np.ndarray,
     average: Mapping[str, float | None],
+    lrp: LrpError,
 ) -> dict[str, dict[str, float | None]]:
     k = len(names)
     found = np.bincount(made.category[hits.left], minlength=k)
-    total = np.bincount(real.category, minlength=k)
     false = np.bincount(made.category[wrong], minlength=k)
     return {
         name: {
             "AP": average[name],
+            "lrp": lrp.per_class[name],
             "precision": _ratio(int(found[c]), int(found[c] + false[c])),
             "recall": _ratio(int(found[c]), int(total[c])),
             "f1": _ratio(2 * int(found[c]), int(found[c] + false[c] + total[c])),

@@ -24,6 +24,7 @@ from relabel.datasets.federated import federated_columns
 from relabel.datasets.formats.box_checks import real_boxes
 from relabel.datasets.formats.coco.columns import AnnotationColumns
 from relabel.datasets.formats.coco.decode import decode, decode_results, unwrapped
+from relabel.datasets.formats.coco.origins import provenance_of
 from relabel.datasets.formats.coco.read import CATEGORY_FIELDS, first_of_each, label_space, located
 from relabel.datasets.formats.records import collector_paused
 from relabel.datasets.labelspace import LabelSpace
@@ -41,10 +42,6 @@ _RESULT = (
 _MOST_LISTED = 30
 
 
-class _Origin(msgspec.Struct, gc=False):
-    source_category: str | None = None
-
-
 class Strict(Problems):
     """Where nothing is skipped, no remedy says how to skip."""
 
@@ -59,9 +56,8 @@ def read_as_written(source: CocoSource, problems: Strict | None = None) -> Detec
     """A COCO file, images in the order of their ids.
 
     Images need no size and no ``file_name``, which is "" then. Categories of one name are
-    distinguished by their ids. Of ``relabel`` objects the source's category is kept,
-    as provenance, and what makes the file federated (`relabel.datasets.federated`); no other fields
-    are.
+    distinguished by their ids. ``relabel`` objects are kept as provenance, and what makes the file
+    federated (`relabel.datasets.federated`); no other fields are.
 
     Args:
         problems: receives warnings.
@@ -228,19 +224,7 @@ def _image_meant(row: dict[str, Any], truth: DetectionDataset) -> str | None:
 
 
 def _provenance(columns: AnnotationColumns, file: str) -> Provenance | None:
-    """The source's categories from the ``relabel`` objects; None where there are none."""
+    """What the ``relabel`` objects say; None where there are none."""
     if columns.extra is None or "relabel" not in columns.extra.names:
         return None
-    raw = columns.extra.columns[columns.extra.names.index("relabel")]
-    decoder = msgspec.json.Decoder(_Origin | None)
-    names = []
-    for row, value in enumerate(raw):
-        try:
-            origin = decoder.decode(value) if len(bytes(value)) else None
-        except msgspec.MsgspecError as error:
-            raise DataError(
-                f"relabel: {error}", file=file, record=f"annotations[{row}]", remedy="Correct it."
-            ) from error
-        names.append((origin and origin.source_category) or "")
-    n = len(names)
-    return Provenance(file, [""] * n, np.full(n, -1), names, np.full(n, np.nan, np.float32))
+    return provenance_of(columns.extra.columns[columns.extra.names.index("relabel")], file)
