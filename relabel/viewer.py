@@ -27,8 +27,13 @@ from relabel.workspace.progress import message, tell_problems
 INFO_KEY = "relabel"
 """Key of the FiftyOne dataset's ``info`` that marks it as loaded by relabel."""
 
-# Source boxes lie under transferred ones; these two stay apart for most kinds of colour vision.
-_FIELD_COLORS = {"source": "#ff9f1c", "transferred": "#00d0e0", "ground_truth": "#00d0e0"}
+# Source boxes lie under transferred ones; these stay apart for most kinds of colour vision.
+_FIELD_COLORS = {
+    "source": "#ff9f1c",
+    "removed": "#e0218a",
+    "transferred": "#00d0e0",
+    "ground_truth": "#00d0e0",
+}
 _PSEUDO_COLORS = ("#c77dff", "#9ef01a", "#ff6b9a", "#ffe45e", "#7aa2ff")
 
 _DATABASE_REMEDY = (

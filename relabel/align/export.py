@@ -6,6 +6,9 @@ paths of the workspace, so that an interrupted run ends with the same bytes as a
     result/
       {source}/annotations.json   COCO, file names as in the source; `info.relabel.root`
                                 says from where, relative to the file
+      {source}/removed.json       COCO, in the source's label space: its annotations that left no
+                                label of their own, each with `relabel_removed`: why, its
+                                probability, best class and score
       {source}/fiftyone/          a FiftyOneDataset folder
       images/{dataset}            the datasets' images, linked, or taken out of their records
       merged.json                 target and sources, file names relative to the file's own folder
@@ -14,6 +17,7 @@ paths of the workspace, so that an interrupted run ends with the same bytes as a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -27,10 +31,12 @@ from relabel.align.job import AlignJob
 from relabel.align.settings import stage_settings
 from relabel.crosslabel.prompted import sam3_identity
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
+from relabel.datasets.alternatives import told_of_all
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.coco.write import encode
 from relabel.datasets.formats.registry import write_dataset
 from relabel.datasets.pixels.placing import place_images, with_images_in
+from relabel.datasets.removed import Removed, removed_annotations, without_label
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes, atomic_write_json
 from relabel.workspace.fingerprint import file_fingerprint
 
@@ -46,11 +52,14 @@ class SourceResult:
         before: as annotated.
         after: the same images with target-space boxes and provenance.
         labels: pseudo-labels on its images by the dataset of the specialist.
+        removed: its annotations without a label of their own; by default as `without_label` finds
+            them.
     """
 
     before: DetectionDataset
     after: DetectionDataset
     labels: Mapping[str, PseudoLabels]
+    removed: Removed | None = None
 
 
 def write_align_result(
@@ -68,7 +77,7 @@ def write_align_result(
     outputs: dict[str, str | Path] = {}
     target = plan.datasets[plan.target]
     place_images(target, out / "images" / target.name, "hard", quiet=quiet)
-    reports, parts = [], [target]
+    reports, parts, counts = [], [target], {}
     for result in results:
         name = result.before.name
         place_images(result.before, out / "images" / name, "hard", quiet=quiet)
@@ -79,17 +88,29 @@ def write_align_result(
             by: pseudo_to_dataset(replace(labels, covered=None), before, settings.pseudo_score)
             for by, labels in result.labels.items()
         }
-        outputs[f"{name}/annotations.json"] = _write_coco(plan, after, out / name)
+        removed = result.removed
+        if removed is None:
+            removed = without_label(before, after)
+        gone = removed_annotations(before, removed, after.space)
+        counts[name] = dict(sorted(Counter(removed.reason).items()))
+        labelled = replace(after, boxes=told_of_all(after.boxes))
+        description = f"{name} in the label space of {plan.target}"
+        file = out / name / "annotations.json"
+        outputs[f"{name}/annotations.json"] = _write_coco(labelled, description, file)
+        description = f"annotations of {name} without a label in the space of {plan.target}"
+        file = out / name / "removed.json"
+        outputs[f"{name}/removed.json"] = _write_coco(gone, description, file)
         for format in settings.formats:
             if format == "fiftyone":
-                layers = {"source": before, **{f"pseudo_{by}": p for by, p in pseudo.items()}}
+                layers = {"source": before, "removed": gone}
+                layers |= {f"pseudo_{by}": p for by, p in pseudo.items()}
                 _write_fiftyone(after, layers, out / name / "fiftyone", out)
                 outputs[f"{name}/fiftyone"] = f"{name}/fiftyone"
             elif format != "coco":
                 write_dataset(after, format, out / name / format, copy_images="link")
                 outputs[f"{name}/{format}"] = f"{name}/{format}"
-        reports.append(SourceReport(name, before, after, pseudo))
-        parts.append(after)
+        reports.append(SourceReport(name, before, after, pseudo, removed))
+        parts.append(labelled)
     outputs["merged.json"] = _write_merged(plan, parts, out)
     write_align_report(
         out / "report.html",
@@ -101,18 +122,16 @@ def write_align_result(
         seed=plan.settings.lat.seed,
     )
     outputs["report.html"] = "report.html"
-    outputs["manifest.json"] = _write_manifest(plan, parts, outputs, out)
+    outputs["manifest.json"] = _write_manifest(plan, parts, counts, outputs, out)
     return outputs
 
 
-def _write_coco(plan: AlignJob, dataset: DetectionDataset, folder: Path) -> str:
-    description = f"{dataset.name} in the label space of {plan.target}"
-    path = folder / "annotations.json"
+def _write_coco(dataset: DetectionDataset, description: str, file: Path) -> str:
     described = replace(dataset, info={"info": _info(description)})
-    with atomic_path(path) as temp, temp.open("wb") as stream:
+    with atomic_path(file) as temp, temp.open("wb") as stream:
         for piece in encode(described, f"../images/{dataset.name}"):
             stream.write(piece)
-    return path.relative_to(folder.parent).as_posix()
+    return file.relative_to(file.parent.parent).as_posix()
 
 
 def _info(description: str) -> dict[str, Any]:
@@ -166,7 +185,11 @@ def _write_merged(plan: AlignJob, parts: Sequence[DetectionDataset], out: Path) 
 
 
 def _write_manifest(
-    plan: AlignJob, parts: Sequence[DetectionDataset], outputs: Mapping[str, str | Path], out: Path
+    plan: AlignJob,
+    parts: Sequence[DetectionDataset],
+    removed: Mapping[str, Mapping[str, int]],
+    outputs: Mapping[str, str | Path],
+    out: Path,
 ) -> str:
     files = {}
     for name in sorted(outputs):
@@ -192,6 +215,7 @@ def _write_manifest(
         },
         "stages": {name: stage.fingerprint for name, stage in plan.stages.items()},
         "boxes": {part.name: int((~part.boxes.ignore).sum()) for part in parts},
+        "removed": removed,
         "files": files,
     }
     atomic_write_json(out / "manifest.json", manifest, indent=1)

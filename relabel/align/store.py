@@ -17,11 +17,14 @@ import numpy as np
 from relabel.datasets.alternatives import alternatives_field, possible_classes
 from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.removed import Removed
 from relabel.workspace.columns import Shard, column, image_column, read_shard, write_shard
 
 BOXES_FILE = "boxes.parquet"
+REMOVED_FILE = "removed.parquet"
 _OF_BOXES = ("xywh", "category", "score", "ignore", "id", "area")
 _OF_PROVENANCE = ("origin", "source_id", "source_category", "source_iou")
+_OF_REMOVED = ("reason", "probability", "category", "score")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,6 +50,49 @@ class TransferredShard(Shard):
     others: np.ndarray | None = column("bool", "offsets", wide=True, optional=True)
 
     KIND: ClassVar[str] = "transferred boxes"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RemovedShard(Shard):
+    """The columns of `Removed`.
+
+    Attributes:
+        offsets: int64 [B + 1].
+        box: int64 [n], `Removed.row`.
+    """
+
+    offsets: np.ndarray
+    box: np.ndarray = column("int64", "offsets")
+    reason: Sequence[str] = column("string", "offsets")
+    probability: np.ndarray = column("float32", "offsets")
+    category: np.ndarray = column("int64", "offsets")
+    score: np.ndarray = column("float32", "offsets")
+
+    KIND: ClassVar[str] = "removed annotations"
+
+
+def write_removed(removed: Removed, source: DetectionDataset, folder: Path) -> dict[str, str]:
+    """Write what a transfer left without a label; returns the files by name."""
+    image = source.boxes.image[removed.row]
+    shard = RemovedShard(
+        run={"dataset": source.name},
+        row=np.arange(len(source), dtype=np.int32),
+        offsets=np.searchsorted(image, np.arange(len(source) + 1)),
+        box=removed.row,
+        **{name: getattr(removed, name) for name in _OF_REMOVED},
+    )
+    write_shard(folder / REMOVED_FILE, shard)
+    return {"removed": REMOVED_FILE}
+
+
+def read_removed(folder: Path) -> Removed:
+    """What `write_removed` wrote.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    shard = read_shard(folder / REMOVED_FILE, RemovedShard)
+    return Removed(shard.box, **{name: getattr(shard, name) for name in _OF_REMOVED})
 
 
 def write_transferred(

@@ -45,6 +45,19 @@ def alternatives_of(boxes: Boxes, row: int) -> list[str]:
     return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
 
 
+def told_of_all(boxes: Boxes) -> Boxes:
+    """The boxes with the field for each that is no ignore region, empty where there are none."""
+    extra: list[bytes | None] = [None] * len(boxes) if boxes.extra is None else list(boxes.extra)
+    empty = msgspec.json.encode({FIELD: []})
+    for row in np.flatnonzero(~boxes.ignore).tolist():
+        fields = extra[row]
+        if not fields or fields == b"{}":
+            extra[row] = empty
+        elif _MARK not in fields:
+            extra[row] = fields[:-1] + b"," + empty[1:]
+    return replace(boxes, extra=extra)
+
+
 def possible_classes(dataset: DetectionDataset, rows: slice) -> np.ndarray | None:
     """Which classes each box may be of, bool [n, C]; None where every box is of its category.
 

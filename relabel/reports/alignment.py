@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from relabel.datasets.alternatives import alternatives_of
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import load_rgb
+from relabel.datasets.removed import Removed, without_label
 from relabel.errors import DataError
 from relabel.reports import charts, statistics
-from relabel.reports.page import Cell, embedded, nested, note, swatch, table, write_page
+from relabel.reports.page import Cell, details, embedded, nested, note, swatch, table, write_page
 from relabel.reports.pictures import Color, class_palette, draw_boxes
+from relabel.reports.removed import fates_bar, fates_table, removed_section
 from relabel.reports.style import escaped
 
 _PICTURE_WIDTH = 640
@@ -29,12 +32,20 @@ class SourceReport:
         before: its own annotations, in its own label space.
         after: the relabelled dataset, in the target's label space, with provenance.
         pseudo: pseudo-labels on its images by the dataset whose specialist made them.
+        removed: its annotations without a label of their own; by default as `without_label` finds
+            them.
     """
 
     name: str
     before: DetectionDataset
     after: DetectionDataset
     pseudo: Mapping[str, DetectionDataset] | None = None
+    removed: Removed | None = None
+
+    @property
+    def gone(self) -> Removed:
+        """``removed``, or what stands for it."""
+        return without_label(self.before, self.after) if self.removed is None else self.removed
 
 
 def write_align_report(
@@ -91,14 +102,23 @@ def _overview(target: DetectionDataset, sources: Sequence[SourceReport]) -> str:
                 float(style.iou.mean()) if len(style.iou) else None,
             ]
         )
-    head = ["source", "images", "boxes before", "boxes after", "from a source box", "new"]
-    head += ["dropped", "mean IoU with source box"]
+    head = ["source", "images", "annotations", "labels", "from an annotation", "new"]
+    head += ["annotations without a label of their own", "mean IoU with the annotation"]
+    bars = "".join(
+        f"<h4>The {_fates(s).counts.sum():,} annotations of {escaped(s.name)}</h4>"
+        f"{fates_bar(_fates(s))}"
+        for s in sources
+    )
     return (
         f"<section><p>Target: <strong>{escaped(target.name)}</strong>, "
         f"{target.space.num_classes} classes, {len(target.images):,} images, "
         f"{int((~target.boxes.ignore).sum()):,} boxes. Counts leave ignored regions out.</p>"
-        f"{table(head, rows)}</section>"
+        f"{bars}{table(head, rows)}</section>"
     )
+
+
+def _fates(source: SourceReport) -> statistics.Fates:
+    return statistics.fates(source.before, source.after, source.gone)
 
 
 def _source(
@@ -110,7 +130,7 @@ def _source(
     seed: int,
 ) -> str:
     before, after = source.before, source.after
-    style = statistics.box_style(before, after)
+    style, flow = statistics.box_style(before, after), statistics.class_flow(before, after)
     scores = after.boxes.score[~after.boxes.ignore]
     ratio: dict[str, Any] = {"low": 0, "high": 2, "mark": 1, "ticks": (0, 0.5, 1, 1.5, 2)}
     share: dict[str, Any] = {"low": 0, "high": 1, "ticks": (0, 0.25, 0.5, 0.75, 1)}
@@ -124,13 +144,17 @@ def _source(
     score_chart = charts.histogram(scores[~np.isnan(scores)], title="Score", **share)
     parts = [
         f'<section id="source-{k}"><h2>{escaped(source.name)}</h2>',
-        _pictures(source, palette, pictures, seed),
+        "<h3>What became of the annotations</h3>",
+        fates_table(_fates(source), int(flow.counts[-1].sum())),
         "<h3>Classes: source to target</h3>",
         note(
-            "Each row is shaded by where its boxes went. The last row holds boxes that come from "
-            "no source annotation, the last column source annotations left out."
+            "Labels by the class of the annotation that they come from, shaded by share of the "
+            "row. The last row holds labels that come from no annotation, the last column "
+            "annotations that no label names, those that were merged among them."
         ),
-        _matrix(statistics.class_flow(before, after)),
+        _matrix(flow),
+        _pictures(source, palette, pictures, seed),
+        removed_section(before, source.gone, after.space, palette, pictures, seed),
         "<h3>Box style</h3>",
         note(
             "Boxes that come from a source annotation, compared with it. The dashed line is no "
@@ -231,6 +255,9 @@ def _matrix(flow: statistics.ClassFlow) -> str:
 def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, seed: int) -> str:
     before, after = source.before, source.after
     joined = statistics.matching_images(before, after)
+    gone = source.gone
+    lost = np.zeros(len(before.boxes), bool)
+    lost[gone.row[~gone.merged]] = True
     figures, unreadable = [], 0
     seen: tuple[set[str], set[str]] = (set(), set())
     for row, reason in statistics.choose_images(before, after, count, seed):
@@ -252,16 +279,21 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
                 dataset.boxes.score[rows] if k else None,
                 palette,
                 ignore=ignore,
+                dashed=None if k else lost[rows],
                 width=_PICTURE_WIDTH,
                 # One class needs no name on every box.
                 tags=dataset.space.num_classes > 1 or bool(k),
             )
-            text = f"{('Before', 'After')[k]}: {int((~ignore).sum())} boxes"
+            n = int((~ignore).sum())
+            text = f"{('Before', 'After')[k]}: {n} box{'es' * (n != 1)}"
+            if not k and lost[rows].any():
+                text += f", {int(lost[rows].sum())} without a label"
             sides.append(f"<div><span>{text}</span>{embedded(picture, text)}</div>")
         name = escaped(after.images.file_name[row])
         figures.append(
             f"<figure><figcaption>{name} <small>{reason}</small></figcaption>"
-            f'<div class="pair">{"".join(sides)}</div></figure>'
+            f'<div class="pair">{"".join(sides)}</div>'
+            f"{details('Labels', _labels(after, row))}</figure>"
         )
     left_out = note(f"{unreadable} images could not be read.") if unreadable else ""
     if not figures:
@@ -272,4 +304,23 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
         + "</ul></div>"
         for label, names in (("Before", seen[0]), ("After", seen[1]))
     )
-    return f'<h3>Pictures</h3><div class="keys">{legends}</div>{"".join(figures)}{left_out}'
+    dashed = note("Annotations that left no label are dashed.") if lost.any() else ""
+    keys = f'<div class="keys">{legends}</div>{dashed}'
+    return f"<h3>Pictures</h3>{keys}{''.join(figures)}{left_out}"
+
+
+def _labels(after: DetectionDataset, image: int) -> str:
+    """Score, origin and alternatives of each label of an image."""
+    boxes, names = after.boxes, after.space.names
+    at = after.rows(image)
+    rows: list[list[object]] = []
+    for row in np.arange(at.start, at.stop)[~boxes.ignore[at]].tolist():
+        origin, annotation = "–", "–"
+        if boxes.provenance is not None:
+            origin = boxes.provenance.origin[row]
+            annotation = boxes.provenance.source_category[row] or "–"
+        others = ", ".join(alternatives_of(boxes, row)) or "–"
+        score = "–" if np.isnan(boxes.score[row]) else f"{boxes.score[row]:.2f}"
+        rows.append([names[boxes.category[row]], origin, annotation, others, score])
+    head = ["label", "origin", "annotation", "may also be", "score"]
+    return table(head, rows, words=4) if rows else "<p>None.</p>"

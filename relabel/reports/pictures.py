@@ -62,6 +62,7 @@ def draw_boxes(
     colors: Mapping[str, Color] | None = None,
     *,
     ignore: np.ndarray | None = None,
+    dashed: np.ndarray | None = None,
     width: int | None = None,
     tags: bool = True,
 ) -> Image.Image:
@@ -78,6 +79,7 @@ def draw_boxes(
         scores: float [n], shown behind the name where not NaN.
         colors: colour by class name; default `class_palette` of ``labels``.
         ignore: bool [n]; these regions are hatched in grey and have no name.
+        dashed: bool [n], boxes with a dashed frame.
         width: scale the picture to this width, at most twice its own, before drawing.
         tags: write the class names.
 
@@ -100,10 +102,33 @@ def draw_boxes(
             _hatch(picture, tuple(xyxy[i].tolist()))
     for i in order:
         if not hidden[i]:
-            _frame(pen, tuple(xyxy[i].tolist()), colors.get(labels[i], IGNORE_COLOR), line)
+            broken = dashed is not None and bool(dashed[i])
+            color = colors.get(labels[i], IGNORE_COLOR)
+            _frame(pen, tuple(xyxy[i].tolist()), color, line, dashed=broken)
     if tags:
         _write_tags(picture, xyxy, labels, scores, colors, [i for i in order if not hidden[i]])
     return picture
+
+
+def crop_around(
+    image: np.ndarray, box: Rectangle, *, context: float = 0.75, least: int = 64
+) -> tuple[np.ndarray, Rectangle]:
+    """The part of an image around a box, and the box there.
+
+    Args:
+        image: uint8 [H, W, 3].
+        context: width of the margin on each side, as a share of the box's longer side.
+        least: sides of the part, if the image has so many pixels.
+    """
+    x1, y1, x2, y2 = box
+    side = max(least, (1 + 2 * context) * max(x2 - x1, y2 - y1))
+    ends = []
+    for low, high, size in ((x1, x2, image.shape[1]), (y1, y2, image.shape[0])):
+        span = min(round(side), size)
+        start = min(max(0, round((low + high - span) / 2)), size - span)
+        ends.append((start, start + span))
+    (left, right), (top, bottom) = ends
+    return image[top:bottom, left:right], (x1 - left, y1 - top, x2 - left, y2 - top)
 
 
 def draw_masks(
@@ -222,12 +247,24 @@ def _ink(color: Color) -> Color:
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
 
-def _frame(pen: ImageDraw.ImageDraw, box: Rectangle, color: Color, line: int) -> None:
+def _frame(
+    pen: ImageDraw.ImageDraw, box: Rectangle, color: Color, line: int, *, dashed: bool = False
+) -> None:
     x1, y1, x2, y2 = (round(v) for v in box)
     x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
     # A dark seam keeps light colours visible on bright ground.
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=1)
-    pen.rectangle((x1, y1, x2, y2), outline=color, width=min(line, max(1, (x2 - x1) // 4)))
+    line = min(line, max(1, (x2 - x1) // 4))
+    pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
+    if not dashed:
+        return
+    dash = 3 * line
+    for x in range(x1 + dash, x2 - line, 2 * dash):
+        for y in (y1, y2 - line + 1):
+            pen.rectangle((x, y, min(x + dash, x2 - line), y + line - 1), fill=(0, 0, 0))
+    for y in range(y1 + dash, y2 - line, 2 * dash):
+        for x in (x1, x2 - line + 1):
+            pen.rectangle((x, y, x + line - 1, min(y + dash, y2 - line)), fill=(0, 0, 0))
 
 
 def _hatch(picture: Image.Image, box: Rectangle) -> None:

@@ -38,6 +38,10 @@ th[scope=row]{white-space:nowrap}
 .matrix .heat{background:color-mix(in srgb,var(--heat) calc(var(--p)*.72),transparent)}
 .matrix .empty,.matrix td:last-child{color:var(--soft)}
 .matrix tr>:nth-last-child(2){border-left:2px solid var(--line)}
+.fates td small{display:inline-block;min-width:3.4rem;margin-left:.3rem}
+.fates tbody>tr:last-child>*{border-top:2px solid var(--line)}
+.fates .empty{color:var(--soft)}.fates .empty::after{content:"";display:inline-block;width:3.7rem}
+figure summary{font-size:.9rem;font-weight:500;margin:.4rem 0}
 .matrix.new tbody>tr:last-child>*{border-top:2px solid var(--line)}
 .upright thead .num span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,18rem),1fr));gap:1rem}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from relabel.align.store import read_transferred, write_transferred
-from relabel.datasets.alternatives import alternatives_field, possible_classes, renamed
+from relabel.datasets.alternatives import alternatives_field, possible_classes, renamed, told_of_all
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.formats.coco import read as coco
 from relabel.datasets.formats.coco import write as coco_write
@@ -64,6 +65,27 @@ def test_alternatives_follow_their_boxes_and_survive_files(tmp_path: Path) -> No
     for ignore_band in (False, True):
         stored = read_transferred(tmp_path, made, SPACE, ignore_band=ignore_band)
         assert stored.boxes.extra == made.boxes.extra
+
+
+def test_every_label_can_tell_of_its_alternatives(tmp_path: Path) -> None:
+    others = np.zeros((4, 3), bool)
+    others[1, 2] = True
+    boxes = _dataset(tmp_path, others).boxes
+    at = int(np.flatnonzero([f is not None for f in boxes.extra or []])[0])
+    mixed: list[bytes | None] = [None, b'{"a":1}', b"{}", None]
+    mixed[at] = (boxes.extra or [])[at]
+    ignore = np.array([False] * 4)
+    ignore[3 if at != 3 else 0] = True
+    told = told_of_all(replace(boxes, extra=mixed, ignore=ignore)).extra
+    assert told is not None
+    for row, fields in enumerate(told):
+        found = json.loads(fields) if fields else {}
+        assert found.get("a") == (1 if mixed[row] == b'{"a":1}' else None)
+        expected = None if ignore[row] else ["truck"] if row == at else []
+        assert found.get("relabel_alternatives") == expected
+    plain = told_of_all(replace(boxes, extra=None))
+    assert list(plain.extra or []) == [b'{"relabel_alternatives":[]}'] * 4
+    assert possible_classes(_dataset(tmp_path, others).with_boxes(plain), slice(0, 4)) is None
 
 
 def test_no_alternatives_cost_nothing(tmp_path: Path) -> None:

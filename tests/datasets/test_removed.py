@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from relabel.datasets.dataset import Provenance, make_boxes
-from relabel.datasets.removed import NO_LABEL, without_label
+from relabel.datasets.removed import MERGED, NO_LABEL, without_label
 from tests.builders.datasets import dataset_of
 
 
@@ -33,7 +33,9 @@ def test_annotations_that_no_label_names() -> None:
     after = dataset_of("s", ["car"], before.images, labels)
     removed = without_label(before, after)
     assert removed.row.tolist() == [0, 2]
-    assert list(removed.reason) == [NO_LABEL] * 2
+    # On the first lies the label of another annotation.
+    assert list(removed.reason) == [MERGED, NO_LABEL]
+    assert removed.merged.tolist() == [True, False]
     assert removed.category.tolist() == [-1, -1]
     assert np.isnan(removed.probability).all() and np.isnan(removed.score).all()
     assert removed.take(np.array([False, True])).row.tolist() == [2]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.removed import MERGED, NO_LABEL, Removed
 from relabel.reports.alignment import SourceReport, write_align_report
 from relabel.reports.charts import histogram
 from relabel.reports.page import number
@@ -121,14 +122,94 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
 
 
 def test_pictures_come_in_pairs(tmp_path: Path) -> None:
-    text = render(tmp_path)
+    text = render(tmp_path).partition("Annotations without a label")[0]
     pictures = re.findall(r"base64,([^\"]+)", text)
     assert len(pictures) == 4
     before, after = (np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures[:2])
     assert before.shape == after.shape == (96, 128, 3)
     assert np.abs(before.astype(int) - after).max() > 50
     assert "Before: 2 boxes" in text
-    assert len(re.findall("base64,", render(tmp_path, pictures=1))) == 2
+    text = render(tmp_path, pictures=1).partition("Annotations without a label")[0]
+    assert len(re.findall("base64,", text)) == 2
+
+
+def test_what_became_of_the_annotations(tmp_path: Path) -> None:
+    rows = Page(render(tmp_path)).rows
+    head = ["source class", "annotations", "kept", "under another class name", "split", "merged"]
+    at = rows.index([*head, "no label"])
+    expected = ["3", "2 66.7%", "2 66.7%", "·", "·", "1 33.3%"]
+    assert rows[at + 1 : at + 3] == [["vehicle", *expected], ["all", *expected]]
+    assert ["source class", NO_LABEL] in rows and ["vehicle", "1 33.3%"] in rows
+
+
+def test_annotations_without_a_label_have_reasons_and_pictures(tmp_path: Path) -> None:
+    target, source = world(tmp_path)
+    removed = Removed(
+        np.array([0, 1, 2]),
+        ["too <small>", MERGED, "outside"],
+        np.array([0.25, np.nan, np.nan], np.float32),
+        np.array([0, -1, -1]),
+        np.array([0.125, np.nan, np.nan], np.float32),
+    )
+    source = replace(source, removed=removed)
+    out = write_align_report(
+        tmp_path / "r.html", title="t", target=target, sources=[source], settings={}
+    )
+    text = out.read_text()
+    rows = Page(text).rows
+    # Merged ones have a label, and are not listed.
+    assert ["source class", "outside", "too <small>", "in all"] in rows
+    assert ["vehicle", "1 33.3%", "1 33.3%", "2 66.7%"] in rows
+    cards = text.partition('<div class="cards">')[2].partition("Box style")[0]
+    assert cards.count("<img") == 2 and cards.count("base64,") == 2
+    assert "too &lt;small&gt;" in cards and MERGED not in cards
+    assert "an object in the target: 0.25" in cards and "best class: car 0.12" in cards
+    assert "Before: 2 boxes, 1 without a label" in text
+    assert "Annotations that left no label are dashed." in text
+    few = write_align_report(
+        tmp_path / "f.html", title="t", target=target, sources=[source], settings={}, pictures=1
+    ).read_text()
+    assert few.partition('<div class="cards">')[2].count("<img") == 1
+    (tmp_path / "a.png").unlink()
+    out = write_align_report(
+        tmp_path / "r.html", title="t", target=target, sources=[source], settings={}
+    )
+    assert out.read_text().count("1 images could not be read.") == 2  # the pair, and the crop
+
+
+def test_labels_are_listed_with_score_origin_and_alternatives(tmp_path: Path) -> None:
+    target, source = world(tmp_path)
+    extra = [b'{"relabel_alternatives":["<b>bus</b>"]}', None, None]
+    after = source.after.with_boxes(replace(source.after.boxes, extra=extra))
+    out = write_align_report(
+        tmp_path / "r.html",
+        title="t",
+        target=target,
+        sources=[replace(source, after=after)],
+        settings={},
+    )
+    rows = Page(out.read_text()).rows
+    assert ["label", "origin", "annotation", "may also be", "score"] in rows
+    for label in (
+        ["car", "source", "vehicle", "<b>bus</b>", "0.90"],
+        ["car", "pseudo:fine", "–", "–", "0.40"],
+        ["<b>bus</b>", "source", "vehicle", "–", "0.60"],
+    ):
+        assert rows.count(label) == 1
+
+
+def test_nothing_is_gone(tmp_path: Path) -> None:
+    target, source = world(tmp_path)
+    nothing = Removed(np.zeros(0, np.int64), [], *(np.zeros(0),) * 3)
+    out = write_align_report(
+        tmp_path / "r.html",
+        title="t",
+        target=target,
+        sources=[replace(source, removed=nothing)],
+        settings={},
+    )
+    text = out.read_text()
+    assert "<h3>Annotations without a label</h3><p>None.</p>" in text
 
 
 def test_same_bytes_every_time(tmp_path: Path) -> None:

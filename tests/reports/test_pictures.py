@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relabel.reports.pictures import class_palette, contact_sheet, draw_boxes
+from relabel.reports.pictures import class_palette, contact_sheet, crop_around, draw_boxes
 
 
 def test_palette_depends_on_names_only() -> None:
@@ -95,3 +95,34 @@ def test_contact_sheet_places_cells_in_a_grid() -> None:
     pixels = np.asarray(sheet)
     for (x, y), color in zip([(52, 60), (144, 60), (52, 140)], colors, strict=True):
         assert pixels[y, x].tolist() == list(color)
+
+
+def test_dashed_frames_have_gaps() -> None:
+    image = np.full((100, 200, 3), 40, np.uint8)
+    boxes = np.array([[10, 10, 60, 90], [100, 10, 150, 90]])
+    picture = draw_boxes(
+        image,
+        boxes,
+        ["a", "a"],
+        colors={"a": (255, 0, 0)},
+        dashed=np.array([True, False]),
+        tags=False,
+    )
+    red = (np.asarray(picture) == (255, 0, 0)).all(axis=2)
+    for frame, whole in ((red[10, 12:58], False), (red[10, 102:148], True)):
+        assert frame.any() and bool(frame.all()) == whole
+    left, right = red[14:86, 10], red[14:86, 100]
+    assert left.any() and not left.all() and right.all()
+
+
+def test_crops_hold_the_box_and_stay_in_the_image() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[40:60, 90:110] = 255
+    part, box = crop_around(image, (90, 40, 110, 60), context=1, least=10)
+    assert part.shape == (60, 60, 3) and box == (20, 20, 40, 40)
+    assert part[20:40, 20:40].min() == 255 and part.sum() == image.sum()
+    corner, box = crop_around(image, (190, 90, 200, 100), least=64)
+    assert corner.shape == (64, 64, 3) and box == (54, 54, 64, 64)
+    # Larger than the image in one direction.
+    whole, box = crop_around(image, (0, 0, 120, 100))
+    assert whole.shape == (100, 200, 3) and box == (0, 0, 120, 100)

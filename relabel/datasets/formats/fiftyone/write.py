@@ -44,10 +44,18 @@ from relabel.datasets.formats.write_checks import (
 )
 from relabel.datasets.pixels.location import image_location, is_packed, read_image_bytes
 from relabel.datasets.pixels.placing import CopyImages, place_image
+from relabel.datasets.removed import removed_field
 from relabel.errors import ConfigError, Problems
 
 _RESERVED = {"id", "filepath", "tags", "metadata", "created_at", "last_modified_at"}
 _RESERVED |= {"image_id", "file_name", OTHER_FIELDS}
+# By field, the key in `relabel_removed` and the type.
+_REMOVED_FIELDS = {
+    "removed_because": ("reason", "String"),
+    "probability": ("probability", "Float"),
+    "best_class": ("category", "String"),
+    "best_score": ("score", "Float"),
+}
 _IMAGE_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
@@ -206,6 +214,8 @@ def _detections(
                 document["source_id"] = source_id if source_id >= 0 else None
                 document["source_iou"] = shortest_number(origin.source_iou[k])
                 document["alternatives"] = alternatives_of(boxes, k)
+            if layer is not dataset and (why := removed_field(boxes, k)) is not None:
+                document |= {field: why[key] for field, (key, _) in _REMOVED_FIELDS.items()}
             found.append(document)
         return found
 
@@ -266,6 +276,8 @@ def _label_schema(name: str, layer: DetectionDataset, *, own: bool) -> dict[str,
             f("source_iou", "Float"),
             f("alternatives", "List", subfield="String"),
         ]
+    if not own and len(layer.boxes) and removed_field(layer.boxes, 0) is not None:
+        fields += [f(field, kind) for field, (_, kind) in _REMOVED_FIELDS.items()]
     detections = f(
         "detections",
         "List",
