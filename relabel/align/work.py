@@ -120,7 +120,7 @@ def move_labels(job: AlignJob, stage: Stage, *, source: str) -> Outputs:
 def write_all(job: AlignJob, stage: Stage) -> Outputs:
     """The result's files."""
     from relabel.align.export import SourceResult, write_align_result
-    from relabel.align.store import read_transferred
+    from relabel.align.store import read_removed, read_transferred
 
     space = job.datasets[job.target].space
     results = [
@@ -128,6 +128,7 @@ def write_all(job: AlignJob, stage: Stage) -> Outputs:
             job.datasets[source],
             read_transferred(transferred.folder, job.datasets[source], space),
             job.labels_on(source),
+            read_removed(transferred.folder) if "removed" in transferred.outputs else None,
         )
         for source, transferred in job.transfers.items()
     ]

@@ -109,6 +109,43 @@ def removed_annotations(
     return marked.subset(np.unique(boxes.image))
 
 
+def removed_from(
+    annotations: DetectionDataset, source: DetectionDataset, space: LabelSpace
+) -> Removed:
+    """The table that `removed_annotations` wrote into a file; annotations go by their ids.
+
+    Args:
+        annotations: as read from the file.
+        source: as annotated; what it has not is passed over.
+        space: the target's label space.
+    """
+    classes = {name: c for c, name in enumerate(space.names)}
+    rows = {int(id): row for row, id in enumerate(source.boxes.id)}
+    found = []
+    for k, id in enumerate(annotations.boxes.id.tolist()):
+        told = removed_field(annotations.boxes, k)
+        if told is not None and id in rows:
+            values = (told.get(name) for name in ("probability", "score"))
+            found.append(
+                (
+                    rows[id],
+                    str(told.get("reason", "")),
+                    classes.get(str(told.get("category")), -1),
+                    *(v if isinstance(v, int | float) else np.nan for v in values),
+                )
+            )
+    row, reason, category, probability, score = (
+        zip(*sorted(found), strict=True) if found else ((),) * 5
+    )
+    return Removed(
+        np.array(row, np.int64),
+        list(reason),
+        np.array(probability, np.float32),
+        np.array(category, np.int64),
+        np.array(score, np.float32),
+    )
+
+
 def removed_field(boxes: Boxes, row: int) -> dict[str, Any] | None:
     """What `removed_annotations` says of one box; None where it says nothing."""
     fields = None if boxes.extra is None else boxes.extra[row]

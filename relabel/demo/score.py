@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.removed import Removed, removed_from
 from relabel.demo.build import SOURCES, TARGET, World
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
@@ -21,7 +22,18 @@ if TYPE_CHECKING:
 
 LAT = "LAT"
 _SHEET_IMAGES = 6
-_COLUMNS = ("labels", "AP", "AP50", "AP75", "F1@0.5", "F1@0.75", "class@0.5", "IoU", "boxes")
+_COLUMNS = (
+    "labels",
+    "AP",
+    "AP50",
+    "AP75",
+    "F1@0.5",
+    "F1@0.75",
+    "class@0.5",
+    "IoU",
+    "lost",
+    "boxes",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +45,7 @@ class SourceOutcome:
         after: relabelled by align, on the images of ``before`` in their order.
         truth: in the Cityscapes convention, on the same images.
         scores: of LAT and of the three baselines.
+        removed: annotations without a label of their own, with align's reasons.
     """
 
     name: str
@@ -40,6 +53,7 @@ class SourceOutcome:
     after: DetectionDataset
     truth: DetectionDataset
     scores: list[TransferMetrics]
+    removed: Removed | None = None
 
     @property
     def rows(self) -> Rows:
@@ -75,8 +89,11 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
         truth = read_dataset(world.truth(name), "coco", name=f"{name} truth")
         results: dict[str, Any] = {LAT: after, **all_baselines(before, pseudo)}
         scores = compare_transfer(truth, before, results)
+        removed, listed = None, file.with_name("removed.json")
+        if listed.is_file():
+            removed = removed_from(read_dataset(listed, "coco"), before, after.space)
         after, truth = _onto(after, before), _onto(truth, before)
-        outcomes.append(SourceOutcome(name, before, after, truth, scores))
+        outcomes.append(SourceOutcome(name, before, after, truth, scores, removed))
     return outcomes
 
 
@@ -92,7 +109,7 @@ def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome])
         world.root / "report.html",
         title="Demo: Waymo and nuImages in the label space of Cityscapes",
         target=catalogue.get(TARGET).read("train"),
-        sources=[SourceReport(o.name, o.before, o.after) for o in outcomes],
+        sources=[SourceReport(o.name, o.before, o.after, removed=o.removed) for o in outcomes],
         settings={name: dict(table) for name, table in catalogue.tables.items()},
         metrics={o.name: _numbers(o) for o in outcomes},
         pictures=_SHEET_IMAGES,
@@ -163,5 +180,7 @@ def _row(metrics: TransferMetrics) -> list[str]:
         *(metrics.at["0.5"].f1, metrics.at["0.75"].f1, metrics.at["0.5"].class_accuracy),
         metrics.mean_iou["after"],
     )
+    kept = metrics.annotations
+    values = (*values, None if kept is None else kept.lost_share)
     numbers = ["-" if v is None else f"{100 * v:.1f}" for v in values]
     return [metrics.name, *numbers, str(metrics.counts["predictions"])]

@@ -15,7 +15,7 @@ from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.align.store import read_removed, write_removed
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.formats.registry import read_dataset
-from relabel.datasets.removed import MERGED, NO_LABEL, Removed
+from relabel.datasets.removed import MERGED, NO_LABEL, Removed, removed_from
 from relabel.errors import DataError
 from tests.builders.datasets import dataset_of, images_of, write_image
 
@@ -118,8 +118,15 @@ def test_what_left_no_label_is_a_coco_file_with_reasons(tmp_path: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["removed"] == {"coarse": {"outside the target's convention": 1, TOO_SMALL: 1}}
     assert "coarse/removed.json" in manifest["files"]
-    # It is read as any COCO file.
-    assert len(read_dataset(out / "coarse/removed.json", "coco").boxes) == 2
+    # It is read as any COCO file, and gives the table back.
+    read = read_dataset(out / "coarse/removed.json", "coco")
+    _, before, after = world(tmp_path / "photos")
+    found = removed_from(read, before, after.space)
+    assert found.row.tolist() == [2, 3] and list(found.reason) == list(removed().reason)
+    assert found.category.tolist() == [1, -1]
+    np.testing.assert_array_equal(found.probability, removed().probability)
+    np.testing.assert_array_equal(found.score, removed().score)
+    assert len(removed_from(after, before, after.space)) == 0
     again = (out / "coarse/removed.json").read_bytes()
     assert export(tmp_path, removed()) == out
     assert (out / "coarse/removed.json").read_bytes() == again
