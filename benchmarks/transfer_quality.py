@@ -1,20 +1,23 @@
-"""Quality of transferred labels against paired truth, beside the three baselines.
+"""Quality of transferred labels against paired truth, beside the baselines and other arms' labels.
 
-    python benchmarks/transfer_quality.py RUN_DIR --target fine --source coarse \\
-        --truth truth_in_fine.json --seeds 0,1,2 --out benchmarks/transfer_quality.md
+    python benchmarks/transfer_quality.py RUN --config benchmarks/protocols/tollroad.toml \\
+        --target fine --truth coarse=truth_in_fine.json --out benchmarks/transfer_quality.md
 
-RUN_DIR is a finished workspace of `relabel align`; its pseudo-labels serve the baselines and every
-seed. Seed 0 of LAT is the workspace's own result; further seeds train LAT again on the same
-specialists. The truth is read for scoring alone: thresholds of LAT come from the target's own
-held-back images, those of the baselines are listed (0.05 keeps everything the specialist said).
+A RUN is a finished workspace of `relabel align`; several are seeds of LAT, whose means are shown.
+The first one's pseudo-labels (or those of ``--crosslabels``) serve the three baselines, at several
+thresholds. ``--labels DIR`` adds the labels of a comparison's other arms (``DIR/ARM/SOURCE.json``,
+as `relabel evaluate downstream` keeps them, or made otherwise). The truth is read for scoring
+alone, so that the best threshold of a baseline, which is chosen on it, flatters the baseline.
+
+Each source has a table, a line that says how far LAT is ahead of the best of all others, and
+what became of its annotations. The same numbers go into a JSON file beside ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,157 +25,155 @@ import numpy as np
 
 from relabel.align.plan import labels_folder
 from relabel.catalogue.catalogue import load_catalogue
-from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
 from relabel.crosslabel.shards import read_pseudo_labels
-from relabel.errors import Problems
+from relabel.datasets.dataset import UNCERTAIN, DetectionDataset
+from relabel.datasets.formats.coco.as_written import read_as_written
 from relabel.evaluation.baselines import all_baselines
 from relabel.evaluation.tables import by_source_rows, kept_rows, markdown
-from relabel.evaluation.transfer import evaluate_transfer
-from relabel.lat.checkpoint import TrainedTransfer
-from relabel.lat.settings import LatSettings
-from relabel.lat.train import train_lat
-from relabel.lat.transfer import SCORED, transfer
-from relabel.settings import Runtime, settings_from
+from relabel.evaluation.transfer import TransferMetrics, evaluate_transfer
 
-COLUMNS = ("precision", "recall", "f1")
-
-
-def load_labels(run: Path, names: list[str], target: str) -> dict[tuple[str, str], PseudoLabels]:
-    """All pseudo-labels of an align workspace by (specialist, dataset)."""
-    labels = {}
-    for by in names:
-        for on in names:
-            folder = labels_folder(run, by, on, target)
-            if not folder.is_dir():
-                continue
-            parts = sorted(folder.glob("fold*"))
-            labels[by, on] = merge_pseudo_labels(
-                [read_pseudo_labels(p) for p in parts] if parts else [read_pseudo_labels(folder)]
-            )
-    return labels
-
-
-def row(name: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """One line of the table: means over seeds, with the spread of F1@0.75 and AP."""
-
-    def values(*path: str) -> list[float]:
-        found = []
-        for m in metrics:
-            value: Any = m
-            for key in path:
-                value = value[key]
-            found.append(float("nan") if value is None else float(value))
-        return found
-
-    def shown(*path: str) -> str:
-        v = np.array(values(*path)) * 100
-        return f"{v.mean():.1f}" + (f" ± {v.std(ddof=1):.1f}" if len(v) > 1 else "")
-
-    line = {"labels": name}
-    for at in ("0.5", "0.75"):
-        line |= {f"{c[0].upper() if c != 'f1' else 'F1'}@{at}": shown("at", at, c) for c in COLUMNS}
-    line["class acc."] = shown("at", "0.5", "class_accuracy")
-    line |= {"AP": shown("AP"), "AP50": shown("AP50"), "AP75": shown("AP75")}
-    line["mean IoU"] = shown("mean_iou", "after")
-    line |= {"LRP": shown("lrp", "total"), "LRP loc": shown("lrp", "localisation")}
-    # Of the annotations whose object the truth has, the share that left no label.
-    line["lost"] = shown("annotations", "lost_share")
-    return line
+LAT = "LAT"
+THRESHOLDS = (0.5, 0.3, 0.05)
+# Header and where the number is in `TransferMetrics.to_dict`.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    **{
+        f"{short}@{at}": ("at", at, name)
+        for at in ("0.5", "0.75")
+        for short, name in (("P", "precision"), ("R", "recall"), ("F1", "f1"))
+    },
+    "class acc.": ("at", "0.5", "class_accuracy"),
+    "AP": ("AP",),
+    "AP50": ("AP50",),
+    "AP75": ("AP75",),
+    "mean IoU": ("mean_iou", "after"),
+    "LRP": ("lrp", "total"),
+    "LRP loc": ("lrp", "localisation"),
+    "lost": ("annotations", "lost_share"),
+}
+AHEAD = ("F1@0.5", "F1@0.75", "AP")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--config", type=Path, default=None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--config", type=Path, default=None, help="relabel.toml, or a protocol")
     parser.add_argument("--target", required=True)
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--sources", default="legacy,coarse")
-    parser.add_argument("--truth", type=Path, required=True)
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--work", type=Path, default=Path("runs/transfer_quality"))
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--truth", action="append", required=True, metavar="SOURCE=FILE")
+    parser.add_argument("--crosslabels", type=Path, help="folder with 2_crosslabels; default RUN")
+    parser.add_argument("--labels", type=Path, help="labels of other arms: ARM/SOURCE.json")
+    parser.add_argument("--out", type=Path, default=None, help="Markdown file")
     options = parser.parse_args()
     catalogue = load_catalogue(config=options.config)
-    names = [options.target, *options.sources.split(",")]
-    data = {n: catalogue.get(n).read("train", problems=Problems()) for n in names}
-    labels = load_labels(options.run, names, options.target)
-    source, pseudo = data[options.source], labels[options.target, options.source]
-    rows = []
-    for threshold in (0.5, 0.3, 0.05):
-        for name, baseline in all_baselines(source, pseudo, threshold=threshold).items():
-            if name.startswith("untouched") and threshold != 0.5:
-                continue
-            title = name if name.startswith("untouched") else f"{name} ≥ {threshold:g}"
-            rows.append(row(title, [evaluate_transfer(options.truth, baseline, source).to_dict()]))
-            print(rows[-1], flush=True)
-    hard: list[dict[str, Any]] = []
-    details: list[str] = []
-    soft: list[dict[str, Any]] = []
-    settings = _settings(options.run)
-    for seed in map(int, options.seeds.split(",")):
-        if seed == 0:
-            folder = options.run / "3_lat"
-        else:
-            s = replace(settings, seed=seed)
-            folder = train_lat(
-                data, labels, options.target, options.work / f"lat-{seed}", s, Runtime()
-            )
-        others = {by: pl for (by, on), pl in labels.items() if on == source.name and by != on}
-        out = options.work / f"moved-{seed}"
-        moved = transfer(folder, source, others, out, settings, Runtime())
-        scored = json.loads((out / SCORED).read_text())
-        metrics = evaluate_transfer(options.truth, moved, source)
-        if not hard and metrics.annotations is not None and metrics.by_source is not None:
-            details = [
-                markdown(kept_rows(metrics.annotations)),
-                markdown(by_source_rows(metrics.by_source)),
-            ]
-        hard.append(metrics.to_dict())
-        soft.append(evaluate_transfer(options.truth, moved, source, scored).to_dict())
-    rows.append(row("LAT (annotations.json)", hard))
-    rows.append(row("LAT, AP over all scored boxes", soft))
-    print(rows[-2], rows[-1], sep="\n")
-    print("mean IoU of the source's own boxes:", hard[0]["mean_iou"])
-    print(*details, sep="\n\n")
+    sections, found = [], {}
+    for text in options.truth:
+        name, _, file = text.partition("=")
+        source = catalogue.get(name).read("train")
+        others = other_labels(options, source)
+        metrics = scored(options.runs, source, Path(file), others)
+        found[name] = {label: [m.to_dict() for m in ms] for label, ms in metrics.items()}
+        sections.append(section(name, metrics))
+        print(sections[-1], flush=True)
     if options.out:
-        _write(options, rows, hard[0]["mean_iou"], details)
+        title = f"# Labels in the label space of `{options.target}`\n\nPercent."
+        options.out.write_text("\n".join([title, "", *sections]), encoding="utf-8")
+        text = json.dumps(found, indent=1, allow_nan=False)
+        options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
-def _settings(run: Path) -> LatSettings:
-    config = json.loads((run / "3_lat" / "config.json").read_text())
-    assert config["model"] == "label_aligned_transfer", TrainedTransfer
-    return settings_from(LatSettings, config["settings"], where=str(run))
+def other_labels(
+    options: argparse.Namespace, source: DetectionDataset
+) -> dict[str, DetectionDataset]:
+    """Labels on the source's images by what they are called: baselines, then other arms."""
+    found: dict[str, DetectionDataset] = {}
+    work = options.crosslabels or options.runs[0]
+    pseudo = read_pseudo_labels(labels_folder(work, options.target, source.name, options.target))
+    for threshold in THRESHOLDS:
+        for name, labels in all_baselines(source, pseudo, threshold=threshold).items():
+            if not name.startswith("untouched"):
+                found[f"{name} ≥ {threshold:g}"] = labels
+            elif threshold == THRESHOLDS[0]:
+                found[name] = labels
+    files = sorted(options.labels.glob(f"*/{source.name}.json")) if options.labels else []
+    for file in files:
+        if file.parent.name != "lat":  # what it trains on; the result of the runs is LAT's
+            found[f"arm {file.parent.name}"] = certain(read_as_written(file))
+    return found
 
 
-def _write(
-    options: argparse.Namespace,
-    rows: list[dict[str, Any]],
-    iou: dict[str, Any],
-    details: list[str],
-) -> None:
-    before = ", ".join(f"{k} {v * 100:.1f}" for k, v in iou.items() if v and v <= 1)
+def certain(labels: DetectionDataset) -> DetectionDataset:
+    """Without what only training sees."""
+    origin = labels.boxes.provenance
+    if origin is None:
+        return labels
+    sure = np.array([name != UNCERTAIN for name in origin.origin], bool)
+    return labels.with_boxes(labels.boxes.take(sure))
+
+
+def scored(
+    runs: Sequence[Path],
+    source: DetectionDataset,
+    truth: Path,
+    others: Mapping[str, DetectionDataset],
+) -> dict[str, list[TransferMetrics]]:
+    """Metrics of the others, and of LAT by run."""
+    reference = read_as_written(truth)
+    metrics = {
+        name: [evaluate_transfer(reference, labels, source, name=name)]
+        for name, labels in others.items()
+    }
+    files = [run / "result" / source.name / "annotations.json" for run in runs]
+    metrics[LAT] = [evaluate_transfer(reference, file, source, name=LAT) for file in files]
+    return metrics
+
+
+def section(name: str, metrics: Mapping[str, Sequence[TransferMetrics]]) -> str:
+    """The part of one source, in Markdown."""
+    values = {
+        label: {column: of(ms, *path) for column, path in COLUMNS.items()}
+        for label, ms in metrics.items()
+    }
+    rows = [[label, *map(shown, row.values())] for label, row in values.items()]
+    lat = metrics[LAT][0]
+    before = lat.mean_iou["before"]
     lines = [
-        f"# Labels of `{options.source}` transferred into `{options.target}`",
+        f"## {name}",
         "",
-        f"Percent. LAT seeds {options.seeds} (mean ± standard deviation); "
-        f"{platform.machine()}, two cores. Mean IoU of matches: {before}.",
+        f"{len(metrics[LAT])} seeds of LAT (mean ± standard deviation). Mean IoU of the "
+        f"annotations before: {'-' if before is None else f'{100 * before:.1f}'}.",
         "",
-        "```",
-        f"python benchmarks/transfer_quality.py RUN_DIR --target {options.target} "
-        f"--source {options.source} --sources {options.sources} --truth TRUTH "
-        f"--seeds {options.seeds}",
-        "```",
+        markdown((["labels", *COLUMNS], rows)),
+        ahead(values),
         "",
-        "| " + " | ".join(rows[0]) + " |",
-        "|---" * len(rows[0]) + "|",
-        *("| " + " | ".join(r.values()) + " |" for r in rows),
-        "",
-        "LAT's annotations by source class, and the objects by the class they were given (seed "
-        f"{options.seeds.split(',')[0]}):",
-        "",
-        "\n".join(details),
     ]
-    options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if lat.annotations is not None and lat.by_source is not None:
+        lines += ["LAT, first seed:", "", markdown(kept_rows(lat.annotations))]
+        lines.append(markdown(by_source_rows(lat.by_source)))
+    return "\n".join(lines)
+
+
+def ahead(values: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """How far LAT is ahead of the best of the others, by each measure."""
+    parts = []
+    for column in AHEAD:
+        best, label = max((row[column].mean(), name) for name, row in values.items() if name != LAT)
+        parts.append(f"{column} {100 * (values[LAT][column].mean() - best):+.1f} ({label})")
+    return f"LAT minus the best other: {', '.join(parts)}."
+
+
+def of(metrics: Sequence[TransferMetrics], *path: str) -> np.ndarray:
+    """One number of each, float64; NaN where there is none."""
+    found = []
+    for one in metrics:
+        value: Any = one.to_dict()
+        for key in path:
+            value = value[key]
+        found.append(np.nan if value is None else float(value))
+    return np.array(found)
+
+
+def shown(values: np.ndarray) -> str:
+    spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return "-" if np.isnan(values).all() else f"{100 * values.mean():.1f}{spread}"
 
 
 if __name__ == "__main__":
