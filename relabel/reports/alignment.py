@@ -255,9 +255,11 @@ def _matrix(flow: statistics.ClassFlow) -> str:
 def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, seed: int) -> str:
     before, after = source.before, source.after
     joined = statistics.matching_images(before, after)
-    gone = source.gone
     lost = np.zeros(len(before.boxes), bool)
-    lost[gone.row[~gone.merged]] = True
+    lost[source.gone.row[~source.gone.merged]] = True
+    new = ~after.boxes.ignore
+    new[statistics.pair_boxes(before, after)[0]] = False
+    dashed = (lost, new)
     figures, unreadable = [], 0
     seen: tuple[set[str], set[str]] = (set(), set())
     for row, reason in statistics.choose_images(before, after, count, seed):
@@ -279,15 +281,15 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
                 dataset.boxes.score[rows] if k else None,
                 palette,
                 ignore=ignore,
-                dashed=None if k else lost[rows],
+                dashed=dashed[k][rows],
                 width=_PICTURE_WIDTH,
                 # One class needs no name on every box.
                 tags=dataset.space.num_classes > 1 or bool(k),
             )
             n = int((~ignore).sum())
             text = f"{('Before', 'After')[k]}: {n} box{'es' * (n != 1)}"
-            if not k and lost[rows].any():
-                text += f", {int(lost[rows].sum())} without a label"
+            if dashed[k][rows].any():
+                text += f", {int(dashed[k][rows].sum())} {('without a label', 'new')[k]}"
             sides.append(f"<div><span>{text}</span>{embedded(picture, text)}</div>")
         name = escaped(after.images.file_name[row])
         figures.append(
@@ -304,8 +306,8 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
         + "</ul></div>"
         for label, names in (("Before", seen[0]), ("After", seen[1]))
     )
-    dashed = note("Annotations that left no label are dashed.") if lost.any() else ""
-    keys = f'<div class="keys">{legends}</div>{dashed}'
+    text = "Dashed: annotations that left no label, and labels that come from no annotation."
+    keys = f'<div class="keys">{legends}</div>{note(text)}'
     return f"<h3>Pictures</h3>{keys}{''.join(figures)}{left_out}"
 
 

@@ -18,6 +18,7 @@ from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.removed import MERGED, NO_LABEL, Removed, removed_from
 from relabel.errors import DataError
 from tests.builders.datasets import dataset_of, images_of, write_image
+from tests.fiftyone_database import looked_at_by_fiftyone
 
 NAMES = ["a.png", "b.png", "c.png"]
 TOO_SMALL = "too small"
@@ -157,6 +158,31 @@ def test_fiftyone_has_them_as_a_layer(tmp_path: Path) -> None:
     assert [kinds[n] for n in names] == ["StringField", "FloatField", "StringField", "FloatField"]
     (layer,) = (f for f in fields if f["name"] == "source")
     assert "removed_because" not in {f["name"] for f in layer["fields"][0]["fields"]}
+
+
+LOOK = """
+small = fo.ViewField("removed_because") == "too small"
+print(json.dumps({
+    "labels": d.count_values("removed.detections.label"),
+    "reasons": d.distinct("removed.detections.removed_because"),
+    "probability": d.values("removed.detections.probability", unwind=True),
+    "best": d.distinct("removed.detections.best_class"),
+    "small": d.filter_labels("removed", small).values("removed.detections.annotation_id"),
+}))
+"""
+
+
+@pytest.mark.fiftyone
+@pytest.mark.slow
+def test_fiftyone_loads_the_layer(tmp_path: Path) -> None:
+    folder = export(tmp_path, removed()) / "coarse/fiftyone"
+    assert looked_at_by_fiftyone(folder, LOOK, database=tmp_path / "db") == {
+        "labels": {"vehicle": 1, "cone": 1},
+        "reasons": ["outside the target's convention", TOO_SMALL],
+        "probability": [0.25, None],
+        "best": ["bus"],
+        "small": [[14]],
+    }
 
 
 def test_every_label_carries_score_origin_and_alternatives(tmp_path: Path) -> None:

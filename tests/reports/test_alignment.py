@@ -165,7 +165,7 @@ def test_annotations_without_a_label_have_reasons_and_pictures(tmp_path: Path) -
     assert "too &lt;small&gt;" in cards and MERGED not in cards
     assert "an object in the target: 0.25" in cards and "best class: car 0.12" in cards
     assert "Before: 2 boxes, 1 without a label" in text
-    assert "Annotations that left no label are dashed." in text
+    assert "After: 2 boxes, 1 new" in text
     few = write_align_report(
         tmp_path / "f.html", title="t", target=target, sources=[source], settings={}, pictures=1
     ).read_text()
