@@ -41,3 +41,6 @@ def test_annotations_that_no_label_names() -> None:
     assert removed.take(np.array([False, True])).row.tolist() == [2]
     bare = after.with_boxes(replace(labels, provenance=None))
     assert without_label(before, bare).row.tolist() == [0, 1, 2]
+    # Labels may be on the same images in another order.
+    turned = after.subset([1, 0])
+    assert list(without_label(before, turned).reason) == [MERGED, NO_LABEL]

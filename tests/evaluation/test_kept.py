@@ -70,6 +70,10 @@ def test_labels_that_name_their_annotation_may_be_further_off() -> None:
     assert lost([BOX], [narrow], [BOX], names=[1]) == (1, 0, 0)
     assert lost([BOX], [narrow], [BOX], names=[2]) == (1, 1, 0)
     assert lost([BOX], [[0, 0, 20, 100]], [BOX], names=[1]) == (1, 1, 0)  # not this far
+    # IoU 0.4 with the annotation, beside its truth box.
+    beside: list[float] = [60, 0, 40, 100]
+    assert lost([BOX], [beside], [[0, 0, 60, 100]], names=[1]) == (1, 0, 0)
+    assert lost([BOX], [beside], [[0, 0, 60, 100]], names=[2]) == (1, 1, 0)
     # IoU 0.24 with the annotation, 0.4 with its truth box.
     assert lost([BOX], [[0, 0, 60, 40]], [[0, 0, 60, 100]], names=[1]) == (1, 0, 0)
 
@@ -134,6 +138,15 @@ def test_confusion_by_source_class_and_tables() -> None:
     )
     header, rows = tables.transfer_rows([metrics])
     assert dict(zip(header, rows[0], strict=True))["lost"] == "33.3"
+
+
+def test_an_object_goes_by_the_annotation_that_overlaps_it_most() -> None:
+    names = ("far", "near", "farther")
+    boxes: list[list[float]] = [[0, 0, 100, 80], [0, 0, 100, 95], [0, 0, 100, 60]]
+    source = coco([("a.jpg", n, b) for n, b in zip(names, boxes, strict=True)], names=names)
+    truth = coco([("a.jpg", "car", BOX)])
+    by_source = evaluate_transfer(truth, truth, source).by_source
+    assert by_source is not None and by_source.to_dict() == {"near": {"car": {"car": 1}}}
 
 
 def test_scored_sets_have_an_optimal_error() -> None:
