@@ -65,6 +65,7 @@ def draw_boxes(
     dashed: np.ndarray | None = None,
     width: int | None = None,
     tags: bool = True,
+    line: int | None = None,
 ) -> Image.Image:
     """Draw boxes with their class names.
 
@@ -82,6 +83,7 @@ def draw_boxes(
         dashed: bool [n], boxes with a dashed frame.
         width: scale the picture to this width, at most twice its own, before drawing.
         tags: write the class names.
+        line: width of the frames in pixels; default a 320th of the picture's, at least 2.
 
     Raises:
         ValueError: ``labels`` and ``xyxy`` differ in length.
@@ -93,7 +95,7 @@ def draw_boxes(
     picture, scale = _scaled(image, width)
     xyxy = xyxy * scale
     pen = ImageDraw.Draw(picture)
-    line = max(2, round(picture.width / 320))
+    line = line or max(2, round(picture.width / 320))
     area = np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1)
     order: list[int] = np.argsort(-area, kind="stable").tolist()
     hidden = np.zeros(len(xyxy), bool) if ignore is None else np.asarray(ignore, bool)

@@ -106,7 +106,7 @@ def _examples(
         part, box = crop_around(pixels, (x1, y1, x2, y2))
         text = f"{name}: {gone.reason[k]}"
         picture = draw_boxes(
-            part, np.array([box]), [name], colors=palette, width=_CROP_WIDTH, tags=False
+            part, np.array([box]), [name], colors=palette, width=_CROP_WIDTH, tags=False, line=4
         )
         lines = "".join(f"<p>{escaped(line)}</p>" for line in _facts(gone, k, space))
         cards.append(

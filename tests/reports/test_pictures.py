@@ -115,6 +115,13 @@ def test_dashed_frames_have_gaps() -> None:
     assert left.any() and not left.all() and right.all()
 
 
+def test_frames_are_as_wide_as_asked() -> None:
+    image, box = np.zeros((100, 200, 3), np.uint8), np.array([[50, 20, 150, 80]])
+    for line in (3, 5):
+        picture = draw_boxes(image, box, ["a"], colors={"a": (255, 0, 0)}, tags=False, line=line)
+        assert (np.asarray(picture)[50, :100] == (255, 0, 0)).all(axis=1).sum() == line
+
+
 def test_crops_hold_the_box_and_stay_in_the_image() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     image[40:60, 90:110] = 255
