@@ -165,7 +165,12 @@ def transfer_command(
         ("Per class, in percent", tables.class_rows(result)),
     ]
     if result.annotations is not None:
-        shown.append(("The source's annotations", tables.kept_rows(result.annotations)))
+        shown.append(
+            (
+                "The source's annotations, and those that left no label",
+                tables.kept_rows(result.annotations),
+            )
+        )
     if result.by_source is not None and len(result.by_source.classes) <= _MOST_CLASSES:
         title = "Objects of the truth by the class they were given"
         shown.append((title, tables.by_source_rows(result.by_source)))

@@ -62,15 +62,16 @@ def class_rows(result: TransferMetrics) -> Rows:
 
 
 def kept_rows(kept: AnnotationsKept) -> Rows:
-    """A row per source class, and one of all: what became of its annotations."""
+    """A row per source class, and one of all: its annotations, those whose object the truth has
+    and how many of these left no label, and the others and how many of these left one."""
     content = kept.to_dict()
     rows = []
     for name, values in (*content["per_class"].items(), ("all", content)):
         counts = [str(values[k]) for k in ("annotations", "in_truth", "lost")]
         share, absent = percentage(values["lost_share"]), ("absent", "absent_kept")
         rows.append([name, *counts, share, *(str(values[k]) for k in absent)])
-    header = ["source class", "annotations", "object in the truth", "of these lost", "%"]
-    return [*header, "no object there", "of these kept"], rows
+    header = ["source class", "boxes", "in truth", "lost", "lost %", "not in truth", "kept"]
+    return header, rows
 
 
 def by_source_rows(table: SourceConfusion) -> Rows:

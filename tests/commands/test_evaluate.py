@@ -89,6 +89,9 @@ def test_transfer_json(files: dict[str, Path], capsys: pytest.CaptureFixture[str
     assert content["mean_iou"]["before"] == pytest.approx(0.8)
     assert content["mean_iou"]["after"] == 1.0
     assert content["transition"]["counts"] == [[1, 0]]
+    assert content["lrp"]["total"] == content["annotations"]["lost_share"] == 0
+    (by_class,) = content["by_source"].values()
+    assert by_class == {"car": {"car": 1}}
 
 
 def test_transfer_table_and_floors(
@@ -125,7 +128,9 @@ def test_transfer_table_and_floors(
     assert baselines["filtered pseudo-labels"]["mean_iou"]["after"] == pytest.approx(0.9)
     code, text, _ = run(capsys, *command)
     assert code == 0
-    assert "F1@0.75" in text
+    assert "F1@0.75" in text and "LRP loc" in text
+    assert "The source's annotations" in text and "not in truth" in text
+    assert "Objects of the truth by the class they were given" in text
 
 
 def test_damage_is_one_line(
