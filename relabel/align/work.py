@@ -11,7 +11,7 @@ from relabel.workspace.stage import Outputs, Stage
 
 def train(job: AlignJob, stage: Stage, *, name: str, fold: int | None = None) -> None:
     """A dataset's specialist, or the one that never sees a fold."""
-    from relabel.detectors.specialist import train_specialist
+    from relabel.detectors.specialist import MAPS, train_specialist
     from relabel.evaluation.detector import validator
 
     dataset, validate = job.datasets[name], None
@@ -23,7 +23,14 @@ def train(job: AlignJob, stage: Stage, *, name: str, fold: int | None = None) ->
         validate = validator(val, job.runtime)
     else:
         dataset = dataset.subset(job.folds_of(name)[fold].rest)
-    train_specialist(dataset, stage.folder, job.settings.specialist, job.runtime, validate=validate)
+    train_specialist(
+        dataset,
+        stage.folder,
+        job.settings.specialist,
+        job.runtime,
+        validate=validate,
+        maps=job.shared / MAPS,
+    )
 
 
 def label(job: AlignJob, stage: Stage, *, on: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from relabel.backbones import WHOLE_BODY
 from relabel.backbones.folding import fold_batch_norms, pad_in_convolutions
 from relabel.backbones.views import (
     image_processor,
@@ -132,6 +133,8 @@ class FeatureExtractor(nn.Module):
             fold_batch_norms(self.net)
         self._order = [] if self.patch else execution_order(self.net)
         self._levels = self._last_by_stride()
+        self.frozen = False
+        """Whether nothing of it trains."""
         self.channels = {s: d for s, (_, d) in self._levels.items()}
 
     def train(self, mode: bool = True) -> FeatureExtractor:
@@ -139,6 +142,8 @@ class FeatureExtractor(nn.Module):
         for module in self.net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+        if self.frozen:  # dropout, too: a frozen body gives the same maps always
+            self.net.eval()
         return self
 
     @property
@@ -177,15 +182,16 @@ class FeatureExtractor(nn.Module):
         return maps
 
     def freeze(self, stride: int | None) -> None:
-        """Stop training: everything (None), or all up to the first layer coarser than ``stride``.
+        """Stop training: everything (None, or 32), or all up to the first layer above ``stride``.
 
         Batch norms' affine parameters are always frozen, like their statistics.
         """
         for module in self.net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.requires_grad_(False)
-        if stride is None:
-            self.net.requires_grad_(False)
+        self.frozen = stride is None or stride >= WHOLE_BODY
+        if self.frozen:
+            self.net.requires_grad_(False).eval()
             return
         freeze_until(self.net, self._order, stride)
 
@@ -205,7 +211,7 @@ class FeatureExtractor(nn.Module):
                 for s in {t for _, t, _ in self._order}
             }
             found = [o for o in self._order if o[0].count(".") == depth[o[1]]]
-        last = {s: (key, d) for key, s, d in found if 2 <= s <= 32}
+        last = {s: (key, d) for key, s, d in found if 2 <= s <= WHOLE_BODY}
         return dict(sorted(last.items()))
 
 
@@ -308,6 +314,28 @@ def _torchvision_network(name: str, pretrained: bool) -> nn.Module:
     return net
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureMaps:
+    """A batch of a frozen body's maps, in the place of its pixels.
+
+    Attributes:
+        levels: stride to [B, d, H / s, W / s].
+        size: (H, W) of the padded batch in pixels.
+    """
+
+    levels: dict[int, Tensor]
+    size: tuple[int, int]
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.levels.values())).device
+
+    def to(self, device: torch.device, **more: Any) -> FeatureMaps:
+        """As float32 on a device; ``more`` as `Tensor.to` takes it."""
+        levels = {s: m.to(device, **more).float() for s, m in self.levels.items()}
+        return FeatureMaps(levels, self.size)
+
+
 class StrideMaps(nn.Module):
     """The maps of a `FeatureExtractor` at chosen strides.
 
@@ -340,12 +368,14 @@ class StrideMaps(nn.Module):
                 self.resample[str(stride)] = nn.MaxPool2d(2**times)
                 pooled.append(near * 2**times)
             self.channels.append(width)
+        self.read_strides = sorted(set(self._from.values()))
+        """Strides of the body's maps that the others are made from."""
         self.divisor = max(pooled)
         """Image sides that are multiples of this give maps of which each halves the one before."""
 
-    def maps(self, pixels: Tensor) -> list[Tensor]:
+    def maps(self, pixels: Tensor | FeatureMaps) -> list[Tensor]:
         """[B, channels[i], ~H / strides[i], ~W / strides[i]] of pixels [B, 3, H, W] in [0, 1]."""
-        found = self.body(pixels)
+        found = pixels.levels if isinstance(pixels, FeatureMaps) else self.body(pixels)
         levels = []
         for stride in self.strides:
             x = found[self._from[stride]]
@@ -361,7 +391,7 @@ class PyramidBackbone(StrideMaps):
         self.out_channels = channels
         self.fpn = FeaturePyramidNetwork(self.channels, channels, extra_blocks=LastLevelMaxPool())
 
-    def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
+    def forward(self, pixels: Tensor | FeatureMaps) -> OrderedDict[str, Tensor]:
         names = (str(stride) for stride in self.strides)
         return self.fpn(OrderedDict(zip(names, self.maps(pixels), strict=True)))
 

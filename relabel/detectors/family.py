@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from relabel.backbones.extractor import FeatureMaps, StrideMaps
+from relabel.backbones.stored import MapSizes, MapStore, stacked
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.pixels.location import stated_size
 from relabel.detectors.base import Detections
 from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.detectors.settings import SpecialistSettings
@@ -42,7 +46,7 @@ class DetectionNetwork(nn.Module):
 
     def forward(
         self,
-        pixels: Tensor,
+        pixels: Any,
         sizes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> Any:
@@ -70,6 +74,13 @@ class DetectionNetwork(nn.Module):
     def description(self) -> dict[str, Any]:
         """JSON-ready: what the family makes the same network from."""
         raise NotImplementedError
+
+    def kept_maps(self) -> StrideMaps | None:
+        """What makes the maps that may be kept and given in the place of pixels, if it is frozen.
+
+        Such a network's ``forward`` takes `FeatureMaps` as ``pixels``.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,10 @@ class Trainable:
         }
         write_model(out, self.model.state_dict(), config)
 
+    def map_store(self, folder: Path, device: torch.device) -> MapStore | None:
+        """The frozen backbone's maps in a folder; None where a part of it learns."""
+        return map_store(self.model, self.settings, folder, device)
+
     def restricted(self, space: LabelSpace, classes: Sequence[int]) -> Trainable:
         """A copy of the current model that knows some classes only.
 
@@ -169,6 +184,17 @@ class Trainable:
         """
         model = self.family.restrict(self.model, classes)
         return Trainable(self.family, model, space, self.settings)
+
+
+def map_store(
+    model: DetectionNetwork, settings: SpecialistSettings, folder: Path, device: torch.device
+) -> MapStore | None:
+    """The maps of a network's frozen backbone in a folder; None where a part of it learns."""
+    backbone = model.kept_maps()
+    if backbone is None:
+        return None
+    sizes = MapSizes(settings.image_size, settings.max_image_size, settings.precision)
+    return MapStore(backbone, folder, sizes, device)
 
 
 class NetworkDetector:
@@ -206,14 +232,43 @@ class NetworkDetector:
         batch, sizes, scales = stack_images(
             images, s.image_size, s.max_image_size, self.model.divisor
         )
+        return self._run(batch, sizes, scales, [image.shape[:2] for image in images])
+
+    def predict_kept(
+        self, store: MapStore, dataset: DetectionDataset, rows: Sequence[int], files: Sequence[Path]
+    ) -> list[Detections]:
+        """Detect in B images of a dataset whose maps are kept.
+
+        Args:
+            files: of all the dataset's images, from `MapStore.fill`.
+        """
+        maps = [store.read(dataset, row, files[row], mirrored=False) for row in rows]
+        batch, sizes = stacked(maps)
+        shapes = [stated_size(dataset, row)[::-1] for row in rows]
+        scales = [
+            (h / height, w / width) for (h, w), (height, width) in zip(sizes, shapes, strict=True)
+        ]
+        return self._run(batch, sizes, scales, shapes)
+
+    def map_store(self, folder: Path) -> MapStore | None:
+        """See `Trainable.map_store`."""
+        return map_store(self.model, self.settings, folder, self.device)
+
+    def _run(
+        self,
+        batch: Tensor | FeatureMaps,
+        sizes: list[tuple[int, int]],
+        scales: Sequence[tuple[float, float]],
+        shapes: Sequence[Sequence[int]],
+    ) -> list[Detections]:
+        """Detect in a batch; boxes go back by ``scales`` (y, x) into images of (height, width)."""
         batch = batch.to(self.device, memory_format=torch.channels_last)
         # Not inference mode: transformers keeps anchors it made, and training goes on with them.
-        with torch.no_grad(), autocast(s.precision, self.device):
+        with torch.no_grad(), autocast(self.settings.precision, self.device):
             found = self.model(batch, sizes)
         results = []
-        for row, image, (sy, sx) in zip(found, images, scales, strict=True):
+        for row, (height, width), (sy, sx) in zip(found, shapes, scales, strict=True):
             boxes = row["boxes"].float().cpu().numpy() / np.array([sx, sy, sx, sy], np.float32)
-            height, width = image.shape[:2]
             boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
             scores = row["scores"].float().cpu().numpy()
             results.append(Detections(boxes.astype(np.float32), scores))

@@ -26,7 +26,9 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 from relabel.backbones.extractor import (
     BackboneSpec,
     FeatureExtractor,
+    FeatureMaps,
     PyramidBackbone,
+    StrideMaps,
     resolve_backbone,
 )
 from relabel.detectors.family import MIN_SCORE, TOP_DETECTIONS, DetectionNetwork, Family
@@ -182,6 +184,7 @@ class FasterRCNN(DetectionNetwork):
     def __init__(self, backbone: PyramidBackbone, classes: int, s: SpecialistSettings) -> None:
         super().__init__()
         self.backbone = backbone
+        self.keeps_maps = s.keeps_maps
         self.divisor = backbone.body.divisor
         strides = [*s.fpn_strides, 2 * s.fpn_strides[-1]]
         anchors = AnchorGenerator(
@@ -217,7 +220,7 @@ class FasterRCNN(DetectionNetwork):
 
     def forward(
         self,
-        pixels: Tensor,
+        pixels: Tensor | FeatureMaps,
         sizes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> Any:
@@ -229,6 +232,10 @@ class FasterRCNN(DetectionNetwork):
         with torch.autocast(device, enabled=False):
             # Boxes need more than bf16's 8 bits of mantissa.
             features = {k: v.float() for k, v in features.items()}
+            if isinstance(pixels, FeatureMaps):
+                # The anchors ask for the size of the batch, nothing for its values.
+                shape = (len(sizes), 3, *pixels.size)
+                pixels = next(iter(features.values())).new_zeros(()).expand(shape)
             images = ImageList(pixels, sizes)
             proposals, rpn_losses = self.rpn(images, features, targets)
         detections, losses = self.roi_heads(features, proposals, sizes, targets)
@@ -239,6 +246,9 @@ class FasterRCNN(DetectionNetwork):
 
     def description(self) -> dict[str, Any]:
         return asdict(self.backbone.body.spec)
+
+    def kept_maps(self) -> StrideMaps | None:
+        return self.backbone if self.keeps_maps else None
 
 
 def build_faster_rcnn(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from relabel.backbones import WHOLE_BODY
 from relabel.errors import ConfigError
 from relabel.settings import (
     AboveZero,
@@ -45,7 +46,10 @@ class SpecialistSettings(TrainSettings):
     )
     pretrained: bool = setting(True, "Start a torchvision backbone from its published weights.")
     frozen_stride: Count = setting(
-        4, "Layers whose output stride is at most this keep their pretrained weights; 0: none."
+        4,
+        "Layers whose output stride is at most this keep their pretrained weights; 0: none. 32 "
+        "freezes all: a Faster R-CNN then computes the maps of every image and its mirror image "
+        "once and trains on those (pyramid, RPN and heads alone), without scale and color jitter.",
     )
     image_size: Positive = setting(480, "Short side in pixels that images are resized to.")
     max_image_size: Positive = setting(960, "Longest side in pixels after resizing.")
@@ -109,7 +113,15 @@ class SpecialistSettings(TrainSettings):
     def resolved(self) -> SpecialistSettings:
         """The settings with the preset in place of defaults."""
         presets = RT_DETR_PRESETS if self.detector == "rt-detr" else PRESETS
-        return with_preset(self, presets[self.preset])
+        settings = with_preset(self, presets[self.preset])
+        if settings.keeps_maps:
+            settings = replace(settings, scale_jitter=(1.0, 1.0), color_jitter=0.0)
+        return settings
+
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether the backbone's maps are computed once and kept, as it never learns."""
+        return self.detector == "faster-rcnn" and self.frozen_stride >= WHOLE_BODY
 
 
 @dataclass(frozen=True)

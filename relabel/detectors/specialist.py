@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,18 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relabel.backbones.stored import ImageMaps, MapStore, stacked
 from relabel.datasets.alternatives import possible_classes
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.pixels.location import load_rgb
+from relabel.datasets.pixels.location import load_rgb, stated_size
 from relabel.detectors.base import Detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import Batch, new_trainable, train_detector
 from relabel.errors import DataError
 from relabel.settings import Runtime
-from relabel.training.loop import total_steps
+from relabel.training.loop import resolve_device, total_steps
 from relabel.training.order import rows_of_step
 from relabel.training.pixels import pad_batch, resized_pixels
 from relabel.workspace.atomic import atomic_write_json
+
+Example = tuple[Tensor | ImageMaps, dict[str, Tensor]]
+MAPS = "maps"
 
 
 def train_specialist(
@@ -31,6 +36,7 @@ def train_specialist(
     runtime: Runtime,
     *,
     validate: Callable[[Detector], dict[str, float]] | None = None,
+    maps: Path | None = None,
 ) -> Path:
     """Train a detector on a dataset, resuming from the checkpoint in ``out`` if it has one.
 
@@ -39,6 +45,8 @@ def train_specialist(
         out: receives ``model.safetensors``, ``config.json``, ``training.json``, ``metrics.json``.
         validate: named results of a detector, asked for at ``eval_every`` and at the end; see
             `relabel.evaluation.detector.validator`.
+        maps: folder of a frozen backbone's maps, which trainings may share and which stays; by
+            default one in ``out`` that goes with the end of the training.
 
     Returns:
         The checkpoint folder, for `load_detector`.
@@ -55,10 +63,10 @@ def train_specialist(
     settings = settings.resolved()
     out.mkdir(parents=True, exist_ok=True)
     trainable = new_trainable(train.space, settings)
-
+    store = trainable.map_store(maps or out / MAPS, resolve_device(runtime.device))
     result = train_detector(
         trainable,
-        TrainingBatches(train, settings, trainable.model.divisor),
+        TrainingBatches(train, settings, trainable.model.divisor, store, runtime),
         total_steps(settings, len(train)),
         out,
         settings,
@@ -67,6 +75,7 @@ def train_specialist(
         evaluate=None if validate is None else lambda detector, _step: validate(detector),
     )
     atomic_write_json(out / "metrics.json", {"validation": result.history})
+    shutil.rmtree(out / MAPS, ignore_errors=True)
     return out
 
 
@@ -74,12 +83,27 @@ class TrainingBatches:
     """Step number to a batch: (pixels, sizes, targets). Depends on nothing but the step.
 
     Images pass in a fresh order every epoch; flips, scales and colours are drawn per step.
+
+    Args:
+        store: of a frozen backbone's maps, to have those in the place of pixels; what it lacks of
+            the dataset is computed at once.
     """
 
-    def __init__(self, dataset: DetectionDataset, settings: SpecialistSettings, divisor: int):
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        settings: SpecialistSettings,
+        divisor: int,
+        store: MapStore | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
         self.dataset = dataset
         self.settings = settings
         self.divisor = divisor
+        self.store = store
+        if store is not None:
+            mirrored = settings.flip > 0
+            self.files = store.fill(dataset, mirrored=mirrored, runtime=runtime or Runtime())
 
     def __call__(self, step: int) -> Batch:
         s = self.settings
@@ -88,22 +112,27 @@ class TrainingBatches:
         short = s.image_size * draw_scale(s, rng)
         return batch_of([self.image(int(row), short, rng) for row in rows], self.divisor)
 
-    def image(
-        self, row: int, short: float, rng: np.random.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One augmented image: pixels [3, h, w] in [0, 1] and its target."""
+    def image(self, row: int, short: float, rng: np.random.Generator) -> Example:
+        """One augmented image, pixels [3, h, w] in [0, 1] or its maps, and its target."""
         s = self.settings
-        pixels = load_rgb(self.dataset, row)
-        height, width = pixels.shape[:2]
-        x = resized_pixels(pixels, short, s.max_image_size)
-        size = x.shape[1:]
+        if self.store is not None:
+            mirrored = rng.random() < s.flip
+            x = self.store.read(self.dataset, row, self.files[row], mirrored)
+            return x, self._target(row, x.size, mirrored)
+        x = resized_pixels(load_rgb(self.dataset, row), short, s.max_image_size)
         x = jitter_color(x, s.color_jitter, rng)
+        mirrored = rng.random() < s.flip
+        target = self._target(row, x.shape[1:], mirrored)
+        return x.flip(2) if mirrored else x, target
+
+    def _target(self, row: int, size: Sequence[int], mirrored: bool) -> dict[str, Tensor]:
+        """The boxes of an image that was resized to (height, width)."""
+        width, height = stated_size(self.dataset, row)
         keep = self.dataset.rows(row)
         ignored = self.dataset.boxes.ignore[keep]
         factors = np.array([size[1] / width, size[0] / height] * 2)
         boxes = self.dataset.boxes.xyxy[keep] * factors
-        if rng.random() < s.flip:
-            x = x.flip(2)
+        if mirrored:
             boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]
         boxes = torch.from_numpy(boxes.astype(np.float32))
         labels = torch.from_numpy(self.dataset.boxes.category[keep].astype(np.int64) + 1)
@@ -112,13 +141,17 @@ class TrainingBatches:
         possible = possible_classes(self.dataset, keep)
         if possible is not None:
             target["possible"] = F.pad(torch.from_numpy(possible), (1, 0))[~flags]
-        return x, target
+        return target
 
 
-def batch_of(images: Sequence[tuple[Tensor, dict[str, Tensor]]], divisor: int) -> Batch:
-    """Augmented images, pixels [3, h, w] and target each, as a batch."""
-    pixels, sizes = pad_batch([x for x, _ in images], divisor)
-    return pixels, sizes, [target for _, target in images]
+def batch_of(images: Sequence[Example], divisor: int) -> Batch:
+    """Augmented images, all pixels [3, h, w] or all maps, with their targets as a batch."""
+    targets = [target for _, target in images]
+    maps = [x for x, _ in images if isinstance(x, ImageMaps)]
+    if maps:
+        return *stacked(maps), targets
+    pixels, sizes = pad_batch([x for x, _ in images if isinstance(x, Tensor)], divisor)
+    return pixels, sizes, targets
 
 
 def draw_scale(settings: SpecialistSettings, rng: np.random.Generator) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relabel.backbones.extractor import FeatureMaps
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detector
 from relabel.detectors.family import Trainable
@@ -18,7 +19,7 @@ from relabel.settings import Runtime
 from relabel.training.loop import FitResult, drop_checkpoint, fit, resolve_device, step_seed
 from relabel.training.memory import keep_freed_memory
 
-Batch = tuple[Tensor, list[tuple[int, int]], list[dict[str, Tensor]]]
+Batch = tuple[Tensor | FeatureMaps, list[tuple[int, int]], list[dict[str, Tensor]]]
 Evaluate = Callable[[Detector, int], dict[str, float]]
 
 

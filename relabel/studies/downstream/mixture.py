@@ -10,10 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from relabel.backbones.stored import MapStore
 from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import TrainingBatches, batch_of, draw_scale
 from relabel.detectors.training import Batch
+from relabel.settings import Runtime
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.order import rows_of_step
 
@@ -80,6 +82,7 @@ class MixedBatches:
         target: the target's training images, labels in the label space that is trained.
         sources: relabelled sources in the same label space; none for the target alone.
         detector: its ``steps`` are the length of the training.
+        store, runtime: as `TrainingBatches` takes them.
     """
 
     def __init__(
@@ -90,9 +93,11 @@ class MixedBatches:
         settings: DownstreamSettings,
         divisor: int,
         target_until: int = 0,
+        store: MapStore | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         datasets = [target, *(d for d in sources.values() if len(d))]
-        self.parts = [TrainingBatches(d, detector, divisor) for d in datasets]
+        self.parts = [TrainingBatches(d, detector, divisor, store, runtime) for d in datasets]
         sizes, s = [len(d) for d in datasets], detector
         self.mixture = Mixture(sizes, s.steps, s.batch_size, s.seed, settings, target_until)
         self.detector = detector

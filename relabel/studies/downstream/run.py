@@ -276,6 +276,7 @@ class _Job:
         job.run(overwrite=self.overwrite, busy="wait")
 
     def _train_one(self, stage: Stage, *, arm: str, seed: int, method: Method) -> None:
+        from relabel.detectors.specialist import MAPS
         from relabel.studies.downstream.train import train_arm
 
         train_arm(
@@ -288,6 +289,7 @@ class _Job:
             self.request.settings,
             self.runtime,
             f"Training {arm}, seed {seed}",
+            maps=self.plan.shared / MAPS,
         )
 
     def _detector_settings(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.base import Detector
 from relabel.detectors.settings import SpecialistSettings
+from relabel.detectors.specialist import MAPS
 from relabel.detectors.training import new_trainable, train_detector
 from relabel.evaluation.detector import evaluate_detector
 from relabel.settings import Runtime
@@ -18,6 +19,7 @@ from relabel.studies.downstream.arms import Method
 from relabel.studies.downstream.mixture import MixedBatches
 from relabel.studies.downstream.results import CURVE, METRIC_NAMES, METRICS
 from relabel.studies.downstream.settings import DownstreamSettings
+from relabel.training.loop import resolve_device
 from relabel.workspace.atomic import atomic_write_json
 
 
@@ -31,6 +33,8 @@ def train_arm(
     settings: DownstreamSettings,
     runtime: Runtime,
     description: str,
+    *,
+    maps: Path | None = None,
 ) -> None:
     """Train the detector of one arm and seed, resuming what was cut off, and measure it.
 
@@ -42,7 +46,10 @@ def train_arm(
             way.
         sources: relabelled (``labels``), or with their own labels.
         detector: its ``steps`` are the iterations of every arm.
+        maps: folder of a frozen backbone's maps, shared by all arms and seeds; in ``out`` by
+            default. Only a student and its teacher run the body, which strong views need.
     """
+    maps = maps or out / MAPS
     every = max(1, -(-detector.steps // settings.curve_points))
     detector = replace(detector, eval_every=every)
     if settings.anneal_on_target:
@@ -50,7 +57,7 @@ def train_arm(
     out.mkdir(parents=True, exist_ok=True)
 
     def evaluate(found: Detector, _step: int) -> dict[str, Any]:
-        metrics = evaluate_detector(found, test, runtime).to_dict()
+        metrics = evaluate_detector(found, test, runtime, maps=maps).to_dict()
         return {k: metrics[k] for k in (*METRIC_NAMES, "per_class")}
 
     if method == "student-teacher":
@@ -60,12 +67,21 @@ def train_arm(
     else:
         if method == "labels":
             trainable = new_trainable(target.space, detector)
-            divisor = trainable.model.divisor
-            batches = MixedBatches(target, sources, detector, settings, divisor)
+            batches = MixedBatches(
+                target,
+                sources,
+                detector,
+                settings,
+                trainable.model.divisor,
+                store=trainable.map_store(maps, resolve_device(runtime.device)),
+                runtime=runtime,
+            )
         else:
             from relabel.studies.downstream.unified import unified_training
 
-            trainable, batches = unified_training(target, sources, detector, settings)
+            trainable, batches = unified_training(
+                target, sources, detector, settings, maps, runtime
+            )
         train_detector(
             trainable,
             batches,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from relabel.datasets.labelspace import Category, JointLabelSpace, LabelSpace
 from relabel.detectors.family import NetworkDetector, Trainable
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.training import Batch, new_trainable
+from relabel.settings import Runtime
 from relabel.studies.downstream.mixture import MixedBatches
 from relabel.studies.downstream.settings import DownstreamSettings
+from relabel.training.loop import resolve_device
 
 
 def unified_training(
@@ -30,6 +33,8 @@ def unified_training(
     sources: Mapping[str, DetectionDataset],
     detector: SpecialistSettings,
     settings: DownstreamSettings,
+    maps: Path | None = None,
+    runtime: Runtime | None = None,
 ) -> tuple[Trainable, UnifiedBatches]:
     """One detector of all datasets with their own labels, and its batches.
 
@@ -39,11 +44,16 @@ def unified_training(
         target: training images of the target.
         sources: source datasets with their own labels in their own label spaces.
         detector: its ``steps`` and ``batch_size`` are those of every arm.
+        maps: folder of frozen backbones' maps; without one, images are read.
     """
     used = [target, *(d for d in sources.values() if len(d))]
     joint = joint_space(used)
     whole = new_trainable(flat_space(joint), detector)
-    batches = UnifiedBatches(used, joint, detector, settings, whole.model.divisor)
+    runtime = runtime or Runtime()
+    store = None if maps is None else whole.map_store(maps, resolve_device(runtime.device))
+    batches = UnifiedBatches(
+        used, joint, detector, settings, whole.model.divisor, store=store, runtime=runtime
+    )
     return TargetPart(whole, target.space, range(target.space.num_classes)), batches
 
 
@@ -93,10 +103,11 @@ class UnifiedBatches(MixedBatches):
         detector: SpecialistSettings,
         settings: DownstreamSettings,
         divisor: int,
+        **more: Any,
     ) -> None:
         target, *sources = [into_joint(d, joint, i) for i, d in enumerate(datasets)]
         super().__init__(
-            target, {str(i): d for i, d in enumerate(sources)}, detector, settings, divisor
+            target, {str(i): d for i, d in enumerate(sources)}, detector, settings, divisor, **more
         )
         self.known = [
             torch.from_numpy(np.concatenate([[True], joint.mask(i)])) for i in range(len(datasets))
