@@ -189,7 +189,8 @@ class FeatureExtractor(nn.Module):
         for module in self.net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.requires_grad_(False)
-        self.frozen = stride is None or stride >= WHOLE_BODY
+        stride = WHOLE_BODY if stride is None else stride
+        self.frozen = stride >= WHOLE_BODY
         if self.frozen:
             self.net.requires_grad_(False).eval()
             return

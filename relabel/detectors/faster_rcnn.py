@@ -232,11 +232,10 @@ class FasterRCNN(DetectionNetwork):
         with torch.autocast(device, enabled=False):
             # Boxes need more than bf16's 8 bits of mantissa.
             features = {k: v.float() for k, v in features.items()}
-            if isinstance(pixels, FeatureMaps):
-                # The anchors ask for the size of the batch, nothing for its values.
-                shape = (len(sizes), 3, *pixels.size)
-                pixels = next(iter(features.values())).new_zeros(()).expand(shape)
-            images = ImageList(pixels, sizes)
+            # The anchors ask for the size of the batch, nothing for its values.
+            size = pixels.size if isinstance(pixels, FeatureMaps) else tuple(pixels.shape[2:])
+            blank = next(iter(features.values())).new_zeros(()).expand(len(sizes), 3, *size)
+            images = ImageList(blank, sizes)
             proposals, rpn_losses = self.rpn(images, features, targets)
         detections, losses = self.roi_heads(features, proposals, sizes, targets)
         return {**rpn_losses, **losses} if self.training else detections

@@ -42,15 +42,14 @@ def evaluate_detector(
     from relabel.detectors.family import NetworkDetector
 
     found: list[Detections] = []
-
-    keeps = maps is not None and isinstance(detector, NetworkDetector)
-    store = detector.map_store(maps) if keeps else None
-    if store is not None:
-        files = store.fill(val, mirrored=False, runtime=runtime)
-        for start in range(0, len(val), IMAGES_PER_BATCH):
-            rows = range(start, min(start + IMAGES_PER_BATCH, len(val)))
-            found.extend(detector.predict_kept(store, val, rows, files))
-        return evaluate_dataset(val, found)
+    if maps is not None and isinstance(detector, NetworkDetector):
+        store = detector.map_store(maps)
+        if store is not None:
+            files = store.fill(val, mirrored=False, runtime=runtime)
+            for start in range(0, len(val), IMAGES_PER_BATCH):
+                rows = range(start, min(start + IMAGES_PER_BATCH, len(val)))
+                found.extend(detector.predict_kept(store, val, rows, files))
+            return evaluate_dataset(val, found)
     with ImageBatches(val, batch_size=IMAGES_PER_BATCH, workers=runtime.workers) as batches:
         for _rows, images in batches:
             found.extend(detector.predict(images))
