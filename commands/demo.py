@@ -24,6 +24,11 @@ from ._results import kept, print_json, with_default
     help="Folder for the world and the result.",
 )
 @with_default("--images", click.IntRange(min=4), 120, "Training images per dataset.")
+@click.option(
+    "--target-images",
+    type=click.IntRange(min=4),
+    help="Training images of the target, if not as many.",
+)
 @with_default("--val-images", click.IntRange(min=1), 40, "Validation images of the target.")
 @with_default(
     "--seed", click.IntRange(min=0), 0, "Seed of the world and of everything random in training."
@@ -47,6 +52,7 @@ def cli(
     ctx: click.Context,
     out: Path,
     images: int,
+    target_images: int | None,
     val_images: int,
     seed: int,
     effort: float,
@@ -67,8 +73,10 @@ def cli(
     from relabel.demo.run import prepare_demo, run_demo
 
     started = time.monotonic()
+    counts: dict[str, Any] = {"images": images, "val_images": val_images}
+    counts["target_images"] = target_images
     if world_only:
-        world = write_world(out, images=images, val_images=val_images, seed=seed, quiet=quiet)
+        world = write_world(out, **counts, seed=seed, quiet=quiet)
         kept(str(world.root))
         return
 
@@ -77,9 +85,7 @@ def cli(
     def align(config: Path, workspace: Path) -> None:
         _align(config, workspace, state.debug, device, overwrite, quiet)
 
-    world, file = prepare_demo(
-        out, images=images, val_images=val_images, seed=seed, effort=effort, quiet=quiet
-    )
+    world, file = prepare_demo(out, **counts, seed=seed, effort=effort, quiet=quiet)
     result = run_demo(world, file, align, quiet=quiet)
     if as_json:
         scores = {o.name: {m.name: m.to_dict() for m in o.scores} for o in result.outcomes}

@@ -48,7 +48,13 @@ class World:
 
 
 def write_world(
-    out: Path, *, images: int = 120, val_images: int = 40, seed: int = 0, quiet: bool = False
+    out: Path,
+    *,
+    images: int = 120,
+    target_images: int | None = None,
+    val_images: int = 40,
+    seed: int = 0,
+    quiet: bool = False,
 ) -> World:
     """Write the three datasets and the paired truth, or reuse a complete earlier world.
 
@@ -58,13 +64,17 @@ def write_world(
     Args:
         out: folder; ``cityscapes/``, ``waymo/``, ``nuimages/`` and ``truth/`` in it are replaced.
         images: training images per dataset.
+        target_images: training images of the target, where it has fewer or more than a source.
         val_images: validation images of the target.
     """
     import pyarrow
 
+    target_images = images if target_images is None else target_images
+
     settings = {
         "version": _WORLD_VERSION,
         "images": images,
+        "target_images": target_images,
         "val_images": val_images,
         "seed": seed,
         "pillow": PIL.__version__,
@@ -78,9 +88,10 @@ def write_world(
     for name in (TARGET, *SOURCES, "truth"):
         shutil.rmtree(out / name, ignore_errors=True)
     files: list[Path] = []
-    total = 3 * images + val_images
+    counts = {"train": target_images, "val": val_images}
+    total = len(SOURCES) * images + sum(counts.values())
     with progress("Rendering the demo world", total=total, unit="images", quiet=quiet) as bar:
-        for count, written in _write_datasets(out, images, val_images, seed):
+        for count, written in _write_datasets(out, images, counts, seed):
             files += written
             bar.update(count)
     world = World(out, seed)
@@ -95,10 +106,15 @@ def write_world(
 
 
 def _write_datasets(
-    out: Path, images: int, val_images: int, seed: int
+    out: Path, images: int, target: dict[str, int], seed: int
 ) -> Iterator[tuple[int, list[Path]]]:
-    """Write everything piece by piece; yields images and files of each piece."""
-    for split, count in (("train", images), ("val", val_images)):
+    """Write everything piece by piece; yields images and files of each piece.
+
+    Args:
+        images: of each source.
+        target: images of the target by split.
+    """
+    for split, count in target.items():
         for i in range(count):
             yield 1, write_cityscapes.write_image(out / "cityscapes", split, i, seed=seed)
     step = write_waymo.FRAMES_PER_SEGMENT

@@ -34,6 +34,7 @@ def prepare_demo(
     out: Path,
     *,
     images: int = 120,
+    target_images: int | None = None,
     val_images: int = 40,
     seed: int = 0,
     effort: float = 1.0,
@@ -42,14 +43,20 @@ def prepare_demo(
     """Write the world, train the backbone, write relabel.toml; what is there is reused.
 
     Args:
-        images: training images per dataset.
-        val_images: validation images of the target.
+        images, target_images, val_images: see `write_world`.
         effort: scales the length of every training.
 
     Returns:
         The world and the path of relabel.toml.
     """
-    world = write_world(out, images=images, val_images=val_images, seed=seed, quiet=quiet)
+    world = write_world(
+        out,
+        images=images,
+        target_images=target_images,
+        val_images=val_images,
+        seed=seed,
+        quiet=quiet,
+    )
     config = write_config(out, seed=seed, effort=effort)
     from relabel.catalogue.catalogue import load_catalogue
     from relabel.workspace.fingerprint import file_fingerprint

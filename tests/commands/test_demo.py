@@ -31,6 +31,18 @@ def test_world_only_writes_what_the_readers_describe(tmp_path: Path):
     assert "reused" in again.stderr
 
 
+def test_the_target_may_have_another_number_of_images(tmp_path: Path):
+    out = tmp_path / "demo"
+    counts = ("--images", "6", "--target-images", "4", "--val-images", "2")
+    done = relabel("demo", "--world-only", *counts, "-o", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "Rendering the demo world: 18/18" in done.stderr
+    assert len(list((out / "cityscapes" / "leftImg8bit" / "train").rglob("*.png"))) == 4
+    assert len(list((out / "cityscapes" / "leftImg8bit" / "val").rglob("*.png"))) == 2
+    truth = json.loads((out / "truth" / "nuimages_in_cityscapes.json").read_text())
+    assert len(truth["images"]) == 6
+
+
 @pytest.mark.parametrize(
     "args", [("--images", "0"), ("--effort", "0"), ("--seed", "-1"), ("--no-such-option",)]
 )
