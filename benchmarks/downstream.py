@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the work")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--targets", help="only these targets, with commas")
+    parser.add_argument("--sets", help="only these sets of sources, with commas")
     parser.add_argument("--arms", help="only these arms, with commas")
     parser.add_argument("--seeds", help="only these seeds, with commas")
     parser.add_argument("--report", type=Path, help="also write all tables as one Markdown file")
@@ -106,6 +107,8 @@ def narrowed(run: ProtocolRun, args: argparse.Namespace) -> ProtocolRun | None:
     """The run with what the command line leaves of it; None if that is nothing."""
     if args.targets and run.target not in args.targets.split(","):
         return None
+    if args.sets and run.source_set not in args.sets.split(","):
+        return None
     if args.arms:
         wanted = args.arms.split(",")
         run = replace(
@@ -131,7 +134,7 @@ def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
         arms=tuple(resolve_arms(run.arms)) if run.arms else (),
         extras=tuple(run.extra.items()),
         out=out / run.folder,
-        align=out / run.target / "align",
+        align=out / run.workspace / "align",
         shared=out / "shared",
         pipeline=pipeline_settings(given),
         detector=detector,

@@ -102,7 +102,7 @@ def downstream(
         target=target,
         sources=tuple(comma_list(sources)),
         arms=tuple(resolve_arms(comma_list(arms) if arms else list(ARMS))),
-        extras=tuple(parse_extra(text) for text in extra),
+        extras=tuple((name, (file,)) for name, file in map(parse_extra, extra)),
         out=folder,
         align=align_dir or folder / "align",
         pipeline=pipeline_settings(given),

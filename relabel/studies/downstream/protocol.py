@@ -9,6 +9,9 @@ detectors = ["faster-rcnn", "rt-detr"]       # default: faster-rcnn
 
 [protocol.sources]                           # default: the other targets
 cityscapes = ["nuimages", "waymo"]
+[protocol.sources.nuimages]                  # or several sets by name, each a comparison
+both = ["cityscapes", "waymo"]
+waymo = ["waymo"]
 
 [protocol.schedules.standard]                # default: this one alone
 factor = 1.0
@@ -18,6 +21,8 @@ arms = ["target-only", "lat"]                # default: the protocol's
 
 [protocol.extra.cityscapes]                  # arms from COCO files, as --extra adds them
 oracle = "labels/oracle.json"                # relative to the file
+[protocol.extra.nuimages.oracle]             # or a file for each source: those of a set are used
+waymo = "labels/waymo_in_nuimages.json"
 
 [protocol.maps.cityscapes]                   # name maps of sources, as --map gives them
 waymo = "maps/waymo_to_cityscapes.yaml"
@@ -77,13 +82,19 @@ class ProtocolRun:
     detector: str
     schedule: str
     factor: float
-    extra: Mapping[str, Path]
+    extra: Mapping[str, tuple[Path, ...]]
     maps: Mapping[str, Path]
+    source_set: str = ""
+
+    @property
+    def workspace(self) -> str:
+        """Where target and sources have their folder, relative to the protocol's."""
+        return f"{self.target}/{self.source_set}" if self.source_set else self.target
 
     @property
     def folder(self) -> str:
         """Where its results go, relative to the protocol's folder."""
-        return f"{self.target}/{self.detector}/{self.schedule}"
+        return f"{self.workspace}/{self.detector}/{self.schedule}"
 
 
 @dataclass(frozen=True)
@@ -99,9 +110,9 @@ class Protocol(Settings):
         arms: names of `relabel.studies.downstream.arms.ARMS`.
         seeds: of the downstream trainings.
         detectors: families that are trained downstream.
-        sources: tuple of source datasets by target.
+        sources: tuple of source datasets by target, or such tuples by the name of the set.
         schedules: `Schedule` by name; the paper's long training is one beside the standard one.
-        extra: COCO files by arm name, by target.
+        extra: a COCO file, or COCO files by source, by arm name, by target.
         maps: YAML name maps by source, by target; other sources' come from names and data.
         sizes: what `with_size` changes, by name.
     """
@@ -122,18 +133,20 @@ class Protocol(Settings):
         return [
             ProtocolRun(
                 target,
-                self.sources[target],
+                sources,
                 schedule.arms,
                 self.seeds,
                 detector,
                 name,
                 schedule.factor,
-                self.extra.get(target, {}),
-                self.maps.get(target, {}),
+                _of_sources(self.extra.get(target, {}), sources),
+                {k: v for k, v in self.maps.get(target, {}).items() if k in sources},
+                source_set,
             )
             for name, schedule in self.schedules.items()
             for detector in self.detectors
             for target in self.targets
+            for source_set, sources in _source_sets(self.sources[target]).items()
         ]
 
 
@@ -161,8 +174,9 @@ def read_protocol(catalogue: Catalogue) -> Protocol:
                     remedy=f"Add `test`, `test_split` or `holdout` to [datasets.{target}].",
                 )
         others = {t: [n for n in targets if n != t] for t in targets}
-        sources = _entries(others | written.sources, f"[{TABLE}.sources]", _Names, targets)
-        for target, names in sources.items():
+        sources = _sources(others | written.sources, targets)
+        named = {t: [n for s in _source_sets(sources[t]).values() for n in s] for t in targets}
+        for target, names in named.items():
             for name in names:
                 catalogue.get(name)
             if target in names:
@@ -171,13 +185,13 @@ def read_protocol(catalogue: Catalogue) -> Protocol:
             written,
             title=written.title or "/".join(targets),
             targets=targets,
-            sources={target: _unique(names) for target, names in sources.items()},
+            sources=sources,
             arms=_unique(written.arms),
             seeds=_unique(written.seeds),
             detectors=_unique(written.detectors),
             schedules=_schedules(written),
-            extra=_files(catalogue, "extra", written.extra, dict.fromkeys(targets)),
-            maps=_files(catalogue, "maps", written.maps, sources),
+            extra=_extra(catalogue, written.extra, named),
+            maps=_files(catalogue, "maps", written.maps, named),
         )
 
 
@@ -230,6 +244,53 @@ def _entries(
         except msgspec.ValidationError:
             raise ConfigError(misfit(key, value, hint), record=where) from None
     return found
+
+
+def _sources(table: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+    """By target the names of its sources, or such names by the name of their set."""
+    where = f"[{TABLE}.sources"
+    sets = {k: v for k, v in table.items() if isinstance(v, dict)}
+    found: dict[str, Any] = {
+        target: {
+            name: _unique(names)
+            for name, names in _entries(one, f"{where}.{target}]", _Names).items()
+        }
+        for target, one in _entries(sets, f"{where}]", dict, targets).items()
+    }
+    lists = {k: v for k, v in table.items() if k not in sets}
+    for target, names in _entries(lists, f"{where}]", _Names, targets).items():
+        found[target] = _unique(names)
+    return found
+
+
+def _source_sets(sources: Any) -> dict[str, tuple[str, ...]]:
+    """The sets of a target by name; the only one has no name."""
+    return sources if isinstance(sources, dict) else {"": sources}
+
+
+def _extra(
+    catalogue: Catalogue, table: Mapping[str, Any], sources: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """By target and arm a file, or files by source."""
+    found: dict[str, dict[str, Any]] = {}
+    for target, arms in _entries(table, f"[{TABLE}.extra]", dict, list(sources)).items():
+        by_source = {name: files for name, files in arms.items() if isinstance(files, dict)}
+        whole = {name: file for name, file in arms.items() if name not in by_source}
+        found[target] = _files(catalogue, "extra", {target: whole}, {target: None})[target]
+        known = dict.fromkeys(by_source, sources[target])
+        found[target] |= _files(catalogue, f"extra.{target}", by_source, known)
+    return found
+
+
+def _of_sources(extra: Mapping[str, Any], sources: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """The files of each arm; an arm that has files by source has those of ``sources``, if any."""
+    found = {
+        name: tuple(files[s] for s in sources if s in files)
+        if isinstance(files, dict)
+        else (files,)
+        for name, files in extra.items()
+    }
+    return {name: files for name, files in found.items() if files}
 
 
 def _schedules(written: Protocol) -> dict[str, Schedule]:

@@ -24,7 +24,7 @@ class Request:
 
     Attributes:
         arms: the known arms, in the order of the table.
-        extras: more arms: a name and a COCO file already in the target space.
+        extras: more arms: a name and COCO files already in the target space.
         maps: YAML name maps of sources that a person wrote; others come from names and data.
         align: the align workspace; ``out/align`` by default.
         shared: folder of specialists and cross-labels for comparisons of several targets.
@@ -33,7 +33,7 @@ class Request:
     target: str
     sources: tuple[str, ...]
     arms: tuple[Arm, ...]
-    extras: tuple[tuple[str, Path], ...]
+    extras: tuple[tuple[str, tuple[Path, ...]], ...]
     out: Path
     align: Path
     pipeline: PipelineSettings

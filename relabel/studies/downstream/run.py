@@ -6,7 +6,7 @@ the trainings that no other works on, and the last one to finish has the whole t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -88,7 +88,7 @@ class _Job:
         images = sum(len(d) for d in self.plan.datasets.values())
         detector = request.detector.resolved()
         self.detector = replace(detector, steps=total_steps(detector, images))
-        extras = {name: self._extra(name, file) for name, file in request.extras}
+        extras = {name: self._extra(name, files) for name, files in request.extras}
         for arm in request.arms:
             self._label(arm)
         self.labels.update(extras)
@@ -138,12 +138,17 @@ class _Job:
         work = self.request.shared or self.request.align
         return usable_images(dataset, work, self.runtime, self.problems)
 
-    def _extra(self, name: str, file: Path) -> Mapping[str, DetectionDataset]:
+    def _extra(self, name: str, files: Sequence[Path]) -> Mapping[str, DetectionDataset]:
         from relabel.studies.downstream.extra import read_extra
 
         space, images = self.target.space, self.plan.datasets
-        found = read_extra(name, file, space, images, test=self.test, problems=self.problems)
-        return {name: self._usable(found)}
+        names = [name] if len(files) == 1 else [f"{name} {i + 1}" for i in range(len(files))]
+        return {
+            one: self._usable(
+                read_extra(one, file, space, images, test=self.test, problems=self.problems)
+            )
+            for one, file in zip(names, files, strict=True)
+        }
 
     def _plan(self, out: Path, pipeline: PipelineSettings, shared: Path | None) -> AlignPlan:
         r = self.request

@@ -106,9 +106,43 @@ def test_everything(tmp_path: Path) -> None:
         ("a", ("b",), "long", 2.0, ("lat",)),
         ("b", ("c",), "long", 2.0, ("lat",)),
     ]
-    assert [r.extra for r in runs[:2]] == [{"oracle": tmp_path / "x" / "o.json"}, {}]
+    assert [r.extra for r in runs[:2]] == [{"oracle": (tmp_path / "x" / "o.json",)}, {}]
     assert [r.maps for r in runs[:2]] == [{}, {"c": tmp_path / "c.yaml"}]
     assert runs[2].folder == "a/rt-detr/long" and runs[2].seeds == (3, 1)
+
+
+SETS = """
+[protocol]
+targets = ["a"]
+[protocol.sources.a]
+all = ["b", "c"]
+one = ["b"]
+other = ["c"]
+[protocol.extra.a]
+given = "g.json"
+[protocol.extra.a.oracle]
+b = "x/b.json"
+[protocol.maps.a]
+c = "c.yaml"
+"""
+
+
+def test_sets_of_sources_are_compared_one_by_one(tmp_path: Path) -> None:
+    runs = read_protocol(catalogue(tmp_path, SETS)).runs()
+    assert [(r.source_set, r.sources) for r in runs] == [
+        ("all", ("b", "c")),
+        ("one", ("b",)),
+        ("other", ("c",)),
+    ]
+    assert [r.workspace for r in runs] == ["a/all", "a/one", "a/other"]
+    assert runs[1].folder == "a/one/faster-rcnn/standard"
+    given, b = (tmp_path / "g.json",), (tmp_path / "x" / "b.json",)
+    with_oracle = {"given": given, "oracle": b}
+    assert [r.extra for r in runs] == [with_oracle, with_oracle, {"given": given}]
+    assert [list(r.maps) for r in runs] == [["c"], [], ["c"]]
+    both = SETS.replace('b = "x/b.json"', 'b = "x/b.json"\nc = "c.json"')
+    whole = read_protocol(catalogue(tmp_path, both)).runs()[0]
+    assert whole.extra["oracle"] == (*b, tmp_path / "c.json")
 
 
 def test_sizes(tmp_path: Path) -> None:
@@ -168,6 +202,18 @@ def test_sizes(tmp_path: Path) -> None:
         (
             '[protocol]\ntargets = ["a", "b"]\nschedules = { long = 3 }\n',
             r"long is 3 and must be a table",
+        ),
+        (
+            '[protocol]\ntargets = ["a"]\n[protocol.sources.a]\nall = []\n',
+            r"\[protocol\.sources\.a\]: all is \[\]",
+        ),
+        (
+            '[protocol]\ntargets = ["a"]\n[protocol.sources.a]\nall = ["b", "a"]\n',
+            r"target 'a' is its own source",
+        ),
+        (
+            '[protocol]\ntargets = ["a", "b"]\n[protocol.extra.a.o]\nc = "c.json"\n',
+            r"\[protocol\.extra\.a\.o\]: unknown key 'c'",
         ),
         (
             '[protocol]\ntargets = ["a", "b"]\nextra = { a = { o = 3 } }\n',
