@@ -15,7 +15,7 @@ ranges (all, small, medium, large), ``M`` limits of detections per image (1, 10,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ from relabel.geometry import suppress, xyxy_to_xywh
 MAX_DETECTIONS = (1, 10, 100)
 # Greater than the greatest size of any range.
 _NO_SIZE = 1e12
-_RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class DetectionMetrics:
             three and the next three numbers.
         APr, APc, APf: AP of rare, common and frequent classes.
         AR300: average recall with 300 detections per image.
+        found: of a detector's output, the detections that were measured, on the rows of the truth's
+            images in the order of their ids.
     """
 
     AP: float | None
@@ -75,6 +77,7 @@ class DetectionMetrics:
     APc: float | None = None
     APf: float | None = None
     AR300: float | None = None
+    found: Boxes | None = field(default=None, repr=False, compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -222,8 +225,8 @@ def evaluate_dataset(
         max_detections = MAX_FEDERATED if lvis else MAX_DETECTIONS[-1]
     order = order[place < max_detections]
     row, category, score = row[order], category[order], score[order]
-    made = make_boxes(image[row], xyxy_to_xywh(boxes[row]), category)
-    return average_precision(reference, replace(made, score=score))
+    made = replace(make_boxes(image[row], xyxy_to_xywh(boxes[row]), category), score=score)
+    return replace(average_precision(reference, made), found=made)
 
 
 def average_precision(truth: DetectionDataset, found: Boxes) -> DetectionMetrics:
@@ -278,18 +281,22 @@ def _spread(boxes: Boxes, classes: int) -> Boxes:
     return replace(spread, category=category, ignore=ignore, id=np.arange(1, len(spread) + 1))
 
 
-def _curves(
+def new_engine(
     truth: DetectionDataset, found: Boxes, rules: Federated | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """precision [T, R, K, A, M], recall [T, K, A, M], -1 where a category has no truth."""
+) -> tuple[Any, Boxes, Boxes] | None:
+    """hotcoco's evaluation of detections, before its first step; None without truth.
+
+    Image, category and annotation ids count from 1: image rows, category positions, rows of the
+    truth boxes that are returned.
+
+    Returns:
+        The engine, the truth boxes that count, and the detections that count, in its order.
+    """
     import hotcoco
 
     images, classes = len(truth), truth.space.num_classes
-    limits = MAX_DETECTIONS if rules is None else (MAX_FEDERATED,)
-    shape = (10, 101, classes, 4, len(limits))
-    nothing = np.full(shape, -1.0), np.full((10, classes, 4, len(limits)), -1.0), ()
     if not images or not classes:
-        return nothing
+        return None
     boxes, records = truth.boxes, [{"id": i} for i in range(1, images + 1)]
     if rules is not None:
         boxes, found = rules.counted(boxes, rules.best(found))
@@ -301,16 +308,15 @@ def _curves(
         # size is in no range.
         area, crowd = np.where(crowd, _NO_SIZE, area), np.zeros(len(boxes), bool)
     if not len(boxes):
-        return nothing
+        return None
     # Rows count from 1 in the order of the image ids: the order decides between equal scores.
-    ids = np.arange(1, len(boxes) + 1)
     reference = hotcoco.COCO.from_arrays(
         records,
         [{"id": k, "name": str(k), "frequency": "f"} for k in range(1, classes + 1)],
         boxes.image.astype(np.int64) + 1,
         boxes.category.astype(np.int64) + 1,
         np.ascontiguousarray(boxes.xywh, np.float64),
-        ids=ids,
+        ids=np.arange(1, len(boxes) + 1),
         area=np.ascontiguousarray(area, np.float64),
         iscrowd=crowd.astype(np.int64),
     )
@@ -319,6 +325,20 @@ def _curves(
     engine = hotcoco.COCOeval(
         reference, reference.load_res(table), "bbox", lvis_style=rules is not None
     )
+    return engine, boxes, found
+
+
+def _curves(
+    truth: DetectionDataset, found: Boxes, rules: Federated | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """precision [T, R, K, A, M], recall [T, K, A, M], -1 where a category has no truth."""
+    classes = truth.space.num_classes
+    limits = MAX_DETECTIONS if rules is None else (MAX_FEDERATED,)
+    shape = (10, 101, classes, 4, len(limits))
+    made = new_engine(truth, found, rules)
+    if made is None:
+        return np.full(shape, -1.0), np.full((10, classes, 4, len(limits)), -1.0), ()
+    engine, boxes, found = made
     engine.evaluate()
     engine.accumulate()
     curves = engine.eval or {}
@@ -333,7 +353,7 @@ def _curves(
     engine.evaluate()
     precision[:, :, category], recall[:, category] = _as_pycocotools_counts_id_zero(
         engine.eval_imgs,
-        int(ids[row]),
+        row + 1,
         found.area,
         limits,
         np.zeros(len(found), bool) if rules is None else rules.forgiven(found),
@@ -414,7 +434,7 @@ def precision_at_recalls(hit: np.ndarray, truths: int) -> np.ndarray:
     right = np.cumsum(hit).astype(float)
     exact = right / (np.arange(1, len(hit) + 1) + np.spacing(1))
     exact = np.maximum.accumulate(exact[::-1])[::-1]
-    at = np.searchsorted(right / truths, _RECALLS, side="left")
-    level = np.zeros(len(_RECALLS))
+    at = np.searchsorted(right / truths, RECALLS, side="left")
+    level = np.zeros(len(RECALLS))
     level[at < len(exact)] = exact[at[at < len(exact)]]
     return level
