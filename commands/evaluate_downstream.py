@@ -91,7 +91,7 @@ def downstream(
     trainings are never redone, and several processes may run the same command on one folder.
     """
     from relabel.studies.downstream.extra import parse_extra
-    from relabel.studies.downstream.report import shown_tables, write_outputs
+    from relabel.studies.downstream.report import json_result, shown_tables, write_outputs
     from relabel.studies.downstream.run import Request, compare
 
     started = time.monotonic()
@@ -115,7 +115,7 @@ def downstream(
     comparison = compare(given.catalogue, request, runtime, overwrite=overwrite, problems=problems)
     tell_problems(problems, runtime.quiet)
     write_outputs(folder, comparison)
-    print_or_save(comparison.to_dict(), shown_tables(comparison), as_json, None)
+    print_or_save(json_result(comparison), shown_tables(comparison), as_json, None)
     if not as_json:
         kept(f"Tables, curves and JSON: {folder}")
     message(f"Took {time.monotonic() - started:.0f} s.", quiet=runtime.quiet or as_json)

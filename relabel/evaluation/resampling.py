@@ -168,6 +168,9 @@ def _class_ap(
         regions = bool((state == _LEFT_OUT).any())
         seen = None if regions else _seen(image, np.ones(len(image), bool), hits, weights)
         for t in range(10):
+            if t and np.array_equal(state[:, t], state[:, t - 1]):
+                ap[t] = ap[t - 1]
+                continue
             right = np.cumsum(drawn * (state[hits, t] == _RIGHT), axis=1)
             counted = seen
             if counted is None:

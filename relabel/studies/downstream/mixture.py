@@ -7,6 +7,7 @@ comparison: mixed batches, and target images only in the last quarter of the ite
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import TrainingBatches, batch_of, draw_scale
 from relabel.detectors.training import Batch
 from relabel.settings import Runtime
+from relabel.studies.downstream.arms import Method
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.order import rows_of_step
 
@@ -70,9 +72,49 @@ class Mixture:
         first = self.sizes[0]
         return [(0, int(row)) for row in mine] + [self._find(first + int(row)) for row in theirs]
 
+    def drawn(self, steps: int) -> tuple[int, int]:
+        """Images drawn in so many steps: of the target, and of all sources together."""
+        sources = sum(self.sizes[1:])
+        mixed = max(0, min(self.target_from, steps) - self.target_until) if sources else 0
+        theirs = mixed * (self.batch_size - self.from_target)
+        if self.from_target == 0:
+            theirs = round(theirs * sources / sum(self.sizes))
+        return steps * self.batch_size - theirs, theirs
+
     def _find(self, position: int) -> tuple[int, int]:
         dataset = int(np.searchsorted(self._starts, position, side="right")) - 1
         return dataset, position - int(self._starts[dataset])
+
+
+def passes(
+    method: Method,
+    sizes: list[int],
+    union: int,
+    detector: SpecialistSettings,
+    settings: DownstreamSettings,
+) -> dict[str, float]:
+    """How often a training draws each image, in the mean.
+
+    Args:
+        sizes: images of the target (first) and of every source that the arm uses.
+        union: images of the target and of all sources of the comparison.
+
+    Returns:
+        ``union``: all images drawn, over those of the union, the same for every arm;
+        ``target`` and ``sources``: those drawn of each, over the arm's own.
+    """
+    until = 0
+    if method == "student-teacher":
+        settings = replace(settings, target_share=settings.teacher_target_share)
+        until = round(settings.burn_in * detector.steps)
+    s = detector
+    mixture = Mixture(sizes, s.steps, s.batch_size, s.seed, settings, until)
+    mine, theirs = mixture.drawn(s.steps)
+    return {
+        "union": (mine + theirs) / max(union, 1),
+        "target": mine / max(sizes[0], 1),
+        "sources": theirs / max(sum(sizes[1:]), 1),
+    }
 
 
 class MixedBatches:

@@ -2,28 +2,42 @@
 
 AP and its kin are fractions in [0, 1] here; tables and plots show percent. An arm is compared with
 another over the seeds both have: the difference is taken seed by seed, then averaged, as seeds
-share the images' order and the initial weights.
+share the images' order and the initial weights. Over the test images there are bootstrap intervals
+of the differences, where the trainings left their matches: see
+`relabel.studies.downstream.intervals`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
+import numpy as np
 
 from relabel.errors import ConfigError, DataError, did_you_mean
+from relabel.evaluation.resampling import RESAMPLES, Matches
+from relabel.studies.downstream.intervals import (
+    CONFIDENCE,
+    Interval,
+    paired_intervals,
+    resampled,
+)
 from relabel.studies.means import Mean, seed_differences
 
 METRICS = "metrics.json"
 CURVE = "curve.json"
+MATCHES = "matches.npz"
 TRAINING = "training"
 BASE = "target-only"
 ORACLE = "oracle"
-Metric = Literal["AP", "AP50", "AP75"]
+LAT = "lat"
+Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 METRIC_NAMES: tuple[Metric, ...] = ("AP", "AP50", "AP75")
+SIZE_NAMES: tuple[Metric, ...] = ("APs", "APm", "APl")
 
 
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)] | None
@@ -41,12 +55,16 @@ class CurvePoint(TypedDict):
 class Metrics(TypedDict):
     """What a finished training is measured to; None where there was nothing to measure.
 
-    ``per_class`` is AP by class name, None for a class without test boxes.
+    ``per_class`` is AP by class name, None for a class without test boxes; ``APs``, ``APm`` and
+    ``APl`` are AP by size, which trainings of older versions lack.
     """
 
     AP: _Fraction
     AP50: _Fraction
     AP75: _Fraction
+    APs: NotRequired[_Fraction]
+    APm: NotRequired[_Fraction]
+    APl: NotRequired[_Fraction]
     per_class: dict[str, _Fraction]
 
 
@@ -57,10 +75,12 @@ class ArmResult:
     Attributes:
         metrics: by finished seed.
         curves: by seed, the points measured on the way, by step.
+        matches: by seed, what became of each detection on the test images.
     """
 
     metrics: dict[int, Metrics]
     curves: dict[int, list[CurvePoint]] = field(default_factory=dict)
+    matches: dict[int, Matches] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def classes(self) -> list[str]:
@@ -70,14 +90,16 @@ class ArmResult:
     def values(self, metric: Metric = "AP", category: str | None = None) -> dict[int, float | None]:
         """By seed: a metric, or the AP of ``category``."""
         return {
-            seed: found[metric] if category is None else found["per_class"].get(category)
+            seed: found.get(metric) if category is None else found["per_class"].get(category)
             for seed, found in self.metrics.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
         """The arm's entry in the JSON result."""
+        known: list[Metric] = [*METRIC_NAMES]
+        known.extend(m for m in SIZE_NAMES if any(m in f for f in self.metrics.values()))
         return {
-            **{metric: list(self.values(metric).values()) for metric in METRIC_NAMES},
+            **{metric: list(self.values(metric).values()) for metric in known},
             "per_class": {c: list(self.values(category=c).values()) for c in self.classes},
         }
 
@@ -141,6 +163,29 @@ class Comparison:
         """Mean of the paired differences to the base arm; None without a seed in common."""
         return Mean.of(self.paired(arm, metric, category).values())
 
+    def intervals(self, arm: str, reference: str = BASE) -> dict[Metric, Interval] | None:
+        """Bootstrap intervals of an arm minus another, for AP, AP50 and AP75.
+
+        None where the trainings left no matches, or have no seed in common.
+
+        Raises:
+            ConfigError: one of the arms has no results.
+        """
+        for name in (arm, reference):
+            self._arm(name)
+        found = paired_intervals(self._resampled[arm], self._resampled[reference])
+        return None if found is None else dict(zip(METRIC_NAMES, found, strict=True))
+
+    @cached_property
+    def _resampled(self) -> dict[str, dict[int, np.ndarray]]:
+        images = {len(m.truths) for arm in self.arms.values() for m in arm.matches.values()}
+        if len(images) > 1:
+            raise ConfigError(
+                "its trainings were measured on different test images",
+                remedy="Run the comparison again with --overwrite.",
+            )
+        return {name: resampled(arm.matches) for name, arm in self.arms.items()}
+
     def share_of_gain(self, arm: str) -> float | None:
         """``(AP_arm - AP_base) / (AP_oracle - AP_base)``, over the seeds that all three have.
 
@@ -165,6 +210,13 @@ class Comparison:
             "not_run": dict(self.not_run),
             "seeds": list(self.seeds),
         }
+        if any(arm.matches for arm in self.arms.values()):
+            content["intervals"] = {
+                "confidence": CONFIDENCE,
+                "resamples": RESAMPLES,
+                "minus_target_only": self._interval_dicts({n: (n, BASE) for n in self.arms}),
+                "lat_minus": self._interval_dicts({n: (LAT, n) for n in self.arms}),
+            }
         if self.missing_seeds:
             content["missing_seeds"] = self.missing_seeds
         if ORACLE in self.arms and BASE in self.arms:
@@ -172,6 +224,19 @@ class Comparison:
                 name: self.share_of_gain(name) for name in self.arms if name not in (ORACLE, BASE)
             }
         return content | {k: v for k, v in self.about.items() if k not in content}
+
+    def _interval_dicts(self, pairs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+        """JSON-ready: by name, the intervals of the first arm of its pair minus the second."""
+        found = {
+            name: self.intervals(*pair)
+            for name, pair in pairs.items()
+            if pair[0] != pair[1] and self.arms.keys() >= set(pair)
+        }
+        return {
+            name: {metric: value.to_dict() for metric, value in intervals.items()}
+            for name, intervals in found.items()
+            if intervals is not None
+        }
 
     def _arm(self, name: str) -> ArmResult:
         if name not in self.arms:
@@ -222,7 +287,7 @@ def gather(
 
 def _read_arm(folder: Path, seeds: Sequence[int]) -> ArmResult:
     """The finished seeds of one arm."""
-    metrics, curves = {}, {}
+    metrics, curves, matches = {}, {}, {}
     for seed in seeds:
         place = folder / f"seed{seed}"
         if (place / METRICS).is_file():
@@ -230,7 +295,9 @@ def _read_arm(folder: Path, seeds: Sequence[int]) -> ArmResult:
             if (place / CURVE).is_file():
                 points = _read(place / CURVE, list[CurvePoint])
                 curves[seed] = sorted(points, key=lambda p: p["step"])
-    return ArmResult(metrics, curves)
+            if (place / MATCHES).is_file():
+                matches[seed] = Matches.load(place / MATCHES)
+    return ArmResult(metrics, curves, matches)
 
 
 def _read(file: Path, type: Any) -> Any:

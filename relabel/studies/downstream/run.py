@@ -23,7 +23,7 @@ from relabel.evaluation.baselines import TargetNames
 from relabel.settings import Runtime, settings_dict
 from relabel.studies.downstream.arms import Arm, Method
 from relabel.studies.downstream.labels import label_source, name_map_of
-from relabel.studies.downstream.mixture import target_only_from
+from relabel.studies.downstream.mixture import passes, target_only_from
 from relabel.studies.downstream.request import (
     Request,
     check_boxes,
@@ -114,12 +114,27 @@ class _Job:
                     "test": len(self.test),
                     **{s: len(self.plan.datasets[s]) for s in request.sources},
                 },
+                "passes": self._passes(),
                 "boxes": {
                     arm: {s: len(d.boxes) for s, d in sources.items()}
                     for arm, sources in self.labels.items()
                 },
             },
         )
+
+    def _passes(self) -> dict[str, dict[str, float]]:
+        method: dict[str, Method] = {arm.name: arm.method for arm in self.request.arms}
+        union = sum(len(self.plan.datasets[s]) for s in self.request.sources) + len(self.target)
+        return {
+            arm: passes(
+                method.get(arm, "labels"),
+                [len(self.target), *(len(d) for d in sources.values())],
+                union,
+                self.detector,
+                self.request.settings,
+            )
+            for arm, sources in self.labels.items()
+        }
 
     def _test_images(self) -> DetectionDataset:
         entry = self.catalogue.get(self.request.target)

@@ -14,10 +14,17 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import MAPS
 from relabel.detectors.training import new_trainable, train_detector
 from relabel.evaluation.detector import evaluate_detector
+from relabel.evaluation.resampling import match_detections
 from relabel.settings import Runtime
 from relabel.studies.downstream.arms import Method
 from relabel.studies.downstream.mixture import MixedBatches
-from relabel.studies.downstream.results import CURVE, METRIC_NAMES, METRICS
+from relabel.studies.downstream.results import (
+    CURVE,
+    MATCHES,
+    METRIC_NAMES,
+    METRICS,
+    SIZE_NAMES,
+)
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.loop import resolve_device
 from relabel.workspace.atomic import atomic_write_json
@@ -38,8 +45,9 @@ def train_arm(
 ) -> None:
     """Train the detector of one arm and seed, resuming what was cut off, and measure it.
 
-    Writes the checkpoint, ``metrics.json`` (AP, AP50, AP75 and AP by class on the test images,
-    fractions) and ``curve.json`` (the same three numbers along the way).
+    Writes the checkpoint, ``metrics.json`` (AP, AP50, AP75 and AP by size and class on the test
+    images, fractions), ``curve.json`` (the first three along the way), and ``matches.npz``, what
+    became of each detection, for bootstrap intervals.
 
     Args:
         method: ``labels`` trains on all boxes as they are, the others use the sources their own
@@ -56,9 +64,14 @@ def train_arm(
         detector = replace(detector, decay=settings.target_only_last)
     out.mkdir(parents=True, exist_ok=True)
 
-    def evaluate(found: Detector, _step: int) -> dict[str, Any]:
-        metrics = evaluate_detector(found, test, runtime, maps=maps).to_dict()
-        return {k: metrics[k] for k in (*METRIC_NAMES, "per_class")}
+    told = (*METRIC_NAMES, *SIZE_NAMES, "per_class")
+
+    def evaluate(found: Detector, step: int) -> dict[str, Any]:
+        metrics = evaluate_detector(found, test, runtime, maps=maps)
+        if step == detector.steps and metrics.found is not None:
+            match_detections(test, metrics.found).save(out / MATCHES)
+        numbers = metrics.to_dict()
+        return {k: numbers[k] for k in told}
 
     if method == "student-teacher":
         from relabel.studies.downstream.student_teacher import train_student_teacher
@@ -96,4 +109,4 @@ def train_arm(
     atomic_write_json(
         out / CURVE, [{k: row[k] for k in ("step", *METRIC_NAMES)} for row in history]
     )
-    atomic_write_json(out / METRICS, {k: history[-1][k] for k in (*METRIC_NAMES, "per_class")})
+    atomic_write_json(out / METRICS, {k: history[-1][k] for k in told if k in history[-1]})

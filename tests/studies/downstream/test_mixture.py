@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from relabel.detectors.settings import SpecialistSettings
-from relabel.studies.downstream.mixture import MixedBatches, Mixture
+from relabel.studies.downstream.mixture import MixedBatches, Mixture, passes
 from relabel.studies.downstream.settings import DownstreamSettings
 from tests.builders.blocks import World
 
@@ -82,3 +83,26 @@ def test_the_last_quarter_does_not_depend_on_the_sources() -> None:
     for step in range(30, 40):
         assert alone.rows(step) == mixed.rows(step)
     assert np.array_equal(alone.sizes, [10])
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_share": 0.5}, {"target_only_last": 0.0}])
+@pytest.mark.parametrize("sizes", [[10], [10, 30], [8, 20, 20]])
+def test_passes_are_those_of_the_batches(sizes: list[int], settings: dict[str, Any]) -> None:
+    m = mixture(sizes, 80, **settings)
+    drawn = Counter(part > 0 for step in range(80) for part, _ in m.rows(step))
+    assert m.drawn(80) == pytest.approx((drawn[False], drawn[True]), abs=sum(sizes) / 4)
+    assert sum(m.drawn(80)) == 320
+
+
+def test_passes_over_the_union_are_the_same_for_every_arm(detector: SpecialistSettings) -> None:
+    detector = replace(detector, steps=80, batch_size=4)
+    shared = (40, detector, DownstreamSettings())
+    alone = passes("labels", [10], *shared)
+    assert alone == {"union": 8.0, "target": 32.0, "sources": 0.0}
+    # Three quarters of 320 images are drawn evenly from all 40.
+    mixed = {"union": 8.0, "target": 14.0, "sources": 6.0}
+    assert passes("labels", [10, 30], *shared) == mixed
+    assert passes("unified", [10, 10, 20], *shared) == mixed
+    # A fifth burns in on the target, and half of what follows is the target's.
+    taught = passes("student-teacher", [10, 30], *shared)
+    assert taught["sources"] == pytest.approx((60 - 16) * 2 / 30)
