@@ -4,8 +4,10 @@
         --target fine --truth coarse=truth_in_fine.json --out benchmarks/transfer_quality.md
 
 A RUN is a finished workspace of `relabel align`; several are seeds of LAT, whose means are shown.
-The first one's pseudo-labels (or those of ``--crosslabels``) serve the three baselines, at several
-thresholds. ``--labels DIR`` adds the labels of a comparison's other arms (``DIR/ARM/SOURCE.json``,
+The first one's pseudo-labels (or those of ``--crosslabels``) serve the baselines, at several
+thresholds, and its specialists of the target label-guided labels: their box heads see the source's
+boxes once, and what they say is kept beside the pseudo-labels.
+``--labels DIR`` adds the labels of a comparison's other arms (``DIR/ARM/SOURCE.json``,
 as `relabel evaluate downstream` keeps them, or made otherwise). The truth is read for scoring
 alone, so that the best threshold of a baseline, which is chosen on it, flatters the baseline.
 
@@ -23,14 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from relabel.align.plan import labels_folder
+from relabel.align.plan import ENSEMBLE, labels_folder
 from relabel.catalogue.catalogue import load_catalogue
+from relabel.crosslabel.given import GivenLabels, label_given_boxes, read_given_labels
+from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.crosslabel.shards import read_pseudo_labels
 from relabel.datasets.dataset import UNCERTAIN, DetectionDataset
 from relabel.datasets.formats.coco.as_written import read_as_written
-from relabel.evaluation.baselines import all_baselines
+from relabel.evaluation.baselines import all_baselines, label_guided
 from relabel.evaluation.tables import by_source_rows, kept_rows, markdown
 from relabel.evaluation.transfer import TransferMetrics, evaluate_transfer
+from relabel.settings import Runtime
 
 LAT = "LAT"
 THRESHOLDS = (0.5, 0.3, 0.05)
@@ -86,18 +91,33 @@ def other_labels(
     """Labels on the source's images by what they are called: baselines, then other arms."""
     found: dict[str, DetectionDataset] = {}
     work = options.crosslabels or options.runs[0]
-    pseudo = read_pseudo_labels(labels_folder(work, options.target, source.name, options.target))
+    folder = labels_folder(work, options.target, source.name, options.target)
+    pseudo, given = read_pseudo_labels(folder), given_labels(work, options.target, folder, source)
     for threshold in THRESHOLDS:
         for name, labels in all_baselines(source, pseudo, threshold=threshold).items():
             if not name.startswith("untouched"):
                 found[f"{name} ≥ {threshold:g}"] = labels
             elif threshold == THRESHOLDS[0]:
                 found[name] = labels
+        found[f"label-guided pseudo-labels ≥ {threshold:g}"] = label_guided(
+            source, given, threshold
+        )
     files = sorted(options.labels.glob(f"*/{source.name}.json")) if options.labels else []
     for file in files:
         if file.parent.name != "lat":  # what it trains on; the result of the runs is LAT's
             found[f"arm {file.parent.name}"] = certain(read_as_written(file))
     return found
+
+
+def given_labels(work: Path, target: str, folder: Path, source: DetectionDataset) -> GivenLabels:
+    """The source's boxes through the box heads of the specialists whose labels are in a folder."""
+    specialists = work / "1_specialists"
+    members = [specialists / target]
+    if ENSEMBLE in folder.name:
+        members += sorted(specialists.glob(f"{target}_fold[0-9]*"))
+    out = folder.with_name(f"{folder.name}_given")
+    label_given_boxes(members, source, out, CrossLabelSettings(), Runtime(device="auto"))
+    return read_given_labels(out)
 
 
 def certain(labels: DetectionDataset) -> DetectionDataset:

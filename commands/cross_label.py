@@ -39,6 +39,12 @@ SAM3 = "sam3"
     help="Label space to label in, where CHECKPOINT is sam3: a dataset, a built-in label space "
     "or a YAML file; each category's prompt, else its name, is the text.",
 )
+@click.option(
+    "--given-boxes",
+    is_flag=True,
+    help="Give DATASET's own boxes to the specialist's box head, which classifies and refines "
+    "them, for label-guided labels (evaluate transfer --given-boxes).",
+)
 @click.option("-o", "--out", required=True, type=FOLDER, help="Folder for the shards.")
 @click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
@@ -59,6 +65,7 @@ def cli(
     format: str | None,
     split: str | None,
     prompts_from: str | None,
+    given_boxes: bool,
     out: Path,
     overwrite: bool,
     as_json: bool,
@@ -73,6 +80,7 @@ def cli(
     """
     from relabel.align.inputs import read_training_set
     from relabel.align.settings import stage_settings
+    from relabel.crosslabel.given import label_given_boxes, read_given_labels
     from relabel.crosslabel.prompted import cross_label_sam3, sam3_identity
     from relabel.crosslabel.shards import read_pseudo_labels
     from relabel.datasets.fingerprint import dataset_fingerprint
@@ -93,14 +101,18 @@ def cli(
             if prompts_from is None
             else "--prompts-from is for sam3; a specialist has a label space of its own."
         )
+    if given_boxes and model is not None:
+        raise click.UsageError("--given-boxes is for a specialist; sam3 has no box head.")
     entry = catalogue.resolve(dataset, format, split)
     problems = Problems(runtime.skip_bad)
     images = read_training_set(entry, out.parent, runtime, problems)
     tell_problems(problems, runtime.quiet)
     space = None if prompts_from is None else _prompt_space(catalogue, prompts_from)
     sam3 = None
-    inputs = {"images": dataset_fingerprint(images, boxes=False)}
+    inputs = {"images": dataset_fingerprint(images, boxes=given_boxes)}
     values = stage_settings(settings)
+    if given_boxes:  # which nothing filters
+        values = {"given_boxes": True}
     if space is None:
         inputs["specialist"] = folder_fingerprint(checkpoint)
     else:
@@ -116,14 +128,16 @@ def cli(
     def label_it() -> None:
         from relabel.crosslabel.label import cross_label
 
-        if space is None:
+        if given_boxes:
+            label_given_boxes([Path(checkpoint)], images, out, settings, runtime)
+        elif space is None:
             cross_label(Path(checkpoint), images, out, settings, runtime)
         else:
             cross_label_sam3(space, images, out, settings, runtime, sam3=sam3)
 
     if not stage.run(label_it, overwrite=overwrite):
         message("Labelled already.", quiet=runtime.quiet)
-    labels = read_pseudo_labels(out)
+    labels = read_given_labels(out) if given_boxes else read_pseudo_labels(out)
     counts = {"images": len(images), "boxes": len(labels), "by": labels.by, "on": labels.on}
     if as_json:
         print_json({"out": str(out), **counts})

@@ -107,7 +107,13 @@ def errors(
 @file_option("--scored", "COCO file or results list with low-scored boxes too, for AP only.")
 @file_option(
     "--baselines",
-    "The target specialist's pseudo-labels on the source, to score the three baselines.",
+    "The target specialist's pseudo-labels on the source, to score the baselines.",
+    metavar="DIR",
+)
+@file_option(
+    "--given-boxes",
+    "The source's boxes through the target specialist's box head (cross-label --given-boxes), "
+    "to score label-guided labels among the baselines.",
     metavar="DIR",
 )
 @click.option(
@@ -130,6 +136,7 @@ def transfer_command(
     source: Path | None,
     scored: Path | None,
     baselines: Path | None,
+    given_boxes: Path | None,
     map_file: Path | None,
     baseline_threshold: float,
     as_json: bool,
@@ -144,8 +151,9 @@ def transfer_command(
     """
     if baselines is not None and source is None:
         raise click.UsageError("--baselines needs --source")
-    if map_file is not None and baselines is None:
-        raise click.UsageError("--map needs --baselines")
+    for option, value in (("--map", map_file), ("--given-boxes", given_boxes)):
+        if value is not None and baselines is None:
+            raise click.UsageError(f"{option} needs --baselines")
     from relabel.evaluation import tables
     from relabel.evaluation.transfer import evaluate_transfer
 
@@ -153,7 +161,9 @@ def transfer_command(
     results = [result]
     content = result.to_dict()
     if baselines is not None and source is not None:
-        others = _score_baselines(truth, source, baselines, map_file, baseline_threshold)
+        others = _score_baselines(
+            truth, source, baselines, given_boxes, map_file, baseline_threshold
+        )
         results += others
         content["baselines"] = {other.name: other.to_dict() for other in others}
     warn(list(dict.fromkeys(w for r in results for w in r.warnings)))
@@ -178,8 +188,14 @@ def transfer_command(
 
 
 def _score_baselines(
-    truth: Path, source: Path, folder: Path, map_file: Path | None, threshold: float
+    truth: Path,
+    source: Path,
+    folder: Path,
+    given_boxes: Path | None,
+    map_file: Path | None,
+    threshold: float,
 ) -> list[TransferMetrics]:
+    from relabel.crosslabel.given import read_given_labels
     from relabel.crosslabel.shards import read_pseudo_labels
     from relabel.datasets.formats.registry import read_dataset
     from relabel.datasets.namemap import NameMap
@@ -190,5 +206,6 @@ def _score_baselines(
     dataset = read_dataset(source, "coco", problems=problems)
     tell_problems(problems)
     names = None if map_file is None else NameMap.load(map_file).names
-    found = all_baselines(dataset, read_pseudo_labels(folder), names, threshold)
+    given = None if given_boxes is None else read_given_labels(given_boxes)
+    found = all_baselines(dataset, read_pseudo_labels(folder), names, threshold, given)
     return compare_transfer(truth, dataset, found)

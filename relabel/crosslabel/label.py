@@ -10,9 +10,9 @@ kernels) gives slightly different scores for another ``batch_size``; nothing els
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,11 +26,13 @@ from relabel.detectors.base import Detections, Detector
 from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
-from relabel.workspace.columns import as_json, read_shard, write_shard
+from relabel.workspace.columns import Shard, as_json, read_shard, write_shard
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
 from relabel.workspace.parts import WorkerShare, pending
 from relabel.workspace.progress import message, progress
 from relabel.workspace.stage import Shards
+
+F = TypeVar("F")
 
 
 def cross_label(
@@ -69,9 +71,6 @@ def cross_label(
             checkpoint that cannot be loaded, or a detector that returns nonsense.
         RelabelError: an image is too large for the device's memory; the disk is full.
     """
-    rows = _image_rows(dataset, image_rows)
-    tell = problems is None
-    problems = Problems(skip_bad=runtime.skip_bad) if problems is None else problems
     if detector is None:
         detector = load_detector(checkpoint, device=runtime.device)
     space = detector.space
@@ -81,10 +80,70 @@ def cross_label(
         on=dataset.name,
         images=len(dataset),
         settings=settings.result_dict(),
-        model=_model_fingerprint(checkpoint) if model is None else model,
+        model=model_fingerprint(checkpoint) if model is None else model,
     )
+
+    def label(rows: Sequence[int], images: Sequence[np.ndarray]) -> list[Detections]:
+        found = detector.predict(images)
+        if len(found) != len(images):
+            raise DataError(
+                f"the detector returned {len(found)} results for {len(images)} images",
+                file=run["by"],
+                remedy="It must return one `Detections` per image.",
+            )
+        return [
+            select(
+                raw,
+                settings,
+                num_classes=space.num_classes,
+                width=image.shape[1],
+                height=image.shape[0],
+                source=f"{run['by']} on {dataset.images.file_name[row]}",
+            )
+            for row, image, raw in zip(rows, images, found, strict=True)
+        ]
+
+    label_shards(
+        dataset,
+        out,
+        run,
+        settings,
+        runtime,
+        kind=PseudoShard,
+        label=label,
+        shard=pseudo_shard,
+        image_rows=image_rows,
+        problems=problems,
+    )
+
+
+def label_shards(
+    dataset: DetectionDataset,
+    out: Path,
+    run: Mapping[str, Any],
+    settings: CrossLabelSettings,
+    runtime: Runtime,
+    *,
+    kind: type[Shard],
+    label: Callable[[Sequence[int], Sequence[np.ndarray]], Sequence[F]],
+    shard: Callable[[Mapping[str, Any], Sequence[int], Sequence[str], Mapping[int, F]], Shard],
+    image_rows: np.ndarray | None = None,
+    problems: Problems | None = None,
+) -> None:
+    """Label images batch by batch and write what was found in shards; see `cross_label`.
+
+    Args:
+        run: what all shards have in common, see `labelling_run`.
+        kind: of the shards, with the columns of images that `PseudoShard` has.
+        label: dataset rows and their images to what was found in each.
+        shard: ``run``, rows, file names and what was found by row to a shard; rows that could not
+            be read are not among what was found.
+    """
+    rows = _image_rows(dataset, image_rows)
+    tell = problems is None
+    problems = Problems(skip_bad=runtime.skip_bad) if problems is None else problems
     shards = Shards(out, total=len(rows), size=settings.shard_images)
-    todo = _prepare(shards, rows, run, dataset, problems, quiet=runtime.quiet)
+    todo = _prepare(shards, rows, run, dataset, problems, kind, quiet=runtime.quiet)
     per_batch = _images_per_batch(settings, runtime)
     plan = {i: _batches(dataset, rows[shards.items(i)], per_batch) for i in todo}
     done = len(rows) - sum(len(batch) for batches in plan.values() for batch in batches)
@@ -106,23 +165,15 @@ def cross_label(
     ):
         stream = iter(loader)
         for i, batches in plan.items():
-            detections: dict[int, Detections] = {}
+            found: dict[int, F] = {}
             for batch in batches:
                 read, images = next(stream)
-                found = _predict(detector, images, source=run["by"])
-                for row, image, raw in zip(read.tolist(), images, found, strict=True):
-                    detections[row] = select(
-                        raw,
-                        settings,
-                        num_classes=space.num_classes,
-                        width=image.shape[1],
-                        height=image.shape[0],
-                        source=f"{run['by']} on {dataset.images.file_name[row]}",
-                    )
+                some = _in_halves(label, read.tolist(), images, source=run["by"])
+                found.update(zip(read.tolist(), some, strict=True))
                 bar.update(len(batch))
             members = rows[shards.items(i)].tolist()
             names = [str(dataset.images.file_name[row]) for row in members]
-            write_shard(shards.shard_path(i), pseudo_shard(run, members, names, detections))
+            write_shard(shards.shard_path(i), shard(run, members, names, found))
     if tell:
         for problem in problems.errors:
             message(f"skipped {problem.file}: {problem.message}", quiet=runtime.quiet)
@@ -149,7 +200,7 @@ def _image_rows(dataset: DetectionDataset, image_rows: np.ndarray | None) -> np.
     return rows
 
 
-def _model_fingerprint(checkpoint: Path) -> str:
+def model_fingerprint(checkpoint: Path) -> str:
     """Of the files that make the model; a retrained specialist's old shards are not reused."""
     files = [checkpoint / "config.json", *sorted(checkpoint.glob("*.safetensors"))]
     parts = [[file.name, file_fingerprint(file)] for file in files if file.is_file()]
@@ -178,6 +229,7 @@ def _prepare(
     run: Mapping[str, Any],
     dataset: DetectionDataset,
     problems: Problems,
+    kind: type[Shard],
     *,
     quiet: bool,
 ) -> list[int]:
@@ -191,7 +243,7 @@ def _prepare(
     def check(path: Path) -> None:
         members = rows[shards.items(number[path])].tolist()
         names = [str(dataset.images.file_name[row]) for row in members]
-        shard = read_shard(path, PseudoShard)
+        shard: Any = read_shard(path, kind)
         if (shard.run, shard.row.tolist(), shard.file_name) != (as_json(run), members, names):
             raise DataError("of other settings, images or specialist", file=path)
         bad[path] = shard.row[~shard.readable].tolist()
@@ -210,12 +262,18 @@ def _prepare(
     return todo
 
 
-def _predict(detector: Detector, images: Sequence[np.ndarray], *, source: str) -> list[Detections]:
-    """Predict; a batch too large for the device's memory goes through in halves."""
+def _in_halves(
+    label: Callable[[Sequence[int], Sequence[np.ndarray]], Sequence[F]],
+    rows: Sequence[int],
+    images: Sequence[np.ndarray],
+    *,
+    source: str,
+) -> list[F]:
+    """Label; a batch too large for the device's memory goes through in halves."""
     if not images:
         return []
     try:
-        found = detector.predict(images)
+        return list(label(rows, images))
     except RuntimeError as error:
         # By name, since torch need not be there for every detector.
         if type(error).__name__ != "OutOfMemoryError":
@@ -227,15 +285,7 @@ def _predict(detector: Detector, images: Sequence[np.ndarray], *, source: str) -
                 file=source,
                 remedy="Use --device cpu, or free the device.",
             ) from error
-    else:
-        if len(found) != len(images):
-            raise DataError(
-                f"the detector returned {len(found)} results for {len(images)} images",
-                file=source,
-                remedy="It must return one `Detections` per image.",
-            )
-        return found
     # Outside the handler: its traceback would keep the tensors of the failed attempt alive.
     half = len(images) // 2
-    first = _predict(detector, images[:half], source=source)
-    return first + _predict(detector, images[half:], source=source)
+    first = _in_halves(label, rows[:half], images[:half], source=source)
+    return first + _in_halves(label, rows[half:], images[half:], source=source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class PseudoLabels(ImageTable):
         """The box rows of one image."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
-    def filter(self, threshold: float | Sequence[float]) -> PseudoLabels:
+    def filter(self, threshold: float | Sequence[float]) -> Self:
         """The boxes whose best class scores at least ``threshold``; images and coverage stay.
 
         Args:
@@ -90,7 +90,7 @@ class PseudoLabels(ImageTable):
             )
         return self.take(self.score >= (minimum[self.category] if minimum.ndim else minimum))
 
-    def for_images(self, file_names: Sequence[str]) -> PseudoLabels:
+    def for_images(self, file_names: Sequence[str]) -> Self:
         """The same pseudo-labels with images renumbered to the order of ``file_names``.
 
         Images without pseudo-labels come out as not covered, and those not asked for are left

@@ -44,7 +44,7 @@ class SourceOutcome:
         before: as the source annotates it.
         after: relabelled by align, on the images of ``before`` in their order.
         truth: in the Cityscapes convention, on the same images.
-        scores: of LAT and of the three baselines.
+        scores: of LAT and of the baselines.
         removed: annotations without a label of their own, with align's reasons.
     """
 
@@ -62,7 +62,7 @@ class SourceOutcome:
 
 
 def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
-    """Compare what align wrote with the truth, beside the three baselines.
+    """Compare what align wrote with the truth, beside the baselines.
 
     Args:
         config: the demo's relabel.toml.

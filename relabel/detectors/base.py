@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
+from relabel.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,31 @@ class Detections:
         return Detections(self.boxes[rows], self.scores[rows], quality)
 
 
+@dataclass(frozen=True, eq=False)
+class BoxScores:
+    """What a detector's box head says of given boxes of one image.
+
+    Attributes:
+        scores: float32 [n, C], probability of every class; what is left to 1 is background.
+        boxes: float32 [n, C, 4], each box refined as one of each class, xyxy pixels of the image.
+    """
+
+    scores: np.ndarray
+    boxes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def no_box_head() -> ConfigError:
+    """The error of a detector that cannot classify boxes it is given."""
+    return ConfigError(
+        "an RT-DETR has no head that classifies and refines given boxes",
+        remedy="Take specialists with one (--set specialist.detector=faster-rcnn), or leave out "
+        "the arm lgpl.",
+    )
+
+
 class Detector(Protocol):
     """The interface of a trained detector: a specialist, RT-DETR, SAM 3, a colleague's model.
 
@@ -48,4 +74,18 @@ class Detector(Protocol):
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detect in B images, each uint8 [H, W, 3] RGB; sizes may differ."""
+        ...
+
+
+class BoxHead(Detector, Protocol):
+    """A detector whose second stage can be run on boxes from elsewhere, as a Faster R-CNN's."""
+
+    def score_boxes(
+        self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
+    ) -> list[BoxScores]:
+        """Classify and refine the boxes [n, 4] (xyxy pixels) of each of B images, in their order.
+
+        Raises:
+            ConfigError: the detector has no such head.
+        """
         ...

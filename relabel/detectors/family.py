@@ -19,7 +19,7 @@ from relabel.backbones.stored import MapSizes, MapStore, stacked
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import stated_size
-from relabel.detectors.base import Detections
+from relabel.detectors.base import BoxScores, Detections, no_box_head
 from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import DataError
@@ -66,6 +66,23 @@ class DetectionNetwork(nn.Module):
             and ``scores`` [n, C].
         """
         raise NotImplementedError
+
+    def score_boxes(
+        self, pixels: Any, sizes: list[tuple[int, int]], boxes: list[Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """What the box head says of given boxes, in evaluation mode.
+
+        Args:
+            pixels, sizes: as in `forward`.
+            boxes: per image [n, 4], xyxy in pixels of the batch.
+
+        Returns:
+            Per image ``scores`` [n, C] and ``boxes`` [n, C, 4], in pixels of the batch.
+
+        Raises:
+            ConfigError: the network has no box head.
+        """
+        raise no_box_head()
 
     def pretrained(self) -> nn.Module:
         """The part that came with weights."""
@@ -221,6 +238,31 @@ class NetworkDetector:
             batch = self._predict([images[i] for i in rows])
             found.update(zip(rows, batch, strict=True))
         return [found[i] for i in range(len(images))]
+
+    def score_boxes(
+        self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
+    ) -> list[BoxScores]:
+        """Classify and refine given boxes; see `relabel.detectors.base.BoxHead`."""
+        s = self.settings
+        batch, sizes, scales = stack_images(
+            images, s.image_size, s.max_image_size, self.model.divisor
+        )
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        factors = [np.array([sx, sy, sx, sy], np.float32) for sy, sx in scales]
+        given = [
+            torch.from_numpy(np.asarray(b, np.float32).reshape(-1, 4) * factor).to(self.device)
+            for b, factor in zip(boxes, factors, strict=True)
+        ]
+        with torch.no_grad(), autocast(s.precision, self.device):
+            found = self.model.score_boxes(batch, sizes, given)
+        results = []
+        for row, image, factor in zip(found, images, factors, strict=True):
+            height, width = image.shape[:2]
+            refined = row["boxes"].float().cpu().numpy() / factor
+            refined = np.clip(refined, 0, np.array([width, height] * 2, np.float32))
+            scores = row["scores"].float().cpu().numpy()
+            results.append(BoxScores(scores, refined.astype(np.float32)))
+        return results
 
     def _padded(self, image: np.ndarray) -> tuple[int, int]:
         s, d = self.settings, self.model.divisor

@@ -240,6 +240,24 @@ class FasterRCNN(DetectionNetwork):
         detections, losses = self.roi_heads(features, proposals, sizes, targets)
         return {**rpn_losses, **losses} if self.training else detections
 
+    def score_boxes(
+        self, pixels: Tensor | FeatureMaps, sizes: list[tuple[int, int]], boxes: list[Tensor]
+    ) -> list[dict[str, Tensor]]:
+        heads, counts = self.roi_heads, [len(b) for b in boxes]
+        predictor = heads.box_predictor
+        predictor.known = predictor.possible = None
+        features = self.backbone(pixels)
+        with torch.autocast(pixels.device.type, enabled=False):
+            features = {k: v.float() for k, v in features.items()}
+            logits, deltas = predictor(heads.box_head(heads.box_roi_pool(features, boxes, sizes)))
+            # torchvision decodes no boxes at all to a shape of its own.
+            refined = heads.box_coder.decode(deltas, boxes).reshape(*logits.shape, 4)[:, 1:]
+            scores = F.softmax(logits, -1)[:, 1:]
+        return [
+            {"scores": score, "boxes": box}
+            for score, box in zip(scores.split(counts), refined.split(counts), strict=True)
+        ]
+
     def pretrained(self) -> FeatureExtractor:
         return self.backbone.body
 

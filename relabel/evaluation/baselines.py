@@ -1,11 +1,14 @@
-"""What a transfer has to beat: three ways to relabel a dataset without a trained transfer model.
+"""What a transfer has to beat: ways to relabel a dataset without a trained transfer model.
 
 - untouched boxes under a name map,
 - the target specialist's pseudo-labels, filtered,
-- the source's boxes, each with the class of the pseudo-label that overlaps it best.
+- of these, the ones that one of the source's boxes supports,
+- the source's boxes, each with the class of the pseudo-label that overlaps it best,
+- the source's boxes as the target specialist's box head classifies and refines them.
 
-The last two are baselines of "Label-Aligned Transfer" (arXiv 2506.04737). All three give datasets
-on the source's images, which `relabel.evaluation.transfer.compare_transfer` scores beside others.
+The second and fourth are baselines of "Label-Aligned Transfer" (arXiv 2506.04737), the last is
+label-guided pseudo-labelling (Liao et al., ICLR 2024). All give datasets on the source's images,
+which `relabel.evaluation.transfer.compare_transfer` scores beside others.
 """
 
 from __future__ import annotations
@@ -20,12 +23,15 @@ from relabel.datasets.alternatives import renamed
 from relabel.datasets.dataset import DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
-from relabel.geometry import BoxPairs, overlapping, suppress
+from relabel.geometry import BoxPairs, overlapping, paired_iou, suppress
 
 if TYPE_CHECKING:
+    from relabel.crosslabel.given import GivenLabels
     from relabel.crosslabel.pseudo import PseudoLabels
 
 TargetNames = Mapping[str, str | None]
+
+LGPL_THRESHOLD = 0.5
 
 
 def untouched_with_map(
@@ -70,6 +76,29 @@ def filtered_pseudo_labels(
     return source.with_boxes(made, pseudo.space)
 
 
+def supported_pseudo_labels(
+    source: DetectionDataset,
+    pseudo: PseudoLabels,
+    threshold: float | Sequence[float] = 0.5,
+    min_iou: float = 0.5,
+) -> DetectionDataset:
+    """`filtered_pseudo_labels` without those that no box of the source supports.
+
+    A box of any class supports a label that it overlaps, a region to leave out does not. What the
+    source never annotated has no label.
+
+    Args:
+        min_iou: minimum IoU of a label and a box that supports it.
+
+    Raises:
+        ConfigError: thresholds for another number of classes.
+    """
+    found = filtered_pseudo_labels(source, pseudo, threshold)
+    real = source.boxes.take(~source.boxes.ignore)
+    pairs = overlapping(found.boxes.xyxy, found.boxes.image, real.xyxy, real.image, min_iou)
+    return found.with_boxes(found.boxes.take(np.unique(pairs.left)))
+
+
 def best_overlap(
     source: DetectionDataset,
     pseudo: PseudoLabels,
@@ -99,6 +128,44 @@ def best_overlap(
     score[pairs.left] = found.score[pairs.right]
     kept = np.flatnonzero((category >= 0) & ~source.boxes.ignore)
     return _relabelled(source, pseudo.space, kept, category[kept], score[kept])
+
+
+def label_guided(
+    source: DetectionDataset, given: GivenLabels, threshold: float = LGPL_THRESHOLD
+) -> DetectionDataset:
+    """Label-guided pseudo-labels: the source's boxes, classified and refined by the target's head.
+
+    Each annotation has the best class of its score vector and the coordinates that the box head
+    gives it as one of that class; it goes where that score is below the threshold, where nothing
+    is left of the box, and where a label of its class with a higher score overlaps it with IoU
+    above 0.5. Nothing is added: what the source never annotated has no label. The filter and the
+    NMS are our reading of Liao et al. (ICLR 2024), whose code is not public.
+
+    Args:
+        source: the dataset to relabel.
+        given: its boxes through the box head (`relabel.crosslabel.given`).
+        threshold: minimum score of the best class.
+
+    Raises:
+        DataError: ``given`` is of other annotations.
+    """
+    from relabel.crosslabel.given import rows_of_annotations
+
+    given = given.for_images(source.images.file_name)
+    rows = rows_of_annotations(given, source)
+    sides = given.boxes[:, 2:] - given.boxes[:, :2]
+    kept = np.flatnonzero((given.score >= np.float32(threshold)) & (sides > 0).all(axis=1))
+    given, rows = given.take(kept), rows[kept]
+    classes = max(given.space.num_classes, 1)
+    group = given.image.astype(np.int64) * classes + given.category
+    kept = suppress(given.boxes, given.score, group, 0.5)
+    given, rows = given.take(kept), rows[kept]
+    iou = paired_iou(given.boxes.astype(np.float64), source.boxes.xyxy[rows])
+    origin = replace(
+        Provenance.annotated(source, rows, "source"), source_iou=iou.astype(np.float32)
+    )
+    made = replace(given.to_boxes(source.name, given.space.name), provenance=origin)
+    return source.with_boxes(made, given.space)
 
 
 def derive_name_map(
@@ -136,8 +203,16 @@ def all_baselines(
     pseudo: PseudoLabels,
     names: TargetNames | None = None,
     threshold: float | Sequence[float] = 0.5,
+    given: GivenLabels | None = None,
 ) -> dict[str, DetectionDataset]:
-    """The three baselines by name; ``names`` is derived from the data where None."""
+    """The baselines by name.
+
+    Args:
+        names: for untouched boxes; derived from the data where None.
+        threshold: minimum score of a pseudo-label.
+        given: the source's boxes through the target's box head; without it there are no
+            label-guided labels, which have a threshold of their own.
+    """
     table = derive_name_map(source, pseudo, threshold) if names is None else names
     unknown = [n for n in table if source.space.get(n) is None]
     if unknown:
@@ -145,11 +220,15 @@ def all_baselines(
             f"the name map names {unknown[0]!r}, which the source does not have",
             remedy=did_you_mean(unknown[0], source.space.names),
         )
-    return {
+    found = {
         "untouched boxes, name map": untouched_with_map(source, pseudo.space, table),
         "filtered pseudo-labels": filtered_pseudo_labels(source, pseudo, threshold),
+        "supported pseudo-labels": supported_pseudo_labels(source, pseudo, threshold),
         "best-overlap relabelling": best_overlap(source, pseudo, threshold),
     }
+    if given is not None:
+        found["label-guided pseudo-labels"] = label_guided(source, given)
+    return found
 
 
 def _renamed_categories(

@@ -99,7 +99,7 @@ def test_transfer_table_and_floors(
 ) -> None:
     import numpy as np
 
-    from relabel.crosslabel import pseudo, shards
+    from relabel.crosslabel import given, pseudo, shards
     from relabel.datasets.labelspace import LabelSpace
 
     labels = pseudo.PseudoLabels(
@@ -112,6 +112,14 @@ def test_transfer_table_and_floors(
         scores=np.array([[0.2, 0.8]], np.float32),
     )
     monkeypatch.setattr(shards, "read_pseudo_labels", lambda path: labels)
+    seen = given.GivenLabels(
+        **{name: getattr(labels, name) for name in ("space", "by", "on", "file_name")},
+        image=labels.image,
+        boxes=labels.boxes,
+        scores=np.array([[0.8, 0.2]], np.float32),
+        annotation=np.array([1]),
+    )
+    monkeypatch.setattr(given, "read_given_labels", lambda path: seen)
     source = json.loads(files["source"].read_text())
     for image in source["images"]:
         image.update(width=64, height=64)
@@ -123,9 +131,14 @@ def test_transfer_table_and_floors(
     code, text, _ = run(capsys, *command, "--json")
     assert code == 0
     baselines = json.loads(text)["baselines"]
-    assert len(baselines) == 3
+    assert len(baselines) == 4
     assert baselines["filtered pseudo-labels"]["at"]["0.5"]["class_accuracy"] == 0.0
     assert baselines["filtered pseudo-labels"]["mean_iou"]["after"] == pytest.approx(0.9)
+    code, text, _ = run(capsys, *command, "--given-boxes", "anywhere", "--json")
+    assert code == 0
+    guided = json.loads(text)["baselines"]["label-guided pseudo-labels"]
+    assert guided["at"]["0.5"]["class_accuracy"] == 1.0
+    assert guided["mean_iou"]["after"] == pytest.approx(0.9)
     code, text, _ = run(capsys, *command)
     assert code == 0
     assert "F1@0.75" in text and "LRP loc" in text

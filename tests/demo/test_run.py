@@ -87,9 +87,10 @@ def test_run_demo_scores_shows_and_reuses(world: World, told_by_the_truth):
             "LAT",
             "untouched boxes, name map",
             "filtered pseudo-labels",
+            "supported pseudo-labels",
             "best-overlap relabelling",
         ]
-        lat, untouched, filtered, _ = outcome.scores
+        lat, untouched, filtered, *_ = outcome.scores
         assert lat.at["0.75"].f1 == 1
         assert pytest.approx(1) == lat.AP
         # Half of the objects, all of them right: F1 = 2 * 0.5 / 1.5.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from relabel.crosslabel.given import GivenLabels
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
@@ -20,6 +22,8 @@ from relabel.evaluation.baselines import (
     best_overlap,
     derive_name_map,
     filtered_pseudo_labels,
+    label_guided,
+    supported_pseudo_labels,
     untouched_with_map,
 )
 from relabel.evaluation.transfer import compare_transfer, evaluate_transfer
@@ -267,6 +271,62 @@ def test_filtered_pseudo_labels() -> None:
         filtered_pseudo_labels(source_dataset(), pseudo_labels(), [0.1, 0.2, 0.3])
 
 
+def test_labels_that_no_source_box_supports_go() -> None:
+    source = source_dataset()
+    # The second box of a.jpg is a crowd, which supports nothing.
+    crowd = replace(source.boxes, ignore=np.array([False, True, False, False]))
+    assert supported_pseudo_labels(source, pseudo_labels(), 0.5).boxes.image.tolist() == [0, 0, 1]
+    made = supported_pseudo_labels(source.with_boxes(crowd), pseudo_labels(), 0.5)
+    assert made.boxes.image.tolist() == [0, 1]
+    assert made.boxes.xywh.tolist() == [[0, 0, 100, 100]] * 2
+    # All of them have IoU 0.8 with their boxes.
+    assert not len(supported_pseudo_labels(source, pseudo_labels(), 0.5, 0.85).boxes)
+    bare = source.with_boxes(source.boxes.take(np.zeros(0, np.int64)))
+    assert not len(supported_pseudo_labels(bare, pseudo_labels(), 0.5).boxes)
+
+
+def given_labels(**more: Any) -> GivenLabels:
+    """What the head of ``fine`` says of `source_dataset`, whose images are in another order."""
+    columns: dict[str, Any] = {
+        "annotation": np.array([13, 14, 11, 12]),
+        "image": np.array([0, 0, 1, 1], np.int32),
+        "boxes": np.array(
+            [[0, 0, 100, 100], [500, 500, 520, 500], [0, 0, 100, 100], [0, 10, 100, 100]],
+            np.float32,
+        ),
+        "scores": np.array([[0.4, 0.1], [0.9, 0.0], [0.2, 0.6], [0.1, 0.7]], np.float32),
+        **more,
+    }
+    return GivenLabels(TARGET, "fine", "coarse", ["b.jpg", "a.jpg"], **columns)
+
+
+def test_label_guided_labels_are_the_heads_classes_and_boxes() -> None:
+    source = source_dataset()
+    # Annotation 14 is left without a side; 11 and 12 became one bus, which 12 is surer of.
+    made = label_guided(source, given_labels(), 0.3)
+    assert made.space == TARGET
+    assert made.boxes.image.tolist() == [0, 1]
+    assert made.boxes.category.tolist() == [1, 0]
+    assert made.boxes.score.tolist() == pytest.approx([0.7, 0.4])
+    assert made.boxes.xywh.tolist() == [[0, 10, 100, 90], [0, 0, 100, 100]]
+    origin = made.boxes.provenance
+    assert origin is not None
+    assert origin.source_id.tolist() == [12, 13]
+    assert list(origin.source_category) == ["vehicle", "vehicle"]
+    assert origin.source_iou.tolist() == pytest.approx([0.0, 0.8])
+    assert label_guided(source, given_labels(), 0.5).boxes.image.tolist() == [0]
+    # Of different classes both stay.
+    two = given_labels(scores=np.array([[0.4, 0], [0, 0], [0.6, 0], [0, 0.7]], np.float32))
+    assert label_guided(source, two, 0.3).boxes.category.tolist() == [0, 1, 0]
+    with pytest.raises(DataError, match=r"'coarse' are not the annotations of 'coarse'"):
+        label_guided(source, given_labels(annotation=np.array([13, 14, 11, 15])))
+    others = source.with_boxes(source.boxes.take(np.zeros(0, np.int64)))
+    with pytest.raises(DataError, match="not the annotations"):
+        label_guided(others, given_labels())
+    names = list(all_baselines(source, pseudo_labels(), given=given_labels()))
+    assert names[-1] == "label-guided pseudo-labels"
+
+
 def test_best_overlap_keeps_the_source_box() -> None:
     source = source_dataset()
     made = best_overlap(source, pseudo_labels(), 0.5)
@@ -287,16 +347,17 @@ def test_name_map_from_the_data() -> None:
 def test_floors_side_by_side(tmp_path: Path) -> None:
     source = source_dataset()
     results = compare_transfer(TRUTH, source, all_baselines(source, pseudo_labels()))
-    untouched, filtered, overlap = results
-    assert [r.at["0.5"].true_positives for r in results] == [2, 3, 3]
-    assert [r.at["0.75"].true_positives for r in results] == [2, 3, 3]
+    untouched, filtered, supported, overlap = results
+    assert [r.at["0.5"].true_positives for r in results] == [2, 3, 3, 3]
+    assert [r.at["0.75"].true_positives for r in results] == [2, 3, 3, 3]
+    assert supported.at["0.5"].precision == 1.0
     assert filtered.mean_iou["after"] == 1.0
     assert untouched.mean_iou["after"] == untouched.mean_iou["before"] == pytest.approx(0.8)
     assert overlap.at["0.5"].class_accuracy == 1.0
     assert untouched.at["0.5"].class_accuracy == pytest.approx(2 / 3)
     text = tables.markdown(tables.transfer_rows(results))
     lines = text.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[3].startswith("| filtered pseudo-labels | 100.0 |")
     assert len({line.count("|") for line in lines}) == 1
     with pytest.raises(ConfigError, match="'van'"):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from relabel.errors import ConfigError, did_you_mean
 
-Needs = Literal["pseudo", "lat", "sam3"]
+Needs = Literal["pseudo", "given", "lat", "sam3"]
 Method = Literal["labels", "student-teacher", "unified"]
 
 
@@ -23,7 +23,8 @@ class Arm:
         name: as given to ``--arms``.
         title: in tables.
         needs: what must have been made before: the target specialist's pseudo-labels on the
-            sources, the sources relabelled by LAT, or SAM 3.
+            sources, the sources' boxes through its box head, the sources relabelled by LAT, or
+            SAM 3.
         method: trained on labels in the target space, or by a training of its own.
     """
 
@@ -40,7 +41,9 @@ ARMS: dict[str, Arm] = {
         Arm("naive", "naive merge, name map", ("pseudo",)),
         Arm("normalized", "box normalisation, name map", ("pseudo",)),
         Arm("pseudo", "filtered pseudo-labels", ("pseudo",)),
+        Arm("pseudo-supported", "pseudo-labels that a source box supports", ("pseudo",)),
         Arm("overlap", "best-overlap relabelling", ("pseudo",)),
+        Arm("lgpl", "label-guided pseudo-labels", ("given",)),
         Arm("student-teacher", "student–teacher", (), "student-teacher"),
         Arm("unified", "unified label space", (), "unified"),
         Arm("sam3", "SAM 3 labels", ("sam3",)),

@@ -1,8 +1,9 @@
 """Sources in the target's label space, for the arms that need no training of their own.
 
 Naive merge, statistical box normalisation, filtered pseudo-labels and best-overlap relabelling:
-the baselines of "Label-Aligned Transfer" (arXiv 2506.04737) and of Liao et al., "Transferring
-labels to solve annotation mismatches across object detection datasets" (ICLR 2024). They are the
+the baselines of "Label-Aligned Transfer" (arXiv 2506.04737) and of Liao et al., "Translating
+labels to solve annotation mismatches across object detection datasets" (ICLR 2024), whose own
+method is label-guided pseudo-labelling. They are the
 baselines of `relabel.evaluation.baselines`, made fit for training: what a source marks as a region
 to leave out stays one, under every arm.
 
@@ -15,22 +16,26 @@ from dataclasses import replace
 
 import numpy as np
 
+from relabel.crosslabel.given import GivenLabels
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import UNCERTAIN, Boxes, DetectionDataset, Provenance
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError, did_you_mean
 from relabel.evaluation.baselines import (
+    LGPL_THRESHOLD,
     TargetNames,
     best_overlap,
     derive_name_map,
     filtered_pseudo_labels,
+    label_guided,
+    supported_pseudo_labels,
     untouched_with_map,
 )
 from relabel.geometry import xyxy_to_xywh
 from relabel.reports.statistics import class_counts
 from relabel.studies.downstream.settings import DownstreamSettings
 
-LABEL_ARMS = ("naive", "normalized", "pseudo", "overlap")
+LABEL_ARMS = ("naive", "normalized", "pseudo", "pseudo-supported", "overlap")
 
 # A source class maps to nothing where less than this share of its boxes has a counterpart: a few
 # chance overlaps must not turn every traffic light into a car.
@@ -49,7 +54,8 @@ def label_source(
 
     Args:
         target: training images of the target; read by ``normalized``.
-        pseudo: the target specialist's labels on the source; read by ``pseudo`` and ``overlap``.
+        pseudo: the target specialist's labels on the source; read by ``pseudo``,
+            ``pseudo-supported`` and ``overlap``.
         names: see `name_map_of`; read by ``naive`` and ``normalized``.
 
     Raises:
@@ -61,6 +67,14 @@ def label_source(
         return normalized(source, target, names, settings.normalize_min_boxes)
     if arm == "pseudo":
         return pseudo_labelled(source, pseudo, settings.pseudo_threshold, settings.ignore_band)
+    if arm == "pseudo-supported":
+        return pseudo_labelled(
+            source,
+            pseudo,
+            settings.pseudo_threshold,
+            settings.ignore_band,
+            supported_by=settings.overlap_iou,
+        )
     if arm == "overlap":
         return overlapped(
             source,
@@ -211,7 +225,12 @@ def normalized(
 
 
 def pseudo_labelled(
-    source: DetectionDataset, pseudo: PseudoLabels, threshold: float = 0.5, ignore_band: float = 0.0
+    source: DetectionDataset,
+    pseudo: PseudoLabels,
+    threshold: float = 0.5,
+    ignore_band: float = 0.0,
+    *,
+    supported_by: float | None = None,
 ) -> DetectionDataset:
     """The target specialist's labels in place of the source's boxes.
 
@@ -221,10 +240,43 @@ def pseudo_labelled(
         threshold: minimum score of a label.
         ignore_band: labels that reach this share of the threshold are regions to leave out rather
             than background; 0 makes them background.
+        supported_by: minimum IoU with a source box of any class; labels without one, sure or in
+            doubt, are background. None keeps them.
     """
     source = _covered(source, pseudo)
-    least = threshold * ignore_band if ignore_band > 0 else threshold
-    found = filtered_pseudo_labels(source, pseudo, least)
+    least = _least(threshold, ignore_band)
+    if supported_by is None:
+        found = filtered_pseudo_labels(source, pseudo, least)
+    else:
+        found = supported_pseudo_labels(source, pseudo, least, supported_by)
+    found = _doubted(found, threshold)
+    return _with_regions(found, source, np.flatnonzero(source.boxes.ignore))
+
+
+def guided(
+    source: DetectionDataset,
+    given: GivenLabels,
+    threshold: float = LGPL_THRESHOLD,
+    ignore_band: float = 0.0,
+) -> DetectionDataset:
+    """The source's boxes as the target specialist's box head classifies and refines them.
+
+    Images whose boxes were not given to it are left out.
+
+    Args:
+        threshold, ignore_band: as in `pseudo_labelled`.
+    """
+    source = _covered(source, given)
+    found = _doubted(label_guided(source, given, _least(threshold, ignore_band)), threshold)
+    return _with_regions(found, source, np.flatnonzero(source.boxes.ignore))
+
+
+def _least(threshold: float, ignore_band: float) -> float:
+    return threshold * ignore_band if ignore_band > 0 else threshold
+
+
+def _doubted(found: DetectionDataset, threshold: float) -> DetectionDataset:
+    """Labels below the threshold become regions to leave out."""
     boxes = found.boxes
     doubtful = boxes.score < np.float32(threshold)
     origins = boxes.provenance
@@ -232,7 +284,7 @@ def pseudo_labelled(
         names = np.where(doubtful, UNCERTAIN, np.asarray(origins.origin, object)).tolist()
         boxes = replace(boxes, ignore=doubtful, provenance=replace(origins, origin=names))
         found = replace(found, boxes=boxes)
-    return _with_regions(found, source, np.flatnonzero(source.boxes.ignore))
+    return found
 
 
 def overlapped(

@@ -18,10 +18,12 @@ from relabel.align.plan import AlignPlan, prepare
 from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.fingerprint import dataset_fingerprint
+from relabel.detectors.base import no_box_head
 from relabel.errors import ConfigError, Problems
 from relabel.evaluation.baselines import TargetNames
 from relabel.settings import Runtime, settings_dict
 from relabel.studies.downstream.arms import Arm, Method
+from relabel.studies.downstream.given import guided_labels
 from relabel.studies.downstream.labels import label_source, name_map_of
 from relabel.studies.downstream.mixture import passes, target_only_from
 from relabel.studies.downstream.request import (
@@ -180,9 +182,12 @@ class _Job:
 
     def _label(self, arm: Arm) -> None:
         """The sources as an arm sees them; an arm that cannot run here is noted with its reason."""
-        if "sam3" in arm.needs and self._no_sam3 is not None:
-            self.not_run[arm.name] = self._no_sam3
-            message(f"{arm.name} is not run: {self._no_sam3}", quiet=self.runtime.quiet)
+        reason = self._no_sam3 if "sam3" in arm.needs else None
+        if "given" in arm.needs and self.request.pipeline.specialist.detector == "rt-detr":
+            reason = str(no_box_head())
+        if reason is not None:
+            self.not_run[arm.name] = reason
+            message(f"{arm.name} is not run: {reason}", quiet=self.runtime.quiet)
             return
         self.labels[arm.name] = {} if arm.name == "target-only" else self._labels_of(arm)
         if arm.method == "labels":
@@ -203,6 +208,8 @@ class _Job:
             return self._sam3_labels(arm)
         if "lat" in arm.needs:
             return self._transferred(self.plan)
+        if "given" in arm.needs:
+            return guided_labels(self.plan, self.request.settings, overwrite=self.overwrite)
         target = self.request.target
         goals = [self.plan.labels[target, name] for name in sources]
         self.plan.run(goals, overwrite=self.overwrite, busy="wait")

@@ -30,14 +30,21 @@ class DownstreamSettings(Settings):
     )
     curve_points: Positive = setting(5, "Evaluations on the test images during a training.")
     pseudo_threshold: Share = setting(
-        0.5, "Minimum score of the target specialist's labels in the pseudo and overlap arms."
+        0.5,
+        "Minimum score of the target specialist's labels in the pseudo, pseudo-supported and "
+        "overlap arms.",
     )
-    overlap_iou: Share = setting(0.5, "Minimum IoU of a source box with the label it takes.")
+    overlap_iou: Share = setting(
+        0.5, "Minimum IoU of a source box with the label it takes, or supports."
+    )
+    lgpl_threshold: Share = setting(
+        0.5, "Minimum score of a source box by the target specialist's box head in the lgpl arm."
+    )
     ignore_band: Share = setting(
         0.5,
-        "Labels that reach this share of pseudo_threshold in the pseudo arm, and source boxes "
-        "without a label in the overlap arm, are ignore regions, as LAT's uncertain boxes are; 0 "
-        "makes them background.",
+        "Labels that reach this share of their threshold in the pseudo and lgpl arms, and source "
+        "boxes without a label in the overlap arm, are ignore regions, as LAT's uncertain boxes "
+        "are; 0 makes them background.",
     )
     normalize_min_boxes: Count = setting(
         20, "Minimum of boxes of a class to normalise by; with fewer, all classes stand in."

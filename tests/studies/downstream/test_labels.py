@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from relabel.crosslabel.given import GivenLabels
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import ConfigError
 from relabel.studies.downstream.labels import (
     LABEL_ARMS,
+    guided,
     label_source,
     naive,
     name_map_of,
@@ -353,6 +355,54 @@ def test_without_uncertain_labels_unmatched_boxes_are_background() -> None:
     assert listed(found) == listed(overlapped(SOURCE, FOUND, 0.5, 0.5))
 
 
+def test_pseudo_labels_without_a_source_box_are_background() -> None:
+    found = pseudo_labelled(SOURCE, FOUND, 0.5, 0.5, supported_by=0.85)
+    sound(found)
+    # The bus has IoU 0.8 only; what is unsure has no box, and a crowd supports nothing.
+    assert listed(found) == [
+        (0, "car", [0, 0, 10, 9], False),
+        (0, "car", [60, 0, 30, 30], True),
+        (1, "car", [40, 0, 10, 10], True),
+    ]
+
+
+def given(scores: list[list[float]], covered: list[bool] | None = None) -> GivenLabels:
+    """The head of ``fine`` on the four boxes of SOURCE, which it makes one pixel narrower."""
+    real = SOURCE.boxes.take(~SOURCE.boxes.ignore)
+    return GivenLabels(
+        FINE,
+        "fine",
+        "old",
+        ["a.png", "b.png"],
+        real.image,
+        (real.xyxy - [0, 0, 1, 0]).astype(np.float32),
+        np.array(scores, np.float32),
+        None if covered is None else np.array(covered),
+        annotation=real.id,
+    )
+
+
+def test_guided() -> None:
+    scores = [[0.8, 0.1], [0.0, 0.3], [0.1, 0.0], [0.2, 0.7]]
+    hard = guided(SOURCE, given(scores), 0.5)
+    sound(hard)
+    assert listed(hard) == [
+        (0, "car", [0, 0, 9, 10], False),
+        (0, "car", [60, 0, 30, 30], True),
+        (1, "bus", [0, 0, 19, 20], False),
+        (1, "car", [40, 0, 10, 10], True),
+    ]
+    soft = guided(SOURCE, given(scores), 0.5, ignore_band=0.5)
+    sound(soft)
+    assert [r for r in listed(soft) if r not in listed(hard)] == [(0, "bus", [20, 0, 19, 10], True)]
+    assert soft.boxes.provenance is not None
+    assert list(soft.boxes.provenance.origin) == ["source", "uncertain", *["source"] * 3]
+    part = guided(SOURCE, given(scores, [False, True]), 0.5)
+    assert list(part.images.file_name) == ["b.png"]
+    # Nothing of the target's at all: the regions are what is left.
+    assert all(row[3] for row in listed(guided(SOURCE, given([[0.0, 0.0]] * 4), 0.5)))
+
+
 def test_every_arm_by_name() -> None:
     settings = DownstreamSettings(ignore_band=0.5, normalize_min_boxes=2)
     goal = dataset("fine", FINE, [(0, "car", [0, 0, 40, 10])] * 3)
@@ -360,10 +410,11 @@ def test_every_arm_by_name() -> None:
         "naive": naive(SOURCE, FINE, NAMES),
         "normalized": normalized(SOURCE, goal, NAMES, 2),
         "pseudo": pseudo_labelled(SOURCE, FOUND, 0.5, 0.5),
+        "pseudo-supported": pseudo_labelled(SOURCE, FOUND, 0.5, 0.5, supported_by=0.5),
         "overlap": overlapped(SOURCE, FOUND, 0.5, 0.5, unmatched_ignored=True),
     }
     made = {arm: label_source(arm, SOURCE, goal, FOUND, NAMES, settings) for arm in LABEL_ARMS}
     assert {a: listed(d) for a, d in made.items()} == {a: listed(d) for a, d in expected.items()}
-    assert len({str(listed(d)) for d in made.values()}) == 4
+    assert len({str(listed(d)) for d in made.values()}) == 5
     with pytest.raises(ConfigError, match=r"arm 'lat'"):
         label_source("lat", SOURCE, goal, FOUND, NAMES, settings)
