@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -110,9 +110,8 @@ def cli(
     space = None if prompts_from is None else _prompt_space(catalogue, prompts_from)
     sam3 = None
     inputs = {"images": dataset_fingerprint(images, boxes=given_boxes)}
-    values = stage_settings(settings)
-    if given_boxes:  # which nothing filters
-        values = {"given_boxes": True}
+    # Nothing filters given boxes.
+    values: dict[str, Any] = {"given_boxes": True} if given_boxes else stage_settings(settings)
     if space is None:
         inputs["specialist"] = folder_fingerprint(checkpoint)
     else:
