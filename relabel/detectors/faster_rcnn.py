@@ -21,7 +21,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from relabel.backbones.extractor import (
     BackboneSpec,
@@ -32,6 +32,7 @@ from relabel.backbones.extractor import (
     resolve_backbone,
 )
 from relabel.detectors.family import MIN_SCORE, TOP_DETECTIONS, DetectionNetwork, Family
+from relabel.detectors.pooling import SeparableRoIAlign
 from relabel.detectors.settings import SpecialistSettings
 from relabel.geometry import inside_ignored
 
@@ -203,7 +204,7 @@ class FasterRCNN(DetectionNetwork):
             post_nms_top_n={"training": s.rpn_proposals, "testing": s.rpn_proposals},
             nms_thresh=0.7,
         )
-        pool = MultiScaleRoIAlign([str(v) for v in s.fpn_strides], output_size=7, sampling_ratio=2)
+        pool = SeparableRoIAlign([str(v) for v in s.fpn_strides], output_size=7, sampling_ratio=2)
         self.roi_heads = ScoreVectorRoIHeads(
             pool,
             TwoMLPHead(width * 49, s.head_channels),
