@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relabel.commands._options import Given  # pyright: ignore[reportMissingImports]
+from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
+    detector_settings,
+)
 
 from relabel.align.settings import AlignSettings
 from relabel.catalogue.catalogue import Catalogue, load_catalogue
@@ -25,6 +29,7 @@ from relabel.studies.downstream.protocol import (
     with_size,
 )
 from relabel.studies.downstream.settings import DownstreamSettings
+from relabel.training.loop import total_steps
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "benchmarks" / "protocols").glob("*.toml"))
@@ -262,6 +267,21 @@ def test_files_of_the_repository(file: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert settings.get("downstream", DownstreamSettings()).target_only_last == 0.25
         assert "lat" in protocol.arms and "target-only" in protocol.arms
     assert set(tomllib.loads(file.read_text(encoding="utf-8"))) >= {"datasets", "protocol"}
+
+
+@pytest.mark.parametrize("name", ["roadside", "streets"])
+def test_every_arm_sees_target_and_sources_eight_times(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The length comes from the passes, not from the specialists' steps."""
+    (tmp_path / "weights" / "mobilenet_v2_imagenet").mkdir(parents=True)
+    monkeypatch.setenv("RELABEL_SHARED", str(tmp_path))
+    whole = load_catalogue(config=next(f for f in FILES if f.stem == name))
+    for found in (whole, with_size(whole, "small")):
+        detector = detector_settings(Given(found), detector="faster-rcnn")
+        mixed = 1 - _settings(found).get("downstream", DownstreamSettings()).target_only_last
+        assert total_steps(detector, 800) * detector.batch_size * mixed >= 8 * 800
+        assert detector.keeps_maps == (found is not whole)
 
 
 def test_the_protocols_of_the_paper() -> None:
