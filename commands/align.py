@@ -100,8 +100,9 @@ def cli(
     """Rewrite the annotations of source datasets into a target dataset's label space.
 
     Trains a specialist per dataset, pseudo-labels every dataset with the others' specialists,
-    trains Label-Aligned Transfer on all of them and rewrites the sources. The same command
-    resumes what was interrupted. Datasets are named in relabel.toml or with --data.
+    trains Label-Aligned Transfer on all of them and rewrites the sources. Says first how long it
+    will take on this machine, and before every stage how long is left. The same command resumes
+    what was interrupted. Datasets are named in relabel.toml or with --data.
     """
     from relabel.align.plan import prepare
 
@@ -124,6 +125,8 @@ def cli(
     if dry_run:
         _print_plan(plan, as_json)
         return
+    if not runtime.quiet:
+        _announce(plan, overwrite)
     ran = plan.run(overwrite=overwrite).ran
     if not ran:
         message("Everything is done already.", quiet=runtime.quiet)
@@ -140,6 +143,19 @@ def pipeline_settings(given: Given) -> PipelineSettings:
         align=given.of(AlignSettings, "align"),
         sam3=given.of(Sam3Settings, "sam3"),
     )
+
+
+def _announce(plan: AlignPlan, overwrite: bool) -> None:
+    """Say on stderr how long the run will take, unless it will be refused or do little."""
+    stages = plan.to_run()
+    refused = not overwrite and any(plan.status[stage.name] == "changed" for stage in stages)
+    if refused or plan.lat not in stages:
+        return
+    from relabel.align import estimate
+
+    said = estimate.announcement(plan)
+    if said:
+        message(f"Takes {said}.")
 
 
 def _print_plan(plan: AlignPlan, as_json: bool) -> None:

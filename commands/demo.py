@@ -66,10 +66,10 @@ def cli(
 
     Draws scenes and writes them as Cityscapes, Waymo v2 and nuImages, each in its own layout and
     labelling convention, then relabels Waymo and nuImages in the label space of Cityscapes and
-    scores the result against the known truth. Takes about five minutes on two cores. The same
-    command resumes what was interrupted.
+    scores the result against the known truth. Says first how long it will take: about five
+    minutes on two free cores. The same command resumes what was interrupted.
     """
-    from relabel.demo.build import write_world
+    from relabel.demo.build import WORLD_FILE, write_world
     from relabel.demo.run import prepare_demo, run_demo
 
     started = time.monotonic()
@@ -85,6 +85,8 @@ def cli(
     def align(config: Path, workspace: Path) -> None:
         _align(config, workspace, state.debug, device, overwrite, quiet)
 
+    if not quiet and not (out / WORLD_FILE).exists():
+        _announce(images, target_images or images, val_images, effort, device)
     world, file = prepare_demo(out, **counts, seed=seed, effort=effort, quiet=quiet)
     result = run_demo(world, file, align, quiet=quiet)
     if as_json:
@@ -92,6 +94,23 @@ def cli(
         print_json(scores)
         return
     _print(result, time.monotonic() - started)
+
+
+def _announce(images: int, target_images: int, val_images: int, effort: float, device: str) -> None:
+    """Say on stderr how long all of it will take."""
+    message("Trying how fast this machine is")
+    from relabel.demo.estimate import expected_parts
+    from relabel.training.loop import resolve_device
+    from relabel.workspace.estimate import announced
+
+    found = expected_parts(
+        images=images,
+        target_images=target_images,
+        val_images=val_images,
+        effort=effort,
+        device=device,
+    )
+    message(f"The demo takes {announced(found, resolve_device(device).type)}.")
 
 
 def _align(

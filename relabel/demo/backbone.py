@@ -9,6 +9,7 @@ and is saved as a transformers checkpoint that every stage loads like any other.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,6 @@ def train_backbone(
         message(f"The backbone in {folder} is complete: reused.", quiet=quiet)
         return folder
     import torch
-    import torch.nn.functional as F
-    from transformers.utils import logging
 
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng([settings.seed, 77])
@@ -89,16 +88,10 @@ def train_backbone(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.lr, total_steps=settings.steps, pct_start=0.15
     )
-    net.train()
+    net.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     with progress("Training the backbone", settings.steps, quiet=quiet) as bar:
         for _ in range(settings.steps):
-            x, y, box = _batch(pixels, labels, sides, settings, rng)
-            out = _dense(net, head, x)
-            class_loss = F.cross_entropy(out[:, :_LABELS], y)
-            thing = (y >= _THINGS).unsqueeze(1)
-            box_error = F.smooth_l1_loss(out[:, _LABELS:], box, reduction="none", beta=0.2)
-            box_loss = (box_error * thing).sum() / (4 * thing.sum()).clamp(min=1)
-            loss = class_loss + box_loss
+            loss = _loss(net, head, *_batch(pixels, labels, sides, settings, rng))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)
@@ -107,14 +100,49 @@ def train_backbone(
             bar.update(loss=float(loss.detach()))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DONE).unlink(missing_ok=True)
+    _save(net, folder)
+    atomic_write_json(folder / _DONE, {"fingerprint": key})
+    return folder
+
+
+def trial(folder: Path, dataset: DetectionDataset, settings: BackboneSettings) -> float:
+    """Save a backbone that has learned nothing; returns the seconds of one training step."""
+    import torch
+
+    pixels, labels, sides = _training_data(dataset)
+    rng = np.random.default_rng(0)
+    net, head = _network(settings)
+    net.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    taken = 0.0
+    for _ in range(2):  # the first one is slower than all others
+        started = time.perf_counter()
+        _loss(net, head, *_batch(pixels, labels, sides, settings, rng)).backward()
+        taken = time.perf_counter() - started
+    _save(net, folder)
+    return taken
+
+
+def _save(net: nn.Module, folder: Path) -> None:
+    from transformers.utils import logging
+
     net.eval()
     logging.disable_progress_bar()
     try:
         net.save_pretrained(folder)  # type: ignore[operator]
     finally:
         logging.enable_progress_bar()
-    atomic_write_json(folder / _DONE, {"fingerprint": key})
-    return folder
+
+
+def _loss(net: nn.Module, head: nn.Conv2d, x: Tensor, y: Tensor, box: Tensor) -> Tensor:
+    """Of class and box sides at every place of a batch; see `_batch`."""
+    import torch
+    import torch.nn.functional as F
+
+    out = _dense(net, head, x.to(memory_format=torch.channels_last))
+    class_loss = F.cross_entropy(out[:, :_LABELS], y)
+    thing = (y >= _THINGS).unsqueeze(1)
+    box_error = F.smooth_l1_loss(out[:, _LABELS:], box, reduction="none", beta=0.2)
+    return class_loss + (box_error * thing).sum() / (4 * thing.sum()).clamp(min=1)
 
 
 def _is_done(folder: Path, key: str) -> bool:
@@ -125,7 +153,7 @@ def _is_done(folder: Path, key: str) -> bool:
         return False
 
 
-def _network(settings: BackboneSettings) -> tuple[nn.Module, nn.Module]:
+def _network(settings: BackboneSettings) -> tuple[nn.Module, nn.Conv2d]:
     from torch import nn
     from transformers import ResNetConfig, ResNetModel
 
@@ -139,15 +167,22 @@ def _network(settings: BackboneSettings) -> tuple[nn.Module, nn.Module]:
     return ResNetModel(config), head
 
 
-def _dense(net: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-    """Class logits and box sides [B, _LABELS + 4, H / 4, W / 4] of pixels [B, 3, H, W]."""
+def _dense(net: nn.Module, head: nn.Conv2d, x: Tensor) -> Tensor:
+    """Class logits and box sides [B, _LABELS + 4, H / 4, W / 4] of pixels [B, 3, H, W].
+
+    The head reads the maps of all stages, each at its own size: enlarging what it makes of them
+    is the same as reading enlarged maps, and far less work.
+    """
     import torch
     import torch.nn.functional as F
 
     maps = net(x, output_hidden_states=True).hidden_states[1:]
-    size = maps[0].shape[-2:]
-    same = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps]
-    return head(torch.cat(same, dim=1))
+    weights = torch.split(head.weight, [m.shape[1] for m in maps], dim=1)
+    out = F.conv2d(maps[0], weights[0], head.bias)
+    for coarse, weight in zip(maps[1:], weights[1:], strict=True):
+        read = F.conv2d(coarse, weight)
+        out = out + F.interpolate(read, size=out.shape[-2:], mode="bilinear", align_corners=False)
+    return out
 
 
 def _training_data(dataset: DetectionDataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

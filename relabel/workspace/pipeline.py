@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from relabel.errors import BusyError, StageError
 from relabel.workspace.atomic import remove_leftovers
+from relabel.workspace.estimate import spoken
 from relabel.workspace.lock import FolderLock
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Stage, Status
@@ -53,6 +54,7 @@ class Pipeline:
     Attributes:
         stages: by name, in order.
         status: where each stood when it was added, or as this process left it.
+        expected: seconds that stages are expected to take, by name, for the time left to say.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Pipeline:
         self.quiet = quiet
         self.stages: dict[str, Stage] = {}
         self.status: dict[str, Status] = {}
+        self.expected: dict[str, float] = {}
         self._lock = None if lock is None else FolderLock(out, lock)
         self._log = None if log is None else out / log
 
@@ -198,6 +201,7 @@ class _Run:
         self.job, self.stages = job, stages
         self.overwrite, self.busy, self.after = overwrite, busy, after
         self.ran: list[str] = []
+        self.taken, self.foreseen = 0.0, 0.0  # seconds of the stages that are done
         self.held: FolderLock | None = None
 
     def run(self) -> Outcome:
@@ -266,7 +270,10 @@ class _Run:
                     remove_leftovers(shards.folder)
                     stage.finish({shards.folder.name: shards.folder.name})
         self.job.status[stage.name] = "done"
-        self.job.write_log(stage.name, "done", seconds=round(time.monotonic() - started, 2))
+        taken = time.monotonic() - started
+        self.taken += taken
+        self.foreseen += self.job.expected.get(stage.name, 0.0)
+        self.job.write_log(stage.name, "done", seconds=round(taken, 2))
         if self.after is not None:
             self.after(stage)
         return True
@@ -274,9 +281,18 @@ class _Run:
     def _started(self, stage: Stage, before: Status) -> None:
         event = {"partial": "resuming", "changed": "redoing"}.get(before, "running")
         place = f"[{self.stages.index(stage) + 1}/{len(self.stages)}]"
-        message(f"{place} {event} {stage.name}", quiet=self.job.quiet)
+        message(f"{place} {event} {stage.name}{self._time_left()}", quiet=self.job.quiet)
         self.job.write_log(stage.name, event)
         self.ran.append(stage.name)
+
+    def _time_left(self) -> str:
+        """What is expected of the stages that are not done, at the pace of those that are."""
+        expected, status = self.job.expected, self.job.status
+        left = [expected.get(s.name, 0.0) for s in self.stages if status[s.name] != "done"]
+        if not any(left):
+            return ""
+        pace = self.taken / self.foreseen if self.foreseen > 0 else 1.0
+        return f" (about {spoken(sum(left) * pace)} left)"
 
     def _hold(self, lock: FolderLock | None) -> None:
         """Hold the lock that a stage's folder has, and not longer than its stages are run."""

@@ -102,6 +102,9 @@ def result_bytes(out: Path) -> dict[str, bytes]:
 
 def test_whole_run_and_its_files(world: World) -> None:
     done = world.run("--json")
+    said = done.stderr.splitlines()
+    assert said[0] == "Takes about 16 minutes."
+    assert said[1] == "[1/16] running specialist fine (about 16 minutes left)"
     calls = world.calls()
     # Three specialists, two of them cross-fitted on fine; every pair of datasets labelled.
     assert calls[:5] == [
@@ -242,7 +245,8 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(world: W
     while kills < 12:
         process = world.start("--out", "killed", delay=0.05)
         assert process.stderr is not None
-        process.stderr.readline()  # the first stage of this run has started
+        if process.stderr.readline().startswith("Takes"):
+            process.stderr.readline()  # the first stage of this run has started
         time.sleep(rng.random() * 0.4)
         process.kill()
         if process.wait() == 0:
@@ -256,6 +260,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(world: W
 def test_interrupt_says_how_to_go_on(world: World) -> None:
     process = world.start(delay=30)
     assert process.stderr is not None
+    process.stderr.readline()  # how long it takes
     process.stderr.readline()  # the first stage has started
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)

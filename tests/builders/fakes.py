@@ -42,6 +42,7 @@ def train_specialist(
     runtime: Any,
     *,
     validate: Any = None,
+    maps: Path | None = None,
 ) -> Path:
     _called(f"train {train.name} {len(train)}")
     for step in range(3):
@@ -178,6 +179,12 @@ def transfer(
     return source.with_boxes(boxes, space)
 
 
+def announcement(plan: Any) -> str:
+    """A minute for every stage."""
+    plan.expected = dict.fromkeys(plan.stages, 60.0)
+    return f"about {len(plan.to_run())} minutes"
+
+
 FAKES = {
     "relabel.detectors.specialist": train_specialist,
     "relabel.crosslabel.label": cross_label,
@@ -191,13 +198,16 @@ def install(
     set_module: Callable[[str, ModuleType], None], set_attribute: Callable[[Any, str, Any], None]
 ) -> None:
     """Put the fakes where align imports the real ones."""
+    import relabel.align.estimate as estimate
     import relabel.crosslabel.prompted as prompted
     import relabel.crosslabel.shards as shards
 
+    set_attribute(estimate, "announcement", announcement)
     set_attribute(prompted, "cross_label_sam3", cross_label_sam3)
     set_attribute(shards, "read_pseudo_labels", read_pseudo_labels)
     for module, function in FAKES.items():
         fake = ModuleType(module)
+        fake.__dict__["MAPS"] = "maps"
         setattr(fake, function.__name__, function)
         set_module(module, fake)
 

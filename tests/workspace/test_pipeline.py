@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,6 +77,24 @@ def test_stages_run_after_what_they_need_and_once(tmp_path: Path) -> None:
         ("b", "running"),
     ]
     assert events[1]["seconds"] >= 0
+
+
+def test_the_time_left_follows_the_pace_of_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    now = iter(range(0, 1000, 30))  # every look at the clock is half a minute later
+    monkeypatch.setattr(engine, "message", lambda text, **_: said.append(text))
+    clock = SimpleNamespace(monotonic=lambda: next(now), strftime=time.strftime)
+    monkeypatch.setattr(engine, "time", clock)
+    made = job(tmp_path)
+    made.expected = {"a": 60.0, "b": 120.0, "c": 120.0, "d": 60.0}
+    made.run()
+    assert said[:2] == [
+        "[1/6] running a (about 6 minutes left)",
+        "[2/6] running b (about 2 minutes left)",  # a took 30 s of its 60: half of 300 s
+    ]
+    assert said[4] == "[5/6] running loose"  # nothing is known of what is left
 
 
 def test_goals_run_what_they_depend_on_alone(tmp_path: Path) -> None:
