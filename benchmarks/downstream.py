@@ -36,6 +36,7 @@ from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
+    from relabel.studies.downstream.direct import Point
     from relabel.studies.downstream.results import Comparison
 
 
@@ -80,6 +81,7 @@ def helpers(jobs: int) -> list[subprocess.Popen[bytes]]:
 
 def compare_all(args: argparse.Namespace) -> None:
     """Every comparison of the protocol, one after the other."""
+    from relabel.studies.downstream.direct import points_of
     from relabel.studies.downstream.report import markdown_report, write_outputs
 
     catalogue = load_catalogue(config=args.protocol)
@@ -87,7 +89,7 @@ def compare_all(args: argparse.Namespace) -> None:
         catalogue = with_size(catalogue, args.size)
     protocol = read_protocol(catalogue)
     runtime = Runtime(device=args.device)
-    sections = [f"# {protocol.title}\n"]
+    sections, points = [f"# {protocol.title}\n"], []
     for run in protocol.runs():
         run = narrowed(run, args)
         if run is None:
@@ -99,8 +101,23 @@ def compare_all(args: argparse.Namespace) -> None:
         write_outputs(request.out, comparison)
         show(comparison)
         sections += [f"## {run.folder}\n", markdown_report(comparison)]
+        points += points_of(comparison, run.folder)
+    sections.append(all_direct(points, protocol.title, args.out))
     if args.report:
         atomic_write_bytes(args.report, "\n".join(sections).encode())
+
+
+def all_direct(points: list[Point], title: str, out: Path) -> str:
+    """Quality of labels and of detectors over all comparisons: a section and ``direct.svg``."""
+    from relabel.reports.charts import save_figure
+    from relabel.studies.downstream.plots import direct_figure
+    from relabel.studies.downstream.report import correlation_section
+
+    if len({point.comparison for point in points}) < 2:
+        return ""
+    save_figure(direct_figure(points, f"Labels and detectors ({title})"), out / "direct")
+    text = correlation_section(points)
+    return f"## Direct and downstream quality, all comparisons\n\n{text}"
 
 
 def narrowed(run: ProtocolRun, args: argparse.Namespace) -> ProtocolRun | None:
@@ -140,6 +157,7 @@ def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
         detector=detector,
         settings=replace(given.of(DownstreamSettings, "downstream"), seeds=run.seeds),
         maps=run.maps,
+        truth=run.truth,
     )
 
 

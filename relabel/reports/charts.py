@@ -64,6 +64,12 @@ _RC: dict[Any, Any] = {
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of this many inches with one pair of axes, for `save_figure`."""
+    figure, (axes,) = new_panels(width, height, 1)
+    return figure, axes
+
+
+def new_panels(width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """The same with several pairs of axes side by side, which share the vertical one."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -71,7 +77,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     with rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        return figure, figure.add_subplot()
+        return figure, list(figure.subplots(1, columns, sharey=True, squeeze=False)[0])
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from relabel.errors import shown
 from relabel.evaluation.tables import percentage
-from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure
+from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure, new_panels
+from relabel.studies.downstream.direct import DIRECT, Point, correlations, points_of
 from relabel.studies.downstream.results import BASE, Comparison
 from relabel.studies.means import Mean, mean_percentage
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 
 
@@ -27,6 +29,10 @@ def all_figures(comparison: Comparison) -> dict[str, Figure]:
             figures["classes"] = classes_figure(comparison)
         if any(points for arm in comparison.arms.values() for points in arm.curves.values()):
             figures["curves"] = curves_figure(comparison)
+        points = points_of(comparison)
+        if points:
+            title = _title(comparison, "Labels and detectors")
+            figures["direct"] = direct_figure(points, title, against_base=comparison.relative)
     return figures
 
 
@@ -221,6 +227,62 @@ def curves_figure(comparison: Comparison) -> Figure:
     axes.set_title(_title(comparison, "Learning curves"), loc="left")
     _label_ends(figure, axes, ends)
     return figure
+
+
+def direct_figure(points: Sequence[Point], title: str, *, against_base: bool = True) -> Figure:
+    """A panel per measure of the labels: test AP over it, a colour per arm, with the correlation.
+
+    Args:
+        points: of one comparison or several, which then have marks of their own.
+        against_base: whether the points' downstream AP is the change to the base arm.
+    """
+    figure, panels = new_panels(2.15 * len(DIRECT) + 1.9, 3.3, len(DIRECT))
+    arms = list(dict.fromkeys(p.arm for p in points))
+    comparisons = list(dict.fromkeys(p.comparison for p in points))
+    colours = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(arms)}
+    # Beyond the colours, arms differ by their edge; comparisons by their mark.
+    edges = {arm: INK if i >= len(COLOURS) else "white" for i, arm in enumerate(arms)}
+    marks = {name: _MARKS[i % len(_MARKS)] for i, name in enumerate(comparisons)}
+    found = correlations(points)
+    for axes, key in zip(panels, DIRECT, strict=True):
+        for p in points:
+            value = p.direct[key]
+            if value is not None:
+                axes.scatter(
+                    *(100 * value, 100 * p.downstream),
+                    s=46,
+                    marker=marks[p.comparison],
+                    color=colours[p.arm],
+                    edgecolor=edges[p.arm],
+                    linewidth=0.7,
+                )
+        if against_base:
+            axes.axhline(0, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.margins(0.12)
+        axes.grid(color=LINE, linewidth=0.7)
+        axes.set_xlabel(f"{key}, percent")
+        both = [("r", found[key].pearson), ("ρ", found[key].spearman)]
+        text = "   ".join(f"{name} {_decimal(v)}" for name, v in both if v is not None)
+        axes.set_title(text, loc="left", fontsize=9.5, color=SOFT)
+    what = f"test AP, change to\n{BASE}, points" if against_base else "test AP, percent"
+    panels[0].set_ylabel(what)
+    handles = [_handle("o", colours[arm], shown(arm), edges[arm]) for arm in arms]
+    if len(comparisons) > 1:
+        handles += [_handle(marks[name], SOFT, shown(name), "white") for name in comparisons]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _handle(mark: str, colour: str, label: str, edge: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    look: dict[str, Any] = {"markerfacecolor": colour, "markeredgecolor": edge, "markersize": 7}
+    return Line2D([], [], linestyle="none", marker=mark, label=label, **look)
+
+
+def _decimal(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:

@@ -21,8 +21,8 @@ arms = ["target-only", "lat"]                # default: the protocol's
 
 [protocol.extra.cityscapes]                  # arms from COCO files, as --extra adds them
 oracle = "labels/oracle.json"                # relative to the file
-[protocol.extra.nuimages.oracle]             # or a file for each source: those of a set are used
-waymo = "labels/waymo_in_nuimages.json"
+[protocol.extra.nuimages.oracle]             # or a file for each source: those of a set are used;
+waymo = "labels/waymo_in_nuimages.json"      # the oracle's are what labels are compared with
 
 [protocol.maps.cityscapes]                   # name maps of sources, as --map gives them
 waymo = "maps/waymo_to_cityscapes.yaml"
@@ -46,6 +46,7 @@ from msgspec import Meta
 from relabel.errors import ConfigError, did_you_mean
 from relabel.settings import AboveZero, Count, Settings, Text, misfit, settings_from
 from relabel.studies.downstream.arms import ARMS, resolve_arms
+from relabel.studies.downstream.results import ORACLE
 
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
@@ -85,6 +86,7 @@ class ProtocolRun:
     extra: Mapping[str, tuple[Path, ...]]
     maps: Mapping[str, Path]
     source_set: str = ""
+    truth: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def workspace(self) -> str:
@@ -142,6 +144,7 @@ class Protocol(Settings):
                 _of_sources(self.extra.get(target, {}), sources),
                 {k: v for k, v in self.maps.get(target, {}).items() if k in sources},
                 source_set,
+                _truth(self.extra.get(target, {}), sources),
             )
             for name, schedule in self.schedules.items()
             for detector in self.detectors
@@ -291,6 +294,14 @@ def _of_sources(extra: Mapping[str, Any], sources: Sequence[str]) -> dict[str, t
         for name, files in extra.items()
     }
     return {name: files for name, files in found.items() if files}
+
+
+def _truth(extra: Mapping[str, Any], sources: Sequence[str]) -> dict[str, Path]:
+    """The true labels by source: the oracle's files, where it has them by source."""
+    files = extra.get(ORACLE)
+    if not isinstance(files, dict):
+        return {}
+    return {source: files[source] for source in sources if source in files}
 
 
 def _schedules(written: Protocol) -> dict[str, Schedule]:

@@ -12,6 +12,13 @@ from typing import Any
 
 from relabel.doctor.hardware import describe_hardware
 from relabel.evaluation.tables import NONE, Rows, markdown, percentage
+from relabel.studies.downstream.direct import (
+    Point,
+    correlation_rows,
+    correlations,
+    direct_rows,
+    points_of,
+)
 from relabel.studies.downstream.intervals import interval_text
 from relabel.studies.downstream.results import (
     BASE,
@@ -67,6 +74,12 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
         if comparison.relative:
             title = f"AP by size in percent: differences to {BASE}"
         tables.append((title, _narrower(arm_size_rows(comparison, brief=True))))
+    points = points_of(comparison)
+    if points:
+        title = "Labels against the truth, and change in test AP, in percent"
+        tables.append((title, direct_rows(comparison, brief=True)))
+        title = "Correlation of the labels' quality with test AP, over arms"
+        tables.append((title, correlation_rows(correlations(points))))
     if comparison.not_run:
         reasons = [[name, reason] for name, reason in comparison.not_run.items()]
         tables.append(("Not run", (["arm", "reason"], reasons)))
@@ -241,6 +254,14 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
         parts.append(markdown(arm_size_rows(comparison)))
     if any(arm.curves for arm in comparison.arms.values()):
         parts.append("## Learning curves\n\n![AP over iterations](curves.svg)\n")
+    points = points_of(comparison)
+    if points:
+        parts.append(
+            "## Direct and downstream quality\n\nThe labels that an arm trains on against the "
+            "true labels of the source, and what its detector makes of all its sources; percent.\n"
+        )
+        parts += [markdown(direct_rows(comparison)), correlation_section(points)]
+        parts.append("![Direct and downstream quality](direct.svg)\n")
     parts.append("## Not run\n")
     if comparison.not_run:
         parts += ["\n".join(f"- {name}: {why}" for name, why in comparison.not_run.items()) + "\n"]
@@ -249,19 +270,32 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
     return "\n".join(parts)
 
 
+def correlation_section(points: Sequence[Point]) -> str:
+    """The correlations of direct with downstream quality, with what they are over."""
+    return (
+        "Correlation of the mean over sources with the change in test AP, over arms; of the LRP "
+        f"error, which falls as labels get better, below 0.\n\n"
+        f"{markdown(correlation_rows(correlations(points)))}"
+    )
+
+
 def json_result(comparison: Comparison) -> dict[str, Any]:
     """The JSON result: what can be decided first, then `Comparison.to_dict`."""
     room = room_of(comparison)
     first = {} if room is None else {"room": room.to_dict()}
     short, losing = short_arms(comparison), losing_classes(comparison)
-    last = {"losing_classes": losing} if losing else {}
+    last: dict[str, Any] = {"losing_classes": losing} if losing else {}
+    points = points_of(comparison)
+    if points:
+        last["correlation"] = {key: vars(c) for key, c in correlations(points).items()}
     return {**first, **comparison.to_dict(), **last, **({"too_short": short} if short else {})}
 
 
 def write_outputs(folder: Path, comparison: Comparison) -> None:
     """Write ``downstream.json``, ``downstream.md`` and the plots, each complete or not at all.
 
-    The plots are ``arms``, ``classes`` and ``curves``, each as PNG and SVG.
+    The plots are ``arms``, ``classes``, ``curves`` and, where labels were compared with the truth,
+    ``direct``, each as PNG and SVG.
 
     Raises:
         RelabelError: the disk is full.

@@ -27,6 +27,8 @@ class Request:
         extras: more arms: a name and COCO files already in the target space.
         maps: YAML name maps of sources that a person wrote; others come from names and data.
         align: the align workspace; ``out/align`` by default.
+        truth: COCO files of sources' true labels in the target's space, by source, to report the
+            quality of labels beside that of detectors; nothing is trained on them.
         shared: folder of specialists and cross-labels for comparisons of several targets.
     """
 
@@ -40,6 +42,7 @@ class Request:
     detector: SpecialistSettings
     settings: DownstreamSettings
     maps: Mapping[str, Path] = field(default_factory=dict)
+    truth: Mapping[str, Path] = field(default_factory=dict)
     shared: Path | None = None
 
     @property

@@ -117,12 +117,20 @@ class _Job:
                     **{s: len(self.plan.datasets[s]) for s in request.sources},
                 },
                 "passes": self._passes(),
+                "direct": self._direct(),
                 "boxes": {
                     arm: {s: len(d.boxes) for s, d in sources.items()}
                     for arm, sources in self.labels.items()
                 },
             },
         )
+
+    def _direct(self) -> dict[str, Any]:
+        from relabel.studies.downstream.direct import direct_quality
+
+        names = [arm.name for arm in self.request.arms if arm.method == "labels"]
+        labels = {name: self.labels[name] for name in names if name in self.labels}
+        return direct_quality(labels, self.request.truth)
 
     def _passes(self) -> dict[str, dict[str, float]]:
         method: dict[str, Method] = {arm.name: arm.method for arm in self.request.arms}

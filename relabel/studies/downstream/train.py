@@ -60,7 +60,8 @@ def train_arm(
     maps = maps or out / MAPS
     every = max(1, -(-detector.steps // settings.curve_points))
     detector = replace(detector, eval_every=every)
-    if settings.anneal_on_target:
+    # Without a tail on the target alone there is nothing to anneal on.
+    if settings.anneal_on_target and settings.target_only_last > 0:
         detector = replace(detector, decay=settings.target_only_last)
     out.mkdir(parents=True, exist_ok=True)
 

@@ -113,6 +113,7 @@ def test_everything(tmp_path: Path) -> None:
     ]
     assert [r.extra for r in runs[:2]] == [{"oracle": (tmp_path / "x" / "o.json",)}, {}]
     assert [r.maps for r in runs[:2]] == [{}, {"c": tmp_path / "c.yaml"}]
+    assert [r.truth for r in runs[:2]] == [{}, {}]  # whose truth a whole file is, is not said
     assert runs[2].folder == "a/rt-detr/long" and runs[2].seeds == (3, 1)
 
 
@@ -144,6 +145,7 @@ def test_sets_of_sources_are_compared_one_by_one(tmp_path: Path) -> None:
     given, b = (tmp_path / "g.json",), (tmp_path / "x" / "b.json",)
     with_oracle = {"given": given, "oracle": b}
     assert [r.extra for r in runs] == [with_oracle, with_oracle, {"given": given}]
+    assert [r.truth for r in runs] == [{"b": b[0]}, {"b": b[0]}, {}]
     assert [list(r.maps) for r in runs] == [["c"], [], ["c"]]
     both = SETS.replace('b = "x/b.json"', 'b = "x/b.json"\nc = "c.json"')
     whole = read_protocol(catalogue(tmp_path, both)).runs()[0]
