@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +55,9 @@ def train_arm(
             way.
         sources: relabelled (``labels``), or with their own labels.
         detector: its ``steps`` are the iterations of every arm.
-        maps: folder of a frozen backbone's maps, shared by all arms and seeds; in ``out`` by
-            default. Only a student and its teacher run the body, which strong views need.
+        maps: folder of a frozen backbone's maps, shared by all arms and seeds; by default one
+            in ``out`` that goes with the end of the training. Only a student and its teacher run
+            the body, which strong views need.
     """
     maps = maps or out / MAPS
     every = max(1, -(-detector.steps // settings.curve_points))
@@ -111,3 +113,4 @@ def train_arm(
         out / CURVE, [{k: row[k] for k in ("step", *METRIC_NAMES)} for row in history]
     )
     atomic_write_json(out / METRICS, {k: history[-1][k] for k in told if k in history[-1]})
+    shutil.rmtree(out / MAPS, ignore_errors=True)
