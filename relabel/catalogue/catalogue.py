@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from relabel.catalogue.selection import Selection
+from relabel.catalogue.selection import Selection, only_classes
 from relabel.catalogue.variables import expand_variables
 from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.files.opening import read_text
@@ -66,6 +66,7 @@ _DATASET_KEYS = (
     *_SPLIT_KEYS.values(),
     *_SPLIT_KEYS,
     "space",
+    "classes",
     *_SELECTION_KEYS,
 )
 
@@ -81,6 +82,8 @@ class DatasetEntry:
         splits: the format's split per purpose (train, val, test), where given.
         files: annotation file per purpose, relative to ``root``, where given.
         space: built-in label space or YAML file to read into; None for the format's own.
+        classes: those that are read, in all splits; empty for all. The others' boxes are left out,
+            as if nobody had annotated them.
         selection: which of the training images are trained on, and which are held out.
     """
 
@@ -90,6 +93,7 @@ class DatasetEntry:
     splits: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     space: str | None = None
+    classes: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
 
     def has(self, which: Which) -> bool:
@@ -141,6 +145,8 @@ class DatasetEntry:
             space=None if self.space is None else LabelSpace.load(self.space),
         )
         dataset = replace(dataset, name=self.name, space=replace(dataset.space, name=self.name))
+        if self.classes:
+            dataset = only_classes(dataset, self.classes)
         if held_out:
             dataset = self.selection.test(dataset)
         elif which == "train":
@@ -292,7 +298,12 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
                 record=where,
                 remedy=did_you_mean(key, _DATASET_KEYS),
             )
-        if key not in _SELECTION_KEYS and (not isinstance(value, str) or not value):
+        if key == "classes":
+            if not (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
+                raise ConfigError(
+                    f"classes must be a list of names, not {value!r}", file=file, record=where
+                )
+        elif key not in _SELECTION_KEYS and (not isinstance(value, str) or not value):
             raise ConfigError(f"{key} must be a text, not {value!r}", file=file, record=where)
     for key in ("root", "format"):
         if key not in table:
@@ -309,6 +320,7 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
         splits={which: table[key] for which, key in _SPLIT_KEYS.items() if key in table},
         files={which: posix(table[which]) for which in _SPLIT_KEYS if which in table},
         space=space,
+        classes=tuple(table.get("classes", ())),
         selection=_selection(table, file, where),
     )
 

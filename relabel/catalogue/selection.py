@@ -1,19 +1,20 @@
-"""Which images of a dataset are read: a seeded sample, and stretches held out for testing.
+"""What of a dataset is read: some classes, a seeded sample, stretches held out for testing.
 
-Both go by the images' names in natural order (``frame_2`` before ``frame_10``), so that they do
-not depend on the order of an annotation file, on the machine or on the file system.
+The last two go by the images' names in natural order (``frame_2`` before ``frame_10``), so that
+they do not depend on the order of an annotation file, on the machine or on the file system.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from relabel.datasets.alternatives import renamed
 from relabel.datasets.dataset import DetectionDataset
 from relabel.errors import ConfigError
 
@@ -145,6 +146,26 @@ class Selection:
                 remedy="Choose another holdout, holdout_stretches or holdout_gap.",
             )
         return train, test
+
+
+def only_classes(dataset: DetectionDataset, names: Sequence[str]) -> DetectionDataset:
+    """The dataset as if nobody had annotated its other classes.
+
+    Categories to ignore stay, since they say what is not known.
+
+    Raises:
+        ConfigError: a class that the dataset does not have.
+    """
+    space = dataset.space
+    wanted = {space.index(name) for name in names}
+    kept = [i for i, c in enumerate(space.categories) if i in wanted or c.ignore]
+    place = np.full(len(space), -1, np.int32)
+    place[kept] = np.arange(len(kept))
+    boxes = dataset.boxes.take(np.isin(dataset.boxes.category, kept))
+    boxes = renamed(boxes, {space.names[i]: space.names[i] for i in kept})
+    boxes = replace(boxes, category=place[boxes.category])
+    fewer = replace(space, categories=tuple(space.categories[i] for i in kept))
+    return dataset.with_boxes(boxes, fewer)
 
 
 def name_order(names: Sequence[str]) -> np.ndarray:

@@ -117,6 +117,30 @@ def test_keys_of_the_catalogue(tmp_path: Path, coco_set: MakeSet) -> None:
     assert load_catalogue(tmp_path, ["fine=x"]).get("fine").selection == entry.selection
 
 
+def test_some_classes_alone(tmp_path: Path, coco_set: MakeSet) -> None:
+    root = coco_set("fine", ["car", "bus", "cow"], 4)
+    content = json.loads((root / "train.json").read_text())
+    ids = {c["name"]: c["id"] for c in content["categories"]}
+    first = content["annotations"][0]
+    content["annotations"] = [
+        {**first, "id": i + 1, "image_id": image["id"], "category_id": ids[name]}
+        for i, (image, name) in enumerate(
+            zip(content["images"], ["car", "cow", "bus", "cow"], strict=True)
+        )
+    ]
+    (root / "train.json").write_text(json.dumps(content))
+    write(tmp_path, 'test = "train.json"\nclasses = ["cow", "car"]')
+    entry = load_catalogue(tmp_path).get("fine")
+    for which in ("train", "test"):
+        found = entry.read(which)
+        assert found.space.names == ["car", "cow"] and found.space.name == "fine"
+        assert [found.space.names[c] for c in found.boxes.category] == ["car", "cow", "cow"]
+        assert len(found) == 4
+    write(tmp_path, 'classes = ["cwo"]')
+    with pytest.raises(ConfigError, match=r"'fine' has no category 'cwo'.*'cow'"):
+        load_catalogue(tmp_path).get("fine").read()
+
+
 def test_named_test_files_are_not_sampled(tmp_path: Path, coco_set: MakeSet) -> None:
     root = coco_set("fine", ["car"], 6)
     (root / "test.json").write_bytes((root / "train.json").read_bytes())
@@ -143,6 +167,8 @@ def test_named_test_files_are_not_sampled(tmp_path: Path, coco_set: MakeSet) -> 
         ("holdout = 0.2\nholdout_stretches = 0", r"holdout_stretches is 0.*1 or more"),
         ('holdout = 0.2\ntest = "test.json"', r"holdout and test both name"),
         ('holdout = 0.2\ntest_split = "val"', r"holdout and test_split both name"),
+        ('classes = "cow"', r"classes must be a list of names, not 'cow'"),
+        ("classes = []", r"classes must be a list of names, not \[\]"),
         ("holdouts = 0.2", r"unknown key 'holdouts'.*'holdout'"),
     ],
 )

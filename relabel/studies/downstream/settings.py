@@ -38,7 +38,7 @@ class DownstreamSettings(Settings):
         0.5, "Minimum IoU of a source box with the label it takes, or supports."
     )
     lgpl_threshold: Share = setting(
-        0.5, "Minimum score of a source box by the target specialist's box head in the lgpl arm."
+        0.05, "Minimum score of a source box by the target specialist's box head in the lgpl arm."
     )
     ignore_band: Share = setting(
         0.5,
