@@ -37,15 +37,17 @@ pictures = 6
 backbone = "backbone"  # a small network that the demo trained itself; real work takes DINO
 steps = {specialist_steps}
 batch_size = 8
-lr = 2e-3
-frozen_stride = 32  # the backbone learned from this world: its maps are computed once and kept
+lr = 1.5e-3
+backbone_lr_scale = 0.5
+frozen_stride = 0
 image_size = 192
 max_image_size = 400
 fpn_strides = [4, 8, 16]
 fpn_channels = 64
 head_channels = 256
 rpn_proposals = 150
-rois_per_image = 32
+rois_per_image = 64
+scale_jitter = [0.85, 1.0]
 
 [lat]
 steps = {lat_steps}
@@ -70,7 +72,7 @@ def write_config(folder: Path, *, seed: int, effort: float = 1.0) -> Path:
     """
     text = _TEMPLATE.format(
         seed=seed,
-        specialist_steps=max(2, round(100 * effort)),
+        specialist_steps=max(2, round(95 * effort)),
         lat_steps=max(4, round(350 * effort)),
     )
     path = folder / "relabel.toml"
