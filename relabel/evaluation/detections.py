@@ -251,9 +251,10 @@ def average_precision(truth: DetectionDataset, found: Boxes) -> DetectionMetrics
     if rules is not None:
         group = np.array(rules.group)
         numbers |= {f"AP{name}": everything[:, :, group == name] for name in GROUPS}
-    unmeasured: dict[str, Any] = dict.fromkeys(NUMBERS)
+    measured: dict[str, Any] = {**dict.fromkeys(NUMBERS)}
+    measured |= {name: _mean(values) for name, values in numbers.items()}
     return DetectionMetrics(
-        **(unmeasured | {name: _mean(values) for name, values in numbers.items()}),
+        **measured,
         per_class={
             name: _mean(everything[:, :, k]) for k, name in enumerate(truth.space.class_names)
         },

@@ -79,7 +79,7 @@ def test_boxes_and_ignore_regions_follow_flip_and_scale(
     data = data.with_boxes(replace(data.boxes, ignore=ignore))
     always = replace(settings, flip=1.0, scale_jitter=(2.0, 2.0), color_jitter=0.0, batch_size=2)
     pixels, sizes, targets = TrainingBatches(data, always, 32)(0)
-    assert pixels.shape == (2, 3, 192, 192)
+    assert isinstance(pixels, torch.Tensor) and pixels.shape == (2, 3, 192, 192)
     assert sizes == [(192, 192)] * 2
     first = next(t for t in targets if len(t["ignored"]))
     x1, y1, x2, y2 = data.boxes.xyxy[0] * 2

@@ -27,7 +27,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.family import Trainable
 from relabel.detectors.settings import SpecialistSettings
-from relabel.detectors.specialist import batch_of, draw_scale
+from relabel.detectors.specialist import Example, batch_of, draw_scale
 from relabel.detectors.training import Batch, Evaluate, new_trainable, on_device
 from relabel.settings import Runtime
 from relabel.studies.downstream.mixture import MixedBatches
@@ -84,9 +84,9 @@ def train_student_teacher(
         if data.labelled is not None:
             parts.update(net(*on_device(data.labelled, device)))
         if data.weak is not None and data.strong is not None:
-            weak, sizes, _ = on_device((data.weak, data.sizes, []), device)
-            found = teacher.label(weak, sizes)
-            for name, value in net(*on_device((data.strong, sizes, found), device)).items():
+            weak = data.weak.to(device, memory_format=torch.channels_last)
+            found = teacher.label(weak, data.sizes)
+            for name, value in net(*on_device((data.strong, data.sizes, found), device)).items():
                 if settings.teacher_boxes or not is_box_loss(name):
                     parts[f"teacher_{name}"] = settings.unsupervised_weight * value
         return parts
@@ -239,14 +239,15 @@ class TeacherBatches:
         rng = np.random.default_rng([s.seed, 1, step])
         strong_rng = np.random.default_rng([s.seed, 2, step])
         short = s.image_size * draw_scale(s, rng)
-        mine: list[tuple[Tensor, dict[str, Tensor]]] = []
+        mine: list[Example] = []
         weak: list[Tensor] = []
         for part, row in self.mixture.rows(step):
-            image = self.parts[part].image(row, short, rng)
+            pixels, target = self.parts[part].image(row, short, rng)
             if part == 0:
-                mine.append(image)
+                mine.append((pixels, target))
             else:
-                weak.append(image[0])
+                assert isinstance(pixels, Tensor)  # strong views need pixels: no kept maps here
+                weak.append(pixels)
         labelled = batch_of(mine, self.divisor) if mine else None
         if not weak:
             return TeacherBatch(labelled, None, None, [])

@@ -61,14 +61,19 @@ def test_batches_follow_the_seed_and_the_scale(world: World, detector: Specialis
     assert len(first.parts) == 2
     assert {part for step in range(6) for part, _ in first.mixture.rows(step)} == {0, 1}
     pixels, sizes, _ = first(0)
-    assert pixels.shape == (4, 3, 192, 192) and sizes == [(192, 192)] * 4
+    assert (
+        isinstance(pixels, torch.Tensor)
+        and pixels.shape == (4, 3, 192, 192)
+        and sizes == [(192, 192)] * 4
+    )
     orders = [[batches(seed=k).mixture.rows(step) for step in range(6)] for k in (0, 1)]
     assert orders[0] != orders[1]
     # The same image with other colours.
     one, two = batches(color_jitter=0.5), batches(color_jitter=0.5, seed=1)
     two.mixture = one.mixture
-    assert torch.equal(one(0)[0], one(0)[0])
-    assert not torch.equal(one(0)[0], two(0)[0])
+    drawn: list[Any] = [one(0)[0], one(0)[0], two(0)[0]]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_without_sources_it_is_the_target_in_a_fresh_order_every_pass() -> None:

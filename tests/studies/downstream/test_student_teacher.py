@@ -64,9 +64,9 @@ def test_the_target_alone_comes_first_and_last_and_half_in_between(
     assert mixed.labelled is not None
     assert mixed.weak is not None
     assert mixed.strong is not None
-    assert len(mixed.labelled[0]) == len(mixed.weak) == len(mixed.sizes) == 2
+    assert len(mixed.labelled[1]) == len(mixed.weak) == len(mixed.sizes) == 2
     assert alone.labelled is not None
-    assert len(alone.labelled[0]) == 4
+    assert len(alone.labelled[1]) == 4
     assert alone.weak is None
     assert alone.strong is None
 

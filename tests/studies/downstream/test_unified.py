@@ -147,6 +147,7 @@ def test_an_image_gives_no_gradient_to_classes_its_dataset_does_not_know(
     trainable = new_trainable(flat_space(joint_space(used)), detector)
     model = trainable.model.train()
     pixels, sizes, targets = unified_batches(world, 8, detector)(0)
+    assert isinstance(pixels, torch.Tensor)
     for images, known, unknown in (([0, 1], [0, 1], [2]), ([2, 3], [2], [0, 1])):
         model.zero_grad()
         torch.manual_seed(0)

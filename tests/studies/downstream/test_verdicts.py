@@ -46,8 +46,9 @@ def finding(images: Sequence[int], *, loose: bool = False) -> Matches:
 def arm(ap: float, images: Sequence[int], seeds: int = 2, **classes: float) -> ArmResult:
     sizes: Any = {"APs": None, "APm": ap / 2, "APl": ap + 0.1}
     metrics: Any = {"AP": ap, "AP50": ap, "AP75": ap, **sizes, "per_class": classes}
+    by_seed: dict[int, Any] = dict.fromkeys(range(seeds), metrics)
     return ArmResult(
-        dict.fromkeys(range(seeds), metrics),
+        by_seed,
         matches={seed: finding(images) for seed in range(seeds)},
     )
 
