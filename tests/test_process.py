@@ -20,9 +20,10 @@ PROGRAM = (
     "from relabel.cli import main\n"
     "main()"
 )
-# A command in whose body is what `%s` says.
+# A command in whose body is what `%s` says. Under nohup it would inherit that SIGHUP is ignored.
 COMMAND = (
-    "import sys, time; sys.argv[0] = 'relabel'\n"
+    "import signal, sys, time; sys.argv[0] = 'relabel'\n"
+    "if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     "import click, relabel.cli\n"
     "from pathlib import Path\n"
     "from relabel.workspace.atomic import atomic_path\n"

@@ -62,7 +62,7 @@ def test_the_whole_demo_runs_and_a_second_run_reuses_everything(tmp_path: Path):
     scores = json.loads(done.stdout)
     assert set(scores) == {"waymo", "nuimages"}
     for results in scores.values():
-        assert len(results) == 4
+        assert len(results) == 5
         assert results["LAT"]["counts"]["images"] == 6
     merged = json.loads((out / "align" / "result" / "merged.json").read_text())
     assert len(merged["images"]) == 18

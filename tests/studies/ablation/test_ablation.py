@@ -149,7 +149,7 @@ def test_the_table_and_what_is_never_redone(bench: Bench) -> None:
             assert one["mean"][metric] == pytest.approx((a + b) / 2)
             assert one["std"][metric] == pytest.approx(abs(a - b) / 2**0.5)
             assert one["difference"][metric]["mean"] == pytest.approx((a + b - c - d) / 2)
-    assert len(content["baselines"]) == 3
+    assert len(content["baselines"]) == 4
     text = (bench.out / "ablation.md").read_text()
     assert "| layer-8 | regions at stride 8 | 2 |" in text
     assert "(= default)" in text
