@@ -20,10 +20,9 @@ PROGRAM = (
     "from relabel.cli import main\n"
     "main()"
 )
-# A command in whose body is what `%s` says. Under nohup it would inherit that SIGHUP is ignored.
+# A command in whose body is what `%s` says.
 COMMAND = (
-    "import signal, sys, time; sys.argv[0] = 'relabel'\n"
-    "if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    "import sys, time; sys.argv[0] = 'relabel'\n"
     "import click, relabel.cli\n"
     "from pathlib import Path\n"
     "from relabel.workspace.atomic import atomic_path\n"
@@ -80,7 +79,10 @@ def test_every_ending_signal_cleans_up(tmp_path: Path, how: signal.Signals) -> N
         "    print('up', flush=True)\n"
         "    time.sleep(60)"
     )
-    process = start(command(body))
+    # Under nohup it would inherit that SIGHUP is ignored.
+    usual = "default_int_handler" if how == signal.SIGINT else "SIG_DFL"
+    fresh = f"import signal; signal.signal({int(how)}, signal.{usual})\n"
+    process = start(fresh + command(body))
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     assert [p.name[:5] for p in tmp_path.iterdir()] == [".tmp-"]
     process.send_signal(how)
