@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -26,23 +25,14 @@ import numpy as np
 from relabel.crosslabel.label import label_shards, model_fingerprint
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.crosslabel.shards import labelling_run
+from relabel.crosslabel.shards import label_columns, labelling_run, read_shards, shard_images
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.fingerprint import dataset_fingerprint
-from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import BoxHead, BoxScores, no_box_head
 from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problems
 from relabel.settings import Runtime
-from relabel.workspace.columns import (
-    Shard,
-    column,
-    image_column,
-    iterate,
-    join,
-    read_shard,
-    shard_paths,
-)
+from relabel.workspace.columns import Shard, column
 from relabel.workspace.fingerprint import fingerprint
 
 
@@ -112,7 +102,7 @@ def label_given_boxes(
         model=fingerprint([model_fingerprint(folder) for folder in checkpoints]),
     )
     boxes = dataset.boxes.xyxy.astype(np.float32)
-    rows_of = [_annotated(dataset, row) for row in range(len(dataset))]
+    rows_of = [dataset.objects(row) for row in range(len(dataset))]
 
     def label(rows: Sequence[int], images: Sequence[np.ndarray]) -> list[BoxScores]:
         given = [boxes[rows_of[row]] for row in rows]
@@ -132,7 +122,6 @@ def label_given_boxes(
         found: Mapping[int, BoxScores],
     ) -> GivenShard:
         told = [row for row in rows if row in found]
-        counts = [len(found[row]) if row in found else 0 for row in rows]
         scores = np.concatenate(
             [np.zeros((0, space.num_classes), np.float32), *(found[row].scores for row in told)]
         )
@@ -141,11 +130,7 @@ def label_given_boxes(
         )
         ids = [dataset.boxes.id[rows_of[row]] for row in told]
         return GivenShard(
-            run=run,
-            row=np.array(rows, np.int32),
-            file_name=list(file_names),
-            readable=np.array([row in found for row in rows], bool),
-            offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+            **shard_images(run, rows, file_names, found),
             annotation=np.concatenate([np.zeros(0, np.int64), *ids]),
             boxes=refined[np.arange(len(scores)), scores.argmax(1)],
             scores=scores,
@@ -170,19 +155,9 @@ def read_given_labels(folder: Path) -> GivenLabels:
     Raises:
         DataError: the folder has no shards, or one is missing, damaged or of another run.
     """
-    paths = shard_paths(Path(folder))
-    whole = join(list(iterate(paths, partial(read_shard, kind=GivenShard))))
-    run = whole.run
+    whole = read_shards(folder, GivenShard)
     return GivenLabels(
-        space=LabelSpace.from_dict(run["space"]),
-        by=run["by"],
-        on=run["on"],
-        file_name=whole.file_name,
-        image=image_column(whole),
-        boxes=whole.boxes,
-        scores=whole.scores,
-        covered=whole.readable,
-        annotation=whole.annotation,
+        **label_columns(whole), boxes=whole.boxes, scores=whole.scores, annotation=whole.annotation
     )
 
 
@@ -208,9 +183,3 @@ def _box_head(folder: Path, device: str) -> BoxHead:
     if not hasattr(detector, "score_boxes"):
         raise no_box_head()
     return cast(BoxHead, detector)
-
-
-def _annotated(dataset: DetectionDataset, row: int) -> np.ndarray:
-    """The rows of an image's boxes that are no regions to leave out."""
-    rows = np.arange(dataset.rows(row).start, dataset.rows(row).stop)
-    return rows[~dataset.boxes.ignore[rows]]

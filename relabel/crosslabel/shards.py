@@ -5,11 +5,11 @@ Shape legend: ``B`` images of a shard, ``n`` boxes of all of them, ``C`` classes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from relabel.workspace.columns import (
     read_shard,
     shard_paths,
 )
+
+S = TypeVar("S", bound=Shard)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,16 +93,11 @@ def pseudo_shard(
         detections: by row; rows without an entry could not be read.
     """
     found = [detections[row] for row in rows if row in detections]
-    counts = [len(detections[row]) if row in detections else 0 for row in rows]
     classes = LabelSpace.from_dict(run["space"]).num_classes
     scores = np.concatenate([np.zeros((0, classes), np.float32), *(f.scores for f in found)])
     quality = [f.quality for f in found if f.quality is not None]
     return PseudoShard(
-        run=run,
-        row=np.array(rows, np.int32),
-        file_name=list(file_names),
-        readable=np.array([row in detections for row in rows], bool),
-        offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        **shard_images(run, rows, file_names, detections),
         boxes=np.concatenate([np.zeros((0, 4), np.float32), *(f.boxes for f in found)]),
         category=scores.argmax(1).astype(np.int32),
         score=scores.max(1),
@@ -109,27 +106,66 @@ def pseudo_shard(
     )
 
 
+def shard_images(
+    run: Mapping[str, Any],
+    rows: Sequence[int],
+    file_names: Sequence[str],
+    found: Mapping[int, Sized],
+) -> dict[str, Any]:
+    """What every shard of labelled images has: ``run`` and the columns of its images.
+
+    Args:
+        found: by row, with one item a box; rows without an entry could not be read.
+    """
+    counts = [len(found[row]) if row in found else 0 for row in rows]
+    return {
+        "run": run,
+        "row": np.array(rows, np.int32),
+        "file_name": list(file_names),
+        "readable": np.array([row in found for row in rows], bool),
+        "offsets": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+    }
+
+
+def read_shards(folder: Path, kind: type[S]) -> S:
+    """All shards of a folder as one.
+
+    Raises:
+        DataError: the folder has no shards, or one is missing, damaged or of another run.
+    """
+    return join(list(iterate(shard_paths(Path(folder)), partial(read_shard, kind=kind))))
+
+
+def label_columns(whole: Any) -> dict[str, Any]:
+    """What `PseudoLabels` has beside its boxes, of a shard of all labelled images.
+
+    Images that are in no shard, since a part of the dataset was labelled, have no name.
+    """
+    run = whole.run
+    names, covered = [""] * run["images"], np.zeros(run["images"], bool)
+    for row, name in zip(whole.row.tolist(), whole.file_name, strict=True):
+        names[row] = name
+    covered[whole.row] = whole.readable
+    return {
+        "space": LabelSpace.from_dict(run["space"]),
+        "by": run["by"],
+        "on": run["on"],
+        "file_name": names,
+        "image": image_column(whole),
+        "covered": covered,
+    }
+
+
 def read_pseudo_labels(folder: Path) -> PseudoLabels:
     """Read the shards of a folder that `relabel.crosslabel.label.cross_label` wrote.
 
     Raises:
         DataError: the folder has no shards, or one is missing, damaged or of another run.
     """
-    paths = shard_paths(Path(folder))
-    whole = join(list(iterate(paths, partial(read_shard, kind=PseudoShard))))
-    run = whole.run
-    names, covered = [""] * run["images"], np.zeros(run["images"], bool)
-    for row, name in zip(whole.row.tolist(), whole.file_name, strict=True):
-        names[row] = name
-    covered[whole.row] = whole.readable
+    whole = read_shards(folder, PseudoShard)
     return PseudoLabels(
-        space=LabelSpace.from_dict(run["space"]),
-        by=run["by"],
-        on=run["on"],
-        file_name=names,
-        image=image_column(whole),
+        **label_columns(whole),
         boxes=whole.boxes,
         scores=whole.scores.astype(np.float32),
-        covered=covered,
         quality=whole.quality,
     )

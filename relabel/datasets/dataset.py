@@ -162,6 +162,11 @@ class DetectionDataset:
         """The box rows of one image."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
+    def objects(self, image: int) -> np.ndarray:
+        """The box rows of one image that are no regions to leave out, int64, ascending."""
+        at = self.rows(image)
+        return at.start + np.flatnonzero(~self.boxes.ignore[at])
+
     def image_path(self, image: int) -> Path:
         return self.root / self.images.file_name[image]
 

@@ -16,10 +16,9 @@ class SeparableRoIAlign(MultiScaleRoIAlign):
 
     Bilinear samples on a grid along both axes are a matrix for the rows times the map times a
     matrix for the columns. torchvision's own gradient on a CPU visits every sample of every
-    channel one after the other, a third of a training step on kept maps. Values are the same up
-    to rounding. Measured for 8 images of 320 px with 32 RoIs each, 64 channels, forward and
-    backward, one thread: 75 ms and 27 ms from stride 16, 78 and 42 from stride 8. Where the finest
-    map has more cells than that (480 px from stride 4: 240 and 370 ms) torchvision's is used.
+    channel one after the other, in two to four times the time (`benchmarks/frozen_maps.md`). Values
+    are the same up to rounding. Where the finest map has more than `MOST_CELLS` cells the products
+    grow too large, and torchvision's is used.
 
     Shape legend: ``R`` RoIs, ``p`` cells per side, ``q`` samples per side of a cell, ``d``
     channels.

@@ -67,8 +67,7 @@ def image_proposals(
     """
     own = joint.position(dataset.name)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    keep = np.arange(dataset.rows(row).start, dataset.rows(row).stop)
-    keep = keep[~dataset.boxes.ignore[keep]]
+    keep = dataset.objects(row)
     exact = dataset.boxes.xyxy[keep].astype(np.float32)
     onehot = np.zeros((len(keep), joint.num_classes), np.float32)
     onehot[np.arange(len(keep)), joint.slice(own).start + dataset.boxes.category[keep]] = 1

@@ -314,9 +314,8 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
 def _labels(after: DetectionDataset, image: int) -> str:
     """Score, origin and alternatives of each label of an image."""
     boxes, names = after.boxes, after.space.names
-    at = after.rows(image)
     rows: list[list[object]] = []
-    for row in np.arange(at.start, at.stop)[~boxes.ignore[at]].tolist():
+    for row in after.objects(image).tolist():
         origin, annotation = "–", "–"
         if boxes.provenance is not None:
             origin = boxes.provenance.origin[row]

@@ -54,8 +54,7 @@ def measure_convention(source: DetectionDataset, pseudo: PseudoLabels) -> Conven
     """
     ratios, mine, theirs = [], [], []
     for row in range(len(source)):
-        at = np.arange(source.rows(row).start, source.rows(row).stop)
-        at = at[~source.boxes.ignore[at]]
+        at = source.objects(row)
         near = pseudo.rows(row)
         sure = np.flatnonzero(pseudo.score[near] >= CONFIDENT) + near.start
         iou = iou_matrix(source.boxes.xyxy[at], pseudo.boxes[sure])

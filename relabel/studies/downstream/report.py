@@ -61,18 +61,14 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
     if has_intervals(comparison):
         tables.append((f"Differences in AP with {INTERVALS}", interval_rows(comparison)))
     if comparison.arms and comparison.classes:
-        title = "AP per class, in percent"
-        if comparison.relative:
-            title = f"AP per class in percent: differences to {BASE}"
+        title = _in_percent("AP per class", comparison)
         tables.append((title, _narrower(arm_class_rows(comparison, brief=True))))
         losing = losing_rows(comparison)
         if losing:
             title = f"Classes that lose more than 1 AP to {BASE}"
             tables.append((title, (["arm", "classes"], losing)))
     if has_sizes(comparison):
-        title = "AP by size, in percent"
-        if comparison.relative:
-            title = f"AP by size in percent: differences to {BASE}"
+        title = _in_percent("AP by size", comparison)
         tables.append((title, _narrower(arm_size_rows(comparison, brief=True))))
     points = points_of(comparison)
     if points:
@@ -84,6 +80,13 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
         reasons = [[name, reason] for name, reason in comparison.not_run.items()]
         tables.append(("Not run", (["arm", "reason"], reasons)))
     return tables
+
+
+def _in_percent(what: str, comparison: Comparison) -> str:
+    """The title of a table, which shows differences where there is an arm to compare with."""
+    if comparison.relative:
+        return f"{what} in percent: differences to {BASE}"
+    return f"{what}, in percent"
 
 
 def arm_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
