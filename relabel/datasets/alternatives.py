@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
+from relabel.files.json_text import raw_fields
 
 FIELD = "relabel_alternatives"
 _MARK = f'"{FIELD}"'.encode()
@@ -41,7 +43,11 @@ def alternatives_of(boxes: Boxes, row: int) -> list[str]:
     fields = None if boxes.extra is None else boxes.extra[row]
     if not fields or _MARK not in fields:
         return []
-    names = msgspec.json.decode(fields).get(FIELD)
+    found = raw_fields(fields).get(FIELD, b"[]")
+    try:
+        names = msgspec.json.decode(found)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # half a character is no class's name
+        return []
     return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
 
 
@@ -91,9 +97,9 @@ def renamed(boxes: Boxes, names: Mapping[str, str]) -> Boxes:
     extra: list[bytes | None] = list(boxes.extra)
     for row, fields in enumerate(extra):
         if fields and _MARK in fields:
-            values = msgspec.json.decode(fields, type=dict[str, msgspec.Raw])
+            values: dict[str, Any] = {**raw_fields(fields)}
             new = [names[n] for n in alternatives_of(boxes, row) if n in names]
-            del values[FIELD]
+            values.pop(FIELD, None)
             rest = {**values, FIELD: new} if new else values
             extra[row] = msgspec.json.encode(rest) if rest else None
     return replace(boxes, extra=extra)

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from relabel.errors import DataError
+from relabel.files.json_text import raw_fields
 
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
 FEDERATED_FIELDS = (NEGATIVE, NOT_EXHAUSTIVE)
 
 _IDS = msgspec.json.Decoder(list[int] | None)
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MARK = b"_category_ids"
 
 
@@ -46,7 +46,7 @@ def federated_columns(extra: Sequence[bytes | None] | None) -> list[Sequence[Any
         return None
     names, columns = getattr(extra, "names", None), getattr(extra, "columns", None)
     if names is None or columns is None:
-        rows = [_FIELDS.decode(f) if f and _MARK in f else {} for f in extra]
+        rows = [raw_fields(f) if f and _MARK in f else {} for f in extra]
         found = {n: [row.get(n, b"") for row in rows] for n in FEDERATED_FIELDS}
         found = {n: column for n, column in found.items() if any(map(len, map(bytes, column)))}
     else:
@@ -61,7 +61,7 @@ def without_federated(extra: Sequence[bytes | None] | None) -> Sequence[bytes | 
     out: list[bytes | None] = []
     for fields in extra:
         if fields and _MARK in fields:
-            kept = {k: v for k, v in _FIELDS.decode(fields).items() if k not in FEDERATED_FIELDS}
+            kept = {k: v for k, v in raw_fields(fields).items() if k not in FEDERATED_FIELDS}
             fields = msgspec.json.encode(kept) if kept else None
         out.append(fields)
     return out

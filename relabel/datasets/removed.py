@@ -15,6 +15,7 @@ import numpy as np
 from relabel.datasets.dataset import Boxes, DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.table import Table
+from relabel.files.json_text import raw_fields
 from relabel.geometry import overlapping
 
 NO_LABEL = "no label reached its threshold"
@@ -151,13 +152,15 @@ def removed_field(boxes: Boxes, row: int) -> dict[str, Any] | None:
     fields = None if boxes.extra is None else boxes.extra[row]
     if not fields or _MARK not in fields:
         return None
-    found = msgspec.json.decode(fields).get(FIELD)
+    try:
+        found = msgspec.json.decode(raw_fields(fields).get(FIELD, b"null"))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
     return found if isinstance(found, dict) else None
 
 
 def _with_field(fields: bytes | None, value: dict[str, Any]) -> bytes:
-    known = msgspec.json.decode(fields, type=dict[str, msgspec.Raw]) if fields else {}
-    return msgspec.json.encode({**known, FIELD: value})
+    return msgspec.json.encode({**raw_fields(fields), FIELD: value})
 
 
 def _number(value: np.floating) -> float | None:

@@ -14,6 +14,9 @@ from relabel.files.opening import foreign, not_utf8, read_bytes
 
 T = TypeVar("T")
 
+# Python reads numbers of 4,300 digits at most.
+_MOST_DIGITS = 4000
+
 
 def parse_json(data: bytes | bytearray, path: str | Path, *, record: str | None = None) -> Any:
     """Plain Python objects from JSON that may hold NaN and Infinity, as Python writes them.
@@ -115,3 +118,19 @@ def kind_of(value: Any) -> str:
         return "a number"
     known = {str: "a text", list: "a list", dict: "an object"}
     return known.get(type(value), type(value).__name__)
+
+
+def raw_fields(text: bytes | None) -> dict[str, msgspec.Raw]:
+    """The fields of a JSON object that was read before, each undecoded; none of no text.
+
+    Half a character (``"\\ud800"``), which msgspec takes in no text at all, stays the escape that
+    it was.
+    """
+    if not text:
+        return {}
+    try:
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Digits that are too many for a number of Python's stay a text.
+        fields = json.loads(text, parse_int=lambda t: int(t) if len(t) < _MOST_DIGITS else t)
+        return {k: msgspec.Raw(json.dumps(v).encode()) for k, v in fields.items()}

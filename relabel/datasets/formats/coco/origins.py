@@ -12,6 +12,7 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset, Provenance
 from relabel.errors import DataError
+from relabel.files.json_text import raw_fields
 
 _MARK = b'"relabel"'
 
@@ -24,10 +25,6 @@ class _Origin(msgspec.Struct, gc=False):
     source_category: str | None = None
     origin: Any = None
     source_iou: Any = None
-
-
-class _Fields(msgspec.Struct, gc=False):
-    relabel: msgspec.Raw = msgspec.Raw(b"")
 
 
 def provenance_of(values: Iterable[Any], file: str | Path) -> Provenance | None:
@@ -72,8 +69,7 @@ def with_provenance(dataset: DetectionDataset) -> DetectionDataset:
     boxes = dataset.boxes
     if boxes.provenance is not None or boxes.extra is None:
         return dataset
-    decoder = msgspec.json.Decoder(_Fields)
-    raw = (decoder.decode(f).relabel if f and _MARK in f else b"" for f in boxes.extra)
+    raw = (raw_fields(f).get("relabel", b"") if f and _MARK in f else b"" for f in boxes.extra)
     found = provenance_of(raw, dataset.source or dataset.name)
     return dataset if found is None else dataset.with_boxes(replace(boxes, provenance=found))
 

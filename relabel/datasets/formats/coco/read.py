@@ -32,6 +32,7 @@ from relabel.datasets.namemap import into_space
 from relabel.datasets.pixels.location import image_size
 from relabel.datasets.pixels.placing import doubtful_names, file_name_fault
 from relabel.errors import DataError, Problems
+from relabel.files.json_text import raw_fields
 from relabel.files.paths import posix
 
 __all__ = ["CATEGORY_FIELDS", "read"]
@@ -218,7 +219,7 @@ def names_from_url(columns: ImageColumns, file: str | Path, problems: Problems) 
         extra = columns.extra[i] if columns.extra is not None else None
         url = None
         with suppress(msgspec.DecodeError, UnicodeDecodeError):  # half a character is no address
-            url = msgspec.json.decode(extra).get("coco_url") if extra else None
+            url = msgspec.json.decode(raw_fields(extra).get("coco_url", b"null"))
         if isinstance(url, str) and url:
             names[i] = "/".join(url.rsplit("/", 2)[-2:])
         else:

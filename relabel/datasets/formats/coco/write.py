@@ -25,6 +25,7 @@ from relabel.datasets.formats.write_checks import (
 )
 from relabel.datasets.pixels.placing import CopyImages, place_images, writing
 from relabel.errors import Problems
+from relabel.files.json_text import raw_fields
 
 _BLOCK = 2048  # records, few enough to stay in the processor's cache
 _OURS = ("categories", "images", "annotations", "category_fields")
@@ -271,7 +272,7 @@ def _with_provenance(
     out: list[bytes | None] = []
     for i, relabel in enumerate(relabels):
         before = extra[i] if extra is not None else None
-        fields = msgspec.json.decode(before, type=dict[str, msgspec.Raw]) if before else {}
+        fields = raw_fields(before)
         fields.pop("relabel", None)
         out.append(encoder.encode({**fields, "relabel": relabel}))
     return out

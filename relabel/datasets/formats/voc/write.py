@@ -30,6 +30,7 @@ from relabel.datasets.formats.write_checks import (
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.placing import CopyImages, place_images
 from relabel.errors import DataError, Problems
+from relabel.files.json_text import raw_fields
 
 # What XML 1.0 cannot hold, not even as a reference; a carriage return is read as a line feed.
 _NO_XML = re.compile("[\0-\x08\x0b-\x1f\ufffe\uffff]")
@@ -192,12 +193,10 @@ def _document(dataset: DetectionDataset, row: int, name: str) -> bytes:
 
 
 def _kept_fields(extra: bytes | None) -> dict[str, str]:
-    if not extra:
-        return {}
-    fields = msgspec.json.decode(extra, type=dict[str, msgspec.Raw])
+    fields = raw_fields(extra)
     values: dict[str, str | int] = {}
     for name in KEPT:
-        with suppress(KeyError, msgspec.MsgspecError):
+        with suppress(KeyError, msgspec.MsgspecError, UnicodeDecodeError):
             values[name] = msgspec.json.decode(fields[name], type=str | int | bool)
     texts = {k: str(int(v) if isinstance(v, bool) else v) for k, v in values.items()}
     return {k: v for k, v in texts.items() if not _xml_fault(v)}
