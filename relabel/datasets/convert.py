@@ -91,9 +91,9 @@ def convert(
             file=dataset.name,
             remedy=f"If it is meant, give it: --root {folder}. Labels alone: --images none.",
         )
-    if mode != "none":
+    if mode != "none" or (packed and info.name == "fiftyone"):
         # What is put there is what a reader of the new dataset takes sizes from.
-        dataset = check_sizes(dataset, problems, most=LOOK, damaged=True)
+        dataset = check_sizes(dataset, problems, most=LOOK, damaged=True, packed=True)
     if mode in ("link", "copy") and problems.skip_bad:
         dataset = _with_images(dataset, problems)
     if packed and mode == "none" and info.name != "fiftyone":

@@ -23,14 +23,19 @@ _WORTH_THREADS = 64
 
 
 def check_sizes(
-    dataset: DetectionDataset, problems: Problems, *, most: int, damaged: bool = False
+    dataset: DetectionDataset,
+    problems: Problems,
+    *,
+    most: int,
+    damaged: bool = False,
+    packed: bool = False,
 ) -> DetectionDataset:
     """Compare stated sizes with those in the images' headers.
 
     Up to ``most`` images are looked at: all, or that many spread evenly over the dataset. Once one
     of them is wrong and bad records are skipped, all images are looked at. Images that are not
-    there, and those inside archives and record files, are not: their pixels are compared when they
-    are decoded.
+    there are not, nor those inside archives and record files, unless they are taken out of them
+    (``packed``): else their pixels are compared when they are decoded.
 
     Args:
         most: `GLANCE` where only labels are read, `LOOK` before images are used.
@@ -46,7 +51,7 @@ def check_sizes(
     rows = np.arange(len(dataset))
     if len(rows) > most:
         rows = np.linspace(0, len(dataset) - 1, most).astype(np.int64)
-    found = _wrong(dataset, rows, damaged)
+    found = _wrong(dataset, rows, damaged, packed)
     if not found:
         return dataset
     if not problems.skip_bad:
@@ -59,18 +64,20 @@ def check_sizes(
             remedy=first.remedy,
         )
     if len(rows) < len(dataset):
-        found = _wrong(dataset, np.arange(len(dataset)), damaged)
+        found = _wrong(dataset, np.arange(len(dataset)), damaged, packed)
     for row, error in found.items():
         problems.report(error, image_location(dataset, row))
     return dataset.subset([row for row in range(len(dataset)) if row not in found])
 
 
-def _wrong(dataset: DetectionDataset, rows: np.ndarray, damaged: bool) -> dict[int, DataError]:
+def _wrong(
+    dataset: DetectionDataset, rows: np.ndarray, damaged: bool, packed: bool
+) -> dict[int, DataError]:
     """What is wrong with images, by row."""
 
     def look(row: int) -> DataError | None:
         location = image_location(dataset, row)
-        if is_packed(location) or stored_bytes(location) < 0:
+        if not packed if is_packed(location) else stored_bytes(location) < 0:
             return None
         try:
             check_size(dataset, row)

@@ -109,6 +109,16 @@ def test_samples_may_be_files_of_their_own(tmp_path):
     assert len(read_dataset(tmp_path, "fiftyone").boxes) == 2
 
 
+def test_a_side_of_next_to_nothing_is_a_side(tmp_path):
+    boxes = make_boxes([0, 0], [[14, 6, 1e-300, 6], [1, 2, 3, 1e-12]], [0, 0])
+    write_image(tmp_path / "0.jpg", 64, 48, (90, 90, 90))
+    write(dataset_of("s", ["car"], ["0.jpg"], boxes, root=tmp_path, size=(64, 48)), tmp_path / "o")
+    problems = Problems()
+    again = read_dataset(tmp_path / "o", "fiftyone", problems=problems)
+    assert again.boxes.xywh == pytest.approx(boxes.xywh, rel=1e-12) and not problems.counts
+    assert (again.boxes.xywh[:, 2:] > 0).all()
+
+
 def test_tags_are_splits(tmp_path):
     export(tmp_path)
     assert list(read_dataset(tmp_path, "fiftyone", split="val").images.file_name) == ["a.png"]

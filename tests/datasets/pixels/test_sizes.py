@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,29 @@ def test_absent_packed_and_damaged_images(tmp_path: Path):
     inside = ["", zip_location(tmp_path / "absent.zip", "1.jpg"), *[""] * 4]
     packed = replace(dataset, images=replace(dataset.images, location=inside))
     assert check_sizes(packed, Problems(), most=9, damaged=True) is packed
+
+
+@pytest.mark.parametrize(("form", "extract"), [("coco", True), ("fiftyone", False), ("voc", False)])
+def test_images_taken_out_of_archives_are_compared(tmp_path: Path, form: str, extract: bool):
+    """A copy of bytes decodes nothing, and a reader of the new dataset takes sizes from it."""
+    dataset = mixed(tmp_path, set())
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as stream:
+        for i in range(6):
+            stream.writestr(f"{i}.jpg", photo(1, (40, 25) if i == 1 else (40, 24)))
+    inside = [zip_location(archive, f"{i}.jpg") for i in range(6)]
+    packed = replace(dataset, images=replace(dataset.images, location=inside))
+    kind: dict[str, Any] = {"images": "auto" if form == "voc" else "none"}
+    with pytest.raises(DataError, match=r"1\.jpg, image 11: is 40x25, but the annotations say"):
+        convert(packed, form, tmp_path / "out", extract_images=extract, **kind)
+    assert not (tmp_path / "out").exists()
+    problems = Problems(skip_bad=True)
+    made = convert(
+        packed, form, tmp_path / "rest", extract_images=extract, problems=problems, **kind
+    )
+    assert len(made.dataset) == 5 and len(problems.errors) == 1
+    # Where nothing is taken out, nothing is read.
+    assert len(convert(packed, "coco", tmp_path / "labels", images="none").dataset) == 6
 
 
 def test_images_that_are_placed_are_images(tmp_path: Path):

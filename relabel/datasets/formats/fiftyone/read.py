@@ -99,7 +99,9 @@ def read(
     image = np.array(rows, dtype=np.int32)
     size = np.stack([images.width, images.height] * 2, axis=1).astype(np.float64)
     fractions = np.array([d.bounding_box for d, _ in detections], dtype=np.float64).reshape(-1, 4)
-    xywh = np.round(fractions * size[image], _DECIMALS)
+    exact = fractions * size[image]
+    xywh = np.round(exact, _DECIMALS)
+    xywh = np.where(xywh == 0, exact, xywh)  # a side of no width would be no box any more
     category = np.array([positions[d.label] for d, _ in detections], dtype=np.int32)
     keep = np.ones(len(image), bool)
     if space is not None:
