@@ -15,9 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from relabel.geometry import iou_matrix
 from relabel.lat.model import DELTA_SCALE, decode_deltas, encode_deltas
-from relabel.lat.select import SAME_IOU, Labels, greedy_pairs
 
 # Pairs of a source and a target class from which their style is measured.
 LEAST = 20
@@ -43,23 +41,9 @@ class BoxError:
         return cls(*(np.array(values[f.name], dtype=np.float64) for f in fields(cls)))
 
 
-def box_error(found: list[Labels], truth: list[tuple[np.ndarray, np.ndarray]]) -> BoxError | None:
-    """Error of labels on images with known annotations; None with fewer than `LEAST` matches.
-
-    Args:
-        found: labels per image, in order of falling score.
-        truth: per image boxes xyxy [G, 4] and classes [G].
-    """
-    parts = []
-    for labels, (boxes, classes) in zip(found, truth, strict=True):
-        iou = iou_matrix(labels.boxes, boxes)
-        iou[labels.classes[:, None] != classes[None, :]] = 0
-        pairs = greedy_pairs(iou, SAME_IOU)
-        hit = pairs >= 0
-        parts.append(
-            deltas(labels.boxes[hit].astype(np.float64), boxes[pairs[hit]].astype(np.float64))
-        )
-    every = np.concatenate(parts) if parts else np.zeros((0, 4))
+def box_error(boxes: np.ndarray, goals: np.ndarray) -> BoxError | None:
+    """Error of predicted boxes [k, 4] on the objects that they found; None below `LEAST`."""
+    every = deltas(boxes.astype(np.float64), goals.astype(np.float64))
     if len(every) < LEAST:
         return None
     return BoxError(np.median(every, axis=0), _spread(every))
