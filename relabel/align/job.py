@@ -81,9 +81,9 @@ class AlignJob(Pipeline):
         lat = self.settings.lat
         return folds(
             self.datasets[name],
-            lat.crossfit_folds,
-            stretches=lat.crossfit_stretches,
-            gap=lat.crossfit_gap,
+            lat.folds,
+            stretches=lat.fold_stretches,
+            gap=lat.fold_gap,
         )
 
     def read_labels(self, by: str, on: str) -> PseudoLabels:

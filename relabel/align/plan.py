@@ -111,7 +111,7 @@ class AlignPlan(AlignJob):
             lock=self.shared_lock,
         )
         self.specialists[name] = self.add(stage)
-        cut = {"folds": k, "stretches": lat.crossfit_stretches, "gap": lat.crossfit_gap}
+        cut = {"folds": k, "stretches": lat.fold_stretches, "gap": lat.fold_gap}
         self.folds[name] = [
             self._add_shared(
                 f"specialist {name} without fold {fold + 1} of {k}",
@@ -173,17 +173,10 @@ class AlignPlan(AlignJob):
         )
 
     def _add_transfer(self, source: str) -> None:
-        lat = self.settings.lat
         stage = Stage(
             f"transfer {source}",
             self.out / "4_transferred" / source,
-            settings={
-                **self.lat.settings,
-                "blend_source_boxes": lat.blend_source_boxes,
-                "ignore_band": lat.ignore_band,
-                "label_sets": lat.label_sets,
-                **({"min_precision": lat.min_precision} if lat.min_precision else {}),
-            },
+            settings=self.lat.settings,
             inputs={"data": self.fingerprints[source]},
             needs=[self.lat, *self._labels_on([source])],
             work=partial(work.move_labels, self, source=source),
@@ -243,6 +236,4 @@ def specialist_stage(
 
 def folds_of(settings: PipelineSettings, target: str, name: str) -> int:
     """Number of cross-fitting folds of a dataset, 0 for none."""
-    lat = settings.lat
-    wanted = lat.crossfit == "all" or (lat.crossfit == "target" and name == target)
-    return lat.crossfit_folds if wanted and lat.crossfit_folds > 1 else 0
+    return settings.lat.folds if settings.lat.crossfit and name == target else 0

@@ -29,7 +29,7 @@ _OF_REMOVED = ("reason", "probability", "category", "score")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TransferredShard(Shard):
-    """The columns of `Boxes` and `Provenance`; ``run`` holds the source's name and ``sure``.
+    """The columns of `Boxes` and `Provenance`; ``run`` holds the source's name.
 
     Attributes:
         offsets: int64 [B + 1].
@@ -95,13 +95,8 @@ def read_removed(folder: Path) -> Removed:
     return Removed(shard.box, **{name: getattr(shard, name) for name in _OF_REMOVED})
 
 
-def write_transferred(
-    dataset: DetectionDataset, folder: Path, *, sure: np.ndarray | None = None
-) -> dict[str, str]:
+def write_transferred(dataset: DetectionDataset, folder: Path) -> dict[str, str]:
     """Write the boxes of a transferred dataset; returns the files by name.
-
-    Args:
-        sure: per class, the score below which a label is not sure enough to train on.
 
     Raises:
         ValueError: the boxes carry no provenance.
@@ -115,10 +110,7 @@ def write_transferred(
         of_class = np.flatnonzero(boxes.category < others.shape[1])
         others[of_class, boxes.category[of_class]] = False
     shard = TransferredShard(
-        run={
-            "dataset": origin.dataset,
-            "sure": [] if sure is None else np.round(sure, 6).tolist(),
-        },
+        run={"dataset": origin.dataset},
         row=np.arange(len(dataset), dtype=np.int32),
         offsets=dataset.offsets,
         **{name: getattr(boxes, name) for name in _OF_BOXES},
@@ -135,9 +127,8 @@ def read_transferred(
     """The transferred boxes on the images of ``source``, in the target's label space.
 
     Args:
-        ignore_band: for training: with the objects of doubtful class, with the regions that are
-            neither surely objects nor surely background, and with the labels that are not sure
-            enough to train on as ignore regions.
+        ignore_band: for training: with the regions that are neither surely objects nor surely
+            background.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -150,12 +141,9 @@ def read_transferred(
         extra=None if shard.others is None else alternatives_field(shard.others, space),
         provenance=Provenance(dataset=shard.run["dataset"], **origin),
     )
-    minimum = np.array(shard.run["sure"])
     if not ignore_band:
         sure = np.array([name != UNCERTAIN for name in shard.origin], bool)
         if not sure.all():
             boxes = boxes.take(sure)
             boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
-    elif len(minimum):
-        boxes = replace(boxes, ignore=boxes.ignore | (boxes.score < minimum[boxes.category]))
     return source.with_boxes(boxes, space)

@@ -104,24 +104,22 @@ def train_transfer(job: AlignJob, stage: Stage) -> None:
 
 def move_labels(job: AlignJob, stage: Stage, *, source: str) -> Outputs:
     """A source's boxes in the target's label space."""
-    from relabel.align.store import write_transferred
+    from relabel.align.store import write_removed, write_transferred
     from relabel.lat.transfer import transfer
 
-    moved = transfer(
+    moved, removed = transfer(
         job.lat.folder,
         job.datasets[source],
         job.labels_on(source),
         stage.folder,
         job.settings.lat,
         job.runtime,
-        with_ignore_band=True,
+        with_uncertain=True,
     )
-    sure = None
-    if job.settings.lat.min_precision > 0:
-        from relabel.lat.checkpoint import min_precision_scores
-
-        sure = min_precision_scores(job.lat.folder, job.settings.lat.min_precision)
-    return write_transferred(moved, stage.folder, sure=sure)
+    return {
+        **write_transferred(moved, stage.folder),
+        **write_removed(removed, job.datasets[source], stage.folder),
+    }
 
 
 def write_all(job: AlignJob, stage: Stage) -> Outputs:

@@ -56,8 +56,7 @@ lr = 1e-3
 image_size = 192
 max_image_size = 400
 channels = 128
-crossfit_folds = 2
-calibration_folds = 2
+folds = 2
 """
 
 

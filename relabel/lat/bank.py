@@ -80,7 +80,7 @@ def build_bank(
     Raises:
         DataError: an image that cannot be read (unless ``runtime.skip_bad``).
     """
-    with_annotations = settings.target_proposals == "gt"
+    with_annotations = not settings.has("crossfit")
     all_proposals = []
     for row in image_rows:
         found = image_proposals(

@@ -57,7 +57,6 @@ def restyle(
     source_boxes: np.ndarray,
     source_classes: np.ndarray,
     error: BoxError,
-    sure: np.ndarray | None = None,
 ) -> np.ndarray:
     """Labels' boxes averaged with those of the annotations they lie on.
 
@@ -66,14 +65,12 @@ def restyle(
     boxes: ``var = var(annotation) + var(label)``. The label's part is known from images of the
     target, so the annotation, in the target's style, gets the weight
     ``var(label) / var``, at most one, that makes the mean of two measurements most precise.
-    Of several labels of one class on one annotation only the surest is moved. Labels that are not
-    ``sure`` have no box worth measuring: they get the annotation's in the style of those that are.
+    Of several labels of one class on one annotation only the surest is moved.
 
     Args:
         boxes, classes, scores: labels, xyxy [k, 4], [k], [k].
         rows: box row of the annotation each label lies on, int64 [k], -1 where there is none.
         source_boxes, source_classes: annotations by box row, xyxy [n, 4] and [n].
-        sure: bool [k]; None: all of them.
 
     Returns:
         float64 [k, 4].
@@ -85,8 +82,7 @@ def restyle(
     at = at[np.sort(first)]
     pairs = np.stack([source_classes[rows[at]], classes[at]], axis=1)
     for pair in np.unique(pairs, axis=0):
-        both = at[(pairs == pair).all(axis=1)]
-        here = both if sure is None else both[sure[both]]
+        here = at[(pairs == pair).all(axis=1)]
         if len(here) < LEAST:
             continue
         annotated = source_boxes[rows[here]].astype(np.float64)
@@ -95,9 +91,6 @@ def restyle(
         weight = np.minimum((error.spread / spread) ** 2, 1.0)
         style = np.median(moved, axis=0) + error.bias
         out[here] = apply(annotated, moved + weight * (style - moved))
-        rest = np.setdiff1d(both, here)
-        annotated = source_boxes[rows[rest]].astype(np.float64)
-        out[rest] = apply(annotated, np.tile(style, (len(rest), 1)))
     return out
 
 

@@ -289,9 +289,7 @@ def not_taken(
     return every[len(taken) :][alone[len(taken) :]]
 
 
-def class_overlaps(
-    annotated: Sequence[tuple[np.ndarray, np.ndarray]], count: int
-) -> np.ndarray:
+def class_overlaps(annotated: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
     """The IoU above which boxes of two classes are one object, float64 [count, count].
 
     A rider and a bicycle overlap and are two objects; a small and a medium truck in one place are

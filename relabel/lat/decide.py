@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from relabel.datasets.removed import MERGED
 from relabel.datasets.table import Table
 from relabel.geometry import iou_matrix
 from relabel.lat.calibrate import (
@@ -27,7 +28,6 @@ from relabel.lat.calibrate import (
 
 LEFT_OUT = "the target leaves it out"
 TOO_SMALL = "too small for the target"
-MERGED = "one object with another annotation"
 
 LIKELY = 0.5
 """Probability from which an annotation stays, and from which a prediction becomes a label."""

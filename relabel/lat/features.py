@@ -27,6 +27,7 @@ from relabel.training.pixels import stack_images
 from relabel.workspace.fingerprint import fingerprint
 
 SPECIALIST = "specialist"
+POOL_SIZE = 7
 
 
 class FrozenFeatures:
@@ -87,7 +88,7 @@ class FrozenFeatures:
     def width(self) -> int:
         """F, values per pooled region."""
         channels = sum(self._channels(s) for s in self.strides)
-        return channels * self.settings.pool_size**2
+        return channels * POOL_SIZE**2
 
     def _channels(self, stride: int) -> int:
         full = self.body.channels[stride]
@@ -127,7 +128,7 @@ class FrozenFeatures:
             torch.from_numpy((b * f).astype(np.float32)).to(self.device)
             for b, f in zip(boxes, factors, strict=True)
         ]
-        size = self.settings.pool_size
+        size = POOL_SIZE
         pooled = []
         for stride in self.strides:
             x = self._reduced(maps[stride], stride)
@@ -156,7 +157,7 @@ class FrozenFeatures:
     def fingerprint(self) -> str:
         """Identifies the pooled values: backbone, PCA, image and pool sizes."""
         s = self.settings
-        sizes = [s.image_size, s.max_image_size, s.pool_size, s.precision, self.strides]
+        sizes = [s.image_size, s.max_image_size, POOL_SIZE, s.precision, self.strides]
         parts = [zlib.crc32(v.numpy().tobytes()) for v in self.pca.values()]
         return fingerprint([self.to_config(), sizes, parts])
 

@@ -49,7 +49,7 @@ def folds(dataset: DetectionDataset, k: int, *, stretches: int = 3, gap: int = 5
         raise DataError(
             f"{n} images cannot make {k} folds",
             file=dataset.root,
-            remedy="Use --set lat.crossfit_folds=2, or lat.crossfit=none.",
+            remedy="Use --set lat.folds=2, or lat.folds=1 for none.",
         )
     names = np.asarray(dataset.images.file_name, dtype=object)
     order = np.array(sorted(range(n), key=lambda i: names[i]), dtype=np.int64)

@@ -15,6 +15,7 @@ from relabel.geometry import shared_areas
 from relabel.lat.settings import LatSettings
 
 GEOMETRY_TERMS = 6
+HEADS = 4
 
 
 class SemanticFeatureFusion(nn.Module):
@@ -22,21 +23,22 @@ class SemanticFeatureFusion(nn.Module):
 
     Source: "Mind the Gap" (arXiv 2506.04737), the SFF equation. ``A = Q K^T / sqrt(d)`` over the
     region features, ``V_c`` a projection of the score vectors, ``V_r`` of the region features.
-    The clamp scales a row down until its maximum is ``T`` (or ``clamp_at``); whether it is then
-    renormalised is not printed, so it is a setting. With ``geometry`` (ours) the way two boxes lie
+    The clamp scales a row down until its maximum is ``T``; whether it is then renormalised is not
+    printed, and it is not. With geometry (ours) attention has `HEADS`, the way two boxes lie
     to each other adds a learned term to ``A``, and its attention-weighted mean joins the output:
     that is how a proposal learns where the boxes that support it are.
     """
 
     def __init__(self, settings: LatSettings, classes: int, datasets: int) -> None:
         super().__init__()
-        d, h = settings.channels, settings.heads
-        self.h, self.settings = h, settings
-        self.limit = settings.clamp_at or 1 / math.sqrt(datasets)
+        geometry = settings.has("geometry")
+        d, h = settings.channels, HEADS if geometry else 1
+        self.h, self.plain = h, settings.fusion == "plain"
+        self.limit = 1 / math.sqrt(datasets)
         self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
         self.value_scores = nn.Linear(classes, d)
         self.value_region = nn.Linear(d, d)
-        if settings.geometry:
+        if geometry:
             self.bias = nn.Sequential(
                 nn.Linear(GEOMETRY_TERMS, 32), nn.ReLU(inplace=True), nn.Linear(32, 2 * h)
             )
@@ -66,17 +68,12 @@ class SemanticFeatureFusion(nn.Module):
         else:
             a_c, a_r = (a[:, None] + self._bias(geometry)).unbind(1)
         blocked = ~valid[:, None, None, :]
-        if self.settings.fusion == "plain":
+        if self.plain:
             weights = torch.softmax(a_r.masked_fill(blocked, -1e4), dim=-1)
             values = self.value_region(x) + self.value_scores(scores)
             return self._gather(weights, values) + self._where(geometry, weights, weights)
-        own = torch.eye(m, dtype=torch.bool, device=x.device)
-        hidden = blocked | own if self.settings.mask_self else blocked
-        weights_c = torch.softmax(a_c.masked_fill(hidden, -1e4), dim=-1)
-        if self.settings.clamp:
-            weights_c = clamp_rows(weights_c, self.limit)
-        if self.settings.renormalize:
-            weights_c = weights_c / weights_c.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        weights_c = torch.softmax(a_c.masked_fill(blocked, -1e4), dim=-1)
+        weights_c = clamp_rows(weights_c, self.limit)
         weighted = confidence[:, None, None, :] * a_r
         weights_r = torch.softmax(weighted.masked_fill(blocked, -1e4), dim=-1)
         fused = self._gather(weights_c, self.value_scores(scores))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relabel.geometry import aligned_iou, batched_iou, inside_ignored
+from relabel.lat.features import POOL_SIZE
 from relabel.lat.fusion import SemanticFeatureFusion, pairwise_geometry
 from relabel.lat.settings import LatSettings
 
@@ -24,6 +25,8 @@ CONSENSUS_IOU = 0.5
 # A proposal learns the objects that it overlaps at least this much.
 _MATCH_IOU = 0.5
 _BOX_WEIGHT = 2.0  # of the box loss beside the class loss
+_DROPOUT = 0.2  # of region features and head
+_HIDDEN_REGIONS = 0.2  # probability of hiding an image's region features in training
 
 
 @dataclass
@@ -53,25 +56,29 @@ class ProposalBatch:
 class TransferModel(nn.Module):
     """Label-Aligned Transfer's trained part. The frozen backbone is not in it.
 
-    Output: class logits [B, M, C (+1 background, last, if not multi_label)], box deltas
-    [B, M, C or 1, 4].
+    Output: class logits [B, M, C (+1 background, last, without the part multi-label)], box deltas
+    [B, M, C, 4].
     """
 
     def __init__(self, settings: LatSettings, classes: int, datasets: int, region: int) -> None:
         super().__init__()
         d = settings.channels
-        self.settings, self.classes = settings, classes
+        self.classes = classes
+        self.hiding = settings.has("hiding")
         self.embed = nn.Sequential(
-            ChannelDropout(settings.dropout, settings.pool_size**2),
+            ChannelDropout(_DROPOUT, POOL_SIZE**2),
             nn.Linear(region, d),
             nn.LayerNorm(d),
             nn.ReLU(),
         )
         self.place = nn.Sequential(nn.Linear(6, d), nn.ReLU(), nn.Linear(d, d))
-        read = classes * (2 if settings.consensus else 1)
-        self.own_scores = nn.Linear(read, d) if settings.own_scores else None
+        self.consensus, self.geometry = settings.has("consensus"), settings.has("geometry")
+        self.multi_label = settings.has("multi-label")
+        self.residual = settings.has("residual") or settings.fusion == "none"
+        read = classes * (2 if self.consensus else 1)
+        self.own_scores = nn.Linear(read, d) if settings.has("own-scores") else None
         self.association = None
-        if settings.association:
+        if settings.has("association"):
             self.association = nn.Linear(read, classes, bias=False)
             nn.init.zeros_(self.association.weight)
         self.fusion = None
@@ -81,40 +88,35 @@ class TransferModel(nn.Module):
             nn.LayerNorm(d),
             nn.Linear(d, d),
             nn.ReLU(),
-            nn.Dropout(settings.dropout),
+            nn.Dropout(_DROPOUT),
             nn.Linear(d, d),
             nn.ReLU(),
         )
-        self.classify = nn.Linear(d, classes + (0 if settings.multi_label else 1))
-        self.regress = nn.Linear(d, 4 * (classes if settings.class_boxes else 1))
+        self.classify = nn.Linear(d, classes + (0 if self.multi_label else 1))
+        self.regress = nn.Linear(d, 4 * classes)
         nn.init.normal_(self.regress.weight, std=1e-3)
         nn.init.zeros_(self.regress.bias)
         nn.init.normal_(self.classify.weight, std=0.01)
         # Most proposals are not an object of most classes.
-        nn.init.constant_(self.classify.bias, -3.0 if settings.multi_label else 0.0)
+        nn.init.constant_(self.classify.bias, -3.0 if self.multi_label else 0.0)
 
     def forward(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
-        s = self.settings
-        scores, confidence = batch.scores, batch.confidence
-        if self.training and s.score_dropout > 0:
-            kept = torch.rand_like(confidence) >= s.score_dropout
-            scores, confidence = scores * kept[..., None], confidence * kept
-        region = batch.region
-        if self.training and s.drop_region_features > 0:
-            shown = torch.rand(len(region), 1, 1, device=region.device) >= s.drop_region_features
+        scores, confidence, region = batch.scores, batch.confidence, batch.region
+        if self.training and self.hiding:
+            shown = torch.rand(len(region), 1, 1, device=region.device) >= _HIDDEN_REGIONS
             region = region * shown
         x = self.embed(region) + self.place(placement(batch.boxes, batch.size))
         fused = torch.zeros_like(x)
         read = scores
-        if s.consensus:
+        if self.consensus:
             near = overlapping_scores(batch.boxes, scores, batch.valid)
             read = torch.cat([scores, near], dim=-1)
         if self.own_scores is not None:
             fused = fused + self.own_scores(read)
         if self.fusion is not None:
-            geometry = pairwise_geometry(batch.boxes) if s.geometry else None
+            geometry = pairwise_geometry(batch.boxes) if self.geometry else None
             fused = fused + self.fusion(x, scores, confidence, batch.valid, geometry)
-        h = self.head(x + fused if s.residual or s.fusion == "none" else fused)
+        h = self.head(x + fused if self.residual else fused)
         deltas = self.regress(h).float().unflatten(-1, (-1, 4))
         logits = self.classify(h).float()
         if self.association is not None:
@@ -124,7 +126,7 @@ class TransferModel(nn.Module):
 
     def associate(self, table: Tensor) -> None:
         """Start class logits from a table [C, C] of `relabel.lat.association.association`."""
-        assert self.association is not None, "settings.association is off"
+        assert self.association is not None, "this model has no association"
         with torch.no_grad():
             # The last C inputs: what is said of the place where consensus is on, else by the row.
             self.association.weight[: self.classes, -self.classes :] = table.T
@@ -220,7 +222,7 @@ def lat_losses(
     """Classification and box loss, masked to each image's own label space.
 
     A proposal is positive for class ``c`` if it overlaps an object of ``c`` by `_MATCH_IOU`; the
-    best such object is its box target. With ``multi_label`` it may be positive for several
+    best such object is its box target. With the part multi-label it may be positive for several
     classes at once (a cyclist that is a rider and a bicycle). Proposals inside ignore regions
     that match nothing count neither way.
     """
@@ -233,7 +235,8 @@ def lat_losses(
         per_class.max(dim=2) if iou.shape[2] else (iou.new_zeros(*iou.shape[:2], classes),) * 2
     )
     positive = (best >= _MATCH_IOU) & batch.valid[..., None]
-    if not s.multi_label:
+    several = s.has("multi-label")
+    if not several:
         top = best.amax(dim=-1, keepdim=True)
         first = F.one_hot(best.argmax(dim=-1), classes).bool()
         positive = positive & (best == top) & first
@@ -244,17 +247,17 @@ def lat_losses(
     quality = best.new_ones(len(index))
     if len(index):
         b, m, c = index.unbind(1)
-        chosen = deltas[b, m, c if s.class_boxes else torch.zeros_like(c)]
+        chosen = deltas[b, m, c]
         goal = targets.boxes[b, which[b, m, c].long()]
         weight = best[b, m, c]
         raw = F.smooth_l1_loss(
             chosen, encode_deltas(batch.boxes[b, m], goal), beta=0.5, reduction="none"
         ).sum(dim=-1)
         loss_box = loss_box + (raw * weight).sum() / weight.sum().clamp(min=1.0)
-        if s.quality_target:
+        if s.has("quality"):
             refined = decode_deltas(batch.boxes[b, m], chosen.detach())
             quality = aligned_iou(refined, goal)
-    if s.multi_label:
+    if several:
         wanted = torch.zeros_like(logits)
         wanted[index[:, 0], index[:, 1], index[:, 2]] = quality
         used = counted[..., None] & targets.mask[:, None, :]
@@ -275,16 +278,12 @@ def predict_target(
     logits: Tensor, deltas: Tensor, batch: ProposalBatch, target: slice, s: LatSettings
 ) -> tuple[Tensor, Tensor]:
     """Scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space, logits masked to it."""
-    if s.multi_label:
+    if s.has("multi-label"):
         scores = torch.sigmoid(logits[..., target])
     else:
         kept = torch.cat([logits[..., target], logits[..., -1:]], dim=-1)
         scores = torch.softmax(kept, dim=-1)[..., :-1]
-    if s.class_boxes:
-        boxes = decode_deltas(batch.boxes[:, :, None, :], deltas[:, :, target])
-    else:
-        one = decode_deltas(batch.boxes[:, :, None, :], deltas)
-        boxes = one.expand(-1, -1, scores.shape[-1], -1)
+    boxes = decode_deltas(batch.boxes[:, :, None, :], deltas[:, :, target])
     limit = torch.cat([batch.size, batch.size], dim=-1)[:, None, None, :]
     boxes = torch.minimum(boxes.clamp(min=0), limit)
     return scores * batch.valid[..., None], boxes

@@ -22,9 +22,15 @@ from relabel.lat.settings import LatSettings
 
 MIN_SIDE = 1.0
 CONFIRMED_IOU = 0.5
+MAX_PER_SPACE = 60
+# Annotations as proposals (the printed recipe): the paper leaves these open.
+JITTER = 0.05
+JITTERED_COPIES = 2
+DROPPED = 0.3
+# Largest share of an image's pseudo-labels that is hidden in training, drawn per image.
+HIDDEN = 0.8
 
-# Confidence from which pseudo-labels simulate annotations: any, and those no annotation confirms.
-_SIMULATED_SCORE = 0.4
+# Confidence from which pseudo-labels that no annotation confirms simulate annotations.
 _CERTAIN_SCORE = 0.7
 
 
@@ -63,7 +69,7 @@ def image_proposals(
     Args:
         labels: pseudo-labels on this dataset by the name of their label space; the dataset's
             own name stands for out-of-fold predictions of its own specialist.
-        jittered: add ``jitter_variants`` moved copies of each annotation (for training).
+        jittered: add `JITTERED_COPIES` moved copies of each annotation (for training).
     """
     own = joint.position(dataset.name)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -72,15 +78,15 @@ def image_proposals(
     onehot = np.zeros((len(keep), joint.num_classes), np.float32)
     onehot[np.arange(len(keep)), joint.slice(own).start + dataset.boxes.category[keep]] = 1
     rng = np.random.default_rng([settings.seed, 2, own, row])
-    copies = settings.jitter_variants if jittered else 0
+    copies = JITTERED_COPIES if jittered else 0
     for variant in range(1, 2 + copies):
-        boxes = exact if variant == 1 else jitter_boxes(exact, settings.jitter, rng)
+        boxes = exact if variant == 1 else jitter_boxes(exact, JITTER, rng)
         parts.append((boxes, onehot, np.full(len(keep), own), np.full(len(keep), variant), keep))
     for name, pseudo in labels.items():
         at = pseudo.rows(row)
         boxes, scores = pseudo.boxes[at], pseudo.scores[at].astype(np.float32)
         best = scores.max(axis=1) if len(scores) else np.zeros(0, np.float32)
-        order = np.argsort(-best, kind="stable")[: settings.max_per_space]
+        order = np.argsort(-best, kind="stable")[:MAX_PER_SPACE]
         order = order[best[order] >= settings.min_score]
         full = np.zeros((len(order), joint.num_classes), np.float32)
         position = joint.position(name)
@@ -134,7 +140,7 @@ def draw(
         own: position of the image's dataset; the model learns its label space on this image.
         simulated_source: the space whose pseudo-labels simulate the source's annotations; drawn
             where None.
-        training: hide pseudo-labels at random (``drop_pseudo_labels``).
+        training: hide pseudo-labels at random.
         datasets: number of spaces that have a dataset, the first ones; a space without one
             cannot be a source, so it never simulates one. All spaces where None.
 
@@ -143,27 +149,24 @@ def draw(
     """
     annotated = proposals.variant > 0
     use = ~annotated & (proposals.space != own)
-    if settings.target_proposals == "crossfit":
+    if settings.has("crossfit"):
         use |= ~annotated & (proposals.space == own)
-    elif settings.target_proposals == "gt":
-        use |= _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= settings.drop_gt)
+    else:
+        use |= _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= DROPPED)
     scores = proposals.scores.copy()
     confidence = np.where(annotated, 1.0, scores.max(axis=1, initial=0.0))
-    if training and settings.drop_pseudo_labels > 0:
-        seen = rng.random(len(proposals)) >= rng.uniform(0, settings.drop_pseudo_labels)
+    if training and settings.has("hiding"):
+        seen = rng.random(len(proposals)) >= rng.uniform(0, HIDDEN)
     else:
         seen = np.ones(len(proposals), dtype=bool)
     others = np.unique(proposals.space[~annotated & (proposals.space != own)])
     if datasets is not None:
         others = others[others < datasets]
-    if settings.simulated_source and len(others):
+    if settings.has("simulated-source") and len(others):
         chosen = simulated_source if simulated_source is not None else int(rng.choice(others))
         simulated = ~annotated & (proposals.space == chosen)
-        sure = simulated & (confidence >= _SIMULATED_SCORE)
-        if settings.simulated_source_confirmed:
-            # An annotator misses little of what a detector suspects, and invents little.
-            sure = simulated & proposals.confirmed
-            sure |= simulated & (confidence >= _CERTAIN_SCORE)
+        # An annotator misses little of what a detector suspects, and invents little.
+        sure = simulated & (proposals.confirmed | (confidence >= _CERTAIN_SCORE))
         use &= ~simulated | sure
         seen |= simulated
         scores[sure] = scores[sure] >= confidence[sure, None]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from msgspec import Meta
-
+from relabel.errors import ConfigError, did_you_mean
 from relabel.settings import (
     Count,
     NonNegative,
     Positive,
+    Precision,
+    Settings,
     Share,
     Text,
     setting,
@@ -19,20 +20,58 @@ from relabel.settings import (
 )
 from relabel.training.settings import TrainSettings
 
-_CAME_LATER = ("clamp_at", "decay")
+PARTS: dict[str, str] = {
+    "crossfit": "out-of-fold predictions stand for the target's own labels while training, which "
+    "are proposals themselves without it",
+    "simulated-source": "one other space's pseudo-labels play a source's annotations in every "
+    "training image, as annotations do at transfer",
+    "hiding": "pseudo-labels and region features are hidden at random while training, since a "
+    "specialist finds less on another dataset's images than on its own",
+    "own-scores": "a proposal reads its own class scores, not through attention alone",
+    "consensus": "and the largest score per class of all proposals that overlap it by half",
+    "association": "class logits start from how often classes of label spaces lie on each other",
+    "geometry": "attention and fusion see how boxes lie to each other",
+    "residual": "the fused features are added to the region's own",
+    "multi-label": "one proposal may become objects of several classes (sigmoid, not softmax)",
+    "quality": "score targets are the refined box's IoU, not one",
+    "box-blending": "a label on an annotation takes its box, moved into the target's style, to "
+    "the degree that it is more precise than the predicted one",
+}
+"""Parts of the default recipe that the printed formula does not have."""
 
 
 @dataclass(frozen=True)
-class LatSettings(TrainSettings):
+class LatTraining(TrainSettings):
+    """The optimisation of LAT: AdamW, warm-up and cosine, as for specialists."""
+
+    section: ClassVar[str] = "lat"
+
+
+@dataclass(frozen=True)
+class LatSettings(Settings):
     """Label-Aligned Transfer. Defaults were measured on held-back training data
-    where `benchmarks/lat_ablation.md` names one; ``preset="paper"`` follows the printed formula."""
+    where `benchmarks/lat_ablation.md` names one; ``preset="paper"`` follows the printed formula:
+    annotations as proposals, SFF without residual, softmax over the joint space plus background,
+    and thresholds of a half. Jitter, deletion and heads are open there; ours stand in."""
 
     section: ClassVar[str] = "lat"
     preset: Literal["default", "paper"] = setting("default", "Group of settings to start from.")
+    without: tuple[str, ...] = setting(
+        (), f"Parts of the recipe to leave out, for ablations: {', '.join(PARTS)}."
+    )
+
     epochs: NonNegative = setting(8.0, "Passes over the training images of all datasets.")
+    steps: Count = setting(0, "Training steps; 0 derives them from the epochs.")
     batch_size: Positive = setting(8, "Images per step over all processes.")
     lr: NonNegative = setting(1e-3, "Peak learning rate.")
     weight_decay: NonNegative = setting(0.05, "Weight decay, not applied to norms and biases.")
+    precision: Precision = setting(
+        "auto", "Arithmetic of the forward pass; auto takes bf16 where the device has it."
+    )
+    checkpoint_every: NonNegative = setting(
+        60.0, "Seconds between checkpoints that resume starts from."
+    )
+    seed: Count = setting(0, "Seed of weights, order and what is hidden.")
 
     backbone: Text = setting(
         "specialist",
@@ -43,188 +82,63 @@ class LatSettings(TrainSettings):
     max_image_size: Positive = setting(1120, "Longest side in pixels after resizing.")
     feature_strides: tuple[Positive, ...] = setting((4, 8, 16, 32), "Strides to pool regions from.")
     feature_channels: Count = setting(64, "Channels per stride after PCA; 0 keeps all.")
-    pool_size: Positive = setting(7, "Cells per side of a pooled region.")
+    channels: Positive = setting(256, "Width d of region features.")
+    fusion: Literal["class_aware", "plain", "none"] = setting(
+        "class_aware", "Fusion: SFF (class_aware), plain attention, or none."
+    )
 
     target_share: Share = setting(
         0.5, "Share of the target's images in each batch; 0 draws from all images alike."
     )
     max_images: Count = setting(5000, "Most training images per dataset; 0 takes all.")
     min_score: Share = setting(0.05, "Pseudo-labels below this confidence are no proposals.")
-    max_per_space: Count = setting(60, "Most pseudo-label proposals of one label space per image.")
-    jitter: NonNegative = setting(
-        0.05, "Largest shift of each side of a jittered box, relative to it."
-    )
-    jitter_variants: Count = setting(2, "Jittered copies of each annotated box to draw from.")
-    drop_gt: Share = setting(0.3, "Probability of leaving an annotated box out of the proposals.")
-
-    target_proposals: Literal["crossfit", "gt", "none"] = setting(
-        "crossfit",
-        "What stands for the target's own labels while training: out-of-fold predictions "
-        "(crossfit), the annotations themselves (gt), or nothing (none).",
-    )
-    crossfit: Literal["target", "all", "none"] = setting(
-        "target",
-        "Datasets that get out-of-fold predictions of their own.",
-    )
-    crossfit_folds: Positive = setting(3, "Folds of the cross-fitting.")
-    crossfit_stretches: Positive = setting(
+    folds: Positive = setting(
         3,
-        "Stretches of images, in file-name order, that a fold of the cross-fitting or of the "
-        "calibration holds out: a single one may hold out all there is of a class or a weather.",
+        "Folds of the target: specialists without each predict on it in place of its annotations, "
+        "and models without each measure there what scores mean; their mean transfers. 1: none.",
     )
-    crossfit_gap: Count = setting(
+    fold_stretches: Positive = setting(
+        3,
+        "Stretches of images, in file-name order, that a fold holds out: a single one may hold "
+        "out all there is of a class or a weather.",
+    )
+    fold_gap: Count = setting(
         5, "Images on either side of a held-out stretch that the fold does not learn from either."
     )
-    mask_self: bool = setting(False, "A proposal may not attend to its own scores.")
-    score_dropout: Share = setting(0.0, "Probability of hiding a proposal's scores in training.")
-    simulated_source: bool = setting(
-        True,
-        "Let one other space's pseudo-labels simulate a source's annotations in every training "
-        "image, as the source's annotations do at transfer.",
-    )
-    simulated_source_confirmed: bool = setting(
-        True,
-        "Simulate with the pseudo-labels that overlap an annotation, however unsure, and those of "
-        "confidence 0.7 or more, instead of all from 0.4: as reliable as annotations are.",
-    )
 
-    drop_pseudo_labels: Share = setting(
-        0.8,
-        "Largest share of an image's pseudo-labels hidden in training (drawn per image), since a "
-        "specialist finds less on another dataset's images than on its own.",
-    )
-    drop_region_features: Share = setting(
-        0.2, "Probability of hiding an image's region features in training, for the same reason."
-    )
+    def __post_init__(self) -> None:
+        for part in self.without:
+            if part not in PARTS:
+                raise ConfigError(
+                    f"there is no part {part!r} of LAT", remedy=did_you_mean(part, PARTS)
+                )
 
-    channels: Positive = setting(256, "Width d of region features.")
-    heads: Positive = setting(4, "Attention heads of the fusion.")
-    fusion: Literal["class_aware", "plain", "none"] = setting(
-        "class_aware",
-        "Fusion: SFF (class_aware), plain attention, or none.",
-    )
-    own_scores: bool = setting(
-        True,
-        "A proposal also reads its own class scores directly, not through attention rows alone, "
-        "which the clamp bounds. Without it and without fusion no class reaches the heads.",
-    )
-    consensus: bool = setting(
-        True,
-        "Beside its own scores a proposal reads the largest score per class of all proposals that "
-        "overlap it by half: what every label space says of one place.",
-    )
-    association: bool = setting(
-        True,
-        "Class logits start from how often classes of other label spaces lie on the annotations "
-        "of each class (pointwise mutual information), and learn from there.",
-    )
-    clamp: bool = setting(True, "Clamp each attention row of the score branch at 1/sqrt(N).")
-    clamp_at: Share = setting(
-        0.0, "Clamp at this attention instead; 0 takes the 1/sqrt(N) of N datasets."
-    )
-    renormalize: bool = setting(False, "Make clamped attention rows sum to one again.")
-    residual: bool = setting(True, "Add the fused features to the region's own.")
-    geometry: bool = setting(True, "Let attention and fusion see how boxes lie to each other.")
-    dropout: Share = setting(0.2, "Dropout of region features and head.")
+    def has(self, part: str) -> bool:
+        """Whether a part of `PARTS` is in use."""
+        return self.preset != "paper" and part not in self.without
 
-    multi_label: bool = setting(
-        True, "One proposal may become objects of several classes (sigmoid), not one (softmax)."
-    )
-    class_boxes: bool = setting(True, "Regress a box per class rather than one per proposal.")
-    quality_target: bool = setting(True, "Score targets are the refined box's IoU, not one.")
+    @property
+    def crossfit(self) -> bool:
+        """Whether out-of-fold predictions of the target's specialist are made and used."""
+        return self.folds > 1 and self.has("crossfit")
 
-    calibration_folds: Positive = setting(
-        3,
-        "Models trained, each without one stretch of the target's images: their predictions there "
-        "give the thresholds per class, their mean transfers. 1 trains one model on everything.",
-    )
-    score_threshold: Annotated[float, Meta(ge=-1, le=1)] = setting(
-        -1.0, "One score threshold for all classes; -1 calibrates."
-    )
-    adapt_thresholds: bool = setting(
-        True,
-        "Lower all thresholds of a source together until as large a share of its annotations "
-        "has a counterpart as of the simulated ones on the target's own images.",
-    )
-    nms_iou: Share = setting(0.6, "IoU of the final class-wise NMS.")
-    cross_class_iou: Annotated[float, Meta(ge=-1, le=1)] = setting(
-        -1.0,
-        "Boxes of different classes that overlap more are one object; 1 keeps all, -1 learns it "
-        "for every two classes from the target's annotations.",
-    )
-    blend_source_boxes: bool = setting(
-        True,
-        "A label on a source annotation takes its box, moved into the target's style, to the "
-        "degree that it is more precise than the predicted box; see `relabel.lat.boxes`.",
-    )
-    ignore_band: Share = setting(
-        0.5,
-        "What reaches this share of its class's threshold, and source annotations without a "
-        "counterpart, are ignore regions where a detector is trained, or objects (label_sets); 0 "
-        "makes them background.",
-    )
-
-    label_sets: Share = setting(
-        0.9,
-        "Where a detector is trained, a label may be of all classes among which about this share "
-        "of held-back objects of each class finds its own, and what is uncertain becomes a label "
-        "if its evidence over all classes suffices; 0 takes the best class alone.",
-    )
-    min_precision: Share = setting(
-        0.0,
-        "Labels that are right less often than this, by their score and class on held-back images "
-        "of the target, are ignore regions where a detector is trained, those of doubtful class "
-        "(label_sets) included; 0 trains on all of them.",
-    )
+    @property
+    def training(self) -> LatTraining:
+        """How the network is trained."""
+        names = ("epochs", "steps", "batch_size", "lr", "weight_decay")
+        more = ("precision", "checkpoint_every", "seed")
+        return LatTraining(**{name: getattr(self, name) for name in (*names, *more)})
 
     def resolved(self) -> LatSettings:
         """The settings with the preset in place of defaults."""
         return with_preset(self, PRESETS[self.preset])
 
     def result_dict(self) -> dict[str, Any]:
-        """The settings that results depend on, JSON-ready.
-
-        Fields that came later are in it only where they are in use, so that what was made before
-        them stays valid. ``blend_source_boxes``, ``ignore_band``, ``label_sets`` and
-        ``min_precision`` are not in
-        it: they act on what a transfer writes alone.
-        """
-        values = settings_dict(self)
-        for name in ("blend_source_boxes", "ignore_band", "label_sets", "min_precision"):
-            del values[name]
-        later = {f.name: f.default for f in fields(self) if f.name in _CAME_LATER}
-        return {k: v for k, v in values.items() if k not in later or v != later[k]}
+        """The settings that results depend on, JSON-ready."""
+        return settings_dict(self)
 
 
-# The printed formula: annotations as proposals, SFF without residual, softmax over the joint
-# space plus background. Jitter, deletion and heads are open there; ours stand in.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "paper": {
-        "backbone": "facebook/dinov2-base",
-        "calibration_folds": 1,
-        "score_threshold": 0.5,
-        "own_scores": False,
-        "consensus": False,
-        "association": False,
-        "target_share": 0.0,
-        "blend_source_boxes": False,
-        "label_sets": 0.0,
-        "cross_class_iou": 0.8,
-        "target_proposals": "gt",
-        "crossfit": "none",
-        "simulated_source": False,
-        "drop_pseudo_labels": 0.0,
-        "drop_region_features": 0.0,
-        "adapt_thresholds": False,
-        "drop_gt": 0.3,
-        "heads": 1,
-        "residual": False,
-        "geometry": False,
-        "clamp": True,
-        "renormalize": False,
-        "multi_label": False,
-        "class_boxes": True,
-        "quality_target": False,
-    },
+    "paper": {"backbone": "facebook/dinov2-base", "folds": 1, "target_share": 0.0},
 }

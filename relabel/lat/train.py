@@ -20,22 +20,12 @@ from relabel.errors import DataError
 from relabel.files.tensors import read_tensors
 from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
-from relabel.lat.boxes import box_error
+from relabel.lat.calibrate import HeldBack, calibrate, candidates
 from relabel.lat.checkpoint import TrainedTransfer, target_first
-from relabel.lat.class_sets import label_sets
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
 from relabel.lat.proposals import draw, image_truth
-from relabel.lat.select import (
-    Labels,
-    calibrate,
-    candidates,
-    class_overlaps,
-    coverage,
-    reliability,
-    select_final,
-)
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
@@ -95,10 +85,9 @@ def train_lat(
         banks.append(bank)
     if not any(len(bank.image_rows) for bank in banks):
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
-    thresholds = np.full(joint.spaces[0].num_classes, max(settings.score_threshold, 0.5))
-    models, found, truth, simulated = [], [], [], []
+    models, seen = [], []
     held_back = calibration_folds(banks[0], settings)
-    counts = cooccurrence(banks[1:], joint) if settings.association else None
+    counts = cooccurrence(banks[1:], joint) if settings.has("association") else None
     for number, (held, learned) in enumerate(held_back):
         kept = [banks[0].restricted(learned), *banks[1:]]
         part = out / "parts" / str(number)
@@ -109,39 +98,10 @@ def train_lat(
         models.append(model)
         if held.any():
             rest = banks[0].restricted(held)
-            predicted = hidden_predictions(model, rest, joint, settings, device, len(banks))
-            found += predicted[0]
-            truth += predicted[1]
-            simulated += predicted[2]
-    if settings.score_threshold >= 0:
-        thresholds[:] = settings.score_threshold
-    elif found:
-        thresholds = calibrate(found, truth, len(thresholds))
-    reliable = reliability(found, truth, len(thresholds)) if found else None
-    sets = label_sets(found, truth, len(thresholds)) if found else None
-    annotated = [image_truth(datasets[target], int(row)) for row in chosen[target]]
-    overlaps = class_overlaps(
-        [boxes for boxes, _, _ in annotated],
-        [classes for _, classes, _ in annotated],
-        len(thresholds),
-        settings.cross_class_iou,
-    )
-    kept = [select_final(f, thresholds, overlaps) for f in found]
-    covered = coverage([k.boxes for k in kept], simulated) if settings.adapt_thresholds else 0.0
-    error = box_error(kept, truth)
-    TrainedTransfer(
-        models,
-        features,
-        joint,
-        target,
-        settings,
-        thresholds,
-        overlaps,
-        covered,
-        error,
-        reliable,
-        sets,
-    ).save(out)
+            seen += hidden_predictions(model, rest, joint, settings, device, len(banks))
+    annotated = [image_truth(datasets[target], int(row))[:2] for row in chosen[target]]
+    calibration = calibrate(seen, annotated, joint.spaces[0].num_classes)
+    TrainedTransfer(models, features, joint, target, settings, calibration).save(out)
     logs = [
         json.loads((out / "parts" / str(i) / "training.json").read_text())
         for i in range(len(models))
@@ -195,9 +155,9 @@ def _train_model(
         model,
         batches,
         losses,
-        steps=total_steps(settings, len(batches)),
+        steps=total_steps(settings.training, len(batches)),
         out=part,
-        settings=settings,
+        settings=settings.training,
         runtime=runtime,
         description=title,
     )
@@ -220,11 +180,11 @@ def calibration_folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Which of the target's images each model is tried on and learns from; bool [I] each."""
     rows = target.image_rows
-    k = min(settings.calibration_folds, len(rows) // 2)
+    k = min(settings.folds, len(rows) // 2)
     if k < 2:
         return [(np.zeros(len(rows), dtype=bool), np.ones(len(rows), dtype=bool))]
     images = target.dataset.subset(rows)
-    parts = folds(images, k, stretches=settings.crossfit_stretches, gap=settings.crossfit_gap)
+    parts = folds(images, k, stretches=settings.fold_stretches, gap=settings.fold_gap)
     every = np.arange(len(rows))
     return [(np.isin(every, part.held_out), np.isin(every, part.rest)) for part in parts]
 
@@ -321,20 +281,20 @@ def hidden_predictions(
     settings: LatSettings,
     device: torch.device,
     datasets: int | None = None,
-) -> tuple[list[Labels], list[tuple[np.ndarray, np.ndarray]], list[np.ndarray]]:
+) -> list[HeldBack]:
     """Transfer into the images' own space with their annotations hidden.
 
-    Every other label space takes its turn as the source; the lists hold one entry per image and
-    turn: predictions, annotations, and the boxes that simulated the source's annotations. Only the
-    first ``datasets`` spaces of ``joint`` can be sources: the others have no annotations.
+    Every other label space takes its turn as the source; the list holds one entry per image and
+    turn. Only the first ``datasets`` spaces of ``joint`` can be sources: the others have no
+    annotations.
     """
     model.eval()
-    found, truth, simulated = [], [], []
+    seen = []
     target = joint.slice(bank.position)
     spaces = len(joint.spaces) if datasets is None else datasets
     others = [p for p in range(spaces) if p != bank.position]
     for i in range(len(bank.image_rows)):
-        for simulated_source in others if settings.simulated_source else others[:1]:
+        for simulated_source in others if settings.has("simulated-source") else others[:1]:
             rng = np.random.default_rng([settings.seed, 4, i])
             drawn = draw(
                 bank.proposals[i],
@@ -349,12 +309,14 @@ def hidden_predictions(
             with torch.inference_mode():
                 logits, deltas = model(batch)
                 scores, boxes = predict_target(logits, deltas, batch, target, settings)
-            found.append(candidates(scores[0], boxes[0], settings))
-            row = int(bank.image_rows[i])
-            truth.append(image_truth(bank.dataset, row)[:2])
             at, _, confidence = drawn
-            simulated.append(bank.proposals[i].boxes[at[confidence == 1]])
-    return found, truth, simulated
+            count = len(at)
+            plays = confidence == 1
+            annotation = np.where(plays, np.cumsum(plays) - 1, -1)
+            found = candidates(scores[0, :count], boxes[0, :count], annotation)
+            gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))
+            seen.append(HeldBack(found, bank.proposals[i].boxes[at[plays]], gt, classes))
+    return seen
 
 
 def _pca_images(

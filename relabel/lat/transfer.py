@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,19 +16,19 @@ from relabel.datasets.alternatives import alternatives_field
 from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.batches import ImageBatches
+from relabel.datasets.removed import Removed
 from relabel.datasets.table import ImageTable
 from relabel.errors import DataError, Problems
 from relabel.geometry import aligned_iou, iou_matrix, xyxy_to_xywh
 from relabel.lat.boxes import BoxError, restyle
+from relabel.lat.calibrate import Predictions, candidates
 from relabel.lat.checkpoint import TrainedTransfer
-from relabel.lat.class_sets import alternatives, evidence
+from relabel.lat.decide import Decided, decide
 from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, image_proposals, image_truth
-from relabel.lat.select import Labels, adapt_thresholds, candidates, ignore_band, select_final
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
-from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.columns import (
     AGAIN,
     Shard,
@@ -47,8 +45,10 @@ from relabel.workspace.stage import Shards
 SHARD_IMAGES = 256
 IMAGES_PER_BATCH = 4
 PROVENANCE_IOU = 0.5
-SCORED = "scored.json"
-_NONE = Labels(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), *(np.zeros(0, np.int64),) * 2)
+UNREAD = "the image could not be read"
+_NONE = Predictions(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), *(np.zeros(0, np.int64),) * 3
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,33 +82,31 @@ def transfer(
     settings: LatSettings,
     runtime: Runtime,
     *,
-    with_ignore_band: bool = False,
-) -> DetectionDataset:
+    with_uncertain: bool = False,
+) -> tuple[DetectionDataset, Removed]:
     """Rewrite one source dataset into the model's target space.
 
     Proposals are the source's annotations and every other space's pseudo-labels. The finished
-    shards in ``out`` are reused. ``out/scored.json`` receives all predictions with their scores,
-    as a COCO results list, for measuring AP without a threshold.
+    shards in ``out`` are reused. What becomes a label is decided in `relabel.lat.decide`.
 
     Args:
         model: folder that `train_lat` wrote.
         labels: pseudo-labels on ``source`` by the name of their label space.
-        with_ignore_band: add what is neither surely an object nor surely background as ignore
-            regions of origin `UNCERTAIN`, or, where there is an object of doubtful class,
-            as labels of that origin; see ``settings.ignore_band`` and ``settings.label_sets``.
+        with_uncertain: add what is neither surely an object nor surely background as ignore
+            regions of origin `UNCERTAIN`, for a detector's training.
 
     Returns:
-        The source's images with target-space boxes, scores and provenance. Ignore regions of the
-        source stay ignore regions, under the target class that their source class mostly became.
+        The source's images with target-space boxes, scores, alternatives and provenance, and the
+        annotations that left no label. Scores are probabilities of being right. Ignore regions of
+        the source stay ignore regions, under the target class that their source class mostly
+        became.
 
     Raises:
         DataError: a damaged model or shard, shards of another transfer, or an image that cannot
             be read (unless ``skip_bad``).
     """
     device = resolve_device(runtime.device)
-    settings = settings.resolved()
     trained = TrainedTransfer.load(model, device)
-    # Thresholds and NMS of the settings in force may differ from those at training.
     shards = Shards(out, total=max(1, len(source)), size=SHARD_IMAGES)
     run = {"source": source.name, "images": len(source), "target": trained.target}
     title = f"Transferring {source.name} into {trained.target}"
@@ -124,10 +122,7 @@ def transfer(
     if found.run != run:
         raise DataError("holds shards of another transfer", file=out, remedy=AGAIN)
     space = trained.joint.spaces[trained.joint.position(trained.target)]
-    _write_scored(out / SCORED, found, source, space)
-    if not with_ignore_band:
-        settings = replace(settings, ignore_band=0.0)
-    return _assemble(found, source, space, trained, settings)
+    return _assemble(found, source, space, trained, with_uncertain)
 
 
 def _transfer_rows(
@@ -166,7 +161,7 @@ def _transfer_rows(
 def _shard(
     run: Mapping[str, Any],
     row: np.ndarray,
-    found: Labels,
+    found: Predictions,
     space: np.ndarray,
     source_row: np.ndarray,
 ) -> PredictionShard:
@@ -185,7 +180,7 @@ def _shard(
 
 def _predict(
     trained: TrainedTransfer, p: Proposals, region: np.ndarray, size: tuple[int, int]
-) -> Labels:
+) -> Predictions:
     if len(p) == 0:
         return _NONE
     confidence = np.where(p.variant > 0, 1.0, p.scores.max(axis=1)).astype(np.float32)
@@ -199,7 +194,8 @@ def _predict(
         torch.tensor([size], dtype=torch.float32),
     ).to(trained.features.device)
     scores, boxes = trained.predict(batch)
-    return candidates(scores[0], boxes[0], trained.settings)
+    annotation = np.where(p.variant > 0, np.cumsum(p.variant > 0) - 1, -1)
+    return candidates(scores[0], boxes[0], annotation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,54 +224,47 @@ def _assemble(
     source: DetectionDataset,
     space: LabelSpace,
     trained: TrainedTransfer,
-    settings: LatSettings,
-) -> DetectionDataset:
+    with_uncertain: bool,
+) -> tuple[DetectionDataset, Removed]:
     """Decide per image, carry ignore regions over, add provenance."""
     ends = np.searchsorted(image_column(found), np.arange(len(source) + 1))
-    predictions = []
+    names = [s.name for s in trained.joint.spaces]
+    parts, gone = [], [_no_removed()]
     for row in range(len(source)):
         index = np.arange(ends[row], ends[row + 1])
-        predictions.append(
-            Labels(found.boxes[index], found.scores[index], found.classes[index], index)
+        at = source.rows(row)
+        annotated = at.start + np.flatnonzero(~source.boxes.ignore[at])
+        own = found.source_row[index]
+        here = Predictions(
+            found.boxes[index],
+            found.scores[index],
+            found.classes[index],
+            index,
+            np.where(own >= 0, np.searchsorted(annotated, own), -1),
         )
-    thresholds = trained.thresholds
-    if trained.coverage > 0:
-        real = [image_truth(source, row)[0] for row in range(len(source))]
-        thresholds = adapt_thresholds(
-            predictions, real, thresholds, trained.coverage, trained.overlaps
+        boxes, classes, _ = image_truth(source, row)
+        if not len(here) and len(boxes):  # every annotation has a prediction where it was read
+            nothing = np.full(len(annotated), np.nan, np.float32)
+            none = np.full(len(annotated), -1)
+            gone.append(Removed(annotated, [UNREAD] * len(annotated), nothing, none, nothing))
+            continue
+        decided, left = decide(here, boxes, classes, trained.calibration)
+        if not with_uncertain:
+            decided = decided.take(~decided.uncertain)
+        by = [f"pseudo:{names[s]}" for s in found.space[index[decided.rows]].tolist()]
+        parts.append(_made(row, decided, annotated, by, source))
+        gone.append(
+            Removed(
+                annotated[left.annotation],
+                left.reason,
+                left.probability.astype(np.float32),
+                left.category,
+                left.score.astype(np.float32),
+            )
         )
-    least = None
-    object_score = math.inf
-    if trained.sets is not None and settings.label_sets > 0:
-        least = trained.sets.least(settings.label_sets)
-        # What lowers scores on unlike images lowers evidence as well.
-        factor = thresholds.sum() / max(float(trained.thresholds.sum()), 1e-9)
-        object_score = trained.sets.object_score * float(factor)
-    names = [space.name for space in trained.joint.spaces]
-    parts = []
-    for row, here in enumerate(predictions):
-        kept = select_final(here, thresholds, trained.overlaps)
-        rest = here.take(~np.isin(here.rows, kept.rows))
-        others = _no_others(kept, space)
-        if least is not None:
-            others = alternatives(kept, evidence(kept.boxes, rest, len(least)), least)
-        own, by = found.source_row[kept.rows], found.space[kept.rows].tolist()
-        by = [f"pseudo:{names[s]}" for s in by]
-        origin = ["source" if r >= 0 else b for r, b in zip(own.tolist(), by, strict=True)]
-        parts.append(_made(row, kept, others, own, np.zeros(len(kept), bool), origin, source))
-        if settings.ignore_band > 0:
-            annotated = image_truth(source, row)[0]
-            doubtful = ignore_band(here, kept, annotated, thresholds, settings.ignore_band)
-            others, present = _no_others(doubtful, space), np.zeros(len(doubtful), bool)
-            if least is not None:
-                table = evidence(doubtful.boxes, rest, len(least))
-                present = table.sum(axis=1) >= object_score
-                others = alternatives(doubtful, table, least) & present[:, None]
-            own, origin = np.full(len(doubtful), -1, np.int64), [UNCERTAIN] * len(doubtful)
-            parts.append(_made(row, doubtful, others, own, ~present, origin, source))
-    made = DraftLabels.concatenate(parts)
-    if settings.blend_source_boxes and trained.box_error is not None:
-        made = _restyled(made, source, trained.box_error)
+    made = DraftLabels.concatenate([_no_labels(space), *parts])
+    if trained.calibration.box_error is not None and trained.settings.has("box-blending"):
+        made = _restyled(made, source, trained.calibration.box_error)
     made = DraftLabels.concatenate([made, _regions(source, made)])
     linked = made.rows >= 0
     ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
@@ -294,32 +283,54 @@ def _assemble(
     )
     # Numbered after sorting by image, so that ids rise through the file.
     boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
-    return source.with_boxes(boxes, space)
+    return source.with_boxes(boxes, space), Removed.concatenate(gone)
 
 
 def _made(
     row: int,
-    labels: Labels,
-    others: np.ndarray,
-    own: np.ndarray,
-    ignore: np.ndarray,
-    origin: list[str],
+    decided: Decided,
+    annotated: np.ndarray,
+    by: Sequence[str],
     source: DetectionDataset,
 ) -> DraftLabels:
-    """Labels of one image: what reaches the threshold of its class, or, for training, the rest.
+    """Labels of one image.
 
     Args:
-        own: see `link_to_source`.
-        ignore: bool [k], which of them are ignore regions, not objects.
+        annotated: box rows of the image's annotations [A].
+        by: origin of each label that is not an annotation.
     """
-    linked, iou = link_to_source(labels.boxes, own, source, row)
-    image = np.full(len(labels), row)
-    columns = (labels.boxes, labels.classes, labels.scores)
-    return DraftLabels(image, *columns, ignore, others, linked, iou, origin)
+    own = np.full(len(decided), -1, np.int64)
+    is_own = decided.annotation >= 0
+    own[is_own] = annotated[decided.annotation[is_own]]
+    linked, iou = link_to_source(decided.boxes, own, source, row)
+    origin = np.where(decided.uncertain, UNCERTAIN, np.where(is_own, "source", by)).tolist()
+    # An annotation that the target leaves out has no box of the target's to learn a style from.
+    linked[decided.uncertain] = -1
+    iou[decided.uncertain] = np.nan
+    return DraftLabels(
+        np.full(len(decided), row),
+        decided.boxes,
+        decided.classes,
+        decided.scores,
+        decided.uncertain,
+        decided.others,
+        linked,
+        iou,
+        origin,
+    )
 
 
-def _no_others(labels: Labels, space: LabelSpace) -> np.ndarray:
-    return np.zeros((len(labels), space.num_classes), bool)
+def _no_labels(space: LabelSpace) -> DraftLabels:
+    ints, floats = np.zeros(0, np.int64), np.zeros(0)
+    others = np.zeros((0, space.num_classes), bool)
+    return DraftLabels(
+        ints, np.zeros((0, 4)), ints, floats, np.zeros(0, bool), others, ints, floats, []
+    )
+
+
+def _no_removed() -> Removed:
+    ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return Removed(ints, [], floats, ints, floats)
 
 
 def _regions(source: DetectionDataset, made: DraftLabels) -> DraftLabels:
@@ -351,7 +362,6 @@ def _restyled(made: DraftLabels, source: DetectionDataset, error: BoxError) -> D
         source.boxes.xyxy,
         source.boxes.category,
         error,
-        np.array([made.origin[i] != UNCERTAIN for i in at.tolist()], bool),
     )
     limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[made.image[at]]
     boxes, iou = made.boxes.astype(np.float64), made.iou.copy()
@@ -389,26 +399,3 @@ def usual_target(rows: np.ndarray, classes: np.ndarray, source: DetectionDataset
     np.add.at(table, (source.boxes.category[rows[linked]], classes[linked]), 1)
     # A class that became nothing takes what was most frequent over all.
     return np.where(table.sum(axis=1) > 0, table.argmax(axis=1), table.sum(axis=0).argmax())
-
-
-def _write_scored(
-    file: Path, found: PredictionShard, source: DetectionDataset, space: LabelSpace
-) -> None:
-    xywh = np.round(xyxy_to_xywh(found.boxes.astype(np.float64)), 2).tolist()
-    ids = source.images.id
-    rows = [
-        {
-            "image_id": int(ids[i]),
-            "category_id": int(space.ids[c]),
-            "bbox": box,
-            "score": round(float(s), 5),
-        }
-        for i, c, box, s in zip(
-            image_column(found).tolist(),
-            found.classes.tolist(),
-            xywh,
-            found.scores.tolist(),
-            strict=True,
-        )
-    ]
-    atomic_write_bytes(file, json.dumps(rows, separators=(",", ":")).encode())

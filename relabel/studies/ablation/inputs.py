@@ -111,7 +111,7 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
                 raise ConfigError(
                     f"the workspace has no out-of-fold labels of {target!r}",
                     file=work,
-                    remedy="Run `relabel align` with --set lat.crossfit=target, or name the "
+                    remedy="Run `relabel align` with --set lat.folds=3, or name the "
                     "--shared folder that it was given.",
                 )
             if manifest is None or manifest.get("state") != "done":
@@ -123,7 +123,7 @@ def read_align_run(folder: Path, shared: Path | None = None) -> AlignRun:
             labels[stage.name] = manifest["fingerprint"]
     folds = len(list(labels_folder(work, target, target, target).glob("fold*")))
     cut = lat["settings"]
-    stretches, gap = cut["crossfit_stretches"], cut["crossfit_gap"]
+    stretches, gap = cut["fold_stretches"], cut["fold_gap"]
     return AlignRun(folder, work, names, folds, stretches, gap, data, labels)
 
 

@@ -139,17 +139,14 @@ def write_ablation(content: Mapping[str, Any], out: Path, command: str) -> dict[
 
 def _report(content: Mapping[str, Any], command: str) -> str:
     settings = content["settings"]
-    threshold = f"score {settings['score_threshold']:g}"
-    if settings["score_threshold"] < 0:
-        many = settings["calibration_folds"] > 1
-        threshold = "calibrated thresholds per class" if many else "score 0.5"
+    labels = "of labels as calibrated" if settings["folds"] > 1 else "of labels from score 0.5"
     lines = [
         f"# Ablation of label transfer into {content['target']}",
         "",
         f"Held-back training images of `{content['target']}` simulate the source "
         f"`{content['simulate']}`; no truth of source images is read. Percent, mean "
-        "± standard deviation over seeds; differences are paired by seed. AP is over all scored "
-        f"boxes, F1 and class accuracy are at {threshold}.",
+        "± standard deviation over seeds; differences are paired by seed. All numbers are "
+        f"{labels}.",
     ]
     if content["convention"]:
         how = content["convention"]
@@ -161,7 +158,7 @@ def _report(content: Mapping[str, Any], command: str) -> str:
             "left out. "
             f"{settings['epochs']:g} epochs"
             + (f" ({settings['steps']} steps)" if settings["steps"] else "")
-            + f", {settings['calibration_folds']} model(s) per arm.",
+            + f", {settings['folds']} model(s) per arm.",
         ]
     lines += ["", "```", command, "```", "", markdown(ablation_table(content))]
     if len(content["arms"]) > 1:

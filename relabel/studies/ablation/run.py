@@ -31,19 +31,14 @@ from relabel.workspace.stage import Outputs, Stage
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
 
-# One model on everything and one threshold for all classes: an arm is a single training.
-COMMON: dict[str, Any] = {
-    "calibration_folds": 1,
-    "score_threshold": 0.4,
-    "adapt_thresholds": False,
-}
+# One model on everything and scores as they are: an arm is a single training.
+COMMON: dict[str, Any] = {"folds": 1}
 METRICS_FILE = "metrics.json"
 # Of these depends which regions are pooled and how; see `relabel.lat.bank`.
 _REGIONS = (
     *("backbone", "image_size", "max_image_size", "feature_strides", "feature_channels"),
-    *("pool_size", "precision", "max_images", "min_score", "max_per_space"),
+    *("precision", "max_images", "min_score"),
 )
-_ANNOTATED_REGIONS = ("jitter", "jitter_variants", "seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +118,8 @@ class AblationPlan(Pipeline):
             inputs=self.aligned.inputs,
         )
         regions = [values[name] for name in _REGIONS]
-        if settings.target_proposals == "gt":
-            regions += [values[name] for name in _ANNOTATED_REGIONS]
+        if not settings.has("crossfit"):
+            regions += ["annotations", values["seed"]]  # jittered copies are drawn
         return Job(owner, seed, settings, stage, self.out / "banks" / fingerprint(regions)[:12])
 
     def check(self, stages: Sequence[Stage]) -> None:
@@ -210,7 +205,7 @@ class _Work:
     def train(self, job: Job, stage: Stage) -> Outputs:
         from relabel.evaluation.transfer import evaluate_transfer
         from relabel.lat.train import train_lat
-        from relabel.lat.transfer import SCORED, transfer
+        from relabel.lat.transfer import transfer
 
         folder, fold, aligned = stage.folder, self.fold, self.plan.aligned
         model, moved = folder / "lat", folder / "moved"
@@ -228,9 +223,8 @@ class _Work:
                     bank_folder=job.bank,
                 )
             settings = job.settings
-            found = transfer(model, fold.simulated, fold.hidden, moved, settings, self.runtime)
-            scored = json.loads((moved / SCORED).read_text(encoding="utf-8"))
-            metrics = evaluate_transfer(fold.truth, found, fold.simulated, scored)
+            found, _ = transfer(model, fold.simulated, fold.hidden, moved, settings, self.runtime)
+            metrics = evaluate_transfer(fold.truth, found, fold.simulated)
             atomic_write_json(folder / METRICS_FILE, metrics.to_dict())
             log.replace(kept)
         for left in (model, moved):  # tens of megabytes that nothing reads again
