@@ -24,6 +24,7 @@ from relabel.errors import Problems
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.settings import LatSettings
+from relabel.lat.simulate import Manner, with_players
 from relabel.settings import Runtime
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.progress import progress
@@ -72,10 +73,14 @@ def build_bank(
     settings: LatSettings,
     runtime: Runtime,
     folder: Path,
+    manners: Mapping[int, Manner],
 ) -> ProposalBank:
     """Pool the proposals of ``image_rows`` into ``folder``; a finished bank is reused.
 
     Only proposals that training may draw are pooled: annotations just where they are drawn.
+
+    Args:
+        manners: see `relabel.lat.simulate.with_players`; none without simulated sources.
 
     Raises:
         DataError: an image that cannot be read (unless ``runtime.skip_bad``).
@@ -87,6 +92,7 @@ def build_bank(
             dataset, int(row), joint, labels, settings, jittered=with_annotations
         )
         all_proposals.append(found if with_annotations else found.take(found.variant == 0))
+    all_proposals = with_players(dataset, image_rows, all_proposals, joint, manners)
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
     shape = (int(offsets[-1]), features.width)

@@ -17,11 +17,10 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.datasets.table import Table
-from relabel.geometry import iou_matrix
 from relabel.lat.settings import LatSettings
 
 MIN_SIDE = 1.0
-CONFIRMED_IOU = 0.5
+NOBODY = -1
 MAX_PER_SPACE = 60
 # Annotations as proposals (the printed recipe): the paper leaves these open.
 JITTER = 0.05
@@ -29,9 +28,6 @@ JITTERED_COPIES = 2
 DROPPED = 0.3
 # Largest share of an image's pseudo-labels that is hidden in training, drawn per image.
 HIDDEN = 0.8
-
-# Confidence from which pseudo-labels that no annotation confirms simulate annotations.
-_CERTAIN_SCORE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +38,11 @@ class Proposals(Table):
         boxes: float32 [M, 4] xyxy.
         scores: float32 [M, C].
         space: int16 [M], position of the dataset whose label space the proposal has.
-        variant: int16 [M]; 0 for a pseudo-label, 1 for an annotation, from 2 its jittered copies.
+        variant: int16 [M]; 0 for a pseudo-label, 1 for an annotation, from 2 its jittered copies;
+            -1 for a box that only plays an annotation.
         source_row: int64 [M], box row in the dataset for annotations, else -1.
-        confirmed: bool [M], the box overlaps an annotation of the image by half; for training.
+        plays: int16 [M], the class of the joint space as which the box plays an annotation of its
+            space, `NOBODY` if it does not; see `relabel.lat.simulate`.
     """
 
     boxes: np.ndarray
@@ -52,7 +50,7 @@ class Proposals(Table):
     space: np.ndarray
     variant: np.ndarray
     source_row: np.ndarray
-    confirmed: np.ndarray
+    plays: np.ndarray
 
 
 def image_proposals(
@@ -99,14 +97,13 @@ def image_proposals(
     sound = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1)
     # An annotation stays however thin it is: dropping it would lose a source box unseen.
     sound |= variant == 1
-    confirmed = iou_matrix(boxes, exact).max(axis=1, initial=0) >= CONFIRMED_IOU
     return Proposals(
         boxes.astype(np.float32),
         scores,
         space.astype(np.int16),
         variant.astype(np.int16),
         source.astype(np.int64),
-        confirmed,
+        np.full(len(boxes), NOBODY, np.int16),
     ).take(sound)
 
 
@@ -148,9 +145,10 @@ def draw(
         rows int64 [m] into the proposals, scores [m, C], confidence S_c [m].
     """
     annotated = proposals.variant > 0
-    use = ~annotated & (proposals.space != own)
+    label = proposals.variant == 0
+    use = label & (proposals.space != own)
     if settings.has("crossfit"):
-        use |= ~annotated & (proposals.space == own)
+        use |= label & (proposals.space == own)
     else:
         use |= _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= DROPPED)
     scores = proposals.scores.copy()
@@ -159,17 +157,17 @@ def draw(
         seen = rng.random(len(proposals)) >= rng.uniform(0, HIDDEN)
     else:
         seen = np.ones(len(proposals), dtype=bool)
-    others = np.unique(proposals.space[~annotated & (proposals.space != own)])
+    others = np.unique(proposals.space[label & (proposals.space != own)])
     if datasets is not None:
         others = others[others < datasets]
     if settings.has("simulated-source") and len(others):
         chosen = simulated_source if simulated_source is not None else int(rng.choice(others))
         simulated = ~annotated & (proposals.space == chosen)
-        # An annotator misses little of what a detector suspects, and invents little.
-        sure = simulated & (proposals.confirmed | (confidence >= _CERTAIN_SCORE))
-        use &= ~simulated | sure
-        seen |= simulated
-        scores[sure] = scores[sure] >= confidence[sure, None]
+        sure = np.flatnonzero(simulated & (proposals.plays != NOBODY))
+        use &= ~simulated
+        use[sure] = seen[sure] = True
+        scores[sure] = 0.0
+        scores[sure, proposals.plays[sure]] = 1.0
         confidence[sure] = 1.0
     rows = np.flatnonzero(use & (seen | annotated))
     return rows, scores[rows], confidence[rows].astype(np.float32)

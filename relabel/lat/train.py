@@ -20,13 +20,14 @@ from relabel.errors import DataError
 from relabel.files.tensors import read_tensors
 from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank, drop_banks
-from relabel.lat.calibrate import HeldBack, calibrate, candidates
+from relabel.lat.calibrate import HeldBack, calibrate, candidates, class_overlaps
 from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
 from relabel.lat.proposals import draw, image_truth
 from relabel.lat.settings import LatSettings
+from relabel.lat.simulate import Manner, smallest_size
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
 from relabel.training.order import permuted, rows_of_step
@@ -78,10 +79,15 @@ def train_lat(
     chosen = {n: training_rows(d, settings) for n, d in named.items()}
     features.fit_pca(_pca_images(named, chosen, runtime))
     folder = bank_folder or out / "bank"
+    manners = {}
+    if settings.has("simulated-source"):
+        manners = {joint.position(n): _manner(d, chosen[n]) for n, d in named.items()}
     banks = []
     for name, dataset in named.items():
         pseudo = {by: pl for (by, on), pl in labels.items() if on == name}
-        bank = build_bank(dataset, chosen[name], joint, pseudo, features, settings, runtime, folder)
+        bank = build_bank(
+            dataset, chosen[name], joint, pseudo, features, settings, runtime, folder, manners
+        )
         banks.append(bank)
     if not any(len(bank.image_rows) for bank in banks):
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
@@ -317,6 +323,11 @@ def hidden_predictions(
             gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))
             seen.append(HeldBack(found, bank.proposals[i].boxes[at[plays]], gt, classes))
     return seen
+
+
+def _manner(dataset: DetectionDataset, rows: np.ndarray) -> Manner:
+    annotated = [image_truth(dataset, int(row))[:2] for row in rows]
+    return Manner(class_overlaps(annotated, dataset.space.num_classes), smallest_size(dataset))
 
 
 def _pca_images(

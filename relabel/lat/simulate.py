@@ -1,0 +1,224 @@
+"""Simulated sources: another label space's pseudo-labels play a source's annotations.
+
+At transfer a source's annotations are proposals; in training the model sees none of them on images
+whose target labels are known. So on each image the pseudo-labels of one other space play them, made
+as complete, as coarse and as certain as real annotations are: one to an object, with the class that
+the source gives to such objects, and with those added that its specialist misses and its annotators
+would not.
+
+Shape legend: ``M`` proposals of an image, ``G`` its objects, ``C`` classes of the joint space,
+``c`` classes of the playing space, ``g`` of the image's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.labelspace import JointLabelSpace
+from relabel.geometry import iou_matrix
+from relabel.lat.boxes import apply, deltas
+from relabel.lat.proposals import MIN_SIDE, Proposals, image_truth
+
+SAME_IOU = 0.5
+MADE = -1
+"""`Proposals.variant` of boxes that only play annotations."""
+
+# Confidence from which pseudo-labels that no annotation confirms are taken for objects.
+_CERTAIN = 0.7
+# Objects of a class from which its rates are measured.
+_FEW = 10
+# Annotators are not exact: each side moves by up to so much of the box.
+_WOBBLE = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Manner:
+    """How a source annotates, measured on its own images.
+
+    Attributes:
+        overlaps: float64 [c, c], see `relabel.lat.calibrate.class_overlaps`.
+        smallest: size of its smallest annotations (1 in 100 is smaller), the square root of their
+            area over that of the image.
+    """
+
+    overlaps: np.ndarray
+    smallest: float
+
+
+def smallest_size(dataset: DetectionDataset) -> float:
+    """`Manner.smallest` of a dataset."""
+    real = ~dataset.boxes.ignore
+    wh = dataset.boxes.xywh[real, 2:]
+    image = dataset.boxes.image[real]
+    area = dataset.images.width[image].astype(np.float64) * dataset.images.height[image]
+    return float(np.quantile(np.sqrt(wh.prod(axis=1) / area), 0.01)) if len(wh) else 0.0
+
+
+def with_players(
+    dataset: DetectionDataset,
+    rows: Sequence[int],
+    proposals: Sequence[Proposals],
+    joint: JointLabelSpace,
+    manners: Mapping[int, Manner],
+) -> list[Proposals]:
+    """The proposals with who plays a source's annotations, and as which class.
+
+    Args:
+        rows: the images' rows in ``dataset``.
+        proposals: of each image.
+        manners: by position in ``joint``, of every space that can be a source.
+    """
+    own = joint.position(dataset.name)
+    truth = [image_truth(dataset, int(row))[:2] for row in rows]
+    sizes = [
+        float(np.sqrt(dataset.images.width[r] * float(dataset.images.height[r]))) for r in rows
+    ]
+    found = list(proposals)
+    for space, manner in manners.items():
+        if space != own:
+            found = _play(found, truth, sizes, joint, space, own, manner)
+    return found
+
+
+def _play(
+    proposals: list[Proposals],
+    truth: list[tuple[np.ndarray, np.ndarray]],
+    sizes: list[float],
+    joint: JointLabelSpace,
+    space: int,
+    own: int,
+    manner: Manner,
+) -> list[Proposals]:
+    at = joint.slice(space)
+    width, classes = at.stop - at.start, joint.spaces[own].num_classes
+    plays, objects = [], []
+    for p, (boxes, _) in zip(proposals, truth, strict=True):
+        rows, of = _one_to_an_object(p, space, at, boxes, manner.overlaps)
+        plays.append(rows)
+        objects.append(of)
+    # How often a class is given to objects of each class of the images' own, and in which style.
+    counts = np.zeros((width, classes))
+    total, seen = np.zeros(classes), np.zeros(classes)
+    style: list[np.ndarray] = [np.zeros((0, 4))]
+    pairs: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+    for p, rows, of, (boxes, wanted) in zip(proposals, plays, objects, truth, strict=True):
+        total += np.bincount(wanted, minlength=classes)
+        seen += np.bincount(wanted[np.unique(of[of >= 0])], minlength=classes)
+        hit = of >= 0
+        said = p.scores[rows[hit], at].argmax(axis=1) if hit.any() else np.zeros(0, np.int64)
+        np.add.at(counts, (said, wanted[of[hit]]), p.scores[rows[hit]].max(axis=1, initial=0))
+        goal = boxes[of[hit]].astype(np.float64)
+        style.append(deltas(goal, p.boxes[rows[hit]].astype(np.float64)))
+        pairs.append(np.stack([said, wanted[of[hit]]], axis=1))
+    added = _rate_to_add(total, seen)
+    moves, of_pair = np.concatenate(style), np.concatenate(pairs)
+    share = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1e-9)
+    out = []
+    for i, (p, rows, of, (boxes, wanted)) in enumerate(
+        zip(proposals, plays, objects, truth, strict=True)
+    ):
+        as_class = p.plays.copy()
+        said = p.scores[rows, at]
+        hit = of >= 0
+        # An annotator knows the object: what the class of it is called settles near calls.
+        said[hit] = said[hit] * (share[:, wanted[of[hit]]].T + 1e-3)
+        as_class[rows] = at.start + said.argmax(axis=1) if len(rows) else as_class[rows]
+        p = replace(p, plays=as_class)
+        rng = np.random.default_rng([6, own, space, i])
+        missed = np.setdiff1d(np.arange(len(boxes)), of)
+        draw = rng.random(len(missed))
+        wh = boxes[missed, 2:] - boxes[missed, :2]
+        large = np.sqrt(wh.prod(axis=1)) >= manner.smallest * sizes[i]
+        missed = missed[(draw < added[wanted[missed]]) & large]
+        if len(missed):
+            given = np.array([rng.choice(width, p=share[:, g]) for g in wanted[missed]])
+            new = _styled(boxes[missed], given, wanted[missed], moves, of_pair, rng)
+            p = Proposals.concatenate([p, _made(new, at.start + given, space, joint)])
+        out.append(p)
+    return out
+
+
+def _one_to_an_object(
+    p: Proposals, space: int, at: slice, boxes: np.ndarray, overlaps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a space's pseudo-labels that play annotations, and the object of each, -1 for none.
+
+    Of several on one object the surest plays; two classes that the source itself draws on one
+    another (a rider on a bicycle) both do.
+    """
+    rows = np.flatnonzero((p.space == space) & (p.variant == 0))
+    iou = iou_matrix(p.boxes[rows], boxes)
+    of = (
+        np.where(iou.max(axis=1, initial=0) >= SAME_IOU, iou.argmax(axis=1), -1)
+        if len(boxes)
+        else np.full(len(rows), -1)
+    )
+    score = p.scores[rows].max(axis=1, initial=0)
+    keep = np.flatnonzero((of >= 0) | (score >= _CERTAIN))
+    keep = keep[np.lexsort((-score[keep], of[keep] < 0))]
+    classes = p.scores[rows[keep], at].argmax(axis=1) if len(keep) else np.zeros(0, np.int64)
+    limit = overlaps.copy()
+    np.fill_diagonal(limit, SAME_IOU)
+    clash = iou_matrix(p.boxes[rows[keep]], p.boxes[rows[keep]]) > limit[classes][:, classes]
+    # On one object, of classes that the source does not draw on one another, one is enough.
+    together = (of[keep][:, None] == of[keep][None, :]) & (of[keep] >= 0)[:, None]
+    clash |= together & (limit[classes][:, classes] <= SAME_IOU)
+    alone = np.zeros(len(keep), bool)
+    for i in range(len(keep)):
+        alone[i] = not (clash[i, :i] & alone[:i]).any()
+    keep = keep[alone]
+    return rows[keep], of[keep]
+
+
+def _rate_to_add(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Probability of annotating an object that the specialist has missed, per own class [g].
+
+    Specialists miss objects that annotators see, about as many of every class; of the class that
+    is found most often all are annotated. A class that is found half as often is annotated half
+    the time; one that is never found is not in the source's convention.
+    """
+    found = np.divide(seen, total, out=np.zeros_like(seen), where=total > 0)
+    enough = total >= _FEW
+    best = found[enough].max() if enough.any() else found.max(initial=0)
+    if best <= 0:
+        return np.zeros_like(found)
+    annotated = np.minimum(found / best, 1.0)
+    return np.clip((annotated - found) / np.maximum(1 - found, 1e-9), 0, 1)
+
+
+def _styled(
+    boxes: np.ndarray,
+    given: np.ndarray,
+    wanted: np.ndarray,
+    moves: np.ndarray,
+    of_pair: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Objects' boxes [n, 4] in the style that annotations of these two classes have."""
+    style = np.zeros((len(boxes), 4))
+    for k, (c, g) in enumerate(zip(given, wanted, strict=True)):
+        alike = (of_pair == (c, g)).all(axis=1)
+        if alike.sum() < _FEW:
+            alike = np.ones(len(moves), bool)
+        style[k] = np.median(moves[alike], axis=0) if alike.any() else 0.0
+    moved = apply(boxes.astype(np.float64), style)
+    size = np.tile(moved[:, 2:] - moved[:, :2], 2)
+    return moved + rng.uniform(-_WOBBLE, _WOBBLE, moved.shape) * size
+
+
+def _made(boxes: np.ndarray, classes: np.ndarray, space: int, joint: JointLabelSpace) -> Proposals:
+    n = len(boxes)
+    boxes = boxes.astype(np.float32).copy()
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + MIN_SIDE)
+    return Proposals(
+        boxes,
+        np.zeros((n, joint.num_classes), np.float32),
+        np.full(n, space, np.int16),
+        np.full(n, MADE, np.int16),
+        np.full(n, -1, np.int64),
+        classes.astype(np.int16),
+    )
