@@ -45,6 +45,7 @@ from relabel.workspace.stage import Shards
 SHARD_IMAGES = 256
 IMAGES_PER_BATCH = 4
 PROVENANCE_IOU = 0.5
+SOURCE = "source"
 UNREAD = "the image could not be read"
 _NONE = Predictions(
     np.zeros((0, 4), np.float32), np.zeros(0, np.float32), *(np.zeros(0, np.int64),) * 3
@@ -303,7 +304,7 @@ def _made(
     is_own = decided.annotation >= 0
     own[is_own] = annotated[decided.annotation[is_own]]
     linked, iou = link_to_source(decided.boxes, own, source, row)
-    origin = np.where(decided.uncertain, UNCERTAIN, np.where(is_own, "source", by)).tolist()
+    origin = np.where(decided.uncertain, UNCERTAIN, np.where(is_own, SOURCE, by)).tolist()
     # An annotation that the target leaves out has no box of the target's to learn a style from.
     linked[decided.uncertain] = -1
     iou[decided.uncertain] = np.nan
@@ -351,8 +352,12 @@ def _regions(source: DetectionDataset, made: DraftLabels) -> DraftLabels:
 
 
 def _restyled(made: DraftLabels, source: DetectionDataset, error: BoxError) -> DraftLabels:
-    """The labels after `restyle`, with their boxes' IoU with the annotations; regions stay."""
-    at = np.flatnonzero(~made.ignore & (made.rows >= 0))
+    """The labels after `restyle`, with their boxes' IoU with the annotations.
+
+    Those alone that are made of an annotation: one that a pseudo-label made on it, as a rider on a
+    cyclist, may be a part of it.
+    """
+    at = np.flatnonzero(np.array([name == SOURCE for name in made.origin], bool))
     rows = made.rows[at]
     moved = restyle(
         made.boxes[at],
