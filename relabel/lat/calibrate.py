@@ -72,7 +72,7 @@ def candidates(scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray
     rows, classes = wanted.nonzero(as_tuple=True)
     picked, values = boxes[rows, classes].float(), scores[rows, classes].float()
     # In a group of its own, so that nothing suppresses an annotation's prediction.
-    group = torch.where(own[rows], len(scores) + rows * scores.shape[1] + classes, classes)
+    group = torch.where(own[rows], scores.shape[1] * (1 + rows) + classes, classes)
     keep = batched_nms(picked, values, group, NMS_IOU)
     others = torch.cumsum(~own[rows[keep]], dim=0)
     keep = keep[own[rows[keep]] | (others <= TOP)]
