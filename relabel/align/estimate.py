@@ -116,8 +116,8 @@ def _lengths(plan: AlignPlan, cost: Costs, images: Mapping[str, int]) -> dict[st
             members = 1 if by == on else len(stage.needs)
             seconds[stage.name] = members * images[on] * cost.detect
     used = {n: min(count, lat.max_images or count) for n, count in images.items()}
-    models = max(1, min(lat.calibration_folds, images[plan.target] // 2))
-    steps = models * total_steps(lat, sum(used.values()))
+    models = max(1, min(lat.folds, images[plan.target] // 2))
+    steps = models * total_steps(lat.training, sum(used.values()))
     hidden = used[plan.target] * max(1, len(plan.sources)) * (models > 1)
     seconds[plan.lat.name] = (
         sum(used.values()) * cost.pool + steps * cost.lat_step + hidden * cost.lat_image
@@ -179,6 +179,7 @@ def _lat(
 
     from relabel.lat.features import SPECIALIST, FrozenFeatures
     from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses
+    from relabel.lat.proposals import MAX_PER_SPACE
     from relabel.training.loop import autocast, build_optimizer
 
     s, target = plan.settings.lat, plan.datasets[plan.target]
@@ -189,7 +190,7 @@ def _lat(
         features = FrozenFeatures.create(s, device)
     objects = max(1, round(len(target.boxes) / len(target)))
     spaces = len(plan.datasets) + len(plan.prompted_detectors)
-    proposals = max(1, round(spaces * min(s.max_per_space, _LABELS_PER_OBJECT * objects)))
+    proposals = max(1, round(spaces * min(MAX_PER_SPACE, _LABELS_PER_OBJECT * objects)))
     rng = np.random.default_rng(0)
     features.fit_pca(images[:2])
     boxes = [_boxes(rng, proposals, image.shape) for image in images[:2]]
@@ -199,7 +200,7 @@ def _lat(
     classes = sum(d.space.num_classes for d in plan.datasets.values())
     classes += len(plan.prompted_detectors) * target.space.num_classes
     model = TransferModel(s, classes, spaces, features.width).to(device)
-    optimizer = build_optimizer(model, s, set())
+    optimizer = build_optimizer(model, s.training, set())
     height, width = images[0].shape[:2]
     region = np.zeros((b * m, features.width), np.float16)
     at = torch.from_numpy(_boxes(rng, b * m, images[0].shape).reshape(b, m, 4)).to(device)
