@@ -21,6 +21,7 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.geometry import iou_matrix
 from relabel.lat.boxes import apply, deltas
+from relabel.lat.calibrate import LIES_IOU
 from relabel.lat.proposals import MIN_SIDE, Proposals, image_truth
 
 SAME_IOU = 0.5
@@ -31,8 +32,6 @@ MADE = -1
 _CERTAIN = 0.7
 # Objects of a class from which its rates are measured.
 _FEW = 10
-# Annotators are not exact: each side moves by up to so much of the box.
-_WOBBLE = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,26 +99,29 @@ def _play(
         rows, of = _one_to_an_object(p, space, at, boxes, manner.overlaps)
         plays.append(rows)
         objects.append(of)
-    # How often a class is given to objects of each class of the images' own, and in which style.
+    # Which classes lie on objects of each class of the images' own, and in which style.
     counts = np.zeros((width, classes))
     total, seen = np.zeros(classes), np.zeros(classes)
     style: list[np.ndarray] = [np.zeros((0, 4))]
     pairs: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
-    for p, rows, of, (boxes, wanted) in zip(proposals, plays, objects, truth, strict=True):
+    missing = []
+    for p, rows, (boxes, wanted) in zip(proposals, plays, truth, strict=True):
+        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        covered = lies.any(axis=0)
+        missing.append(np.flatnonzero(~covered))
         total += np.bincount(wanted, minlength=classes)
-        seen += np.bincount(wanted[np.unique(of[of >= 0])], minlength=classes)
-        hit = of >= 0
-        said = p.scores[rows[hit], at].argmax(axis=1) if hit.any() else np.zeros(0, np.int64)
-        np.add.at(counts, (said, wanted[of[hit]]), p.scores[rows[hit]].max(axis=1, initial=0))
-        goal = boxes[of[hit]].astype(np.float64)
-        style.append(deltas(goal, p.boxes[rows[hit]].astype(np.float64)))
-        pairs.append(np.stack([said, wanted[of[hit]]], axis=1))
+        seen += np.bincount(wanted[covered], minlength=classes)
+        k, g = np.nonzero(lies)
+        said = p.scores[rows, at].argmax(axis=1)[k] if len(k) else np.zeros(0, np.int64)
+        np.add.at(counts, (said, wanted[g]), p.scores[rows].max(axis=1)[k] if len(k) else 0.0)
+        style.append(deltas(boxes[g].astype(np.float64), p.boxes[rows[k]].astype(np.float64)))
+        pairs.append(np.stack([said, wanted[g]], axis=1))
     added = _rate_to_add(total, seen)
     moves, of_pair = np.concatenate(style), np.concatenate(pairs)
     share = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1e-9)
     out = []
-    for i, (p, rows, of, (boxes, wanted)) in enumerate(
-        zip(proposals, plays, objects, truth, strict=True)
+    for i, (p, rows, of, missed, (boxes, wanted)) in enumerate(
+        zip(proposals, plays, objects, missing, truth, strict=True)
     ):
         as_class = p.plays.copy()
         said = p.scores[rows, at]
@@ -129,7 +131,6 @@ def _play(
         as_class[rows] = at.start + said.argmax(axis=1) if len(rows) else as_class[rows]
         p = replace(p, plays=as_class)
         rng = np.random.default_rng([6, own, space, i])
-        missed = np.setdiff1d(np.arange(len(boxes)), of)
         draw = rng.random(len(missed))
         wh = boxes[missed, 2:] - boxes[missed, :2]
         large = np.sqrt(wh.prod(axis=1)) >= manner.smallest * sizes[i]
@@ -137,9 +138,21 @@ def _play(
         if len(missed):
             given = np.array([rng.choice(width, p=share[:, g]) for g in wanted[missed]])
             new = _styled(boxes[missed], given, wanted[missed], moves, of_pair, rng)
-            p = Proposals.concatenate([p, _made(new, at.start + given, space, joint)])
+            # A rider and a bicycle are one cyclist.
+            one = _first_of_each(new, given)
+            made = _made(new[one], at.start + given[one], space, joint)
+            p = Proposals.concatenate([p, made])
         out.append(p)
     return out
+
+
+def _first_of_each(boxes: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """bool [n]: boxes that are no copy, of one class, of one before."""
+    same = (iou_matrix(boxes, boxes) >= SAME_IOU) & (classes[:, None] == classes[None, :])
+    first = np.zeros(len(boxes), bool)
+    for i in range(len(boxes)):
+        first[i] = not (same[i, :i] & first[:i]).any()
+    return first
 
 
 def _one_to_an_object(
@@ -198,16 +211,12 @@ def _styled(
     of_pair: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Objects' boxes [n, 4] in the style that annotations of these two classes have."""
-    style = np.zeros((len(boxes), 4))
+    """Objects' boxes [n, 4], each moved as one annotation of these two classes is."""
+    moved = np.zeros((len(boxes), 4))
     for k, (c, g) in enumerate(zip(given, wanted, strict=True)):
-        alike = (of_pair == (c, g)).all(axis=1)
-        if alike.sum() < _FEW:
-            alike = np.ones(len(moves), bool)
-        style[k] = np.median(moves[alike], axis=0) if alike.any() else 0.0
-    moved = apply(boxes.astype(np.float64), style)
-    size = np.tile(moved[:, 2:] - moved[:, :2], 2)
-    return moved + rng.uniform(-_WOBBLE, _WOBBLE, moved.shape) * size
+        alike = np.flatnonzero((of_pair == (c, g)).all(axis=1))
+        moved[k] = moves[rng.choice(alike)] if len(alike) else 0.0
+    return apply(boxes.astype(np.float64), moved)
 
 
 def _made(boxes: np.ndarray, classes: np.ndarray, space: int, joint: JointLabelSpace) -> Proposals:
