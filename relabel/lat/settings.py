@@ -107,6 +107,7 @@ class LatSettings(Settings):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for part in self.without:
             if part not in PARTS:
                 raise ConfigError(

@@ -46,7 +46,7 @@ class World:
             f'[datasets.{name}]\nformat = "coco"\nroot = "{name}"\ntrain = "train.json"\n'
             for name in ("fine", "coarse", "legacy")
         ]
-        tables.append("[lat]\ncrossfit_folds = 2\n[align]\npictures = 2\n")
+        tables.append("[lat]\nfolds = 2\n[align]\npictures = 2\n")
         (folder / "relabel.toml").write_text("".join(tables))
 
     def arguments(self, *args: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from relabel.align.store import read_transferred, write_transferred
 from relabel.catalogue.catalogue import DatasetEntry
-from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
+from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.datasets.pixels.placing import place_images, with_images_in
@@ -98,10 +98,17 @@ def test_transferred_boxes_come_back_exactly(dataset: DetectionDataset, tmp_path
     origin = found.boxes.provenance
     assert origin is not None and list(origin.origin) == ["source", "pseudo:target"]
     assert origin.source_id.tolist() == [3, -1] and list(origin.source_category) == ["car", ""]
-    write_transferred(dataset.with_boxes(boxes, space), tmp_path, sure=np.array([0.0, 0.5]))
-    sure = read_transferred(tmp_path, dataset, space).boxes
+    doubtful = replace(
+        boxes,
+        ignore=np.array([True, True]),
+        provenance=replace(origin, origin=[UNCERTAIN, "pseudo:target"]),
+    )
+    write_transferred(dataset.with_boxes(doubtful, space), tmp_path)
+    shown = read_transferred(tmp_path, dataset, space).boxes
     trained = read_transferred(tmp_path, dataset, space, ignore_band=True).boxes
-    assert sure.ignore.tolist() == [False, True] and trained.ignore.tolist() == [True, True]
+    # What is neither an object nor background is for a detector's training alone.
+    assert shown.image.tolist() == [2] and shown.id.tolist() == [1]
+    assert trained.image.tolist() == [0, 2] and trained.id.tolist() == [5, 9]
     (tmp_path / "boxes.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match=r"boxes\.parquet: not a readable shard"):
         read_transferred(tmp_path, dataset, space)

@@ -76,27 +76,6 @@ def test_a_workspace_gets_a_labeller_without_redoing_the_rest(world: World, mode
     assert world.calls() == []  # the one without is as it was
 
 
-@pytest.mark.parametrize(
-    ("options", "change"),
-    [
-        (("--set", "lat.blend_source_boxes=false"), "blend_source_boxes: true → false"),
-        (("--set", "lat.label_sets=0"), "label_sets: 0.9 → 0.0"),
-    ],
-)
-def test_boxes_and_class_sets_of_labels_are_a_matter_of_the_transfer_alone(
-    world: World, options: tuple[str, ...], change: str
-) -> None:
-    world.run()
-    world.calls()
-    changed = world.run(*options, status=1).stderr
-    assert "transfer coarse" in changed and f"settings.{change}" in changed
-    world.run(*options, "--overwrite")
-    assert [call.split(" with")[0] for call in world.calls()] == [
-        "transfer coarse",
-        "transfer legacy",
-    ]
-
-
 def test_nothing_of_labellers_stands_in_a_plan_without_them(world: World) -> None:
     world.run()
     out = world.folder / "runs" / "fine"
@@ -169,7 +148,7 @@ def test_a_second_target_takes_the_specialists_and_labels_of_the_first(
 
 def settings() -> PipelineSettings:
     made = PipelineSettings()
-    return replace(made, lat=replace(made.lat, crossfit_folds=2))
+    return replace(made, lat=replace(made.lat, folds=2))
 
 
 def test_what_another_process_made_meanwhile_is_not_made_again(world: World) -> None:

@@ -50,9 +50,7 @@ batch_size = 2
 image_size = 64
 channels = 16
 feature_channels = 4
-crossfit_folds = 2
-calibration_folds = 2
-score_threshold = 0.0
+folds = 2
 precision = "fp32"
 """
 

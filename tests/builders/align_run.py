@@ -21,7 +21,7 @@ from tests.builders.blocks import World, make_world, tiny_backbone
 FOLDS = 2
 
 
-CUT = {"crossfit_stretches": 3, "crossfit_gap": 5}
+CUT = {"fold_stretches": 3, "fold_gap": 5}
 
 
 def finish(name: str, folder: Path, inputs: dict[str, str]) -> str:
@@ -48,7 +48,7 @@ class Workspace:
             )
         lines.append(
             f'[lat]\nbackbone = "{backbone}"\nimage_size = 96\nsteps = 3\nbatch_size = 4\n'
-            'channels = 16\nfeature_channels = 4\npool_size = 3\nprecision = "fp32"\n'
+            'channels = 16\nfeature_channels = 4\nprecision = "fp32"\n'
         )
         (root / "relabel.toml").write_text("\n".join(lines))
         self.make_run()

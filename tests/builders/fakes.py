@@ -21,6 +21,7 @@ import numpy as np
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.removed import Removed
 
 
 def _wait() -> None:
@@ -156,7 +157,7 @@ def transfer(
     settings: Any,
     runtime: Any,
     **options: Any,
-) -> DetectionDataset:
+) -> tuple[DetectionDataset, Removed]:
     """Every box grows by one pixel to the right and becomes the target's first class."""
     _called(f"transfer {source.name} with {','.join(sorted(labels))}")
     space = LabelSpace.from_dict(json.loads((model / "space.json").read_text()))
@@ -176,7 +177,8 @@ def transfer(
             np.full(n, 8 / 9, np.float32),
         ),
     )
-    return source.with_boxes(boxes, space)
+    ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return source.with_boxes(boxes, space), Removed(ints, [], floats, ints, floats)
 
 
 def announcement(plan: Any) -> str:

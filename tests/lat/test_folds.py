@@ -58,7 +58,7 @@ def test_every_image_is_held_out_once_and_never_learned_there(
 
 
 def test_a_negative_gap_would_learn_from_what_is_held_out_and_is_refused() -> None:
-    with pytest.raises(ConfigError, match="crossfit_gap is -1"):
-        LatSettings(crossfit_gap=-1)
-    with pytest.raises(ConfigError, match="crossfit_stretches is 0"):
-        LatSettings(crossfit_stretches=0)
+    with pytest.raises(ConfigError, match="fold_gap is -1"):
+        LatSettings(fold_gap=-1)
+    with pytest.raises(ConfigError, match="fold_stretches is 0"):
+        LatSettings(fold_stretches=0)
