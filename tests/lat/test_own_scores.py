@@ -7,25 +7,25 @@ from dataclasses import replace
 import pytest
 import torch
 
+from relabel.lat.features import POOL_SIZE
 from relabel.lat.model import ProposalBatch, TransferModel, overlapping_scores
 from relabel.lat.settings import LatSettings
 
-SETTINGS = LatSettings(
-    channels=8,
-    heads=2,
-    dropout=0.0,
-    pool_size=1,
-    drop_region_features=0.0,
-    consensus=False,
-    association=False,
-)
+SETTINGS = LatSettings(channels=8)
+REGION = POOL_SIZE**2  # one channel
+
+
+def _settings(fusion: str = "class_aware", *, on: tuple[str, ...] = ()) -> LatSettings:
+    """With those alone of the three ways of class scores to the logits."""
+    without = tuple(p for p in ("own-scores", "consensus", "association") if p not in on)
+    return replace(SETTINGS, fusion=fusion, without=without)
 
 
 def _batch(scores: torch.Tensor) -> ProposalBatch:
     m = scores.shape[1]
     generator = torch.Generator().manual_seed(1)
     return ProposalBatch(
-        region=torch.randn(1, m, 4, generator=generator),
+        region=torch.randn(1, m, REGION, generator=generator),
         boxes=torch.tensor([[[8.0 * i, 0, 8.0 * i + 6, 6] for i in range(m)]]),
         scores=scores,
         confidence=torch.ones(1, m),
@@ -39,8 +39,8 @@ def test_own_scores_are_read_beside_the_attention(fusion: str) -> None:
     logits = {}
     for own in (False, True):
         torch.manual_seed(0)
-        settings = replace(SETTINGS, fusion=fusion, own_scores=own)
-        model = TransferModel(settings, classes=3, datasets=2, region=4).eval()
+        settings = _settings(fusion, on=("own-scores",) if own else ())
+        model = TransferModel(settings, classes=3, datasets=2, region=REGION).eval()
         assert model.fusion is not None
         # Nothing of the scores comes through attention.
         torch.nn.init.zeros_(model.fusion.value_scores.weight)
@@ -51,14 +51,14 @@ def test_own_scores_are_read_beside_the_attention(fusion: str) -> None:
         after = model(_batch(scores))[0]
         logits[own] = (before - after).abs()[0].amax(dim=1)
     assert float(logits[False].detach().max()) < 1e-6
-    assert float(logits[True][0]) > 1e-3
-    assert float(logits[True][1:].max()) < 1e-6
+    assert float(logits[True][0].detach()) > 1e-3
+    assert float(logits[True][1:].detach().max()) < 1e-6
 
 
 def test_without_fusion_and_own_scores_no_class_reaches_the_heads() -> None:
     torch.manual_seed(0)
-    settings = replace(SETTINGS, fusion="none", own_scores=False)
-    model = TransferModel(settings, classes=3, datasets=2, region=4).eval()
+    settings = _settings("none")
+    model = TransferModel(settings, classes=3, datasets=2, region=REGION).eval()
     scores = torch.rand(1, 3, 3)
     assert torch.equal(model(_batch(scores))[0], model(_batch(scores * 0))[0])
 
@@ -73,8 +73,8 @@ def test_consensus_is_the_largest_score_of_what_overlaps() -> None:
 
 def test_consensus_lets_a_proposal_read_what_lies_on_it() -> None:
     torch.manual_seed(0)
-    settings = replace(SETTINGS, fusion="none", consensus=True)
-    model = TransferModel(settings, classes=3, datasets=2, region=4).eval()
+    settings = _settings("none", on=("own-scores", "consensus"))
+    model = TransferModel(settings, classes=3, datasets=2, region=REGION).eval()
     torch.nn.init.normal_(model.classify.weight)
     scores = torch.full((1, 3, 3), 0.2)
     batch = _batch(scores)
@@ -90,10 +90,10 @@ def test_consensus_lets_a_proposal_read_what_lies_on_it() -> None:
 @pytest.mark.parametrize("consensus", [True, False])
 def test_logits_start_from_the_table(consensus: bool, multi_label: bool) -> None:
     torch.manual_seed(0)
-    settings = replace(
-        SETTINGS, consensus=consensus, association=True, multi_label=multi_label, own_scores=False
-    )
-    model = TransferModel(settings, classes=3, datasets=2, region=4).eval()
+    settings = _settings(on=("association", *(["consensus"] if consensus else [])))
+    if not multi_label:
+        settings = replace(settings, without=(*settings.without, "multi-label"))
+    model = TransferModel(settings, classes=3, datasets=2, region=REGION).eval()
     scores = torch.zeros(1, 3, 3)
     scores[0, 1, 2] = 0.5
     before = model(_batch(scores))[0]

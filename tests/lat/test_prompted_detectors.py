@@ -12,8 +12,9 @@ import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.lat.checkpoint import TrainedTransfer, target_first
-from relabel.lat.proposals import draw, image_proposals
+from relabel.lat.proposals import NOBODY, draw, image_proposals
 from relabel.lat.settings import LatSettings
+from relabel.lat.simulate import Manner, with_players
 from relabel.lat.train import train_lat
 from relabel.lat.transfer import transfer
 from relabel.settings import Runtime
@@ -27,8 +28,7 @@ SETTINGS = LatSettings(
     channels=16,
     feature_channels=4,
     precision="fp32",
-    calibration_folds=2,
-    score_threshold=0.0,
+    folds=2,
 )
 
 
@@ -58,9 +58,10 @@ def test_a_labeller_is_a_block_of_the_joint_space_and_counts_for_the_clamp(tmp_p
     assert trained.joint.class_names == names
     limits = [m.limit for model in trained.models for m in model.modules() if hasattr(m, "limit")]
     assert limits == [1 / math.sqrt(3)] * len(trained.models)
-    assert set(json.loads((out / "config.json").read_text())["thresholds"]) == {"red", "blue"}
+    calibration = json.loads((out / "config.json").read_text())["calibration"]
+    assert set(calibration["classes"]) == {"red", "blue"}
     on_source = {by: pl for (by, on), pl in labels.items() if on == "loose"}
-    moved = transfer(out, world.source, on_source, tmp_path / "moved", settings, RUNTIME)
+    moved, _ = transfer(out, world.source, on_source, tmp_path / "moved", settings, RUNTIME)
     assert moved.space.class_names == ["red", "blue"]
     origins = set(moved.boxes.provenance.origin) if moved.boxes.provenance else set()
     assert "pseudo:sam3" in origins and "source" in origins
@@ -75,8 +76,11 @@ def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> N
         "tight": world.labels["tight", "tight"],
         "sam3": by_sam3(world.labels["tight", "tight"]),
     }
-    settings = replace(SETTINGS, drop_pseudo_labels=0.0)
+    settings = replace(SETTINGS, without=("hiding",))
     found = image_proposals(world.target, 0, joint, labels, settings)
+    manners = {p: Manner(np.ones((n, n)), 0.0) for p, n in ((1, 1), (2, 2))}
+    (found,) = with_players(world.target, [0], [found], joint, manners)
+    assert (found.plays[found.space == 2] != NOBODY).any()
     assert (found.space == 2).any()
     simulated = {True: 0, False: 0}
     for seed in range(20):
