@@ -31,6 +31,7 @@ SAME_IOU = 0.5
 LIES_IOU = 0.3
 # Classes with fewer examples share the calibration of all.
 FEW = 10
+_FLATTEST = 0.05  # slope
 OVERLAPS = (0.5, 0.6, 0.7, 0.8)
 RARELY = 100
 
@@ -117,23 +118,48 @@ def fit_platt(scores: np.ndarray, right: np.ndarray) -> Platt:
     """Fit to scores [n] and whether each was right, bool [n], by Newton's method.
 
     As in Platt (1999), targets keep off 0 and 1 by the rule of succession; the slope is drawn
-    towards 1 by the weight of one example, so that a handful of scores cannot turn it round.
+    towards 1 by the weight of one example, so that a handful of scores cannot turn it round, and
+    a surer score is never less likely right.
     """
     n, hits = len(scores), int(right.sum())
     if not n:
         return Platt()
     goal = np.where(right, (hits + 1) / (hits + 2), 1 / (n - hits + 2))
     x = np.stack([_logit(scores), np.ones(n)], axis=1)
-    weights, prior, pull = np.array([1.0, 0.0]), np.array([1.0, 0.0]), np.array([1.0, 1e-3])
+    prior, pull = np.array([1.0, 0.0]), np.array([1.0, 1e-3])
+    slope, offset = _fit_logistic(x, np.zeros(n), goal, prior, pull)
+    if slope < _FLATTEST:
+        slope = _FLATTEST
+        (offset,) = _fit_logistic(x[:, 1:], slope * x[:, 0], goal, prior[1:], pull[1:])
+    return Platt(float(slope), float(offset))
+
+
+def _fit_logistic(
+    x: np.ndarray, fixed: np.ndarray, goal: np.ndarray, prior: np.ndarray, pull: np.ndarray
+) -> np.ndarray:
+    """Weights [d] of inputs [n, d] beside fixed logits [n] for goals [n], drawn to ``prior`` [d].
+
+    Newton's steps are halved until they lead downhill: whole ones go round in circles where the
+    curve is flat.
+    """
+
+    def loss(weights: np.ndarray) -> float:
+        z = x @ weights + fixed
+        drawn = (pull * (weights - prior) ** 2).sum() / 2
+        return float((np.logaddexp(0, z) - goal * z).sum() + drawn)
+
+    weights, before = prior, loss(prior)
     for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        p = (1 + np.tanh((x @ weights + fixed) / 2)) / 2
         gradient = x.T @ (p - goal) + pull * (weights - prior)
         curve = (x * (p * (1 - p))[:, None]).T @ x + np.diag(pull)
         step = np.linalg.solve(curve, gradient)
-        weights = weights - np.clip(step, -2, 2)
+        while (after := loss(weights - step)) > before and np.abs(step).max() >= 1e-8:
+            step = step / 2
         if np.abs(step).max() < 1e-8:
             break
-    return Platt(max(float(weights[0]), 0.05), float(weights[1]))
+        weights, before = weights - step, after
+    return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +236,7 @@ def calibrate(
     overlaps = class_overlaps(annotated, classes)
     exist_score, exists = [np.zeros(0)], [np.zeros(0, bool)]
     score, label = [np.zeros(0)], [np.zeros(0, np.int64)]
-    right, total = [np.zeros(0, bool)], np.zeros(classes, np.int64)
+    right = [np.zeros(0, bool)]
     predicted, goals = [np.zeros((0, 4))], [np.zeros((0, 4))]
     for one in held_back:
         table = annotation_scores(one.found, len(one.annotations), classes)
@@ -227,7 +253,6 @@ def calibrate(
         score.append(one.found.scores[rest])
         label.append(one.found.classes[rest])
         right.append(pairs[len(first) :] >= 0)
-        total += np.bincount(one.classes, minlength=classes)[:classes]
     scores, labels, hits = (np.concatenate(c) for c in (score, label, right))
     shared = fit_platt(scores, hits)
     of_class = [
