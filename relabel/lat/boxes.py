@@ -57,6 +57,7 @@ def restyle(
     source_boxes: np.ndarray,
     source_classes: np.ndarray,
     error: BoxError,
+    seen: np.ndarray,
 ) -> np.ndarray:
     """Labels' boxes averaged with those of the annotations they lie on.
 
@@ -67,10 +68,16 @@ def restyle(
     ``var(label) / var``, at most one, that makes the mean of two measurements most precise.
     Of several labels of one class on one annotation only the surest is moved.
 
+    A network also errs in the same direction for a whole class. So the style is measured twice,
+    from the labels and from the target's specialist, and how the two differ shows how far such
+    errors go: an edge that not both move further than twice that stays where the annotator drew
+    it, the others go half way between the two.
+
     Args:
         boxes, classes, scores: labels, xyxy [k, 4], [k], [k].
         rows: box row of the annotation each label lies on, int64 [k], -1 where there is none.
         source_boxes, source_classes: annotations by box row, xyxy [n, 4] and [n].
+        seen: the target's specialist's box of each label, xyxy [k, 4]; NaN where it has none.
 
     Returns:
         float64 [k, 4].
@@ -80,18 +87,43 @@ def restyle(
     at = at[np.argsort(-scores[at], kind="stable")]
     _, first = np.unique(np.stack([rows[at], classes[at]]), axis=1, return_index=True)
     at = at[np.sort(first)]
-    pairs = np.stack([source_classes[rows[at]], classes[at]], axis=1)
-    for pair in np.unique(pairs, axis=0):
-        here = at[(pairs == pair).all(axis=1)]
-        if len(here) < LEAST:
-            continue
+    pairs, of = np.unique(
+        np.stack([source_classes[rows[at]], classes[at]], axis=1), axis=0, return_inverse=True
+    )
+    groups = [at[of == k] for k in range(len(pairs))]
+    groups = [here for here in groups if len(here) >= LEAST]
+    moves, styles, others = [], [], []
+    for here in groups:
         annotated = source_boxes[rows[here]].astype(np.float64)
-        moved = deltas(annotated, boxes[here].astype(np.float64))
+        moves.append(deltas(annotated, boxes[here].astype(np.float64)))
+        styles.append(edges(np.median(moves[-1], axis=0) + error.bias))
+        has = ~np.isnan(seen[here, 0])
+        by = deltas(annotated[has], seen[here[has]].astype(np.float64))
+        enough = has.sum() >= LEAST
+        others.append(edges(np.median(by, axis=0)) if enough else np.full(4, np.nan))
+    apart = np.array(styles).reshape(-1, 4) - np.array(others).reshape(-1, 4)
+    apart = apart[~np.isnan(apart)]
+    unsure = float(np.sqrt(np.mean(apart**2))) if len(apart) else 0.0
+    for here, moved, style, other in zip(groups, moves, styles, others, strict=True):
+        other = np.where(np.isnan(other), style, other)
+        least = np.minimum(np.abs(style), np.abs(other)) * (style * other > 0)
+        goal = from_edges(np.where(least > 2 * unsure, (style + other) / 2, 0.0))
         spread = np.maximum(_spread(moved), 1e-6)
         weight = np.minimum((error.spread / spread) ** 2, 1.0)
-        style = np.median(moved, axis=0) + error.bias
-        out[here] = apply(annotated, moved + weight * (style - moved))
+        annotated = source_boxes[rows[here]].astype(np.float64)
+        out[here] = apply(annotated, moved + weight * (goal - moved))
     return out
+
+
+def edges(by: np.ndarray) -> np.ndarray:
+    """How far a delta [4] moves each edge: (x0, y0, x1, y1) in units of the box's size."""
+    half = (np.exp(by[2:]) - 1) / 2
+    return np.concatenate([by[:2] - half, by[:2] + half])
+
+
+def from_edges(by: np.ndarray) -> np.ndarray:
+    """Inverse of `edges`."""
+    return np.concatenate([(by[:2] + by[2:]) / 2, np.log1p(by[2:] - by[:2])])
 
 
 def deltas(boxes: np.ndarray, goals: np.ndarray) -> np.ndarray:

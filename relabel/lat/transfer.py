@@ -46,6 +46,8 @@ SHARD_IMAGES = 256
 IMAGES_PER_BATCH = 4
 PROVENANCE_IOU = 0.5
 SOURCE = "source"
+# From this confidence a specialist's box takes part in measuring the style of boxes.
+SEEN_SCORE = 0.2
 UNREAD = "the image could not be read"
 _NONE = Predictions(
     np.zeros((0, 4), np.float32), np.zeros(0, np.float32), *(np.zeros(0, np.int64),) * 3
@@ -123,7 +125,7 @@ def transfer(
     if found.run != run:
         raise DataError("holds shards of another transfer", file=out, remedy=AGAIN)
     space = trained.joint.spaces[trained.joint.position(trained.target)]
-    return _assemble(found, source, space, trained, with_uncertain)
+    return _assemble(found, source, space, trained, labels.get(trained.target), with_uncertain)
 
 
 def _transfer_rows(
@@ -225,6 +227,7 @@ def _assemble(
     source: DetectionDataset,
     space: LabelSpace,
     trained: TrainedTransfer,
+    specialist: PseudoLabels | None,
     with_uncertain: bool,
 ) -> tuple[DetectionDataset, Removed]:
     """Decide per image, carry ignore regions over, add provenance."""
@@ -265,7 +268,7 @@ def _assemble(
         )
     made = DraftLabels.concatenate([_no_labels(space), *parts])
     if trained.calibration.box_error is not None and trained.settings.has("box-blending"):
-        made = _restyled(made, source, trained.calibration.box_error)
+        made = _restyled(made, source, trained.calibration.box_error, specialist)
     made = DraftLabels.concatenate([made, _regions(source, made)])
     linked = made.rows >= 0
     ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
@@ -351,7 +354,12 @@ def _regions(source: DetectionDataset, made: DraftLabels) -> DraftLabels:
     )
 
 
-def _restyled(made: DraftLabels, source: DetectionDataset, error: BoxError) -> DraftLabels:
+def _restyled(
+    made: DraftLabels,
+    source: DetectionDataset,
+    error: BoxError,
+    specialist: PseudoLabels | None,
+) -> DraftLabels:
     """The labels after `restyle`, with their boxes' IoU with the annotations.
 
     Those alone that are made of an annotation: one that a pseudo-label made on it, as a rider on a
@@ -367,6 +375,7 @@ def _restyled(made: DraftLabels, source: DetectionDataset, error: BoxError) -> D
         source.boxes.xyxy,
         source.boxes.category,
         error,
+        _seen(made.take(at), source, specialist),
     )
     limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[made.image[at]]
     boxes, iou = made.boxes.astype(np.float64), made.iou.copy()
@@ -374,6 +383,25 @@ def _restyled(made: DraftLabels, source: DetectionDataset, error: BoxError) -> D
     annotated = source.boxes.xyxy[rows].astype(np.float64)
     iou[at] = aligned_iou(torch.from_numpy(boxes[at]), torch.from_numpy(annotated)).numpy()
     return replace(made, boxes=boxes, iou=iou)
+
+
+def _seen(
+    made: DraftLabels, source: DetectionDataset, specialist: PseudoLabels | None
+) -> np.ndarray:
+    """The target's specialist's box of each label, xyxy [k, 4]: of its class, nearest, or NaN."""
+    seen = np.full((len(made), 4), np.nan)
+    if specialist is None:
+        return seen
+    labels = specialist.filter(SEEN_SCORE)
+    rows, start = np.unique(made.image, return_index=True)
+    for row, at in zip(rows.tolist(), np.split(np.arange(len(made)), start[1:]), strict=False):
+        of = labels.rows(row)
+        iou = iou_matrix(made.boxes[at], labels.boxes[of])
+        iou[made.classes[at][:, None] != labels.category[of][None, :]] = 0
+        hit = iou.max(axis=1, initial=0) >= PROVENANCE_IOU
+        if hit.any():
+            seen[at[hit]] = labels.boxes[of][iou[hit].argmax(axis=1)]
+    return seen
 
 
 def link_to_source(
