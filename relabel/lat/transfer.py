@@ -257,6 +257,8 @@ def _assemble(
             decided = decided.take(~decided.uncertain)
         by = [f"pseudo:{names[s]}" for s in found.space[index[decided.rows]].tolist()]
         parts.append(_made(row, decided, annotated, by, source))
+        # One that a pseudo-label or a further class of its own was found on has a label.
+        left = left.take(~np.isin(annotated[left.annotation], parts[-1].rows))
         gone.append(
             Removed(
                 annotated[left.annotation],
