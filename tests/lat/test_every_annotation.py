@@ -169,25 +169,3 @@ def test_without_each_part_it_runs(
         part in ("paper", "simulated-source")
     )
     assert len(result) == len(world.source)
-
-
-@pytest.mark.slow
-def test_with_box_blending_alone_labels_of_annotations_move(
-    world: World, trained: Path, tmp_path: Path
-) -> None:
-    """Those alone: a pseudo-label on an annotation may be a part of it."""
-    error = {"bias": [0.0] * 4, "spread": [0.5] * 4}
-    found = {}
-    for blend in (True, False):
-        model = existing(trained, tmp_path / str(blend), 9)
-        edit_json(
-            model / "config.json",
-            lambda c, blend=blend: c["calibration"].update(box_error=error if blend else None),
-        )
-        found[blend] = moved(model, world, tmp_path / f"out {blend}")[0].boxes
-    assert np.array_equal(found[True].category, found[False].category)
-    provenance = found[True].provenance
-    assert provenance is not None
-    source = np.array([name == "source" for name in provenance.origin])
-    changed = (found[True].xywh != found[False].xywh).any(axis=1)
-    assert changed[source].any() and not changed[~source].any() and (~source).any()
