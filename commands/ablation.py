@@ -11,6 +11,7 @@ import click
 
 from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
+from relabel.studies.ablation.arms import GROUPS, select_arms
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     "--arms",
     multiple=True,
     metavar="NAME,NAME",
-    help="Arms or groups: sff, clamp, leakage, ppg, threshold, layer, paper, other. [all]",
+    help=f"Arms or groups: {', '.join(GROUPS[1:])}. [all]",
 )
 @click.option("--seeds", default="0", show_default=True, metavar="N,N", help="Seeds of every arm.")
 @click.option("--other-backbone", metavar="NAME", help="Hub id or folder for the arm of that name.")
@@ -90,12 +91,11 @@ def cli(
 
     The last cross-fitting fold of the target's training images is held back and annotated as the
     source would have done it; every arm trains label transfer on the rest and is scored on the
-    fold. No true label of a source's image is read. By default an arm trains one model and all
-    classes have the threshold 0.4. Finished arms are never redone: the same command resumes, and
-    the table shows all that is finished in the folder.
+    fold. No true label of a source's image is read. By default an arm trains one model, whose
+    labels are what scores 0.5 or more. Finished arms are never redone: the same command resumes,
+    and the table shows all that is finished in the folder.
     """
     from relabel.studies.ablation import results
-    from relabel.studies.ablation.arms import select_arms
     from relabel.studies.ablation.inputs import check_simulated, read_align_run
     from relabel.studies.ablation.run import COMMON, AblationPlan, run_ablation
 

@@ -53,31 +53,37 @@ class LatArm:
                     f"arm {self.name!r} needs a backbone", remedy="Name it with --other-backbone."
                 )
             changes["backbone"] = other_backbone
-        # The preset changes parts alone, not the values that all arms have in common.
-        return replace(base.resolved(), preset=changes.pop("preset", "default"), **changes)
+        # The parts that the preset leaves out, not the preset, which would put its own values in
+        # place of an arm's defaults.
+        without = tuple(PARTS) if base.preset == "paper" else base.without
+        return replace(base.resolved(), **{"preset": "default", "without": without, **changes})
 
 
 _DIRECT = ("own-scores", "consensus", "association")
+_PAPER = {"without": tuple(PARTS), "target_share": 0.0}
+# Boxes are blended by the error that they have on images held back from a model; the one model of
+# an arm has none.
+_TRIED = tuple(part for part in PARTS if part != "box-blending")
 
 ARMS: tuple[LatArm, ...] = (
     LatArm(DEFAULT, "default", "the settings of all arms"),
-    *(LatArm(f"no-{part}", "parts", f"without {part}", {"without": (part,)}) for part in PARTS),
+    *(LatArm(f"no-{part}", "parts", f"without {part}", {"without": (part,)}) for part in _TRIED),
     # As published: classes reach the heads through the fusion alone.
     *(
-        LatArm(f"sff-{fusion.replace('_', '-')}", "sff", about, {"without": _DIRECT, **change})
-        for fusion, about, change in (
-            ("none", "no attention, regions alone", {"fusion": "none"}),
-            ("plain", "plain attention", {"fusion": "plain"}),
-            ("class_aware", "class-aware", {"fusion": "class_aware"}),
+        LatArm(f"sff-{name}", "sff", about, {"without": _DIRECT, "fusion": fusion})
+        for name, fusion, about in (
+            ("none", "none", "no attention, regions alone"),
+            ("plain", "plain", "plain attention"),
+            ("class-aware", "class_aware", "class-aware"),
         )
     ),
     # Beside what the default reads directly.
     *(
-        LatArm(f"direct-{fusion.replace('_', '-')}", "direct", about, {"fusion": fusion})
-        for fusion, about in (
-            ("none", "no attention, scores direct"),
-            ("plain", "plain, scores direct"),
-            ("class_aware", "class-aware, scores direct"),
+        LatArm(f"direct-{name}", "direct", about, {"without": (), "fusion": fusion})
+        for name, fusion, about in (
+            ("none", "none", "no attention, scores direct"),
+            ("plain", "plain", "plain, scores direct"),
+            ("class-aware", "class_aware", "class-aware, scores direct"),
         )
     ),
     LatArm("target-share-0", "share", "all images alike", {"target_share": 0.0}),
@@ -92,9 +98,9 @@ ARMS: tuple[LatArm, ...] = (
         for s in (4, 8, 16, 32)
     ),
     LatArm("layer-all", "layer", "all four strides", {"feature_strides": (4, 8, 16, 32)}),
-    LatArm("paper", "paper", "printed formula, class-aware", {"preset": "paper"}),
-    LatArm("paper-plain", "paper", "printed, plain", {"preset": "paper", "fusion": "plain"}),
-    LatArm("paper-none", "paper", "printed, no attention", {"preset": "paper", "fusion": "none"}),
+    LatArm("paper", "paper", "printed formula, class-aware", {**_PAPER, "fusion": "class_aware"}),
+    LatArm("paper-plain", "paper", "printed, plain", {**_PAPER, "fusion": "plain"}),
+    LatArm("paper-none", "paper", "printed, no attention", {**_PAPER, "fusion": "none"}),
     LatArm("other-backbone", "other", "the backbone named", {"backbone": OTHER_BACKBONE}),
 )
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(arm.group for arm in ARMS))
