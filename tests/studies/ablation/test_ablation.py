@@ -139,7 +139,7 @@ def test_the_table_and_what_is_never_redone(bench: Bench) -> None:
     assert arms["threshold-0.05"]["values"] == arms["default"]["values"]
     assert arms["layer-8"]["changes"] == {"feature_strides": [8]}
     assert content["missing"] == []
-    assert content["settings"]["calibration_folds"] == 1 and content["settings"]["steps"] == 3
+    assert content["settings"]["folds"] == 1 and content["settings"]["steps"] == 3
     one = arms["layer-8"]
     assert one["seeds"] == [0, 1]
     for metric in results.METRICS:
@@ -158,17 +158,17 @@ def test_the_table_and_what_is_never_redone(bench: Bench) -> None:
     again = bench("--arms", "sff-none,threshold-0.05,layer-8", "--seeds", "0,1", "--json")
     assert json.loads(again.out) == content and bench.forget() == []
     # More arms and another seed: what is there stays in the table.
-    more = json.loads(bench("--arms", "clamp-off", "--seeds", "2", "--json").out)
-    assert bench.forget() == ["default/seed2", "clamp-off/seed2"]
+    more = json.loads(bench("--arms", "no-hiding", "--seeds", "2", "--json").out)
+    assert bench.forget() == ["default/seed2", "no-hiding/seed2"]
     assert more["arms"]["layer-8"]["seeds"] == [0, 1]
     assert more["arms"]["default"]["seeds"] == [0, 1, 2]
     assert more["arms"]["layer-8"]["difference"]["AP"]["seeds"] == [0, 1]
 
-    changed = bench("--arms", "clamp-off", "--seeds", "2", "--steps", "4")
+    changed = bench("--arms", "no-hiding", "--seeds", "2", "--steps", "4")
     assert changed.code == 1 and "settings.steps: 3 → 4" in changed.err
     assert "--overwrite" in changed.err and bench.forget() == []
-    assert bench("--arms", "clamp-off", "--seeds", "2", "--steps", "4", "--overwrite").code == 0
-    assert bench.forget() == ["default/seed2", "clamp-off/seed2"]
+    assert bench("--arms", "no-hiding", "--seeds", "2", "--steps", "4", "--overwrite").code == 0
+    assert bench.forget() == ["default/seed2", "no-hiding/seed2"]
 
 
 @pytest.mark.slow
@@ -226,9 +226,9 @@ def test_labels_in_a_shared_folder(bench: Bench, workspace: Workspace, tmp_path:
     shutil.copytree(workspace.run / "3_lat", run / "3_lat")
     missing = bench("--run", str(run), "--dry-run")
     assert missing.code == 1 and "--shared" in missing.err
-    found = bench("--run", str(run), "--shared", str(shared), "--arms", "clamp", "--dry-run")
+    found = bench("--run", str(run), "--shared", str(shared), "--arms", "sff", "--dry-run")
     assert found.code == 0, found.err
-    assert len(found.out.splitlines()) == 7  # the default, five that differ, and the sum
+    assert len(found.out.splitlines()) == 5  # the default, three that differ, and the sum
     assert read_align_run(run, shared).specialist == shared / "1_specialists" / "tight_fold1"
 
 

@@ -8,52 +8,25 @@ from typing import Any
 import pytest
 
 from relabel.errors import ConfigError
-from relabel.lat.settings import LatSettings
+from relabel.lat.settings import PARTS, LatSettings
 from relabel.studies.ablation.arms import ARMS, DEFAULT, GROUPS, LatArm, select_arms
 
-BASE = replace(LatSettings(), calibration_folds=1)
-# What an arm's name promises, spelled out once more.
+BASE = replace(LatSettings(), folds=1)
+DIRECT = {"own-scores", "consensus", "association"}
+# What an arm's name promises, spelled out once more: settings, and the parts left out.
 PROMISED: dict[str, dict[str, Any]] = {
-    "sff-none": {"fusion": "none", "own_scores": False, "association": False},
-    "sff-plain": {"fusion": "plain", "geometry": True, "own_scores": False, "association": False},
-    "sff-class-aware": {
-        "fusion": "class_aware",
-        "geometry": True,
-        "clamp": True,
-        "own_scores": False,
-        "consensus": False,
-        "association": False,
-    },
-    "direct-none": {"fusion": "none", "own_scores": True, "consensus": True, "association": True},
-    "direct-plain": {"fusion": "plain", "own_scores": True, "association": True},
-    "no-association": {"own_scores": True, "consensus": True, "association": False},
-    "no-geometry": {"fusion": "class_aware", "geometry": False, "association": True},
+    "no-residual": {"without": {"residual"}, "fusion": "class_aware"},
+    "no-simulated-source": {"without": {"simulated-source"}},
+    "sff-none": {"fusion": "none", "without": DIRECT},
+    "sff-plain": {"fusion": "plain", "without": DIRECT},
+    "sff-class-aware": {"fusion": "class_aware", "without": DIRECT},
+    "direct-none": {"fusion": "none", "without": set()},
+    "direct-plain": {"fusion": "plain", "without": set()},
     "target-share-0": {"target_share": 0.0},
-    "clamp-off": {"clamp": False},
-    "clamp-0.25": {"clamp": True, "clamp_at": 0.25, "fusion": "class_aware"},
-    "clamp-renormalised": {"clamp": True, "renormalize": True},
-    "leakage-no-remedy": {"target_proposals": "gt", "simulated_source": False, "drop_gt": 0.0},
-    "leakage-a": {"target_proposals": "crossfit", "simulated_source": False},
-    "leakage-b": {"target_proposals": "gt", "simulated_source": False, "drop_gt": 0.9},
-    "leakage-c": {
-        "target_proposals": "gt",
-        "simulated_source": False,
-        "mask_self": True,
-        "drop_gt": 0.0,
-    },
-    "leakage-d": {
-        "target_proposals": "gt",
-        "simulated_source": False,
-        "score_dropout": 0.5,
-        "drop_gt": 0.0,
-    },
-    "leakage-e": {"target_proposals": "none", "simulated_source": True},
-    "ppg-jitter-0": {"target_proposals": "gt", "jitter": 0.0, "drop_gt": 0.3},
-    "ppg-jitter-0.2": {"target_proposals": "gt", "jitter": 0.2, "drop_gt": 0.3},
-    "ppg-drop-0.6": {"target_proposals": "gt", "jitter": 0.05, "drop_gt": 0.6},
     "threshold-0.3": {"min_score": 0.3},
     "layer-16": {"feature_strides": (16,)},
-    "paper": {"target_proposals": "gt", "residual": False, "multi_label": False, "geometry": False},
+    "paper": {"without": set(PARTS), "fusion": "class_aware", "target_share": 0.0},
+    "paper-none": {"without": set(PARTS), "fusion": "none", "target_share": 0.0},
 }
 
 
@@ -75,44 +48,53 @@ def test_an_arm_changes_the_settings_it_names_and_no_other(arm: LatArm) -> None:
     assert found == wanted
     made = arm.settings(BASE, "a-backbone")
     for name, value in PROMISED.get(arm.name, {}).items():
-        assert getattr(made, name) == value, name
+        given = getattr(made, name)
+        assert (set(given) if name == "without" else given) == value, name
     # An arm without a difference would be a copy of the default under another name.
-    repeats_default = (
-        *(DEFAULT, "direct-class-aware", "clamp-printed", "leakage-a+e", "threshold-0.05"),
-        *("target-share-0.5", "layer-all"),
-    )
-    assert bool(found) != (arm.name in repeats_default)
+    copies = (DEFAULT, "direct-class-aware", "threshold-0.05", "target-share-0.5", "layer-all")
+    assert bool(found) != (arm.name in copies)
 
 
-def test_deletion_and_jitter_are_tried_where_annotations_are_proposals() -> None:
-    """Elsewhere `draw` takes no annotated box, and the two settings do nothing."""
-    arms = select_arms(["ppg"])[1:]
-    assert len(arms) == 7
-    assert {arm.settings(BASE).target_proposals for arm in arms} == {"gt"}
-    assert sorted({arm.settings(BASE).jitter for arm in arms}) == [0.0, 0.05, 0.1, 0.2]
-    assert sorted({arm.settings(BASE).drop_gt for arm in arms}) == [0.0, 0.3, 0.6]
+def test_every_part_that_one_model_has_is_left_out_once() -> None:
+    parts = [arm.changes["without"] for arm in ARMS if arm.group == "parts"]
+    assert parts == [(part,) for part in PARTS if part != "box-blending"]
+
+
+def test_the_printed_formula_keeps_the_values_of_all_arms() -> None:
+    """The preset itself would put its own backbone in place of the default one."""
+    by_name = {arm.name: arm for arm in ARMS}
+    made = by_name["paper"].settings(BASE).resolved()
+    assert (made.backbone, made.folds, made.target_share) == ("specialist", 1, 0.0)
+    assert not any(made.has(part) for part in PARTS)
 
 
 def test_an_arm_keeps_its_values_over_a_preset() -> None:
     """`LatSettings.resolved` puts a preset's values where a field has its default."""
     by_name = {arm.name: arm for arm in ARMS}
     base = LatSettings(preset="paper", backbone="b")
-    made = by_name["leakage-a"].settings(base).resolved()
-    assert (made.target_proposals, made.simulated_source) == ("crossfit", False)
-    assert made.multi_label is False  # of the preset
-    assert by_name["sff-class-aware"].settings(base).resolved().geometry is True
+    made = by_name["target-share-0.5"].settings(base).resolved()
+    assert (made.target_share, made.backbone) == (0.5, "b")
+    assert not any(made.has(part) for part in PARTS)  # of the preset
+    made = by_name["sff-class-aware"].settings(base).resolved()
+    assert {part for part in PARTS if not made.has(part)} == DIRECT
+
+
+def test_parts_that_all_arms_do_without_are_left_out_of_each() -> None:
+    base = replace(BASE, without=("quality",))
+    by_name = {arm.name: arm for arm in ARMS}
+    assert by_name["layer-8"].settings(base).without == ("quality",)
 
 
 def test_arms_are_chosen_by_group_and_name() -> None:
-    assert [a.name for a in select_arms(["layer-8", "clamp-off"])] == [
+    assert [a.name for a in select_arms(["layer-8", "no-hiding"])] == [
         "default",
-        "clamp-off",
+        "no-hiding",
         "layer-8",
     ]
     every = select_arms([], with_backbone=True)
     assert every == list(ARMS)
     assert [a.name for a in ARMS if a not in select_arms([])] == ["other-backbone"]
-    assert set(GROUPS) >= {"sff", "clamp", "leakage", "ppg", "threshold", "layer", "other"}
+    assert set(GROUPS) >= {"parts", "sff", "direct", "share", "threshold", "layer", "paper"}
     with pytest.raises(ConfigError, match="sff"):
         select_arms(["sf"])
     with pytest.raises(ConfigError, match="--other-backbone"):
