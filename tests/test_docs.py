@@ -242,4 +242,4 @@ def test_a_wrong_call_is_found() -> None:
     ):
         with pytest.raises(click.ClickException):
             check_call(str(line).split())
-    check_call(["align", "--target", "a", "--sources", "b", "--set", "lat.nms_iou=0.5"])
+    check_call(["align", "--target", "a", "--sources", "b", "--set", "lat.folds=2"])

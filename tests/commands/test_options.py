@@ -55,15 +55,15 @@ def given(folder: Path, *args: str, toml: str = "") -> Any:
 
 
 def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
-    toml = "[specialist]\nepochs = 5\nsteps = 7\n[lat]\nheads = 2\n[runtime]\nworkers = 3\n"
-    args = ["--epochs", "3", "--set", "lat.geometry=false", "--set", "specialist.scale_jitter=1,2"]
+    toml = "[specialist]\nepochs = 5\nsteps = 7\n[lat]\nfolds = 2\n[runtime]\nworkers = 3\n"
+    args = ["--epochs", "3", "--set", "lat.fusion=plain", "--set", "specialist.scale_jitter=1,2"]
     made = given(tmp_path, *args, "--no-pretrained", "--set", "specialist.flip=0", toml=toml)
     specialist = made.of(SpecialistSettings, "specialist")
     expected = SpecialistSettings(
         epochs=3.0, steps=7, scale_jitter=(1.0, 2.0), pretrained=False, flip=0.0
     )
     assert specialist == expected and repr(specialist.epochs) == "3.0"
-    assert made.of(LatSettings, "lat") == LatSettings(heads=2, geometry=False)
+    assert made.of(LatSettings, "lat") == LatSettings(folds=2, fusion="plain")
     assert (made.runtime.workers, made.runtime.seed) == (3, None)
     # What an option and --set both give is --set's.
     both = given(tmp_path, "--epochs", "3", "--set", "specialist.epochs=4")
@@ -71,9 +71,9 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) ->
 
 
 def test_values_under_and_over_the_file(tmp_path: Path) -> None:
-    made = given(tmp_path, "--set", "lat.heads=8", toml="[lat]\nsteps = 7\nepochs = 3\n")
-    found = made.of(LatSettings, "lat", under={"steps": 1, "lr": 1}, over={"epochs": 9, "heads": 1})
-    assert (found.steps, found.lr, found.epochs, found.heads) == (7, 1.0, 9.0, 8)
+    made = given(tmp_path, "--set", "lat.folds=8", toml="[lat]\nsteps = 7\nepochs = 3\n")
+    found = made.of(LatSettings, "lat", under={"steps": 1, "lr": 1}, over={"epochs": 9, "folds": 1})
+    assert (found.steps, found.lr, found.epochs, found.folds) == (7, 1.0, 9.0, 8)
 
 
 def test_one_seed_for_all_unless_one_says_so(tmp_path: Path) -> None:
@@ -105,13 +105,13 @@ def test_networks_are_relative_to_where_they_are_named(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("lat.nms_io=0.5", r"\[lat\] unknown setting 'nms_io' \(did you mean 'nms_iou'"),
-        ("latt.nms_iou=0.5", "no section 'latt'. Did you mean 'lat'"),
+        ("lat.min_scor=0.5", r"\[lat\] unknown setting 'min_scor' \(did you mean 'min_score'"),
+        ("latt.min_score=0.5", "no section 'latt'. Did you mean 'lat'"),
         ("maskcut.tau=0.5", "uses only the sections specialist, lat, runtime"),
-        ("lat.nms_iou=2", "nms_iou is '2' and must be a number from 0 to 1"),
-        ("lat.target_proposals=crossfitt", r"crossfit, gt or none \(did you mean 'crossfit'"),
-        ("nms_iou=0.5", "is not SECTION.KEY=VALUE"),
-        ("lat.nms_iou", "is not SECTION.KEY=VALUE"),
+        ("lat.min_score=2", "min_score is '2' and must be a number from 0 to 1"),
+        ("lat.fusion=plane", r"class_aware, plain or none \(did you mean 'plain'"),
+        ("min_score=0.5", "is not SECTION.KEY=VALUE"),
+        ("lat.min_score", "is not SECTION.KEY=VALUE"),
     ],
 )
 def test_mistakes_in_set(tmp_path: Path, text: str, expected: str) -> None:
@@ -121,13 +121,13 @@ def test_mistakes_in_set(tmp_path: Path, text: str, expected: str) -> None:
 
 def test_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(click.BadParameter) as typed:
-        given(tmp_path, "--set", "lat.heads=0", "--set", "x.y=1", "--set", "lat.lr=fast")
-    assert all(t in str(typed.value.message) for t in ("heads is '0'", "section 'x'", "lr is"))
+        given(tmp_path, "--set", "lat.folds=0", "--set", "x.y=1", "--set", "lat.lr=fast")
+    assert all(t in str(typed.value.message) for t in ("folds is '0'", "section 'x'", "lr is"))
     with pytest.raises(ConfigError) as written:
-        given(tmp_path, toml="[lat]\nheads = 0\nlrr = 1\n[runtime]\nworkers = -2\n")
+        given(tmp_path, toml="[lat]\nfolds = 0\nlrr = 1\n[runtime]\nworkers = -2\n")
     text = str(written.value)
     assert "relabel.toml" in text
-    assert all(t in text for t in ("[lat] heads is 0", "'lrr'", "[runtime] workers is -2"))
+    assert all(t in text for t in ("[lat] folds is 0", "'lrr'", "[runtime] workers is -2"))
 
 
 def test_an_option_checks_its_value(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_advice_names_options_and_settings_that_exist() -> None:
         found = re.findall(r"[\s(`](--[a-z][a-z-]+)", text)
         advised["options"] |= set(found)
         advised["settings"] |= set(re.findall(r"--set ([a-z0-9_]+\.[a-z0-9_]+)", text))
-    assert "--skip-bad" in advised["options"] and "lat.crossfit" in advised["settings"]
+    assert "--skip-bad" in advised["options"] and "lat.folds" in advised["settings"]
     assert advised["options"] - known <= {"--help", "--version", "--upgrade"}
     for key in advised["settings"]:
         section, _, field = key.partition(".")
@@ -190,6 +190,7 @@ def test_a_training_without_bounds_names_its_own_setting(tmp_path: Path) -> None
 
     for name in ("specialist", "lat", "classifier", "detector"):
         settings = sections.SECTIONS[name].cls(precision="auto", lr=0.003)
+        settings = settings.training if name == "lat" else settings
         with pytest.raises(
             RelabelError, match=rf"--set {name}\.lr=0\.001, or .*{name}\.precision=fp32"
         ):
@@ -216,15 +217,15 @@ def test_settings_are_listed() -> None:
     found = json.loads(run("--json").output)
     assert list(found) == list(sections.SECTIONS)
     rows = {row["name"]: row for row in found["lat"]["settings"]}
-    assert rows["nms_iou"] == {
-        "name": "nms_iou",
-        "default": 0.6,
+    assert rows["min_score"] == {
+        "name": "min_score",
+        "default": 0.05,
         "type": "a number from 0 to 1",
         "ge": 0,
         "le": 1,
-        "help": "IoU of the final class-wise NMS.",
+        "help": "Pseudo-labels below this confidence are no proposals.",
     }
-    assert rows["target_proposals"]["choices"] == ["crossfit", "gt", "none"]
+    assert rows["fusion"]["choices"] == ["class_aware", "plain", "none"]
     wrong = run("region_clasifier")
     assert wrong.exit_code == 2 and "Did you mean 'region_classifier'" in wrong.output
 
@@ -234,7 +235,7 @@ def test_the_shell_completes_keys_and_choices() -> None:
         done = ShellComplete(relabel.cli.cli, {}, "relabel", "_RELABEL_COMPLETE")
         return [item.value for item in done.get_completions(list(args[:-1]), args[-1])]
 
-    assert complete("align", "--set", "lat.nms") == ["lat.nms_iou="]
+    assert complete("align", "--set", "lat.min") == ["lat.min_score="]
     assert complete("align", "--lat-preset", "p") == ["paper"]
     assert "settings" in complete("s")
 
