@@ -70,8 +70,8 @@ def restyle(
 
     A network also errs in the same direction for a whole class. So the style is measured twice,
     from the labels and from the target's specialist, and how the two differ shows how far such
-    errors go: an edge that not both move further than twice that stays where the annotator drew
-    it, the others go half way between the two.
+    errors go. An edge that they may explain, see `moves_surely`, stays where the annotator drew
+    it; the others go half way between the two.
 
     Args:
         boxes, classes, scores: labels, xyxy [k, 4], [k], [k].
@@ -101,18 +101,39 @@ def restyle(
         by = deltas(annotated[has], seen[here[has]].astype(np.float64))
         enough = has.sum() >= LEAST
         others.append(edges(np.median(by, axis=0)) if enough else np.full(4, np.nan))
-    apart = np.array(styles).reshape(-1, 4) - np.array(others).reshape(-1, 4)
-    apart = apart[~np.isnan(apart)]
-    unsure = float(np.sqrt(np.mean(apart**2))) if len(apart) else 0.0
-    for here, moved, style, other in zip(groups, moves, styles, others, strict=True):
-        other = np.where(np.isnan(other), style, other)
-        least = np.minimum(np.abs(style), np.abs(other)) * (style * other > 0)
-        goal = from_edges(np.where(least > 2 * unsure, (style + other) / 2, 0.0))
+    style = np.array(styles).reshape(-1, 4)
+    other = np.array(others).reshape(-1, 4)
+    apart = (style - other)[~np.isnan(other)]
+    other = np.where(np.isnan(other), style, other)
+    least = np.minimum(np.abs(style), np.abs(other)) * (style * other > 0)
+    error_of_one = float(np.sqrt(np.mean(apart**2) / 2)) if len(apart) else 0.0
+    goals = np.where(moves_surely(least, error_of_one), (style + other) / 2, 0.0)
+    for here, moved, by in zip(groups, moves, goals, strict=True):
+        goal = from_edges(by)
         spread = np.maximum(_spread(moved), 1e-6)
         weight = np.minimum((error.spread / spread) ** 2, 1.0)
         annotated = source_boxes[rows[here]].astype(np.float64)
         out[here] = apply(annotated, moved + weight * (goal - moved))
     return out
+
+
+def moves_surely(sizes: np.ndarray, error: float) -> np.ndarray:
+    """Which of several measured sizes (any shape) are no mere errors, bool.
+
+    Sizes are errors, of standard deviation ``error``, or true ones with that error on top: two
+    zero-mean normal distributions, whose shares and the second's width are fitted (EM), so that
+    where most are true also those are that one alone would be taken for an error.
+    """
+    square, noise = sizes**2, max(error, 1e-6) ** 2
+    share, wide = 0.5, max(float(square.mean()) if sizes.size else 0.0, 2 * noise)
+    true = np.zeros(sizes.shape)
+    for _ in range(100):
+        far = share * np.exp(-square / (2 * wide)) / np.sqrt(wide)
+        near = (1 - share) * np.exp(-square / (2 * noise)) / np.sqrt(noise)
+        true = far / np.maximum(far + near, 1e-300)
+        share = float(np.clip(true.mean(), 0.01, 0.99)) if sizes.size else share
+        wide = max(float((true * square).sum() / max(true.sum(), 1e-9)), 2 * noise)
+    return true > 0.5
 
 
 def edges(by: np.ndarray) -> np.ndarray:
