@@ -64,9 +64,9 @@ class TransferModel(nn.Module):
         super().__init__()
         d = settings.channels
         self.classes = classes
-        self.hiding = settings.has("hiding")
+        hidden = _HIDDEN_REGIONS if settings.has("hiding") else 0.0
         self.embed = nn.Sequential(
-            ChannelDropout(_DROPOUT, POOL_SIZE**2),
+            ChannelDropout(_DROPOUT, POOL_SIZE**2, hidden),
             nn.Linear(region, d),
             nn.LayerNorm(d),
             nn.ReLU(),
@@ -102,9 +102,6 @@ class TransferModel(nn.Module):
 
     def forward(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         scores, confidence, region = batch.scores, batch.confidence, batch.region
-        if self.training and self.hiding:
-            shown = torch.rand(len(region), 1, 1, device=region.device) >= _HIDDEN_REGIONS
-            region = region * shown
         x = self.embed(region) + self.place(placement(batch.boxes, batch.size))
         fused = torch.zeros_like(x)
         read = scores
@@ -133,21 +130,27 @@ class TransferModel(nn.Module):
 
 
 class ChannelDropout(nn.Module):
-    """Dropout of whole channels of pooled regions: [..., channels * cells].
+    """Dropout of whole channels of pooled regions: [B, ..., channels * cells].
 
     Neighbouring cells tell nearly the same, so that dropping them singly hides little; drawing
     one number per channel is also ``cells`` times cheaper.
+
+    Args:
+        p: probability of dropping a channel of a region.
+        hidden: and of hiding all regions of an image.
     """
 
-    def __init__(self, p: float, cells: int) -> None:
+    def __init__(self, p: float, cells: int, hidden: float = 0.0) -> None:
         super().__init__()
-        self.p, self.cells = p, cells
+        self.p, self.cells, self.hidden = p, cells, hidden
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p <= 0:
+        if not self.training:
             return x
+        # One factor per channel, so that the regions, which are large, are gone through once.
+        shown = torch.rand(len(x), *[1] * x.dim(), device=x.device) >= self.hidden
         kept = torch.rand(*x.shape[:-1], x.shape[-1] // self.cells, 1, device=x.device) >= self.p
-        return (x.unflatten(-1, (-1, self.cells)) * kept / (1 - self.p)).flatten(-2)
+        return (x.unflatten(-1, (-1, self.cells)) * ((kept & shown) / (1 - self.p))).flatten(-2)
 
 
 def overlapping_scores(boxes: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
