@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 
 from relabel.geometry import iou_matrix
-from relabel.lat.boxes import LEAST, BoxError, apply, box_error, deltas, restyle
+from relabel.lat.boxes import (
+    LEAST,
+    BoxError,
+    apply,
+    box_error,
+    deltas,
+    edges,
+    from_edges,
+    moves_surely,
+    restyle,
+)
 
 N = 400
+UNSEEN = np.full((N, 4), np.nan)
 
 
 def _truth(rng: np.random.Generator) -> np.ndarray:
@@ -30,7 +41,7 @@ def _restyled(
     k = len(predicted)
     error = BoxError(np.full(4, bias), np.full(4, spread))
     zeros = np.zeros(k, np.int64)
-    return restyle(predicted, zeros, np.ones(k), np.arange(k), annotated, zeros, error)
+    return restyle(predicted, zeros, np.ones(k), np.arange(k), annotated, zeros, error, UNSEEN)
 
 
 def test_deltas_and_back() -> None:
@@ -77,6 +88,7 @@ def test_the_networks_own_bias_is_taken_out() -> None:
         *(predicted, np.zeros(N, np.int64), np.ones(N), np.arange(N), truth),
         np.zeros(N, np.int64),
         BoxError(np.array([0, 0, -0.1, -0.1]), np.full(4, 0.05)),
+        UNSEEN,
     )
     assert np.abs(np.median(deltas(truth, made), axis=0)).max() < 0.02
 
@@ -92,7 +104,7 @@ def test_each_pair_of_classes_has_its_own_style_and_few_of_a_kind_stay() -> None
     source = classes.copy()
     source[5 : 5 + LEAST - 1] = 7  # too few to measure a style by
     error = BoxError(np.zeros(4), np.full(4, 0.1))
-    made = restyle(predicted, classes, np.ones(N), rows, annotated, source, error)
+    made = restyle(predicted, classes, np.ones(N), rows, annotated, source, error, UNSEEN)
     stays = 5 + LEAST - 1
     assert np.array_equal(made[:stays], predicted[:stays])
     assert _mean_iou(made[stays:], truth[stays:]) > 0.9
@@ -105,7 +117,8 @@ def test_of_two_labels_of_a_class_on_one_annotation_the_surest_moves() -> None:
     rows = np.append(np.arange(N), 0)
     zeros, scores = np.zeros(N + 1, np.int64), np.append(np.full(N, 0.6), 0.9)
     error = BoxError(np.zeros(4), np.full(4, 0.1))
-    made = restyle(predicted, zeros, scores, rows, truth, np.zeros(N, np.int64), error)
+    unseen = np.full((N + 1, 4), np.nan)
+    made = restyle(predicted, zeros, scores, rows, truth, np.zeros(N, np.int64), error, unseen)
     assert np.array_equal(made[0], predicted[0])
     assert not np.array_equal(made[-1], predicted[-1])
 
@@ -121,3 +134,39 @@ def test_the_error_is_measured_on_matches() -> None:
     # Few measure nothing.
     assert box_error(off[: LEAST - 1], truth[: LEAST - 1]) is None
     assert box_error(np.zeros((0, 4)), np.zeros((0, 4))) is None
+
+
+def test_edges_and_back() -> None:
+    by = np.array([0.1, -0.05, 0.3, -0.4])
+    assert np.allclose(from_edges(edges(by)), by)
+    box = np.array([[10.0, 20, 30, 60]])
+    moved = (apply(box, by[None]) - box) / [20, 40, 20, 40]
+    assert np.allclose(moved[0], edges(by))
+
+
+def test_edges_stay_where_networks_err_and_move_where_the_target_draws_them_elsewhere() -> None:
+    # Two annotated classes, one drawn as the target does and one whose top is 30 px higher. The
+    # label's network errs by 0.05 in one direction, the specialist in the other.
+    rng = np.random.default_rng(7)
+    truth = _truth(rng)
+    classes = np.repeat([0, 1], N // 2)
+    annotated = truth - np.where(classes[:, None] == 0, 0.0, [0.0, 30, 0, 0])
+    predicted = _noisy(apply(truth, np.tile([0.03, 0, 0.08, 0.06], (N, 1))), 0.1, rng)
+    seen = _noisy(apply(truth, np.tile([-0.02, 0.01, -0.05, 0.03], (N, 1))), 0.1, rng)
+    error = BoxError(np.zeros(4), np.full(4, 0.2))
+    made = restyle(*(predicted, classes, np.ones(N), np.arange(N), annotated, classes, error, seen))
+    same = classes == 0
+    assert np.allclose(made[same], truth[same], atol=1e-6)
+    assert (made[~same, 1] - annotated[~same, 1] > 5).mean() > 0.95
+    alone = restyle(
+        *(predicted, classes, np.ones(N), np.arange(N), annotated, classes, error, UNSEEN)
+    )
+    assert not np.allclose(alone[same], truth[same], atol=1e-6)
+
+
+def test_a_size_is_true_where_most_are() -> None:
+    margin = np.array([0.06, 0.05, 0.07, 0.035, 0.06, 0.055])
+    assert moves_surely(margin, 0.014).all()
+    errors = np.array([0.0, 0.01, 0.02, 0.0, 0.03, 0.005, 0.3])
+    assert moves_surely(errors, 0.02).tolist() == [False] * 6 + [True]
+    assert not moves_surely(np.zeros((0, 4)), 0.1).any()
