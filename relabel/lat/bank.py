@@ -97,7 +97,7 @@ def build_bank(
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
     shape = (int(offsets[-1]), features.width)
     key = fingerprint(
-        [features.fingerprint(), [f"{p.boxes.shape} {zlib.crc32(p.boxes)}" for p in all_proposals]]
+        [features.fingerprint(), [f"{p.boxes.shape} {zlib.crc32(p.boxes.tobytes())}" for p in all_proposals]]
     )
     if not (done.exists() and done.read_text() == key and _fits(file, shape)):
         folder.mkdir(parents=True, exist_ok=True)

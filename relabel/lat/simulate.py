@@ -59,7 +59,7 @@ def smallest_size(dataset: DetectionDataset) -> float:
 
 def with_players(
     dataset: DetectionDataset,
-    rows: Sequence[int],
+    rows: Sequence[int] | np.ndarray,
     proposals: Sequence[Proposals],
     joint: JointLabelSpace,
     manners: Mapping[int, Manner],
