@@ -96,9 +96,8 @@ def build_bank(
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
     shape = (int(offsets[-1]), features.width)
-    key = fingerprint(
-        [features.fingerprint(), [f"{p.boxes.shape} {zlib.crc32(p.boxes.tobytes())}" for p in all_proposals]]
-    )
+    proposed = [f"{p.boxes.shape} {zlib.crc32(p.boxes.tobytes())}" for p in all_proposals]
+    key = fingerprint([features.fingerprint(), proposed])
     if not (done.exists() and done.read_text() == key and _fits(file, shape)):
         folder.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
