@@ -126,33 +126,14 @@ def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome])
 
 def sheet(outcome: SourceOutcome) -> Image:
     """A contact sheet: source boxes, transferred boxes and truth of some images, side by side."""
-    from relabel.datasets.pixels.location import load_rgb
-    from relabel.reports.pictures import class_palette, contact_sheet, draw_boxes
+    from relabel.reports.pictures import side_by_side
 
     layers = {
         f"{outcome.name}, as annotated": outcome.before,
         "relabelled by LAT": outcome.after,
         "truth in the Cityscapes convention": outcome.truth,
     }
-    palette = class_palette({n for d in layers.values() for n in d.space.names})
-    pictures, captions = [], []
-    for row in _instructive(outcome.truth):
-        pixels = load_rgb(outcome.before, row)
-        for caption, dataset in layers.items():
-            boxes = dataset.boxes.take(np.arange(len(dataset.boxes))[dataset.rows(row)])
-            names = [dataset.space.names[c] for c in boxes.category]
-            pictures.append(
-                draw_boxes(
-                    pixels,
-                    boxes.xyxy,
-                    names,
-                    colors=palette,
-                    ignore=boxes.ignore,
-                    width=2 * pixels.shape[1],
-                )
-            )
-            captions.append(caption)
-    return contact_sheet(pictures, captions, columns=len(layers), cell_width=560)
+    return side_by_side(layers, _instructive(outcome.truth))
 
 
 def _instructive(truth: DetectionDataset) -> list[int]:

@@ -137,7 +137,7 @@ def draw(
         own: position of the image's dataset; the model learns its label space on this image.
         simulated_source: the space whose pseudo-labels simulate the source's annotations; drawn
             where None.
-        training: hide pseudo-labels at random.
+        training: hide pseudo-labels at random; else the image's own annotations are hidden.
         datasets: number of spaces that have a dataset, the first ones; a space without one
             cannot be a source, so it never simulates one. All spaces where None.
 
@@ -150,7 +150,8 @@ def draw(
     if settings.has("crossfit"):
         use |= label & (proposals.space == own)
     else:
-        use |= _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= DROPPED)
+        kept = _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= DROPPED)
+        use |= kept & training
     scores = proposals.scores.copy()
     confidence = np.where(annotated, 1.0, scores.max(axis=1, initial=0.0))
     if training and settings.has("hiding"):

@@ -286,7 +286,7 @@ def hidden_predictions(
     joint: JointLabelSpace,
     settings: LatSettings,
     device: torch.device,
-    datasets: int | None = None,
+    datasets: int,
 ) -> list[HeldBack]:
     """Transfer into the images' own space with their annotations hidden.
 
@@ -297,8 +297,7 @@ def hidden_predictions(
     model.eval()
     seen = []
     target = joint.slice(bank.position)
-    spaces = len(joint.spaces) if datasets is None else datasets
-    others = [p for p in range(spaces) if p != bank.position]
+    others = [p for p in range(datasets) if p != bank.position]
     for i in range(len(bank.image_rows)):
         for simulated_source in others if settings.has("simulated-source") else others[:1]:
             rng = np.random.default_rng([settings.seed, 4, i])
@@ -315,9 +314,9 @@ def hidden_predictions(
             with torch.inference_mode():
                 logits, deltas = model(batch)
                 scores, boxes = predict_target(logits, deltas, batch, target, settings)
-            at, _, confidence = drawn
-            count = len(at)
-            plays = confidence == 1
+            at, count = drawn[0], len(drawn[0])
+            plays = bank.proposals[i].space[at] == simulated_source
+            plays &= settings.has("simulated-source")
             annotation = np.where(plays, np.cumsum(plays) - 1, -1)
             found = candidates(scores[0, :count], boxes[0, :count], annotation)
             gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
+from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import shown
 
 Color = tuple[int, int, int]
@@ -240,6 +242,39 @@ def contact_sheet(
             sheet.paste(picture, (x, y + head))
         y += height
     return sheet
+
+
+def side_by_side(
+    layers: Mapping[str, DetectionDataset], rows: Sequence[int], *, cell_width: int = 560
+) -> Image.Image:
+    """A contact sheet of several annotations of the same images: an image a row.
+
+    Args:
+        layers: datasets with the same images in the same order, by caption.
+        rows: the images.
+
+    Raises:
+        DataError: an image cannot be read.
+        ValueError: no layers or rows.
+    """
+    palette = class_palette({n for d in layers.values() for n in d.space.names})
+    pictures, captions = [], []
+    for row in rows:
+        pixels = load_rgb(next(iter(layers.values())), row)
+        for caption, dataset in layers.items():
+            boxes = dataset.boxes.take(np.arange(len(dataset.boxes))[dataset.rows(row)])
+            names = [dataset.space.names[c] for c in boxes.category]
+            picture = draw_boxes(
+                pixels,
+                boxes.xyxy,
+                names,
+                colors=palette,
+                ignore=boxes.ignore,
+                width=2 * pixels.shape[1],
+            )
+            pictures.append(picture)
+            captions.append(caption)
+    return contact_sheet(pictures, captions, columns=len(layers), cell_width=cell_width)
 
 
 def _ink(color: Color) -> Color:

@@ -1,0 +1,44 @@
+r"""Photos as a source annotates them, relabelled, and the truth, side by side in one picture.
+
+    python benchmarks/before_after.py RUN --config relabel.toml --source riders --truth FILE \
+        --images a.jpg,b.jpg --out FILE
+
+RUN is a workspace of `relabel align`; its relabel.toml, or a protocol, is given by ``--config``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from relabel.catalogue.catalogue import load_catalogue
+from relabel.datasets.formats.registry import read_dataset
+from relabel.reports.pictures import side_by_side
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--config", type=Path, required=True, help="relabel.toml, or a protocol")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--truth", type=Path, required=True, help="COCO, in the target's space")
+    parser.add_argument("--images", required=True, help="file names, with commas")
+    parser.add_argument("--out", type=Path, required=True, help="the picture")
+    args = parser.parse_args()
+    names = args.images.split(",")
+    before = load_catalogue(config=args.config).get(args.source).read("train")
+    found = args.run / "result" / args.source / "annotations.json"
+    layers = {
+        f"as {args.source} annotates": before,
+        "relabelled": read_dataset(found, "coco"),
+        "truth": read_dataset(args.truth, "coco"),
+    }
+    picked = {}
+    for caption, dataset in layers.items():
+        row_of = {Path(name).name: row for row, name in enumerate(dataset.images.file_name)}
+        picked[caption] = dataset.subset([row_of[Path(name).name] for name in names])
+    side_by_side(picked, range(len(names)), cell_width=340).save(args.out, quality=88)
+
+
+if __name__ == "__main__":
+    main()
