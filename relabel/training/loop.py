@@ -196,6 +196,8 @@ def fit(
                 last_saved = time.monotonic()
     if ema is not None:
         model.load_state_dict(ema.module.state_dict())
+    # Read back from its weights the model would not have the forward pass of mixed precision.
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     model.eval()
     if accelerator.is_main_process:
         atomic_write_json(

@@ -152,6 +152,20 @@ def test_the_same_again_gives_the_same_bytes(
     assert len(written[0]) == 2 and written[0] == written[1]
 
 
+def test_cut_off_before_the_calibration_it_ends_with_the_same_bytes(
+    world: World, settings: LatSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded = replace(settings, precision="bf16")
+    whole, cut = train(world, rounded, tmp_path / "whole"), tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr("relabel.lat.train.calibrate", lambda *_: pytest.fail("cut off"))
+        with pytest.raises(pytest.fail.Exception, match="cut off"):
+            train(world, rounded, cut)
+    train(world, rounded, cut)
+    for name in ("model.safetensors", "config.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [*PARTS, "paper"])
 def test_without_each_part_it_runs(

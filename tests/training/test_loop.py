@@ -308,3 +308,27 @@ def test_trainings_of_one_process_may_differ_in_precision(tmp_path: Path) -> Non
             description="test",
         )
     assert seen == [False, True, False]
+
+
+def test_a_trained_model_is_the_one_that_its_weights_make(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    settings = TrainSettings(precision="bf16")
+
+    def losses(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        return {"l2": net(x).float().pow(2).mean()}
+
+    x = torch.randn(4, 3)
+    fit(
+        model,
+        lambda _: x,
+        losses,
+        steps=2,
+        out=tmp_path,
+        settings=settings,
+        runtime=RUNTIME,
+        description="test",
+    )
+    read_back = nn.Linear(3, 2)
+    read_back.load_state_dict(model.state_dict())
+    # No rounding to bfloat16 is left from training.
+    assert torch.equal(model(x), read_back(x))
