@@ -216,6 +216,19 @@ def greedy_match(pairs: BoxPairs, score: np.ndarray, num_right: int) -> BoxPairs
     return pairs.take(order[rows])
 
 
+def first_of_each(clash: np.ndarray, taken: int = 0) -> np.ndarray:
+    """bool [n]: which of n things, in order of preference, clash with none that is kept before.
+
+    Args:
+        clash: bool [n, n].
+        taken: the first so many are kept whatever they clash with.
+    """
+    kept = np.arange(len(clash)) < taken
+    for i in range(taken, len(clash)):
+        kept[i] = not (clash[i, :i] & kept[:i]).any()
+    return kept
+
+
 def suppress(boxes: np.ndarray, score: np.ndarray, group: np.ndarray, iou: float) -> np.ndarray:
     """Greedy non-maximum suppression within groups; the same boxes as torchvision's.
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.geometry import iou_matrix
+from relabel.lat.calibrate import SAME_IOU
 from relabel.lat.proposals import image_truth
 
 if TYPE_CHECKING:
     from relabel.lat.bank import ProposalBank
 
-SAME_IOU = 0.5
 # As many objects of average company are added to each class's own.
 SMOOTHING = 5.0
 # And as many as names with words in common stand for.

@@ -18,7 +18,7 @@ import torch
 from torchvision.ops import batched_nms
 
 from relabel.datasets.table import Table
-from relabel.geometry import BoxPairs, greedy_match, iou_matrix
+from relabel.geometry import BoxPairs, first_of_each, greedy_match, iou_matrix
 from relabel.lat.boxes import BoxError, box_error
 
 # Predictions below this score are not kept, but for an annotation's best class.
@@ -308,10 +308,7 @@ def not_taken(
     every = np.concatenate([taken, order]).astype(np.int64)
     boxes, classes = found.boxes[every], found.classes[every]
     clash = iou_matrix(boxes, boxes) > limit[classes[:, None], classes[None, :]]
-    alone = np.arange(len(every)) < len(taken)
-    for i in range(len(taken), len(every)):
-        alone[i] = not (clash[i, :i] & alone[:i]).any()
-    return every[len(taken) :][alone[len(taken) :]]
+    return every[len(taken) :][first_of_each(clash, len(taken))[len(taken) :]]
 
 
 def class_overlaps(annotated: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:

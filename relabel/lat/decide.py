@@ -16,7 +16,7 @@ import numpy as np
 
 from relabel.datasets.removed import MERGED
 from relabel.datasets.table import Table
-from relabel.geometry import iou_matrix
+from relabel.geometry import first_of_each, iou_matrix
 from relabel.lat.calibrate import (
     NMS_IOU,
     Calibration,
@@ -163,8 +163,6 @@ def _merged(
     limit = np.where(best[:, None] == best[None, :], limit, np.inf)
     same = iou_matrix(boxes, boxes) > limit
     order = np.argsort(-sure, kind="stable")
-    for k, i in enumerate(order):
-        before = order[:k]
-        if sure[i] >= 0:
-            merged[i] = (same[i, before] & ~merged[before] & (sure[before] >= 0)).any()
+    order = order[sure[order] >= 0]
+    merged[order] = ~first_of_each(same[order][:, order])
     return merged

@@ -19,12 +19,11 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
-from relabel.geometry import iou_matrix
+from relabel.geometry import first_of_each, iou_matrix
 from relabel.lat.boxes import apply, deltas
-from relabel.lat.calibrate import LIES_IOU
+from relabel.lat.calibrate import LIES_IOU, SAME_IOU
 from relabel.lat.proposals import MIN_SIDE, Proposals, image_truth
 
-SAME_IOU = 0.5
 MADE = -1
 """`Proposals.variant` of boxes that only play annotations."""
 
@@ -139,20 +138,13 @@ def _play(
             given = np.array([rng.choice(width, p=share[:, g]) for g in wanted[missed]])
             new = _styled(boxes[missed], given, wanted[missed], moves, of_pair, rng)
             # A rider and a bicycle are one cyclist.
-            one = _first_of_each(new, given)
+            one = first_of_each(
+                (iou_matrix(new, new) >= SAME_IOU) & (given[:, None] == given[None, :])
+            )
             made = _made(new[one], at.start + given[one], space, joint)
             p = Proposals.concatenate([p, made])
         out.append(p)
     return out
-
-
-def _first_of_each(boxes: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """bool [n]: boxes that are no copy, of one class, of one before."""
-    same = (iou_matrix(boxes, boxes) >= SAME_IOU) & (classes[:, None] == classes[None, :])
-    first = np.zeros(len(boxes), bool)
-    for i in range(len(boxes)):
-        first[i] = not (same[i, :i] & first[:i]).any()
-    return first
 
 
 def _one_to_an_object(
@@ -180,10 +172,7 @@ def _one_to_an_object(
     # On one object, of classes that the source does not draw on one another, one is enough.
     together = (of[keep][:, None] == of[keep][None, :]) & (of[keep] >= 0)[:, None]
     clash |= together & (limit[classes][:, classes] <= SAME_IOU)
-    alone = np.zeros(len(keep), bool)
-    for i in range(len(keep)):
-        alone[i] = not (clash[i, :i] & alone[:i]).any()
-    keep = keep[alone]
+    keep = keep[first_of_each(clash)]
     return rows[keep], of[keep]
 
 
