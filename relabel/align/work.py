@@ -112,7 +112,6 @@ def move_labels(job: AlignJob, stage: Stage, *, source: str) -> Outputs:
         job.datasets[source],
         job.labels_on(source),
         stage.folder,
-        job.settings.lat,
         job.runtime,
         with_uncertain=True,
     )

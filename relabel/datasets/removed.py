@@ -44,6 +44,12 @@ class Removed(Table):
     category: np.ndarray
     score: np.ndarray
 
+    @classmethod
+    def none(cls) -> Removed:
+        """No annotation."""
+        ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return cls(ints, [], floats, ints, floats)
+
     @property
     def merged(self) -> np.ndarray:
         """bool [n], those that have a label, which names another annotation."""

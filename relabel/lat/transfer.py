@@ -26,7 +26,6 @@ from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.decide import Decided, decide
 from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, image_proposals, image_truth
-from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.columns import (
@@ -82,7 +81,6 @@ def transfer(
     source: DetectionDataset,
     labels: Mapping[str, PseudoLabels],
     out: Path,
-    settings: LatSettings,
     runtime: Runtime,
     *,
     with_uncertain: bool = False,
@@ -233,11 +231,10 @@ def _assemble(
     """Decide per image, carry ignore regions over, add provenance."""
     ends = np.searchsorted(image_column(found), np.arange(len(source) + 1))
     names = [s.name for s in trained.joint.spaces]
-    parts, gone = [], [_no_removed()]
+    parts, gone = [], [Removed.none()]
     for row in range(len(source)):
         index = np.arange(ends[row], ends[row + 1])
-        at = source.rows(row)
-        annotated = at.start + np.flatnonzero(~source.boxes.ignore[at])
+        annotated = source.objects(row)
         own = found.source_row[index]
         here = Predictions(
             found.boxes[index],
@@ -332,11 +329,6 @@ def _no_labels(space: LabelSpace) -> DraftLabels:
     return DraftLabels(
         ints, np.zeros((0, 4)), ints, floats, np.zeros(0, bool), others, ints, floats, []
     )
-
-
-def _no_removed() -> Removed:
-    ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    return Removed(ints, [], floats, ints, floats)
 
 
 def _regions(source: DetectionDataset, made: DraftLabels) -> DraftLabels:

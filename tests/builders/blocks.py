@@ -17,11 +17,24 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.geometry import xyxy_to_xywh
+from relabel.lat.settings import LatSettings
+from relabel.settings import Runtime
 from tests.builders.datasets import dataset_of, write_pixels
 
 SIZE = 96
 COLORS = {"red": (200, 40, 40), "blue": (40, 60, 200)}
 SMALL = 18
+RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
+# A network that learns next to nothing, in seconds.
+TINY_LAT = LatSettings(
+    image_size=SIZE,
+    steps=2,
+    batch_size=4,
+    channels=16,
+    feature_channels=4,
+    precision="fp32",
+    folds=2,
+)
 
 
 @dataclass
@@ -32,6 +45,14 @@ class World:
     source: DetectionDataset
     truth: DetectionDataset
     labels: dict[tuple[str, str], PseudoLabels]
+
+
+def train_on_blocks(world: World, settings: LatSettings, out: Path) -> Path:
+    """Train LAT on the world."""
+    from relabel.lat.train import train_lat
+
+    datasets = {"tight": world.target, "loose": world.source}
+    return train_lat(datasets, world.labels, "tight", out, settings, RUNTIME)
 
 
 def tiny_backbone(folder: Path) -> Path:

@@ -154,7 +154,6 @@ def transfer(
     source: DetectionDataset,
     labels: dict[str, PseudoLabels],
     out: Path,
-    settings: Any,
     runtime: Any,
     **options: Any,
 ) -> tuple[DetectionDataset, Removed]:
@@ -177,8 +176,7 @@ def transfer(
             np.full(n, 8 / 9, np.float32),
         ),
     )
-    ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    return source.with_boxes(boxes, space), Removed(ints, [], floats, ints, floats)
+    return source.with_boxes(boxes, space), Removed.none()
 
 
 def announcement(plan: Any) -> str:

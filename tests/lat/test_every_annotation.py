@@ -16,22 +16,17 @@ from relabel.datasets.removed import MERGED, Removed
 from relabel.errors import DataError
 from relabel.lat.decide import LEFT_OUT, TOO_SMALL
 from relabel.lat.settings import PARTS, LatSettings
-from relabel.lat.train import train_lat
 from relabel.lat.transfer import UNREAD, transfer
 from relabel.settings import Runtime
-from tests.builders.blocks import World, make_world, tiny_backbone
-from tests.builders.datasets import edit_json
-
-RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
-SETTINGS = LatSettings(
-    image_size=96,
-    steps=6,
-    batch_size=4,
-    channels=16,
-    feature_channels=4,
-    precision="fp32",
-    folds=2,
+from tests.builders.blocks import (
+    RUNTIME,
+    TINY_LAT,
+    World,
+    make_world,
+    tiny_backbone,
+    train_on_blocks,
 )
+from tests.builders.datasets import edit_json
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +36,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> LatSettings:
-    return replace(SETTINGS, backbone=str(tiny_backbone(tmp_path_factory.mktemp("backbone"))))
-
-
-def train(world: World, settings: LatSettings, out: Path) -> Path:
-    datasets = {"tight": world.target, "loose": world.source}
-    return train_lat(datasets, world.labels, "tight", out, settings, RUNTIME)
+    return replace(
+        TINY_LAT, steps=6, backbone=str(tiny_backbone(tmp_path_factory.mktemp("backbone")))
+    )
 
 
 @pytest.fixture(scope="module")
 def trained(world: World, settings: LatSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(world, settings, tmp_path_factory.mktemp("lat"))
+    return train_on_blocks(world, settings, tmp_path_factory.mktemp("lat"))
 
 
 def moved(
@@ -61,9 +53,7 @@ def moved(
     before = world.source if source is None else source
     assert isinstance(before, DetectionDataset)
     labels = {"tight": world.labels["tight", "loose"]}
-    result, removed = transfer(
-        model, before, labels, out, LatSettings(), runtime, with_uncertain=True
-    )
+    result, removed = transfer(model, before, labels, out, runtime, with_uncertain=True)
     provenance = result.boxes.provenance
     assert provenance is not None
     named = provenance.source_id[provenance.source_id > 0]
@@ -138,7 +128,7 @@ def test_images_that_cannot_be_read_keep_their_annotations_in_the_list(
 def test_the_same_again_gives_the_same_bytes(
     world: World, settings: LatSettings, trained: Path, tmp_path: Path
 ) -> None:
-    again = train(world, settings, tmp_path / "again")
+    again = train_on_blocks(world, settings, tmp_path / "again")
     for name in ("model.safetensors", "config.json"):
         assert (again / name).read_bytes() == (trained / name).read_bytes()
     written = []
@@ -156,12 +146,12 @@ def test_cut_off_before_the_calibration_it_ends_with_the_same_bytes(
     world: World, settings: LatSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounded = replace(settings, precision="bf16")
-    whole, cut = train(world, rounded, tmp_path / "whole"), tmp_path / "cut"
+    whole, cut = train_on_blocks(world, rounded, tmp_path / "whole"), tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr("relabel.lat.train.calibrate", lambda *_: pytest.fail("cut off"))
         with pytest.raises(pytest.fail.Exception, match="cut off"):
-            train(world, rounded, cut)
-    train(world, rounded, cut)
+            train_on_blocks(world, rounded, cut)
+    train_on_blocks(world, rounded, cut)
     for name in ("model.safetensors", "config.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
@@ -174,7 +164,7 @@ def test_without_each_part_it_runs(
     short = replace(settings, steps=2, without=(part,) if part in PARTS else ())
     if part == "paper":
         short = replace(short, preset="paper", folds=1)
-    model = train(world, short, tmp_path / "lat")
+    model = train_on_blocks(world, short, tmp_path / "lat")
     result, _ = moved(model, world, tmp_path / "out")
     config = json.loads((model / "config.json").read_text())
     # The printed recipe has a model and nothing held back.

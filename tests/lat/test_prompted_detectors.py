@@ -13,23 +13,10 @@ import torch
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.proposals import NOBODY, draw, image_proposals
-from relabel.lat.settings import LatSettings
 from relabel.lat.simulate import Manner, with_players
 from relabel.lat.train import train_lat
 from relabel.lat.transfer import transfer
-from relabel.settings import Runtime
-from tests.builders.blocks import make_world, tiny_backbone
-
-RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
-SETTINGS = LatSettings(
-    image_size=96,
-    steps=2,
-    batch_size=4,
-    channels=16,
-    feature_channels=4,
-    precision="fp32",
-    folds=2,
-)
+from tests.builders.blocks import RUNTIME, TINY_LAT, make_world, tiny_backbone
 
 
 def by_sam3(like: PseudoLabels) -> PseudoLabels:
@@ -39,7 +26,7 @@ def by_sam3(like: PseudoLabels) -> PseudoLabels:
 
 def test_a_labeller_is_a_block_of_the_joint_space_and_counts_for_the_clamp(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world", images=8)
-    settings = replace(SETTINGS, backbone=str(tiny_backbone(tmp_path / "backbone")))
+    settings = replace(TINY_LAT, backbone=str(tiny_backbone(tmp_path / "backbone")))
     labels = dict(world.labels)
     labels["sam3", "tight"] = by_sam3(labels["tight", "tight"])
     labels["sam3", "loose"] = by_sam3(labels["tight", "loose"])
@@ -61,7 +48,7 @@ def test_a_labeller_is_a_block_of_the_joint_space_and_counts_for_the_clamp(tmp_p
     calibration = json.loads((out / "config.json").read_text())["calibration"]
     assert set(calibration["classes"]) == {"red", "blue"}
     on_source = {by: pl for (by, on), pl in labels.items() if on == "loose"}
-    moved, _ = transfer(out, world.source, on_source, tmp_path / "moved", settings, RUNTIME)
+    moved, _ = transfer(out, world.source, on_source, tmp_path / "moved", RUNTIME)
     assert moved.space.class_names == ["red", "blue"]
     origins = set(moved.boxes.provenance.origin) if moved.boxes.provenance else set()
     assert "pseudo:sam3" in origins and "source" in origins
@@ -76,7 +63,7 @@ def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> N
         "tight": world.labels["tight", "tight"],
         "sam3": by_sam3(world.labels["tight", "tight"]),
     }
-    settings = replace(SETTINGS, without=("hiding",))
+    settings = replace(TINY_LAT, without=("hiding",))
     found = image_proposals(world.target, 0, joint, labels, settings)
     manners = {p: Manner(np.ones((n, n)), 0.0) for p, n in ((1, 1), (2, 2))}
     (found,) = with_players(world.target, [0], [found], joint, manners)

@@ -16,21 +16,17 @@ from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.settings import LatSettings
 from relabel.lat.train import train_lat
 from relabel.lat.transfer import transfer
-from relabel.settings import Runtime
-from tests.builders.blocks import World, make_world, tiny_backbone
+from tests.builders.blocks import (
+    RUNTIME,
+    TINY_LAT,
+    World,
+    make_world,
+    tiny_backbone,
+    train_on_blocks,
+)
 from tests.builders.datasets import edit_json
 
-RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
-SETTINGS = LatSettings(
-    image_size=96,
-    steps=300,
-    batch_size=8,
-    lr=1e-3,
-    channels=64,
-    feature_channels=16,
-    precision="fp32",
-    folds=2,
-)
+SETTINGS = replace(TINY_LAT, steps=300, batch_size=8, channels=64, feature_channels=16)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> LatSettings:
 
 @pytest.fixture(scope="module")
 def trained(world: World, settings: LatSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("lat")
-    datasets = {"tight": world.target, "loose": world.source}
-    return train_lat(datasets, world.labels, "tight", out, settings, RUNTIME)
+    return train_on_blocks(world, settings, tmp_path_factory.mktemp("lat"))
 
 
 def quality(found: DetectionDataset, truth: DetectionDataset) -> tuple[float, float, float]:
@@ -75,7 +69,7 @@ def test_transfer_beats_source_boxes_and_pseudo_labels(
     world: World, settings: LatSettings, trained: Path, tmp_path: Path
 ) -> None:
     labels = {"tight": world.labels["tight", "loose"]}
-    result, _ = transfer(trained, world.source, labels, tmp_path, settings, RUNTIME)
+    result, _ = transfer(trained, world.source, labels, tmp_path, RUNTIME)
     iou, accuracy, recall = quality(result, world.truth)
     before, _, source_recall = quality(world.source, world.truth)
     assert iou > before + 0.05
@@ -102,7 +96,7 @@ def test_labels_take_the_annotations_boxes_in_the_targets_style(
     shutil.copytree(trained, plain)
     edit_json(plain / "config.json", lambda c: c["settings"].update(without=["box-blending"]))
     found = {
-        model: transfer(model, world.source, labels, tmp_path / model.name, settings, RUNTIME)[0]
+        model: transfer(model, world.source, labels, tmp_path / model.name, RUNTIME)[0]
         for model in (plain, trained)
     }
     before, after = found[plain].boxes, found[trained].boxes
@@ -170,10 +164,10 @@ def test_transfer_resumes_from_its_shards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     labels = {"tight": world.labels["tight", "loose"]}
-    first, left = transfer(trained, world.source, labels, tmp_path / "a", settings, RUNTIME)
+    first, left = transfer(trained, world.source, labels, tmp_path / "a", RUNTIME)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     monkeypatch.setattr("relabel.lat.transfer._transfer_rows", None)  # nothing is computed again
-    again, again_left = transfer(trained, world.source, labels, tmp_path / "b", settings, RUNTIME)
+    again, again_left = transfer(trained, world.source, labels, tmp_path / "b", RUNTIME)
     assert_same(first, again)
     for column in ("row", "reason", "probability", "category", "score"):
         np.testing.assert_array_equal(getattr(left, column), getattr(again_left, column))
@@ -226,7 +220,7 @@ def test_ignore_regions_survive_as_ignore(
     ignore[0] = True
     source = world.source.with_boxes(replace(world.source.boxes, ignore=ignore))
     labels = {"tight": world.labels["tight", "loose"]}
-    result, _ = transfer(trained, source, labels, tmp_path, settings, RUNTIME)
+    result, _ = transfer(trained, source, labels, tmp_path, RUNTIME)
     kept = np.flatnonzero(result.boxes.ignore)
     assert len(kept) == 1
     assert np.allclose(result.boxes.xywh[kept[0]], source.boxes.xywh[0], atol=1e-3)

@@ -223,8 +223,7 @@ class _Work:
                     specialists={aligned.target: aligned.specialist},
                     bank_folder=job.bank,
                 )
-            settings = job.settings
-            found, _ = transfer(model, fold.simulated, fold.hidden, moved, settings, self.runtime)
+            found, _ = transfer(model, fold.simulated, fold.hidden, moved, self.runtime)
             metrics = evaluate_transfer(fold.truth, found, fold.simulated)
             atomic_write_json(folder / METRICS_FILE, metrics.to_dict())
             log.replace(kept)
