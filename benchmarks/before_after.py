@@ -36,6 +36,9 @@ def main() -> None:
     picked = {}
     for caption, dataset in layers.items():
         row_of = {Path(name).name: row for row, name in enumerate(dataset.images.file_name)}
+        unknown = [name for name in names if Path(name).name not in row_of]
+        if unknown:
+            parser.error(f"no image {unknown[0]!r} {caption}")
         picked[caption] = dataset.subset([row_of[Path(name).name] for name in names])
     side_by_side(picked, range(len(names)), cell_width=320).save(args.out, quality=80)
 
