@@ -66,7 +66,7 @@ def cli(
 
     Draws scenes and writes them as Cityscapes, Waymo v2 and nuImages, each in its own layout and
     labelling convention, then relabels Waymo and nuImages in the label space of Cityscapes and
-    scores the result against the known truth. Says first how long it will take: about five
+    scores the result against the known truth. Says first how long it will take: about four
     minutes on two free cores. The same command resumes what was interrupted.
     """
     from relabel.demo.build import WORLD_FILE, write_world

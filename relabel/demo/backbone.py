@@ -33,7 +33,8 @@ _DONE = "demo.json"
 _THINGS = 24
 _LABELS = 34
 _BOX_SCALE = 32.0  # pixels; brings distances to the box's sides near one
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+_STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class BackboneSettings:
     """
 
     channels: tuple[int, ...] = (32, 64, 96, 128)
-    steps: int = 300
+    steps: int = 200
     batch_size: int = 12
     crop: int = 160
     lr: float = 3e-3
@@ -79,6 +80,9 @@ def train_backbone(
         return folder
     import torch
 
+    from relabel.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng([settings.seed, 77])
     pixels, labels, sides = _training_data(dataset)
@@ -109,6 +113,9 @@ def trial(folder: Path, dataset: DetectionDataset, settings: BackboneSettings) -
     """Save a backbone that has learned nothing; returns the seconds of one training step."""
     import torch
 
+    from relabel.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     pixels, labels, sides = _training_data(dataset)
     rng = np.random.default_rng(0)
     net, head = _network(settings)
@@ -233,9 +240,10 @@ def _batch(
         big_rows = slice(top * STRIDE, (top + side_y) * STRIDE)
         big_columns = slice(left * STRIDE, (left + side_x) * STRIDE)
         x = pixels[i, big_rows, big_columns].astype(np.float32) / 255
-        gain = rng.uniform(0.7, 1.25) * rng.uniform(0.85, 1.15, 3)
-        x = (x * gain + rng.normal(0, rng.uniform(0, 0.03), x.shape)).clip(0, 1)
-        x = ((x - _MEAN) / _STD).transpose(2, 0, 1)
+        gain = (rng.uniform(0.7, 1.25) * rng.uniform(0.85, 1.15, 3)).astype(np.float32)
+        noise = np.float32(rng.uniform(0, 0.03)) * rng.standard_normal(x.shape, np.float32)
+        x = ((x * gain + noise).clip(0, 1) - _MEAN) / _STD
+        x = x.transpose(2, 0, 1)
         y, box = labels[i, rows, columns], sides[i, :, rows, columns]
         if rng.random() < 0.5:
             x, y, box = x[..., ::-1], y[..., ::-1], box[[2, 1, 0, 3]][..., ::-1]

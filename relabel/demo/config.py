@@ -37,17 +37,15 @@ pictures = 6
 backbone = "backbone"  # a small network that the demo trained itself; real work takes DINO
 steps = {specialist_steps}
 batch_size = 8
-lr = 1.5e-3
-backbone_lr_scale = 0.5
-frozen_stride = 0
+lr = 2e-3
+frozen_stride = 32  # all of it: its maps are computed once for the specialists of a dataset
 image_size = 192
 max_image_size = 400
 fpn_strides = [4, 8, 16]
-fpn_channels = 64
+fpn_channels = 48
 head_channels = 256
 rpn_proposals = 150
-rois_per_image = 64
-scale_jitter = [0.85, 1.0]
+rois_per_image = 32
 
 [lat]
 steps = {lat_steps}
