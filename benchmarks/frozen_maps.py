@@ -93,14 +93,14 @@ def step(args: argparse.Namespace, folder: Path, setup: dict[str, Any]) -> Calla
 
 
 def pooling() -> dict[str, Callable[[], None]]:
-    """RoIAlign over the maps of 8 images of 320 px, by torchvision and as matrix products."""
+    """RoIAlign over the maps of 8 images of 320 px, by torchvision and as weighted sums."""
     torch.manual_seed(0)
     corners = torch.rand(8, 32, 2, 2) * 320
     boxes = list(torch.cat([corners.amin(2), corners.amax(2) + 8], dim=-1).clamp(max=320))
     made: dict[str, Callable[[], None]] = {}
     for strides in ((16, 32), (8, 16, 32)):
         maps = {str(s): torch.rand(8, 64, 320 // s, 320 // s, requires_grad=True) for s in strides}
-        for title, kind in (("torchvision", MultiScaleRoIAlign), ("products", SeparableRoIAlign)):
+        for title, kind in (("torchvision", MultiScaleRoIAlign), ("sums", SeparableRoIAlign)):
             pool = kind(list(maps), output_size=7, sampling_ratio=2).train()
 
             def run(pool: Any = pool, maps: dict[str, torch.Tensor] = maps) -> None:

@@ -5,55 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
-MOST_CELLS = 2048
-
 
 class SeparableRoIAlign(MultiScaleRoIAlign):
-    """torchvision's RoIAlign over a pyramid, on a CPU and in training as products of matrices.
+    """torchvision's RoIAlign over a pyramid, on a CPU and in training as weighted sums of places.
 
-    Bilinear samples on a grid along both axes are a matrix for the rows times the map times a
-    matrix for the columns. torchvision's own gradient on a CPU visits every sample of every
-    channel one after the other, in two to four times the time (`benchmarks/frozen_maps.md`). Values
-    are the same up to rounding. Where the finest map has more than `MOST_CELLS` cells the products
-    grow too large, and torchvision's is used.
+    A pooled cell is the mean of bilinear samples, and so a weighted sum of the map at some places;
+    weights are those along one axis times those along the other. torchvision's own gradient on a
+    CPU visits every sample of every channel one after the other, in more than twice the time
+    (`benchmarks/frozen_maps.md`); a bag of embeddings adds all channels of a place at once. Values
+    are the same up to rounding.
 
-    Shape legend: ``R`` RoIs, ``p`` cells per side, ``q`` samples per side of a cell, ``d``
-    channels.
+    Shape legend: ``B`` images, ``R`` RoIs, ``p`` cells per side, ``q`` samples per side of a cell,
+    ``d`` channels.
     """
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         maps = [x[name] for name in self.featmap_names if name in x]
-        fine = maps[0]
-        if (
-            not self.training
-            or fine.device.type != "cpu"
-            or fine.shape[2] * fine.shape[3] > MOST_CELLS
-            or not sum(map(len, boxes))
-        ):
+        if not self.training or maps[0].device.type != "cpu" or not sum(map(len, boxes)):
             return super().forward(x, boxes, image_shapes)
         if self.scales is None:
             with torch.no_grad():
                 super().forward(x, boxes, image_shapes)  # sets scales and levels
-        scales, levels = self.scales, self._levels(boxes)
-        starts = [0]
-        for rows in boxes:
-            starts.append(starts[-1] + len(rows))
+        levels = self._levels(boxes)
+        counts = torch.tensor([len(rows) for rows in boxes])
+        image = torch.arange(len(boxes)).repeat_interleave(counts)
+        joined = torch.cat(boxes).float()
         size, samples = self.output_size[0], self.sampling_ratio
         pooled: list[Tensor] = []
         places: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
-            for level, (one, scale) in enumerate(zip(maps, scales or [], strict=True)):
-                for image, rows in enumerate(boxes):
-                    here = (levels[starts[image] : starts[image + 1]] == level).nonzero()[:, 0]
-                    if len(here):
-                        scaled = rows[here].float() * scale
-                        pooled.append(pool(one[image].float(), scaled, size, samples))
-                        places.append(here + starts[image])
+            for level, (one, scale) in enumerate(zip(maps, self.scales or [], strict=True)):
+                here = (levels == level).nonzero()[:, 0]
+                if len(here):
+                    rows = joined[here] * scale
+                    pooled.append(pool(one.float(), image[here], rows, size, samples))
+                    places.append(here)
         found = torch.cat(pooled)
         # Back in the order of the RoIs.
         return found[torch.cat(places).argsort()]
@@ -65,37 +57,46 @@ class SeparableRoIAlign(MultiScaleRoIAlign):
         return choose(boxes)
 
 
-def pool(one: Tensor, boxes: Tensor, size: int, samples: int) -> Tensor:
-    """RoIAlign (not aligned by half a cell) of one map.
+def pool(maps: Tensor, image: Tensor, boxes: Tensor, size: int, samples: int) -> Tensor:
+    """RoIAlign (not aligned by half a cell) of the maps of one level.
 
     Args:
-        one: [d, H, W].
+        maps: [B, d, H, W].
+        image: int64 [R], which of the maps.
         boxes: [R, 4] xyxy in cells of the map.
 
     Returns:
         [R, d, p, p].
     """
-    channels, height, width = one.shape
-    columns = sampling(boxes[:, 0], boxes[:, 2], width, size, samples)
-    rows = sampling(boxes[:, 1], boxes[:, 3], height, size, samples)
-    flat = columns.flatten(0, 1).expand(height, -1, -1)  # [H, R p, W]
-    across = torch.bmm(flat, one.permute(1, 2, 0))  # [H, R p, d]
-    across = across.view(height, len(boxes), size * channels).transpose(0, 1)  # [R, H, p d]
-    found = torch.bmm(rows, across)  # [R, p, p d]
+    _, channels, height, width = maps.shape
+    x, x_weight = sampling(boxes[:, 0], boxes[:, 2], width, size, samples)
+    y, y_weight = sampling(boxes[:, 1], boxes[:, 3], height, size, samples)
+    row = image[:, None, None] * height + y
+    place = row[:, :, None, :, None] * width + x[:, None, :, None, :]  # [R, p, p, 2 q, 2 q]
+    weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
+    found = F.embedding_bag(
+        place.flatten(3).flatten(0, 2),
+        maps.permute(0, 2, 3, 1).reshape(-1, channels),
+        per_sample_weights=weight.flatten(3).flatten(0, 2),
+        mode="sum",
+    )
     return found.view(len(boxes), size, size, channels).permute(0, 3, 1, 2)
 
 
-def sampling(low: Tensor, high: Tensor, cells: int, size: int, samples: int) -> Tensor:
-    """Weights [R, p, cells] of a map's cells along one axis, of boxes from ``low`` to ``high``."""
+def sampling(
+    low: Tensor, high: Tensor, cells: int, size: int, samples: int
+) -> tuple[Tensor, Tensor]:
+    """The places of a map along one axis that boxes from ``low`` to ``high`` read: int64
+    [R, p, 2 q], and what each of them weighs."""
     span = (high - low).clamp(min=1)
     offset = (torch.arange(size * samples) + 0.5) / (size * samples)
     at = low[:, None] + offset * span[:, None]  # [R, p q]
-    inside = ((at >= -1) & (at <= cells)).float()
+    inside = ((at >= -1) & (at <= cells)).float() / samples
     at = at.clamp(0, cells - 1)
-    first = at.floor().long()
+    first = at.floor()
     second = (first + 1).clamp(max=cells - 1)
     share = at - first
-    weights = at.new_zeros(*at.shape, cells)
-    weights.scatter_add_(2, first[..., None], ((1 - share) * inside)[..., None])
-    weights.scatter_add_(2, second[..., None], (share * inside)[..., None])
-    return weights.view(len(low), size, samples, cells).mean(dim=2)
+    place = torch.stack([first, second], dim=-1).long()
+    weight = torch.stack([(1 - share) * inside, share * inside], dim=-1)
+    shape = (len(low), size, 2 * samples)
+    return place.view(shape), weight.view(shape)
