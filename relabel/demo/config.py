@@ -53,6 +53,8 @@ batch_size = 8
 lr = 1e-3
 image_size = 192
 max_image_size = 400
+feature_strides = [4, 8, 16]
+feature_channels = 32
 channels = 128
 folds = 2
 """

@@ -66,7 +66,9 @@ class LatSettings(Settings):
     lr: NonNegative = setting(1e-3, "Peak learning rate.")
     weight_decay: NonNegative = setting(0.05, "Weight decay, not applied to norms and biases.")
     precision: Precision = setting(
-        "auto", "Arithmetic of the forward pass; auto takes bf16 where the device has it."
+        "auto",
+        "Arithmetic of the forward pass; auto takes bf16 where the device has it, but fp32 for "
+        "what is trained on a CPU.",
     )
     checkpoint_every: NonNegative = setting(
         60.0, "Seconds between checkpoints that resume starts from."

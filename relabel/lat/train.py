@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,11 @@ def _train_model(
         model.associate(torch.from_numpy(table))
     batches = LatBatches(banks, joint, settings)
 
+    training = settings.training
+    if device.type == "cpu" and training.precision == "auto":
+        # Its products are small: on a CPU the casts cost more than bf16 saves.
+        training = replace(training, precision="fp32")
+
     def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:
         batch, targets = data
         batch, targets = batch.to(device), targets.to(device)
@@ -161,9 +167,9 @@ def _train_model(
         model,
         batches,
         losses,
-        steps=total_steps(settings.training, len(batches)),
+        steps=total_steps(training, len(batches)),
         out=part,
-        settings=settings.training,
+        settings=training,
         runtime=runtime,
         description=title,
     )
