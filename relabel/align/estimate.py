@@ -219,7 +219,7 @@ def _lat(
         return ProposalBatch(read, at, scores, scores.amax(-1), valid, size)
 
     def forward() -> dict[str, torch.Tensor]:
-        with autocast(s.precision, device):
+        with autocast(s.precision_on(device.type), device):
             logits, deltas = model(given := batch())
         return lat_losses(logits, deltas, given, goals, s)
 

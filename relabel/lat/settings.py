@@ -132,6 +132,13 @@ class LatSettings(Settings):
         more = ("precision", "checkpoint_every", "seed")
         return LatTraining(**{name: getattr(self, name) for name in (*names, *more)})
 
+    def precision_on(self, device_type: str) -> Precision:
+        """Of training on a torch device type such as ``cpu`` or ``cuda``.
+
+        Its products are small: on a CPU the casts cost more than bf16 saves.
+        """
+        return "fp32" if device_type == "cpu" and self.precision == "auto" else self.precision
+
     def resolved(self) -> LatSettings:
         """The settings with the preset in place of defaults."""
         return with_preset(self, PRESETS[self.preset])

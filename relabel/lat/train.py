@@ -151,10 +151,7 @@ def _train_model(
         model.associate(torch.from_numpy(table))
     batches = LatBatches(banks, joint, settings)
 
-    training = settings.training
-    if device.type == "cpu" and training.precision == "auto":
-        # Its products are small: on a CPU the casts cost more than bf16 saves.
-        training = replace(training, precision="fp32")
+    training = replace(settings.training, precision=settings.precision_on(device.type))
 
     def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:
         batch, targets = data
