@@ -44,7 +44,7 @@ max_image_size = 400
 fpn_strides = [4, 8, 16]
 fpn_channels = 48
 head_channels = 256
-rpn_proposals = 150
+rpn_proposals = 100
 rois_per_image = 32
 
 [lat]
@@ -71,7 +71,7 @@ def write_config(folder: Path, *, seed: int, effort: float = 1.0) -> Path:
     """
     text = _TEMPLATE.format(
         seed=seed,
-        specialist_steps=max(2, round(95 * effort)),
+        specialist_steps=max(2, round(80 * effort)),
         lat_steps=max(4, round(350 * effort)),
     )
     path = folder / "relabel.toml"
