@@ -80,9 +80,6 @@ def train_backbone(
         return folder
     import torch
 
-    from relabel.training.memory import keep_freed_memory
-
-    keep_freed_memory()
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng([settings.seed, 77])
     pixels, labels, sides = _training_data(dataset)
@@ -113,9 +110,6 @@ def trial(folder: Path, dataset: DetectionDataset, settings: BackboneSettings) -
     """Save a backbone that has learned nothing; returns the seconds of one training step."""
     import torch
 
-    from relabel.training.memory import keep_freed_memory
-
-    keep_freed_memory()
     pixels, labels, sides = _training_data(dataset)
     rng = np.random.default_rng(0)
     net, head = _network(settings)
@@ -164,6 +158,9 @@ def _network(settings: BackboneSettings) -> tuple[nn.Module, nn.Conv2d]:
     from torch import nn
     from transformers import ResNetConfig, ResNetModel
 
+    from relabel.training.memory import keep_freed_memory
+
+    keep_freed_memory()  # before the first step: here, for all that train or try it
     config = ResNetConfig(
         embedding_size=settings.channels[0],
         hidden_sizes=list(settings.channels),

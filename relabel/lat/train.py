@@ -150,7 +150,6 @@ def _train_model(
         table = association(cooccurrence(banks[:1], joint) + counts, joint)
         model.associate(torch.from_numpy(table))
     batches = LatBatches(banks, joint, settings)
-
     training = replace(settings.training, precision=settings.precision_on(device.type))
 
     def losses(net: Any, data: Any) -> dict[str, torch.Tensor]:

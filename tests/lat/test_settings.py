@@ -40,6 +40,12 @@ def test_the_printed_formula_has_none_of_the_parts() -> None:
     assert LatSettings(preset="paper", backbone="mine").resolved().backbone == "mine"
 
 
+def test_a_cpu_trains_in_single_precision_unless_it_is_told_otherwise() -> None:
+    auto, told = LatSettings(), LatSettings(precision="bf16")
+    assert (auto.precision_on("cpu"), auto.precision_on("cuda")) == ("fp32", "auto")
+    assert told.precision_on("cpu") == "bf16"
+
+
 def test_settings_come_back_from_json() -> None:
     settings = LatSettings(without=("hiding", "quality"), epochs=2.5)
     assert settings_from(LatSettings, settings_dict(settings), where="here") == settings
