@@ -25,16 +25,19 @@ from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMiss
 )
 
 from relabel.catalogue.catalogue import load_catalogue
-from relabel.errors import RelabelError
+from relabel.errors import ConfigError, RelabelError, did_you_mean
+from relabel.evaluation.tables import markdown
 from relabel.settings import Runtime
 from relabel.studies.downstream.arms import resolve_arms
 from relabel.studies.downstream.protocol import ProtocolRun, read_protocol, with_size
-from relabel.studies.downstream.run import Request, compare
+from relabel.studies.downstream.run import Request, compare, labels_alone
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.workspace.atomic import atomic_write_bytes
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from relabel.catalogue.catalogue import Catalogue
     from relabel.studies.downstream.direct import Point
     from relabel.studies.downstream.results import Comparison
@@ -51,6 +54,7 @@ def main() -> int:
     parser.add_argument("--sets", help="only these sets of sources, with commas")
     parser.add_argument("--arms", help="only these arms, with commas")
     parser.add_argument("--seeds", help="only these seeds, with commas")
+    parser.add_argument("--labels-only", action="store_true", help="measure labels, no detectors")
     parser.add_argument("--report", type=Path, help="also write all tables as one Markdown file")
     parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args()
@@ -81,7 +85,7 @@ def helpers(jobs: int) -> list[subprocess.Popen[bytes]]:
 
 def compare_all(args: argparse.Namespace) -> None:
     """Every comparison of the protocol, one after the other."""
-    from relabel.studies.downstream.direct import points_of
+    from relabel.studies.downstream.direct import points_of, quality_rows
     from relabel.studies.downstream.report import markdown_report, write_outputs
 
     catalogue = load_catalogue(config=args.protocol)
@@ -89,6 +93,7 @@ def compare_all(args: argparse.Namespace) -> None:
         catalogue = with_size(catalogue, args.size)
     protocol = read_protocol(catalogue)
     runtime = Runtime(device=args.device)
+    check_names(protocol.runs(), args)
     sections, points = [f"# {protocol.title}\n"], []
     for run in protocol.runs():
         run = narrowed(run, args)
@@ -96,12 +101,17 @@ def compare_all(args: argparse.Namespace) -> None:
             continue
         message(f"{protocol.title}: {run.folder}")
         request = request_of(catalogue, run, args.out)
+        if args.labels_only:
+            print(markdown(quality_rows(labels_alone(catalogue, request, runtime))))
+            continue
         comparison = compare(catalogue, request, runtime, overwrite=args.overwrite)
         comparison = replace(comparison, command=command_line(args))
         write_outputs(request.out, comparison)
         show(comparison)
         sections += [f"## {run.folder}\n", markdown_report(comparison)]
         points += points_of(comparison, run.folder)
+    if args.labels_only:
+        return
     sections.append(all_direct(points, protocol.title, args.out))
     if args.report:
         atomic_write_bytes(args.report, "\n".join(sections).encode())
@@ -118,6 +128,22 @@ def all_direct(points: list[Point], title: str, out: Path) -> str:
     save_figure(direct_figure(points, f"Labels and detectors ({title})"), out / "direct")
     text = correlation_section(points)
     return f"## Direct and downstream quality, all comparisons\n\n{text}"
+
+
+def check_names(runs: Sequence[ProtocolRun], args: argparse.Namespace) -> None:
+    """Raises ConfigError for a name that narrows the protocol to nothing it has."""
+    known = {
+        "targets": {run.target for run in runs},
+        "sets": {run.source_set for run in runs},
+        "arms": {name for run in runs for name in (*run.arms, *run.extra)},
+    }
+    for option, names in known.items():
+        for name in (getattr(args, option) or "").split(","):
+            if name and name not in names:
+                message = f"--{option}: the protocol has no {name!r}"
+                raise ConfigError(
+                    message, file=args.protocol, remedy=did_you_mean(name, sorted(names))
+                )
 
 
 def narrowed(run: ProtocolRun, args: argparse.Namespace) -> ProtocolRun | None:

@@ -136,6 +136,16 @@ def direct_rows(comparison: Comparison, *, brief: bool = False) -> Rows:
     return ["arm", "source", *names, *after], rows
 
 
+def quality_rows(direct: Mapping[str, Mapping[str, Quality]]) -> Rows:
+    """A row per arm and source of `direct_quality`."""
+    rows = [
+        [arm, source, *(percentage(quality[k]) for k in DIRECT)]
+        for arm, sources in direct.items()
+        for source, quality in sources.items()
+    ]
+    return ["arm", "source", *DIRECT], rows
+
+
 def correlation_rows(found: Mapping[str, Correlation]) -> Rows:
     """A row per measure of the labels."""
     rows = [

@@ -42,6 +42,7 @@ from relabel.workspace.stage import Stage
 if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
     from relabel.crosslabel.pseudo import PseudoLabels
+    from relabel.studies.downstream.direct import Quality
 
 
 def compare(
@@ -64,6 +65,22 @@ def compare(
     return _Job(catalogue, request, runtime, overwrite, problems).run()
 
 
+def labels_alone(
+    catalogue: Catalogue, request: Request, runtime: Runtime
+) -> dict[str, dict[str, Quality]]:
+    """Make the labels of every arm as `compare` does, and train no detector on them.
+
+    Returns:
+        Their quality by arm and source, see `direct_quality`.
+
+    Raises:
+        ConfigError, DataError, StageError: as `compare`.
+    """
+    job = _Job(catalogue, request, runtime, False, Problems(runtime.skip_bad))
+    job.make_labels()
+    return job.direct()
+
+
 @dataclass(eq=False)
 class _Job:
     catalogue: Catalogue
@@ -76,7 +93,7 @@ class _Job:
     not_run: dict[str, str] = field(default_factory=dict)
     labels: dict[str, Mapping[str, DetectionDataset]] = field(default_factory=dict)
 
-    def run(self) -> Comparison:
+    def make_labels(self) -> None:
         request = self.request
         self.given_maps = checked(request)
         if any("lat" in arm.needs for arm in request.arms):
@@ -94,6 +111,10 @@ class _Job:
         for arm in request.arms:
             self._label(arm)
         self.labels.update(extras)
+
+    def run(self) -> Comparison:
+        request = self.request
+        self.make_labels()
         self._train()
         return gather(
             request.out,
@@ -117,7 +138,7 @@ class _Job:
                     **{s: len(self.plan.datasets[s]) for s in request.sources},
                 },
                 "passes": self._passes(),
-                "direct": self._direct(),
+                "direct": self.direct(),
                 "boxes": {
                     arm: {s: len(d.boxes) for s, d in sources.items()}
                     for arm, sources in self.labels.items()
@@ -125,7 +146,7 @@ class _Job:
             },
         )
 
-    def _direct(self) -> dict[str, Any]:
+    def direct(self) -> dict[str, dict[str, Quality]]:
         from relabel.studies.downstream.direct import direct_quality
 
         names = [arm.name for arm in self.request.arms if arm.method == "labels"]

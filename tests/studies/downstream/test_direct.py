@@ -20,6 +20,7 @@ from relabel.studies.downstream.direct import (
     direct_quality,
     direct_rows,
     points_of,
+    quality_rows,
 )
 from relabel.studies.downstream.report import json_result, markdown_report, shown_tables
 from relabel.studies.downstream.results import ArmResult, Comparison
@@ -108,6 +109,7 @@ def test_tables_and_report(comparison: Comparison) -> None:
     assert rows[0] == ["naive", "riders", *["50.0"] * 5, "19.0", "-1.0"]
     assert rows[4] == ["lat", "riders", *["90.0"] * 3, "10.0", "90.0", "25.0", "+5.0"]
     assert [row[0] for row in rows].count("lgpl") == 0
+    assert quality_rows(comparison.about["direct"])[1][0] == ["naive", "riders", *["50.0"] * 5]
     header, rows = direct_rows(comparison, brief=True)
     assert header[-2:] == ["AP", "change"] and rows[0][-1] == "-1.0"
     table = correlation_rows(correlations(points_of(comparison)))

@@ -60,6 +60,38 @@ def arguments(world: Path, *args: str) -> list[str]:
     ]
 
 
+PROTOCOL = """
+[protocol]
+title = "Demo"
+targets = ["cityscapes"]
+seeds = [0]
+arms = ["target-only", "naive"]
+[protocol.sources]
+cityscapes = ["waymo"]
+[protocol.extra.cityscapes.oracle]
+waymo = "truth/waymo_in_cityscapes.json"
+"""
+
+
+@pytest.mark.slow
+def test_the_protocols_script_measures_labels_alone(world: Path) -> None:
+    file, out = world / "protocol.toml", world / "labels_alone"
+    file.write_text((world / "relabel.toml").read_text() + PROTOCOL)
+    script = Path(__file__).parents[3] / "benchmarks" / "downstream.py"
+    command = [sys.executable, str(script), str(file), "--out", str(out), "--labels-only"]
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *args], capture_output=True, text=True, check=False)
+
+    wrong = run("--arms", "naiv")
+    assert wrong.returncode == 1 and "Traceback" not in wrong.stderr
+    assert "--arms: the protocol has no 'naiv'. Did you mean 'naive'?" in wrong.stderr
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "| naive | waymo |" in done.stdout
+    assert list(out.rglob("labels/naive")) and not list(out.rglob("training"))
+
+
 @pytest.mark.slow
 def test_every_arm_gives_numbers_and_sam3_a_reason(
     world: Path, capsys: pytest.CaptureFixture[str]
