@@ -24,7 +24,7 @@ from relabel.errors import Problems
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.settings import LatSettings
-from relabel.lat.simulate import Manner, with_players
+from relabel.lat.simulate import Manner, Places, with_players
 from relabel.settings import Runtime
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.progress import progress
@@ -43,6 +43,7 @@ class ProposalBank:
         proposals: one `Proposals` per image.
         region: float16 [R, F], memory-mapped; image ``i`` has rows ``offsets[i]:offsets[i+1]``.
         offsets: int64 [I + 1].
+        places: where objects of the dataset lie on other spaces' annotations.
     """
 
     dataset: DetectionDataset
@@ -51,6 +52,7 @@ class ProposalBank:
     proposals: list[Proposals]
     region: np.ndarray
     offsets: np.ndarray
+    places: Places
 
     def restricted(self, keep: np.ndarray) -> ProposalBank:
         """Some of the images, bool [I]."""
@@ -92,7 +94,7 @@ def build_bank(
             dataset, int(row), joint, labels, settings, jittered=with_annotations
         )
         all_proposals.append(found if with_annotations else found.take(found.variant == 0))
-    all_proposals = with_players(dataset, image_rows, all_proposals, joint, manners)
+    all_proposals, places = with_players(dataset, image_rows, all_proposals, joint, manners)
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
     shape = (int(offsets[-1]), features.width)
@@ -107,7 +109,8 @@ def build_bank(
         done.write_text(key)
     region = np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float16)
     position = joint.position(dataset.name)
-    return ProposalBank(dataset, position, np.asarray(image_rows), all_proposals, region, offsets)
+    rows = np.asarray(image_rows)
+    return ProposalBank(dataset, position, rows, all_proposals, region, offsets, places)
 
 
 def drop_banks(folder: Path) -> None:

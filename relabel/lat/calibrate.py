@@ -32,6 +32,8 @@ LIES_IOU = 0.3
 # Classes with fewer examples share the calibration of all.
 FEW = 10
 _FLATTEST = 0.05  # slope
+# Weight that draws what a source class adds to the logit towards 0, where classes do not differ.
+_ALIKE = 0.1
 OVERLAPS = (0.5, 0.6, 0.7, 0.8)
 RARELY = 100
 
@@ -110,8 +112,8 @@ class Platt:
     slope: float = 1.0
     offset: float = 0.0
 
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-(self.slope * _logit(scores) + self.offset)))
+    def __call__(self, scores: np.ndarray, more: np.ndarray | float = 0.0) -> np.ndarray:
+        return 1 / (1 + np.exp(-(self.slope * _logit(scores) + self.offset + more)))
 
 
 def fit_platt(scores: np.ndarray, right: np.ndarray) -> Platt:
@@ -121,17 +123,54 @@ def fit_platt(scores: np.ndarray, right: np.ndarray) -> Platt:
     towards 1 by the weight of one example, so that a handful of scores cannot turn it round, and
     a surer score is never less likely right.
     """
-    n, hits = len(scores), int(right.sum())
+    return _fit(scores, right, np.zeros((len(scores), 0)))[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Existence:
+    """Probability that an annotation is an object in the target's convention.
+
+    A convention leaves out whole classes (traffic cones) or nothing of one (cyclists, of which
+    each has a rider), however sure the network is: so every source class has an offset of its own.
+
+    Attributes:
+        platt: for classes of which nothing is known.
+        classes: float64 [C], what each class of the joint space adds to its offset.
+    """
+
+    platt: Platt
+    classes: np.ndarray
+
+    def __call__(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Of `existence_score` [A] and the annotations' classes in the joint space [A]."""
+        return self.platt(scores, self.classes[classes])
+
+
+def fit_existence(
+    scores: np.ndarray, exists: np.ndarray, classes: np.ndarray, count: int
+) -> Existence:
+    """Fit to scores [n], whether each was an object, bool [n], and classes [n] of ``count``."""
+    known, of = np.unique(classes, return_inverse=True)
+    platt, added = _fit(scores, exists, np.eye(len(known))[of])
+    offsets = np.zeros(count)
+    offsets[known] = added
+    return Existence(platt, offsets)
+
+
+def _fit(scores: np.ndarray, right: np.ndarray, groups: np.ndarray) -> tuple[Platt, np.ndarray]:
+    """Platt's fit to scores [n], and what each of the groups, one-hot [n, g], adds to it [g]."""
+    n, hits, g = len(scores), int(right.sum()), groups.shape[1]
     if not n:
-        return Platt()
+        return Platt(), np.zeros(g)
     goal = np.where(right, (hits + 1) / (hits + 2), 1 / (n - hits + 2))
-    x = np.stack([_logit(scores), np.ones(n)], axis=1)
-    prior, pull = np.array([1.0, 0.0]), np.array([1.0, 1e-3])
-    slope, offset = _fit_logistic(x, np.zeros(n), goal, prior, pull)
+    x = np.concatenate([_logit(scores)[:, None], np.ones((n, 1)), groups], axis=1)
+    prior = np.concatenate([[1.0, 0.0], np.zeros(g)])
+    pull = np.concatenate([[1.0, 1e-3], np.full(g, _ALIKE)])
+    slope, *offsets = _fit_logistic(x, np.zeros(n), goal, prior, pull)
     if slope < _FLATTEST:
         slope = _FLATTEST
-        (offset,) = _fit_logistic(x[:, 1:], slope * x[:, 0], goal, prior[1:], pull[1:])
-    return Platt(float(slope), float(offset))
+        offsets = _fit_logistic(x[:, 1:], slope * x[:, 0], goal, prior[1:], pull[1:])
+    return Platt(float(slope), float(offsets[0])), np.asarray(offsets[1:])
 
 
 def _fit_logistic(
@@ -167,8 +206,8 @@ class Calibration:
     """What turns predictions into labels.
 
     Attributes:
-        existence: from `existence_score` to the probability that an annotation is an object in
-            the target's convention.
+        existence: from `existence_score` and source class to the probability that an annotation
+            is an object in the target's convention.
         classes: per target class, from the score of a prediction that is no annotation's best
             class to the probability that it is an object of its own.
         overlaps: float64 [Ct, Ct], IoU above which boxes of two classes are one object.
@@ -176,7 +215,7 @@ class Calibration:
         box_error: how predicted boxes deviate from the target's annotations; None if unknown.
     """
 
-    existence: Platt
+    existence: Existence
     classes: list[Platt]
     overlaps: np.ndarray
     smallest: float
@@ -184,7 +223,8 @@ class Calibration:
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         return {
-            "existence": _numbers(self.existence),
+            "existence": _numbers(self.existence.platt),
+            "existence_classes": np.round(self.existence.classes, 6).tolist(),
             "classes": {n: _numbers(p) for n, p in zip(names, self.classes, strict=True)},
             "overlaps": self.overlaps.tolist(),
             "smallest": round(self.smallest, 3),
@@ -198,7 +238,7 @@ class Calibration:
         if overlaps.shape != (len(names), len(names)):
             raise ValueError("overlaps do not fit the classes")
         return cls(
-            Platt(*values["existence"]),
+            Existence(Platt(*values["existence"]), np.array(values["existence_classes"])),
             [Platt(*values["classes"][n]) for n in names],
             overlaps,
             float(values["smallest"]),
@@ -213,11 +253,13 @@ class HeldBack:
     Attributes:
         found: predictions that never saw the image's annotations.
         annotations: xyxy [A, 4], the simulated source's.
+        annotated: int64 [A], their classes in the joint space.
         boxes, classes: the true objects, xyxy [G, 4] and [G].
     """
 
     found: Predictions
     annotations: np.ndarray
+    annotated: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
 
@@ -226,21 +268,25 @@ def calibrate(
     held_back: Sequence[HeldBack],
     annotated: Sequence[tuple[np.ndarray, np.ndarray]],
     classes: int,
+    joint: int,
 ) -> Calibration:
     """Measure `Calibration`.
 
     Args:
         annotated: boxes [G, 4] and classes [G] of all of the target's training images.
         classes: Ct.
+        joint: number of classes of the joint space.
     """
     overlaps = class_overlaps(annotated, classes)
     exist_score, exists = [np.zeros(0)], [np.zeros(0, bool)]
+    source_class = [np.zeros(0, np.int64)]
     score, label = [np.zeros(0)], [np.zeros(0, np.int64)]
     right = [np.zeros(0, bool)]
     predicted, goals = [np.zeros((0, 4))], [np.zeros((0, 4))]
     for one in held_back:
         table = annotation_scores(one.found, len(one.annotations), classes)
         exist_score.append(existence_score(table))
+        source_class.append(one.annotated)
         exists.append(iou_matrix(one.annotations, one.boxes).max(axis=1, initial=0) >= LIES_IOU)
         best = is_best(one.found, table)
         # What is left of the rest may only take objects that no annotation's best class takes.
@@ -263,7 +309,7 @@ def calibrate(
     ]
     sides = [(b[:, 2:] - b[:, :2]).max(axis=1) for b, _ in annotated if len(b)]
     return Calibration(
-        fit_platt(np.concatenate(exist_score), np.concatenate(exists)),
+        fit_existence(*(np.concatenate(c) for c in (exist_score, exists, source_class)), joint),
         of_class,
         overlaps,
         float(np.quantile(np.concatenate(sides), 0.01)) if sides else 0.0,

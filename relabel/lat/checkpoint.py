@@ -18,6 +18,7 @@ from relabel.lat.calibrate import Calibration
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.model import ProposalBatch, TransferModel, predict_target
 from relabel.lat.settings import LatSettings
+from relabel.lat.simulate import Places
 from relabel.settings import settings_dict, settings_from
 
 
@@ -27,6 +28,7 @@ class TrainedTransfer:
 
     Attributes:
         calibration: what turns predictions into labels.
+        places: where the target's objects lie on annotations of the sources.
     """
 
     models: list[TransferModel]
@@ -35,6 +37,7 @@ class TrainedTransfer:
     target: str
     settings: LatSettings
     calibration: Calibration
+    places: Places
 
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
@@ -67,6 +70,7 @@ class TrainedTransfer:
                 "settings": settings_dict(self.settings),
                 "models": len(self.models),
                 "features": self.features.to_config(),
+                "places": self.places.to_list(),
                 "calibration": self.calibration.to_dict(space.class_names),
             },
         )
@@ -97,7 +101,8 @@ class TrainedTransfer:
             target = config["target"]
             names = spaces[joint.position(target)].class_names
             calibration = Calibration.from_dict(config["calibration"], names)
-            return cls(models, features, joint, target, settings, calibration)
+            places = Places.from_list(config["places"])
+            return cls(models, features, joint, target, settings, calibration, places)
         raise AssertionError  # unreachable: the block above returns or raises
 
 

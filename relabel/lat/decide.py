@@ -92,11 +92,12 @@ def decide(
 
     Args:
         annotations: the source's boxes, xyxy [A, 4].
-        source_classes: their classes [A], to tell two objects from one annotated twice.
+        source_classes: their classes [A] in the joint space: what the target leaves out is told
+            by class, and so are two objects from one annotated twice.
     """
     count, classes = len(annotations), len(calibration.classes)
     table = annotation_scores(found, count, classes)
-    exists = calibration.existence(existence_score(table))
+    exists = calibration.existence(existence_score(table), source_classes)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1e-9)
     best = table.argmax(axis=1) if count else np.zeros(0, np.int64)
     own = np.flatnonzero(found.annotation >= 0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,15 +23,21 @@ from relabel.datasets.labelspace import JointLabelSpace
 from relabel.geometry import first_of_each, iou_matrix
 from relabel.lat.boxes import apply, deltas
 from relabel.lat.calibrate import LIES_IOU, SAME_IOU
-from relabel.lat.proposals import MIN_SIDE, Proposals, image_truth
+from relabel.lat.proposals import MIN_SIDE, NOBODY, Proposals, image_truth
 
 MADE = -1
 """`Proposals.variant` of boxes that only play annotations."""
+PLACE = -2
+"""And of places on an annotation where an object usually lies, see `Places`."""
 
 # Confidence from which pseudo-labels that no annotation confirms are taken for objects.
 _CERTAIN = 0.7
 # Objects of a class from which its rates are measured.
 _FEW = 10
+# Objects lie elsewhere on an annotation if boxes moved onto them overlap it less than this,
+_ELSEWHERE = 0.6
+# and are looked for there if this share of the class's annotations has one.
+_USUAL = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,58 @@ class Manner:
 
     overlaps: np.ndarray
     smallest: float
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where objects of the target usually lie whose boxes an annotation does not nearly share.
+
+    A cyclist has its rider above and its bicycle below; a rider is a part of a cyclist.
+
+    Attributes:
+        of: int64 [n], class of the annotation in the joint space.
+        moves: float64 [n, 4], delta from the annotation's box to the object's.
+    """
+
+    of: np.ndarray
+    moves: np.ndarray
+
+    @classmethod
+    def none(cls) -> Places:
+        return cls(np.zeros(0, np.int64), np.zeros((0, 4)))
+
+    def add_to(self, proposals: Proposals, rows: np.ndarray, classes: np.ndarray) -> Proposals:
+        """The proposals with one more at each place on some of them.
+
+        Args:
+            rows: which are, or play, annotations.
+            classes: their classes in the joint space [len(rows)].
+        """
+        parent, place = np.nonzero(classes[:, None] == self.of[None, :])
+        if not len(parent):
+            return proposals
+        at = rows[parent]
+        boxes = apply(proposals.boxes[at].astype(np.float64), self.moves[place])
+        scores = np.zeros((len(at), proposals.scores.shape[1]), np.float32)
+        scores[np.arange(len(at)), classes[parent]] = 1.0
+        made = Proposals(
+            _sound(boxes),
+            scores,
+            proposals.space[at],
+            np.full(len(at), PLACE, np.int16),
+            np.full(len(at), -1, np.int64),
+            classes[parent].astype(np.int16),
+        )
+        return Proposals.concatenate([proposals, made])
+
+    def to_list(self) -> list[list[Any]]:
+        """JSON-ready: class and delta of each."""
+        return [[int(c), *np.round(m, 6)] for c, m in zip(self.of, self.moves, strict=True)]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Sequence[Any]]) -> Places:
+        rows = np.array(values, dtype=np.float64).reshape(-1, 5)
+        return cls(rows[:, 0].astype(np.int64), rows[:, 1:])
 
 
 def smallest_size(dataset: DetectionDataset) -> float:
@@ -62,13 +121,17 @@ def with_players(
     proposals: Sequence[Proposals],
     joint: JointLabelSpace,
     manners: Mapping[int, Manner],
-) -> list[Proposals]:
+) -> tuple[list[Proposals], Places]:
     """The proposals with who plays a source's annotations, and as which class.
 
     Args:
         rows: the images' rows in ``dataset``.
         proposals: of each image.
         manners: by position in ``joint``, of every space that can be a source.
+
+    Returns:
+        The proposals, and where objects lie on annotations of every source; those are proposals,
+        too.
     """
     own = joint.position(dataset.name)
     truth = [image_truth(dataset, int(row))[:2] for row in rows]
@@ -76,10 +139,56 @@ def with_players(
         float(np.sqrt(dataset.images.width[r] * float(dataset.images.height[r]))) for r in rows
     ]
     found = list(proposals)
+    places = [Places.none()]
     for space, manner in manners.items():
         if space != own:
             found = _play(found, truth, sizes, joint, space, own, manner)
-    return found
+            places.append(_places(found, truth, joint, space, own))
+            found = [places[-1].add_to(p, *_players(p, space)) for p in found]
+    joined = Places(
+        np.concatenate([p.of for p in places]), np.concatenate([p.moves for p in places])
+    )
+    return found, joined
+
+
+def _players(p: Proposals, space: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of those that play a space's annotations, and as which class of the joint space."""
+    rows = np.flatnonzero((p.space == space) & (p.plays != NOBODY))
+    return rows, p.plays[rows].astype(np.int64)
+
+
+def _places(
+    proposals: list[Proposals],
+    truth: list[tuple[np.ndarray, np.ndarray]],
+    joint: JointLabelSpace,
+    space: int,
+    own: int,
+) -> Places:
+    moves, said, wanted = [np.zeros((0, 4))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    total = np.zeros(joint.num_classes)
+    for p, (boxes, classes) in zip(proposals, truth, strict=True):
+        rows, as_class = _players(p, space)
+        real = p.variant[rows] != MADE
+        rows, as_class = rows[real], as_class[real]
+        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        total += np.bincount(as_class[lies.any(axis=1)], minlength=len(total))
+        k, g = np.nonzero(lies)
+        moves.append(deltas(p.boxes[rows[k]].astype(np.float64), boxes[g].astype(np.float64)))
+        said.append(as_class[k])
+        wanted.append(classes[g])
+    every = np.concatenate(moves)
+    pairs = np.stack([np.concatenate(said), np.concatenate(wanted)], axis=1)
+    unit = np.array([[0.0, 0.0, 1.0, 1.0]])
+    of, to = [], []
+    for c, g in np.unique(pairs, axis=0):
+        alike = every[(pairs == (c, g)).all(axis=1)]
+        if len(alike) < max(_FEW, _USUAL * total[c]):
+            continue
+        move = np.median(alike, axis=0)
+        if iou_matrix(apply(unit, move[None]), unit)[0, 0] < _ELSEWHERE:
+            of.append(c)
+            to.append(move)
+    return Places(np.array(of, np.int64), np.array(to).reshape(-1, 4))
 
 
 def _play(
@@ -208,12 +317,16 @@ def _styled(
     return apply(boxes.astype(np.float64), moved)
 
 
+def _sound(boxes: np.ndarray) -> np.ndarray:
+    boxes = boxes.astype(np.float32)
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + MIN_SIDE)
+    return boxes
+
+
 def _made(boxes: np.ndarray, classes: np.ndarray, space: int, joint: JointLabelSpace) -> Proposals:
     n = len(boxes)
-    boxes = boxes.astype(np.float32).copy()
-    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + MIN_SIDE)
     return Proposals(
-        boxes,
+        _sound(boxes),
         np.zeros((n, joint.num_classes), np.float32),
         np.full(n, space, np.int16),
         np.full(n, MADE, np.int16),

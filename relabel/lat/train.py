@@ -28,7 +28,7 @@ from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
 from relabel.lat.proposals import draw, image_truth
 from relabel.lat.settings import LatSettings
-from relabel.lat.simulate import Manner, smallest_size
+from relabel.lat.simulate import PLACE, Manner, smallest_size
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
 from relabel.training.order import permuted, rows_of_step
@@ -107,8 +107,9 @@ def train_lat(
             rest = banks[0].restricted(held)
             seen += hidden_predictions(model, rest, joint, settings, device, len(banks))
     annotated = [image_truth(datasets[target], int(row))[:2] for row in chosen[target]]
-    calibration = calibrate(seen, annotated, joint.spaces[0].num_classes)
-    TrainedTransfer(models, features, joint, target, settings, calibration).save(out)
+    calibration = calibrate(seen, annotated, joint.spaces[0].num_classes, joint.num_classes)
+    places = banks[0].places
+    TrainedTransfer(models, features, joint, target, settings, calibration, places).save(out)
     logs = [
         json.loads((out / "parts" / str(i) / "training.json").read_text())
         for i in range(len(models))
@@ -319,10 +320,13 @@ def hidden_predictions(
             at, count = drawn[0], len(drawn[0])
             plays = bank.proposals[i].space[at] == simulated_source
             plays &= settings.has("simulated-source")
+            plays &= bank.proposals[i].variant[at] != PLACE
             annotation = np.where(plays, np.cumsum(plays) - 1, -1)
             found = candidates(scores[0, :count], boxes[0, :count], annotation)
             gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))
-            seen.append(HeldBack(found, bank.proposals[i].boxes[at[plays]], gt, classes))
+            players = bank.proposals[i].take(at[plays])
+            played = players.plays.astype(np.int64)
+            seen.append(HeldBack(found, players.boxes, played, gt, classes))
     return seen
 
 

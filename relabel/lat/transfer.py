@@ -145,10 +145,7 @@ def _transfer_rows(
         problems=Problems(runtime.skip_bad),
     ) as batches:
         for found_rows, images in batches:
-            proposals = [
-                image_proposals(source, int(r), trained.joint, labels, trained.settings)
-                for r in found_rows
-            ]
+            proposals = [_proposals(trained, source, int(r), labels) for r in found_rows]
             regions = trained.features.pool(images, [p.boxes for p in proposals])
             for row, p, region in zip(found_rows, proposals, regions, strict=True):
                 size = int(source.images.width[row]), int(source.images.height[row])
@@ -157,6 +154,14 @@ def _transfer_rows(
                 parts.append(_shard(run, np.array([row]), found, p.space[of], p.source_row[of]))
             bar.update(len(found_rows))
     return join(parts)
+
+
+def _proposals(
+    trained: TrainedTransfer, source: DetectionDataset, row: int, labels: Mapping[str, PseudoLabels]
+) -> Proposals:
+    found = image_proposals(source, row, trained.joint, labels, trained.settings)
+    annotated = np.flatnonzero(found.variant > 0)
+    return trained.places.add_to(found, annotated, found.scores[annotated].argmax(axis=1))
 
 
 def _shard(
@@ -231,6 +236,7 @@ def _assemble(
     """Decide per image, carry ignore regions over, add provenance."""
     ends = np.searchsorted(image_column(found), np.arange(len(source) + 1))
     names = [s.name for s in trained.joint.spaces]
+    first_class = trained.joint.slice(source.name).start
     parts, gone = [], [Removed.none()]
     for row in range(len(source)):
         index = np.arange(ends[row], ends[row + 1])
@@ -249,7 +255,7 @@ def _assemble(
             none = np.full(len(annotated), -1)
             gone.append(Removed(annotated, [UNREAD] * len(annotated), nothing, none, nothing))
             continue
-        decided, left = decide(here, boxes, classes, trained.calibration)
+        decided, left = decide(here, boxes, first_class + classes, trained.calibration)
         if not with_uncertain:
             decided = decided.take(~decided.uncertain)
         by = [f"pseudo:{names[s]}" for s in found.space[index[decided.rows]].tolist()]
