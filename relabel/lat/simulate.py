@@ -34,6 +34,7 @@ PLACE = -2
 _CERTAIN = 0.7
 # Objects of a class from which its rates are measured.
 _FEW = 10
+_DRAWN = 3.0
 # Objects lie elsewhere on an annotation if boxes moved onto them overlap it less than this,
 _ELSEWHERE = 0.6
 # and are looked for there if this share of the class's annotations has one.
@@ -203,13 +204,25 @@ def _play(
     at = joint.slice(space)
     width, classes = at.stop - at.start, joint.spaces[own].num_classes
     plays, objects = [], []
-    for p, (boxes, _) in zip(proposals, truth, strict=True):
+    total, sure = np.zeros(classes), np.zeros(classes)
+    for p, (boxes, wanted) in zip(proposals, truth, strict=True):
         rows, of = _one_to_an_object(p, space, at, boxes, manner.overlaps)
         plays.append(rows)
         objects.append(of)
+        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        surest = np.where(lies, _sureness(p, rows)[:, None], 0.0).max(axis=0, initial=0)
+        total += np.bincount(wanted, minlength=classes)
+        sure += np.bincount(wanted, weights=surest, minlength=classes)
+    annotated = _annotated(total, sure)
+    for i, (p, (boxes, wanted)) in enumerate(zip(proposals, truth, strict=True)):
+        rows, of = plays[i], objects[i]
+        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        usual = np.where(lies, annotated[wanted][None, :], 0.0).max(axis=1, initial=0)
+        keep = (of < 0) | (_sureness(p, rows) >= 1 - usual)
+        plays[i], objects[i] = rows[keep], of[keep]
     # Which classes lie on objects of each class of the images' own, and in which style.
     counts = np.zeros((width, classes))
-    total, seen = np.zeros(classes), np.zeros(classes)
+    seen = np.zeros(classes)
     style: list[np.ndarray] = [np.zeros((0, 4))]
     pairs: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
     missing = []
@@ -217,14 +230,15 @@ def _play(
         lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
         covered = lies.any(axis=0)
         missing.append(np.flatnonzero(~covered))
-        total += np.bincount(wanted, minlength=classes)
         seen += np.bincount(wanted[covered], minlength=classes)
         k, g = np.nonzero(lies)
         said = p.scores[rows, at].argmax(axis=1)[k] if len(k) else np.zeros(0, np.int64)
         np.add.at(counts, (said, wanted[g]), p.scores[rows].max(axis=1)[k] if len(k) else 0.0)
         style.append(deltas(boxes[g].astype(np.float64), p.boxes[rows[k]].astype(np.float64)))
         pairs.append(np.stack([said, wanted[g]], axis=1))
-    added = _rate_to_add(total, seen)
+    found = seen / np.maximum(total, 1)
+    added = np.clip((annotated - found) / np.maximum(1 - found, 1e-9), 0, 1)
+    added[counts.sum(axis=0) == 0] = 0.0  # nobody knows what they would be called
     moves, of_pair = np.concatenate(style), np.concatenate(pairs)
     share = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1e-9)
     out = []
@@ -285,20 +299,29 @@ def _one_to_an_object(
     return rows[keep], of[keep]
 
 
-def _rate_to_add(total: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Probability of annotating an object that the specialist has missed, per own class [g].
+def _sureness(p: Proposals, rows: np.ndarray) -> np.ndarray:
+    """How surely each is an object of any class of its space, [len(rows)] in [0, 1]."""
+    return np.minimum(p.scores[rows].sum(axis=1), 1.0)
+
+
+def _annotated(total: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """Share of a class's objects that the source annotates, per own class [g].
 
     Specialists miss objects that annotators see, about as many of every class; of the class that
-    is found most often all are annotated. A class that is found half as often is annotated half
-    the time; one that is never found is not in the source's convention.
+    is found most surely all are annotated. A class that is found half as surely is annotated half
+    the time, such as bicycles where parked ones are left out. Classes with few objects, of which
+    chance tells more, are drawn towards the best.
+
+    Args:
+        total: objects of each class.
+        sure: of those, the sum of the sureness with which they are found.
     """
-    found = np.divide(seen, total, out=np.zeros_like(seen), where=total > 0)
+    found = np.divide(sure, total, out=np.zeros_like(sure), where=total > 0)
     enough = total >= _FEW
     best = found[enough].max() if enough.any() else found.max(initial=0)
     if best <= 0:
         return np.zeros_like(found)
-    annotated = np.minimum(found / best, 1.0)
-    return np.clip((annotated - found) / np.maximum(1 - found, 1e-9), 0, 1)
+    return np.minimum((sure / best + _DRAWN) / (total + _DRAWN), 1.0)
 
 
 def _styled(
