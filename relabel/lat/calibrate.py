@@ -47,8 +47,8 @@ class Predictions(Table):
         scores: float32 [k].
         classes: int64 [k], position in the target space.
         rows: int64 [k], the proposal each came from.
-        annotation: int64 [k], the annotation that this proposal is, counted within the image, or
-            -1 for a pseudo-label.
+        annotation: int64 [k], the annotation that this proposal is or is a place on, counted
+            within the image, or -1 for a pseudo-label.
     """
 
     boxes: np.ndarray
@@ -61,8 +61,8 @@ class Predictions(Table):
 def candidates(scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray) -> Predictions:
     """Predictions of one image worth keeping.
 
-    Every annotation keeps all its classes, the best one however low; of pseudo-labels remains what
-    class-wise NMS leaves.
+    Every annotation keeps all its classes, the best one however low, each from the surest of its
+    proposals; of pseudo-labels remains what class-wise NMS leaves.
 
     Args:
         scores: [M, Ct].
@@ -80,13 +80,16 @@ def candidates(scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray
     others = torch.cumsum(~own[rows[keep]], dim=0)
     keep = keep[own[rows[keep]] | (others <= TOP)]
     of = rows[keep].cpu().numpy()
-    return Predictions(
+    found = Predictions(
         picked[keep].cpu().numpy(),
         values[keep].cpu().numpy(),
         classes[keep].cpu().numpy(),
         of,
         annotation[of].astype(np.int64),
     )
+    name = np.where(found.annotation >= 0, found.annotation, -1 - np.arange(len(found)))
+    _, first = np.unique(np.stack([name, found.classes]), axis=1, return_index=True)
+    return found.take(np.sort(first))
 
 
 def annotation_scores(found: Predictions, count: int, classes: int) -> np.ndarray:

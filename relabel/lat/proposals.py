@@ -39,8 +39,9 @@ class Proposals(Table):
         scores: float32 [M, C].
         space: int16 [M], position of the dataset whose label space the proposal has.
         variant: int16 [M]; 0 for a pseudo-label, 1 for an annotation, from 2 its jittered copies;
-            -1 for a box that only plays an annotation.
-        source_row: int64 [M], box row in the dataset for annotations, else -1.
+            -1 for a box that only plays an annotation, -2 for a place on one.
+        source_row: int64 [M], box row in the dataset for annotations and the places on them, see
+            `relabel.lat.simulate.Places`; what plays an annotation has any number; else -1.
         plays: int16 [M], the class of the joint space as which the box plays an annotation of its
             space, `NOBODY` if it does not; see `relabel.lat.simulate`.
     """
@@ -105,6 +106,18 @@ def image_proposals(
         source.astype(np.int64),
         np.full(len(boxes), NOBODY, np.int16),
     ).take(sound)
+
+
+def annotation_numbers(p: Proposals, are: np.ndarray) -> np.ndarray:
+    """The annotation that each is, or is a place on, counted within the image; -1 for none.
+
+    Args:
+        are: bool [M], those that are annotations or play them.
+    """
+    numbers = np.full(len(p), -1, np.int64)
+    for number, row in enumerate(p.source_row[are]):
+        numbers[p.source_row == row] = number
+    return numbers
 
 
 def image_truth(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

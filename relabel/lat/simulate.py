@@ -92,7 +92,7 @@ class Places:
             scores,
             proposals.space[at],
             np.full(len(at), PLACE, np.int16),
-            np.full(len(at), -1, np.int64),
+            proposals.source_row[at],
             classes[parent].astype(np.int16),
         )
         return Proposals.concatenate([proposals, made])
@@ -145,6 +145,7 @@ def with_players(
         if space != own:
             found = _play(found, truth, sizes, joint, space, own, manner)
             places.append(_places(found, truth, joint, space, own))
+            found = [_numbered(p, space) for p in found]
             found = [places[-1].add_to(p, *_players(p, space)) for p in found]
     joined = Places(
         np.concatenate([p.of for p in places]), np.concatenate([p.moves for p in places])
@@ -156,6 +157,14 @@ def _players(p: Proposals, space: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of those that play a space's annotations, and as which class of the joint space."""
     rows = np.flatnonzero((p.space == space) & (p.plays != NOBODY))
     return rows, p.plays[rows].astype(np.int64)
+
+
+def _numbered(p: Proposals, space: int) -> Proposals:
+    """With the players' own rows as their annotation."""
+    rows, _ = _players(p, space)
+    named = p.source_row.copy()
+    named[rows] = rows
+    return replace(p, source_row=named)
 
 
 def _places(

@@ -26,7 +26,7 @@ from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
-from relabel.lat.proposals import draw, image_truth
+from relabel.lat.proposals import annotation_numbers, draw, image_truth
 from relabel.lat.settings import LatSettings
 from relabel.lat.simulate import PLACE, Manner, smallest_size
 from relabel.settings import Runtime
@@ -317,16 +317,14 @@ def hidden_predictions(
             with torch.inference_mode():
                 logits, deltas = model(batch)
                 scores, boxes = predict_target(logits, deltas, batch, target, settings)
-            at, count = drawn[0], len(drawn[0])
-            plays = bank.proposals[i].space[at] == simulated_source
+            used = bank.proposals[i].take(drawn[0])
+            plays = (used.space == simulated_source) & (used.variant != PLACE)
             plays &= settings.has("simulated-source")
-            plays &= bank.proposals[i].variant[at] != PLACE
-            annotation = np.where(plays, np.cumsum(plays) - 1, -1)
-            found = candidates(scores[0, :count], boxes[0, :count], annotation)
+            annotation = annotation_numbers(used, plays)
+            found = candidates(scores[0, : len(used)], boxes[0, : len(used)], annotation)
             gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))
-            players = bank.proposals[i].take(at[plays])
-            played = players.plays.astype(np.int64)
-            seen.append(HeldBack(found, players.boxes, played, gt, classes))
+            played = used.plays[plays].astype(np.int64)
+            seen.append(HeldBack(found, used.boxes[plays], played, gt, classes))
     return seen
 
 

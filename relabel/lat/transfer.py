@@ -25,7 +25,7 @@ from relabel.lat.calibrate import Predictions, candidates
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.decide import Decided, decide
 from relabel.lat.model import ProposalBatch
-from relabel.lat.proposals import Proposals, image_proposals, image_truth
+from relabel.lat.proposals import Proposals, annotation_numbers, image_proposals, image_truth
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.columns import (
@@ -200,8 +200,7 @@ def _predict(
         torch.tensor([size], dtype=torch.float32),
     ).to(trained.features.device)
     scores, boxes = trained.predict(batch)
-    annotation = np.where(p.variant > 0, np.cumsum(p.variant > 0) - 1, -1)
-    return candidates(scores[0], boxes[0], annotation)
+    return candidates(scores[0], boxes[0], annotation_numbers(p, p.variant > 0))
 
 
 @dataclass(frozen=True, eq=False)
