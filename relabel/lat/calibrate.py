@@ -49,6 +49,8 @@ class Predictions(Table):
         rows: int64 [k], the proposal each came from.
         annotation: int64 [k], the annotation that this proposal is or is a place on, counted
             within the image, or -1 for a pseudo-label.
+        place: bool [k], whether it is from a place on the annotation, see
+            `relabel.lat.simulate.Places`.
     """
 
     boxes: np.ndarray
@@ -56,18 +58,21 @@ class Predictions(Table):
     classes: np.ndarray
     rows: np.ndarray
     annotation: np.ndarray
+    place: np.ndarray
 
 
-def candidates(scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray) -> Predictions:
+def candidates(
+    scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray, place: np.ndarray
+) -> Predictions:
     """Predictions of one image worth keeping.
 
-    Every annotation keeps all its classes, the best one however low, each from the surest of its
-    proposals; of pseudo-labels remains what class-wise NMS leaves.
+    Every annotation keeps all its classes, the best one however low; of pseudo-labels remains what
+    class-wise NMS leaves.
 
     Args:
         scores: [M, Ct].
         boxes: xyxy [M, Ct, 4].
-        annotation: int64 [M], see `Predictions`.
+        annotation, place: int64 [M], bool [M], see `Predictions`.
     """
     own = torch.from_numpy(annotation >= 0).to(scores.device)
     wanted = scores > FLOOR
@@ -80,22 +85,23 @@ def candidates(scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray
     others = torch.cumsum(~own[rows[keep]], dim=0)
     keep = keep[own[rows[keep]] | (others <= TOP)]
     of = rows[keep].cpu().numpy()
-    found = Predictions(
+    return Predictions(
         picked[keep].cpu().numpy(),
         values[keep].cpu().numpy(),
         classes[keep].cpu().numpy(),
         of,
         annotation[of].astype(np.int64),
+        place[of],
     )
-    name = np.where(found.annotation >= 0, found.annotation, -1 - np.arange(len(found)))
-    _, first = np.unique(np.stack([name, found.classes]), axis=1, return_index=True)
-    return found.take(np.sort(first))
 
 
 def annotation_scores(found: Predictions, count: int, classes: int) -> np.ndarray:
-    """The score of every annotation as every class, float64 [A, Ct]; 0 where it was not kept."""
+    """The score of every annotation as every class, float64 [A, Ct]; 0 where it was not kept.
+
+    That of places on it does not count: a rider there is no other class of a bicycle.
+    """
     table = np.zeros((count, classes))
-    own = found.annotation >= 0
+    own = (found.annotation >= 0) & ~found.place
     table[found.annotation[own], found.classes[own]] = found.scores[own]
     return table
 
@@ -291,10 +297,10 @@ def calibrate(
         exist_score.append(existence_score(table))
         source_class.append(one.annotated)
         exists.append(iou_matrix(one.annotations, one.boxes).max(axis=1, initial=0) >= LIES_IOU)
-        best = is_best(one.found, table)
         # What is left of the rest may only take objects that no annotation's best class takes.
-        first = np.flatnonzero(best)
-        rest = not_taken(one.found, first, np.where(best, -1.0, one.found.scores), 0.0, overlaps)
+        first, other = best_and_others(one.found, table)
+        first = first[np.argsort(-one.found.scores[first], kind="stable")]
+        rest = not_taken(one.found, first, np.where(other, one.found.scores, -1.0), 0.0, overlaps)
         pairs = matches(one.found.take(np.concatenate([first, rest])), one.boxes, one.classes)
         near = pairs[: len(first)] >= 0
         predicted.append(one.found.boxes[first[near]])
@@ -320,12 +326,29 @@ def calibrate(
     )
 
 
-def is_best(found: Predictions, table: np.ndarray) -> np.ndarray:
-    """bool [k]: which predictions are an annotation's best class."""
-    best = np.zeros(len(found), bool)
-    own = np.flatnonzero(found.annotation >= 0)
-    best[own] = found.classes[own] == table.argmax(axis=1)[found.annotation[own]]
-    return best
+def best_and_others(found: Predictions, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The prediction of every annotation as its best class, and the others.
+
+    Of an annotation and the places on it only the surest speaks for a class.
+
+    Args:
+        table: from `annotation_scores`.
+
+    Returns:
+        rows int64 [A]; bool [k].
+    """
+    count, classes = table.shape
+    own = np.flatnonzero(found.annotation >= 0)  # the surest first
+    key = found.annotation[own] * classes + found.classes[own]
+    of, first = np.unique(key, return_index=True)
+    surest = np.full(count * classes, -1, np.int64)
+    surest[of] = own[first]
+    surest = surest.reshape(count, classes)
+    best = surest[np.arange(count), table.argmax(axis=1)] if count else np.zeros(0, np.int64)
+    other = found.annotation < 0
+    other[surest[surest >= 0]] = True
+    other[best] = False
+    return best, other
 
 
 def matches(found: Predictions, boxes: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from relabel.lat.calibrate import (
     Calibration,
     Predictions,
     annotation_scores,
+    best_and_others,
     existence_score,
     not_taken,
 )
@@ -100,11 +101,7 @@ def decide(
     exists = calibration.existence(existence_score(table), source_classes)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1e-9)
     best = table.argmax(axis=1) if count else np.zeros(0, np.int64)
-    own = np.flatnonzero(found.annotation >= 0)
-    place = np.full((count, classes), -1, np.int64)
-    place[found.annotation[own], found.classes[own]] = own
-
-    first = place[np.arange(count), best]
+    first, other = best_and_others(found, table)
     sure = exists * share[np.arange(count), best]
     gone = exists < LIKELY
     merged = _merged(found, first, best, annotations, source_classes, np.where(gone, -1.0, sure))
@@ -117,7 +114,7 @@ def decide(
     for c in np.unique(found.classes):
         at = found.classes == c
         chance[at] = calibration.classes[c](found.scores[at])
-    chance[first] = -1.0  # decided above
+    chance[~other] = -1.0  # decided above
     taken = not_taken(found, first[kept], chance, POSSIBLE, calibration.overlaps)
     labels, doubtful = taken[chance[taken] >= LIKELY], taken[chance[taken] < LIKELY]
     doubtful_own = np.flatnonzero(gone & (exists >= POSSIBLE))

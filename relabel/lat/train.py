@@ -321,7 +321,8 @@ def hidden_predictions(
             plays = (used.space == simulated_source) & (used.variant != PLACE)
             plays &= settings.has("simulated-source")
             annotation = annotation_numbers(used, plays)
-            found = candidates(scores[0, : len(used)], boxes[0, : len(used)], annotation)
+            place = used.variant == PLACE
+            found = candidates(scores[0, : len(used)], boxes[0, : len(used)], annotation, place)
             gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))
             played = used.plays[plays].astype(np.int64)
             seen.append(HeldBack(found, used.boxes[plays], played, gt, classes))

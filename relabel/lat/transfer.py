@@ -26,6 +26,7 @@ from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.decide import Decided, decide
 from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import Proposals, annotation_numbers, image_proposals, image_truth
+from relabel.lat.simulate import PLACE
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.columns import (
@@ -49,7 +50,10 @@ SOURCE = "source"
 SEEN_SCORE = 0.2
 UNREAD = "the image could not be read"
 _NONE = Predictions(
-    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), *(np.zeros(0, np.int64),) * 3
+    np.zeros((0, 4), np.float32),
+    np.zeros(0, np.float32),
+    *(np.zeros(0, np.int64),) * 3,
+    np.zeros(0, bool),
 )
 
 
@@ -64,6 +68,7 @@ class PredictionShard(Shard):
         classes: int64 [n], position in the target space.
         space: int64 [n], position of the label space of the proposal behind it.
         source_row: int64 [n], box row of that proposal in the source, -1 for a pseudo-label.
+        place: bool [n], see `Predictions`.
     """
 
     offsets: np.ndarray
@@ -72,6 +77,7 @@ class PredictionShard(Shard):
     classes: np.ndarray = column("int64", "offsets")
     space: np.ndarray = column("int64", "offsets")
     source_row: np.ndarray = column("int64", "offsets")
+    place: np.ndarray = column("bool", "offsets")
 
     KIND: ClassVar[str] = "predictions"
 
@@ -181,6 +187,7 @@ def _shard(
         classes=found.classes.astype(np.int64),
         space=space.astype(np.int64),
         source_row=source_row,
+        place=found.place,
     )
 
 
@@ -200,7 +207,8 @@ def _predict(
         torch.tensor([size], dtype=torch.float32),
     ).to(trained.features.device)
     scores, boxes = trained.predict(batch)
-    return candidates(scores[0], boxes[0], annotation_numbers(p, p.variant > 0))
+    annotation = annotation_numbers(p, p.variant > 0)
+    return candidates(scores[0], boxes[0], annotation, p.variant == PLACE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +255,7 @@ def _assemble(
             found.classes[index],
             index,
             np.where(own >= 0, np.searchsorted(annotated, own), -1),
+            found.place[index],
         )
         boxes, classes, _ = image_truth(source, row)
         if not len(here) and len(boxes):  # every annotation has a prediction where it was read
