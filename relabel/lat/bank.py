@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,10 @@ from relabel.datasets.labelspace import JointLabelSpace
 from relabel.datasets.pixels.batches import ImageBatches
 from relabel.errors import Problems
 from relabel.lat.features import FrozenFeatures
+from relabel.lat.places import Places
 from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.settings import LatSettings
-from relabel.lat.simulate import Manner, Places, with_players
+from relabel.lat.simulate import Manner, with_players
 from relabel.settings import Runtime
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.progress import progress
@@ -52,7 +53,7 @@ class ProposalBank:
     proposals: list[Proposals]
     region: np.ndarray
     offsets: np.ndarray
-    places: Places
+    places: Places = field(default_factory=Places.none)
 
     def restricted(self, keep: np.ndarray) -> ProposalBank:
         """Some of the images, bool [I]."""
@@ -94,7 +95,9 @@ def build_bank(
             dataset, int(row), joint, labels, settings, jittered=with_annotations
         )
         all_proposals.append(found if with_annotations else found.take(found.variant == 0))
-    all_proposals, places = with_players(dataset, image_rows, all_proposals, joint, manners)
+    all_proposals, places = with_players(
+        dataset, image_rows, all_proposals, joint, manners, with_places=settings.has("places")
+    )
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
     shape = (int(offsets[-1]), features.width)

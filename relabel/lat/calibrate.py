@@ -50,7 +50,7 @@ class Predictions(Table):
         annotation: int64 [k], the annotation that this proposal is or is a place on, counted
             within the image, or -1 for a pseudo-label.
         place: bool [k], whether it is from a place on the annotation, see
-            `relabel.lat.simulate.Places`.
+            `relabel.lat.places`.
     """
 
     boxes: np.ndarray

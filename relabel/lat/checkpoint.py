@@ -17,8 +17,8 @@ from relabel.files.tensors import read_tensors
 from relabel.lat.calibrate import Calibration
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.model import ProposalBatch, TransferModel, predict_target
+from relabel.lat.places import Places
 from relabel.lat.settings import LatSettings
-from relabel.lat.simulate import Places
 from relabel.settings import settings_dict, settings_from
 
 

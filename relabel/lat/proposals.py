@@ -21,6 +21,11 @@ from relabel.lat.settings import LatSettings
 
 MIN_SIDE = 1.0
 NOBODY = -1
+"""`Proposals.plays` of what plays no annotation."""
+MADE = -1
+"""`Proposals.variant` of boxes that only play annotations."""
+PLACE = -2
+"""And of places on an annotation, see `relabel.lat.places`."""
 MAX_PER_SPACE = 60
 # Annotations as proposals (the printed recipe): the paper leaves these open.
 JITTER = 0.05
@@ -41,7 +46,7 @@ class Proposals(Table):
         variant: int16 [M]; 0 for a pseudo-label, 1 for an annotation, from 2 its jittered copies;
             -1 for a box that only plays an annotation, -2 for a place on one.
         source_row: int64 [M], box row in the dataset for annotations and the places on them, see
-            `relabel.lat.simulate.Places`; what plays an annotation has any number; else -1.
+            `relabel.lat.places`; what plays an annotation has any number; else -1.
         plays: int16 [M], the class of the joint space as which the box plays an annotation of its
             space, `NOBODY` if it does not; see `relabel.lat.simulate`.
     """
@@ -126,6 +131,13 @@ def image_truth(dataset: DetectionDataset, row: int) -> tuple[np.ndarray, np.nda
     boxes = dataset.boxes.xyxy[at].astype(np.float32)
     skip = dataset.boxes.ignore[at]
     return boxes[~skip], dataset.boxes.category[at][~skip].astype(np.int64), boxes[skip]
+
+
+def sound(boxes: np.ndarray) -> np.ndarray:
+    """Boxes xyxy [n, 4] as float32, no side below `MIN_SIDE`."""
+    boxes = boxes.astype(np.float32)
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + MIN_SIDE)
+    return boxes
 
 
 def jitter_boxes(boxes: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:

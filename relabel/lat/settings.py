@@ -25,6 +25,8 @@ PARTS: dict[str, str] = {
     "are proposals themselves without it",
     "simulated-source": "one other space's pseudo-labels play a source's annotations in every "
     "training image, as annotations do at transfer",
+    "places": "objects that usually lie elsewhere on a class of annotations, such as a cyclist's "
+    "rider, have a proposal there",
     "hiding": "pseudo-labels and region features are hidden at random while training, since a "
     "specialist finds less on another dataset's images than on its own",
     "own-scores": "a proposal reads its own class scores, not through attention alone",

@@ -4,7 +4,7 @@ At transfer a source's annotations are proposals; in training the model sees non
 whose target labels are known. So on each image the pseudo-labels of one other space play them, made
 as complete, as coarse and as certain as real annotations are: one to an object, with the class that
 the source gives to such objects, and with those added that its specialist misses and its annotators
-would not.
+would not, and without those that it finds and its annotators leave out.
 
 Shape legend: ``M`` proposals of an image, ``G`` its objects, ``C`` classes of the joint space,
 ``c`` classes of the playing space, ``g`` of the image's own.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -23,22 +22,15 @@ from relabel.datasets.labelspace import JointLabelSpace
 from relabel.geometry import first_of_each, iou_matrix
 from relabel.lat.boxes import apply, deltas
 from relabel.lat.calibrate import LIES_IOU, SAME_IOU
-from relabel.lat.proposals import MIN_SIDE, NOBODY, Proposals, image_truth
-
-MADE = -1
-"""`Proposals.variant` of boxes that only play annotations."""
-PLACE = -2
-"""And of places on an annotation where an object usually lies, see `Places`."""
+from relabel.lat.places import Places, find_places, players
+from relabel.lat.proposals import MADE, Proposals, image_truth, sound
 
 # Confidence from which pseudo-labels that no annotation confirms are taken for objects.
 _CERTAIN = 0.7
 # Objects of a class from which its rates are measured.
 _FEW = 10
+# As many objects, all of them annotated, are added to each class's own.
 _DRAWN = 3.0
-# Objects lie elsewhere on an annotation if boxes moved onto them overlap it less than this,
-_ELSEWHERE = 0.6
-# and are looked for there if this share of the class's annotations has one.
-_USUAL = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,58 +45,6 @@ class Manner:
 
     overlaps: np.ndarray
     smallest: float
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where objects of the target usually lie whose boxes an annotation does not nearly share.
-
-    A cyclist has its rider above and its bicycle below; a rider is a part of a cyclist.
-
-    Attributes:
-        of: int64 [n], class of the annotation in the joint space.
-        moves: float64 [n, 4], delta from the annotation's box to the object's.
-    """
-
-    of: np.ndarray
-    moves: np.ndarray
-
-    @classmethod
-    def none(cls) -> Places:
-        return cls(np.zeros(0, np.int64), np.zeros((0, 4)))
-
-    def add_to(self, proposals: Proposals, rows: np.ndarray, classes: np.ndarray) -> Proposals:
-        """The proposals with one more at each place on some of them.
-
-        Args:
-            rows: which are, or play, annotations.
-            classes: their classes in the joint space [len(rows)].
-        """
-        parent, place = np.nonzero(classes[:, None] == self.of[None, :])
-        if not len(parent):
-            return proposals
-        at = rows[parent]
-        boxes = apply(proposals.boxes[at].astype(np.float64), self.moves[place])
-        scores = np.zeros((len(at), proposals.scores.shape[1]), np.float32)
-        scores[np.arange(len(at)), classes[parent]] = 1.0
-        made = Proposals(
-            _sound(boxes),
-            scores,
-            proposals.space[at],
-            np.full(len(at), PLACE, np.int16),
-            proposals.source_row[at],
-            classes[parent].astype(np.int16),
-        )
-        return Proposals.concatenate([proposals, made])
-
-    def to_list(self) -> list[list[Any]]:
-        """JSON-ready: class and delta of each."""
-        return [[int(c), *np.round(m, 6)] for c, m in zip(self.of, self.moves, strict=True)]
-
-    @classmethod
-    def from_list(cls, values: Sequence[Sequence[Any]]) -> Places:
-        rows = np.array(values, dtype=np.float64).reshape(-1, 5)
-        return cls(rows[:, 0].astype(np.int64), rows[:, 1:])
 
 
 def smallest_size(dataset: DetectionDataset) -> float:
@@ -122,6 +62,8 @@ def with_players(
     proposals: Sequence[Proposals],
     joint: JointLabelSpace,
     manners: Mapping[int, Manner],
+    *,
+    with_places: bool = True,
 ) -> tuple[list[Proposals], Places]:
     """The proposals with who plays a source's annotations, and as which class.
 
@@ -129,10 +71,10 @@ def with_players(
         rows: the images' rows in ``dataset``.
         proposals: of each image.
         manners: by position in ``joint``, of every space that can be a source.
+        with_places: look for the images' objects at the places on what plays, too.
 
     Returns:
-        The proposals, and where objects lie on annotations of every source; those are proposals,
-        too.
+        The proposals, and the places on annotations of every source.
     """
     own = joint.position(dataset.name)
     truth = [image_truth(dataset, int(row))[:2] for row in rows]
@@ -144,61 +86,19 @@ def with_players(
     for space, manner in manners.items():
         if space != own:
             found = _play(found, truth, sizes, joint, space, own, manner)
-            places.append(_places(found, truth, joint, space, own))
             found = [_numbered(p, space) for p in found]
-            found = [places[-1].add_to(p, *_players(p, space)) for p in found]
-    joined = Places(
-        np.concatenate([p.of for p in places]), np.concatenate([p.moves for p in places])
-    )
-    return found, joined
-
-
-def _players(p: Proposals, space: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of those that play a space's annotations, and as which class of the joint space."""
-    rows = np.flatnonzero((p.space == space) & (p.plays != NOBODY))
-    return rows, p.plays[rows].astype(np.int64)
+            if with_places:
+                places.append(find_places(found, truth, space))
+                found = [places[-1].add_to(p, *players(p, space)) for p in found]
+    return found, Places.joined(places)
 
 
 def _numbered(p: Proposals, space: int) -> Proposals:
-    """With the players' own rows as their annotation."""
-    rows, _ = _players(p, space)
-    named = p.source_row.copy()
-    named[rows] = rows
-    return replace(p, source_row=named)
-
-
-def _places(
-    proposals: list[Proposals],
-    truth: list[tuple[np.ndarray, np.ndarray]],
-    joint: JointLabelSpace,
-    space: int,
-    own: int,
-) -> Places:
-    moves, said, wanted = [np.zeros((0, 4))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    total = np.zeros(joint.num_classes)
-    for p, (boxes, classes) in zip(proposals, truth, strict=True):
-        rows, as_class = _players(p, space)
-        real = p.variant[rows] != MADE
-        rows, as_class = rows[real], as_class[real]
-        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
-        total += np.bincount(as_class[lies.any(axis=1)], minlength=len(total))
-        k, g = np.nonzero(lies)
-        moves.append(deltas(p.boxes[rows[k]].astype(np.float64), boxes[g].astype(np.float64)))
-        said.append(as_class[k])
-        wanted.append(classes[g])
-    every = np.concatenate(moves)
-    pairs = np.stack([np.concatenate(said), np.concatenate(wanted)], axis=1)
-    unit = np.array([[0.0, 0.0, 1.0, 1.0]])
-    of, to = [], []
-    for c, g in np.unique(pairs, axis=0):
-        alike = every[(pairs == (c, g)).all(axis=1)]
-        if len(alike) < max(_FEW, _USUAL * total[c]):
-            continue
-        move = np.median(alike, axis=0)
-        if iou_matrix(apply(unit, move[None]), unit)[0, 0] < _ELSEWHERE:
-            of.append(c)
-            to.append(move)
-    return Places(np.array(of, np.int64), np.array(to).reshape(-1, 4))
+    """With a number for each that plays, which the places on it share."""
+    rows, _ = players(p, space)
+    numbers = p.source_row.copy()
+    numbers[rows] = rows
+    return replace(p, source_row=numbers)
 
 
 def _play(
@@ -212,23 +112,8 @@ def _play(
 ) -> list[Proposals]:
     at = joint.slice(space)
     width, classes = at.stop - at.start, joint.spaces[own].num_classes
-    plays, objects = [], []
-    total, sure = np.zeros(classes), np.zeros(classes)
-    for p, (boxes, wanted) in zip(proposals, truth, strict=True):
-        rows, of = _one_to_an_object(p, space, at, boxes, manner.overlaps)
-        plays.append(rows)
-        objects.append(of)
-        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
-        surest = np.where(lies, _sureness(p, rows)[:, None], 0.0).max(axis=0, initial=0)
-        total += np.bincount(wanted, minlength=classes)
-        sure += np.bincount(wanted, weights=surest, minlength=classes)
-    annotated = _annotated(total, sure)
-    for i, (p, (boxes, wanted)) in enumerate(zip(proposals, truth, strict=True)):
-        rows, of = plays[i], objects[i]
-        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
-        usual = np.where(lies, annotated[wanted][None, :], 0.0).max(axis=1, initial=0)
-        keep = (of < 0) | (_sureness(p, rows) >= 1 - usual)
-        plays[i], objects[i] = rows[keep], of[keep]
+    total = sum(np.bincount(wanted, minlength=classes) for _, wanted in truth)
+    plays, objects, annotated = _who_plays(proposals, truth, total, space, at, manner)
     # Which classes lie on objects of each class of the images' own, and in which style.
     counts = np.zeros((width, classes))
     seen = np.zeros(classes)
@@ -277,6 +162,42 @@ def _play(
             p = Proposals.concatenate([p, made])
         out.append(p)
     return out
+
+
+def _who_plays(
+    proposals: list[Proposals],
+    truth: list[tuple[np.ndarray, np.ndarray]],
+    total: np.ndarray,
+    space: int,
+    at: slice,
+    manner: Manner,
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Rows of a space's pseudo-labels that play annotations, and the object of each, per image;
+    and the share of each own class's objects that the source annotates.
+
+    A specialist half sees what its annotators leave out (parked bicycles): the fewer objects of a
+    class they annotate, the surer it must be of one.
+
+    Args:
+        total: objects of each own class.
+    """
+    plays, objects = [], []
+    sure = np.zeros(len(total))
+    for p, (boxes, wanted) in zip(proposals, truth, strict=True):
+        rows, of = _one_to_an_object(p, space, at, boxes, manner.overlaps)
+        plays.append(rows)
+        objects.append(of)
+        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        surest = np.where(lies, _sureness(p, rows)[:, None], 0.0).max(axis=0, initial=0)
+        sure += np.bincount(wanted, weights=surest, minlength=len(total))
+    annotated = _annotated(total, sure)
+    for i, (p, (boxes, wanted)) in enumerate(zip(proposals, truth, strict=True)):
+        rows, of = plays[i], objects[i]
+        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        usual = np.where(lies, annotated[wanted][None, :], 0.0).max(axis=1, initial=0)
+        keep = (of < 0) | (_sureness(p, rows) >= 1 - usual)
+        plays[i], objects[i] = rows[keep], of[keep]
+    return plays, objects, annotated
 
 
 def _one_to_an_object(
@@ -349,16 +270,10 @@ def _styled(
     return apply(boxes.astype(np.float64), moved)
 
 
-def _sound(boxes: np.ndarray) -> np.ndarray:
-    boxes = boxes.astype(np.float32)
-    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + MIN_SIDE)
-    return boxes
-
-
 def _made(boxes: np.ndarray, classes: np.ndarray, space: int, joint: JointLabelSpace) -> Proposals:
     n = len(boxes)
     return Proposals(
-        _sound(boxes),
+        sound(boxes),
         np.zeros((n, joint.num_classes), np.float32),
         np.full(n, space, np.int16),
         np.full(n, MADE, np.int16),

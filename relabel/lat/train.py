@@ -26,9 +26,9 @@ from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.features import FrozenFeatures
 from relabel.lat.folds import folds
 from relabel.lat.model import ProposalBatch, Targets, TransferModel, lat_losses, predict_target
-from relabel.lat.proposals import annotation_numbers, draw, image_truth
+from relabel.lat.proposals import PLACE, annotation_numbers, draw, image_truth
 from relabel.lat.settings import LatSettings
-from relabel.lat.simulate import PLACE, Manner, smallest_size
+from relabel.lat.simulate import Manner, smallest_size
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
 from relabel.training.order import permuted, rows_of_step

@@ -25,8 +25,13 @@ from relabel.lat.calibrate import Predictions, candidates
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.decide import Decided, decide
 from relabel.lat.model import ProposalBatch
-from relabel.lat.proposals import Proposals, annotation_numbers, image_proposals, image_truth
-from relabel.lat.simulate import PLACE
+from relabel.lat.proposals import (
+    PLACE,
+    Proposals,
+    annotation_numbers,
+    image_proposals,
+    image_truth,
+)
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.columns import (

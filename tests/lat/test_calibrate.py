@@ -19,12 +19,13 @@ from relabel.lat.calibrate import (
     Platt,
     Predictions,
     annotation_scores,
+    best_and_others,
     calibrate,
     candidates,
     class_overlaps,
     existence_score,
+    fit_existence,
     fit_platt,
-    is_best,
     matches,
     not_taken,
 )
@@ -36,8 +37,9 @@ NO_BOXES, NO_CLASSES = np.zeros((0, 4)), np.zeros(0, np.int64)
 
 def predictions(
     rows: Sequence[tuple[Sequence[float], float, int, int]],
+    places: Sequence[int] = (),
 ) -> Predictions:
-    """Of (box, score, class, annotation)."""
+    """Of (box, score, class, annotation); those of some rows are from a place on it."""
     box, score, label, annotation = zip(*rows, strict=True) if rows else ((),) * 4
     return Predictions(
         np.array(box, np.float32).reshape(-1, 4),
@@ -45,6 +47,7 @@ def predictions(
         np.array(label, np.int64),
         np.arange(len(rows)),
         np.array(annotation, np.int64),
+        np.isin(np.arange(len(rows)), places),
     )
 
 
@@ -52,7 +55,7 @@ def kept(scores: list[list[float]], boxes: list[list[float]], annotation: list[i
     """`candidates` where every class has the same box."""
     s = torch.tensor(scores)
     b = torch.tensor(boxes)[:, None, :].expand(-1, s.shape[1], -1)
-    return candidates(s, b, np.array(annotation))
+    return candidates(s, b, np.array(annotation), np.zeros(len(annotation), bool))
 
 
 # --- candidates
@@ -93,7 +96,21 @@ def test_an_annotation_exists_by_all_of_its_classes() -> None:
     assert table == pytest.approx(np.array([[0, 0.9, 0], [0.3, 0, 0.4], [0, 0, 0]]))
     assert existence_score(table) == pytest.approx([0.9, 0.7, 0])
     assert existence_score(np.array([[0.8, 0.7]])) == 1
-    assert is_best(found, table).tolist() == [True, False, True, False]
+    best, other = best_and_others(found.take(np.array([2, 3, 0, 1])), table[:2])
+    assert best.tolist() == [0, 2] and other.tolist() == [False, True, False, True]
+
+
+def test_a_place_speaks_for_a_class_if_it_is_surer_and_makes_no_class_the_best() -> None:
+    rows = [(FAR[0], 0.9, 1, 0), (BOX, 0.8, 0, 0), (FAR[1], 0.7, 0, 0), (BOX, 0.2, 1, 0)]
+    found = predictions(rows, places=[0, 2])
+    table = annotation_scores(found, 1, 2)
+    assert table == pytest.approx(np.array([[0.8, 0.2]]))
+    best, other = best_and_others(found, table)
+    # Of class 0 the annotation itself is the surer, of class 1 the place.
+    assert best.tolist() == [1] and other.tolist() == [True, False, False, False]
+    surer = predictions([(FAR[0], 0.9, 0, 0), (BOX, 0.8, 0, 0)], places=[0])
+    best, other = best_and_others(surer, annotation_scores(surer, 1, 1))
+    assert best.tolist() == [0] and not other.any()
 
 
 # --- Platt
@@ -193,6 +210,28 @@ def test_without_annotations_boxes_in_one_place_are_one_object() -> None:
     assert class_overlaps([(np.array([BOX]), np.array([0]))], 1).tolist() == [[1.0]]
 
 
+# --- existence
+
+
+def test_existence_is_of_a_class_where_classes_differ() -> None:
+    """Cones score low and are never an object, as small bicycles score low and always are."""
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.uniform(0.3, 1, 200), rng.uniform(0.005, 0.06, 80)])
+    classes = np.array([0] * 200 + [1] * 40 + [2] * 40)
+    exists = classes < 2
+    fit = fit_existence(scores, exists, classes, 4)
+    chance = fit(np.full(3, 0.03), np.arange(3))
+    assert chance[1] > 0.9 and chance[2] < 0.1
+    # Of the last class nothing is known: it takes part in what all have in common.
+    assert fit.classes[3] == 0
+    assert chance[2] < float(fit(np.array([0.03]), np.array([3]))[0]) < chance[1]
+    # One example makes no convention.
+    few = fit_existence(
+        scores[:201], np.append(exists[:200], False), np.append(classes[:200], 3), 4
+    )
+    assert float(few(np.array([0.9]), np.array([3]))[0]) > 0.5
+
+
 # --- the whole
 
 
@@ -215,6 +254,7 @@ def held_back(n: int, seed: int) -> list[HeldBack]:
             HeldBack(
                 predictions([(BOX, a, 0, 0), (FAR[0], p, 1, -1)]),
                 np.array([BOX]),
+                np.array([2]),
                 np.array(boxes).reshape(-1, 4),
                 np.array([0] * int(there) + [1] * int(found), np.int64),
             )
@@ -223,10 +263,10 @@ def held_back(n: int, seed: int) -> list[HeldBack]:
 
 
 def test_probabilities_hold_on_images_that_were_not_measured() -> None:
-    made = calibrate(held_back(3000, 0), [], 2)
+    made = calibrate(held_back(3000, 0), [], 2, 3)
     rng = np.random.default_rng(1)
     scores = rng.uniform(0.05, 0.95, 50)
-    assert made.existence(scores) == pytest.approx(STEEP(scores), abs=0.04)
+    assert made.existence(scores, np.full(50, 2)) == pytest.approx(STEEP(scores), abs=0.04)
     assert made.classes[1](scores) == pytest.approx(RARE(scores), abs=0.04)
     # Of class 0 all predictions are an annotation's best: it has none of its own to measure by.
     assert made.classes[0] == fit_platt_of_class_1()
@@ -245,41 +285,44 @@ def test_an_object_that_an_annotation_takes_confirms_no_other_prediction() -> No
         HeldBack(
             predictions([(BOX, 0.6, 0, 0), (BOX, 0.55, 1, -1), (FAR[0], 0.5, 1, -1)]),
             np.array([BOX]),
+            np.array([2]),
             np.array([BOX, FAR[0]]),
             np.array([1, 1]),
         )
     ] * 20
-    made = calibrate(images, [], 2)
+    made = calibrate(images, [], 2, 3)
     # Only the one far off is measured, and always right.
     assert made.classes[1] == fit_platt(np.full(20, 0.5), np.full(20, True))
     # The annotation is of another class than the object: it exists, with no box to measure.
-    assert float(made.existence(np.array([0.6]))[0]) > 0.9
+    assert float(made.existence(np.array([0.6]), np.array([2]))[0]) > 0.9
     assert made.box_error is None
 
 
 def test_few_examples_share_the_fit_of_all() -> None:
     def image(label: int, right: bool) -> HeldBack:
         truth = (np.array([BOX]), np.array([label])) if right else (NO_BOXES, NO_CLASSES)
-        return HeldBack(predictions([(BOX, 0.5, label, -1)]), NO_BOXES, *truth)
+        return HeldBack(predictions([(BOX, 0.5, label, -1)]), NO_BOXES, NO_CLASSES, *truth)
 
     images = [image(0, True)] * FEW + [image(1, True)] * (FEW - 1) + [image(1, False)] * 40
-    made = calibrate(images, [], 3)
+    made = calibrate(images, [], 3, 3)
     chance = [float(c(np.array([0.5]))[0]) for c in made.classes]
     assert chance[0] > 0.85 and chance[1] == chance[2] and 0.2 < chance[1] < 0.5
 
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_nothing_held_back_leaves_scores_as_they_are(classes: int) -> None:
-    for images in ([], [HeldBack(predictions([]), NO_BOXES, NO_BOXES, NO_CLASSES)] * 3):
-        made = calibrate(images, [(NO_BOXES, NO_CLASSES)], classes)
-        assert made.existence == Platt() and made.classes == [Platt()] * classes
+    nothing = HeldBack(predictions([]), NO_BOXES, NO_CLASSES, NO_BOXES, NO_CLASSES)
+    for images in ([], [nothing] * 3):
+        made = calibrate(images, [(NO_BOXES, NO_CLASSES)], classes, 4)
+        assert made.existence.platt == Platt() and made.existence.classes.tolist() == [0.0] * 4
+        assert made.classes == [Platt()] * classes
         assert made.smallest == 0 and made.box_error is None
 
 
 def test_the_smallest_side_is_hardly_ever_undercut() -> None:
     sides = np.arange(1, 201.0)
     boxes = np.stack([0 * sides, 0 * sides, sides, sides / 2], axis=1)
-    made = calibrate([], [(boxes, np.zeros(200, np.int64)), (NO_BOXES, NO_CLASSES)], 1)
+    made = calibrate([], [(boxes, np.zeros(200, np.int64)), (NO_BOXES, NO_CLASSES)], 1, 2)
     assert made.smallest == pytest.approx(np.quantile(sides, 0.01))
 
 
@@ -289,22 +332,23 @@ def test_boxes_of_annotations_measure_the_error() -> None:
     for _ in range(4 * LEAST):
         goal = np.array([BOX])
         off = goal + np.array([[4.0, 0, 4, 0]]) + rng.normal(0, 0.4, (1, 4))
-        images.append(HeldBack(predictions([(off[0], 0.9, 0, 0)]), off, goal, np.array([0])))
-    error = calibrate(images, [], 1).box_error
+        found = predictions([(off[0], 0.9, 0, 0)])
+        images.append(HeldBack(found, off, np.array([1]), goal, np.array([0])))
+    error = calibrate(images, [], 1, 2).box_error
     # The way back is a tenth of the width to the left.
     assert error is not None and error.bias == pytest.approx([-0.1, 0, 0, 0], abs=0.01)
     assert (error.spread < 0.03).all()
-    assert calibrate(images[: LEAST - 1], [], 1).box_error is None
+    assert calibrate(images[: LEAST - 1], [], 1, 2).box_error is None
 
 
 def test_a_calibration_comes_back_from_json_and_must_fit_the_classes() -> None:
     annotated = [(np.array([BOX, FAR[0]]), np.array([0, 1]))]
-    made = calibrate(held_back(100, 3), annotated, 2)
+    made = calibrate(held_back(100, 3), annotated, 2, 3)
     text = json.dumps(made.to_dict(["a", "b"]))
     again = Calibration.from_dict(json.loads(text), ["a", "b"])
     assert again.to_dict(["a", "b"]) == json.loads(text)
     assert again.overlaps.tolist() == made.overlaps.tolist() and again.box_error is not None
-    none = calibrate([], annotated, 2).to_dict(["a", "b"])
+    none = calibrate([], annotated, 2, 3).to_dict(["a", "b"])
     assert Calibration.from_dict(none, ["a", "b"]).box_error is None
     with pytest.raises(ValueError, match="overlaps do not fit"):
         Calibration.from_dict(json.loads(text), ["a", "b", "c"])

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from relabel.datasets.removed import MERGED
-from relabel.lat.calibrate import Calibration, Platt, annotation_scores, existence_score
+from relabel.lat.calibrate import (
+    Calibration,
+    Existence,
+    Platt,
+    annotation_scores,
+    existence_score,
+)
 from relabel.lat.decide import LEFT_OUT, TOO_SMALL, Decided, Gone, decide
 from tests.lat.test_calibrate import predictions
 
@@ -19,7 +25,11 @@ FAR = [200.0, 0, 260, 40]
 def calibration(**changed: object) -> Calibration:
     """Scores are probabilities; riders and bicycles may lie on one another."""
     overlaps = np.array([[1, 0.8, 0.5], [0.8, 1, 0.5], [0.5, 0.5, 1]])
-    values = {"existence": Platt(), "classes": [Platt()] * 3, "overlaps": overlaps}
+    values = {
+        "existence": Existence(Platt(), np.zeros(9)),
+        "classes": [Platt()] * 3,
+        "overlaps": overlaps,
+    }
     return Calibration(**{**values, "smallest": 12.0, "box_error": None, **changed})  # type: ignore[arg-type]
 
 
@@ -71,10 +81,20 @@ def test_existence_is_asked_of_the_calibration_and_small_ones_may_stay() -> None
     tiny = [100.0, 0, 110, 8]
     rows = [(tiny, 0.3, CAR, 0)]
     sure = Platt(1.0, 2.0)
-    labels, gone = decided(rows, [tiny], existence=sure)
+    labels, gone = decided(rows, [tiny], existence=Existence(sure, np.zeros(1)))
     assert len(gone) == 0 and labels.scores == pytest.approx(sure(np.array([0.3])))
-    _, gone = decided([(FAR, 0.6, CAR, 0)], [FAR], existence=Platt(1.0, -2.0))
+    never = Existence(Platt(1.0, -2.0), np.zeros(1))
+    _, gone = decided([(FAR, 0.6, CAR, 0)], [FAR], existence=never)
     assert gone.reason == [LEFT_OUT]
+
+
+def test_a_class_that_the_target_leaves_out_goes_however_sure_the_network_is() -> None:
+    """Scores are alike; of class 1 the target's images never have an object."""
+    rows = [(FAR, 0.4, CAR, 0), (CYCLIST_BOX, 0.4, RIDER, 1)]
+    by_class = Existence(Platt(), np.array([2.0, -2.0]))
+    labels, gone = decided(rows, [FAR, CYCLIST_BOX], [0, 1], existence=by_class)
+    assert labels.annotation[~labels.uncertain].tolist() == [0]
+    assert gone.annotation.tolist() == [1] and gone.reason == [LEFT_OUT]
 
 
 def test_one_annotation_may_become_several_objects() -> None:

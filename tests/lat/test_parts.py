@@ -182,7 +182,8 @@ def _proposals(world: World, settings: LatSettings, **more: bool) -> Proposals:
     labels = {by: pl for (by, on), pl in world.labels.items() if on == "tight"}
     found = image_proposals(world.target, 0, joint, labels, settings, **more)
     manner = Manner(np.ones((1, 1)), 0.0)
-    return with_players(world.target, [0], [found], joint, {1: manner})[0]
+    (made,), _ = with_players(world.target, [0], [found], joint, {1: manner})
+    return made
 
 
 def test_drawing_looks_like_a_transfer(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> N
     settings = replace(TINY_LAT, without=("hiding",))
     found = image_proposals(world.target, 0, joint, labels, settings)
     manners = {p: Manner(np.ones((n, n)), 0.0) for p, n in ((1, 1), (2, 2))}
-    (found,) = with_players(world.target, [0], [found], joint, manners)
+    (found,), _ = with_players(world.target, [0], [found], joint, manners)
     assert (found.plays[found.space == 2] != NOBODY).any()
     assert (found.space == 2).any()
     simulated = {True: 0, False: 0}

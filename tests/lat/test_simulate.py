@@ -56,7 +56,7 @@ def test_one_pseudo_label_to_an_object_plays_and_the_unconfirmed_only_if_sure() 
         [[0, 0, 20, 20], [1, 1, 21, 21], [2, 2, 22, 22], [60, 60, 80, 80], [30, 60, 50, 80]],
         [[0.3, 0, 0], [0.6, 0, 0], [0, 0.5, 0], [0.9, 0, 0], [0.6, 0, 0]],
     )
-    found = with_players(data, [0], [p], JOINT, {1: ALONE})
+    found, _ = with_players(data, [0], [p], JOINT, {1: ALONE})
     # The surest on the object, and what is surely something though the target leaves it out.
     assert played(found) == [[(1, 0), (3, 0)]]
 
@@ -66,9 +66,9 @@ def test_classes_that_the_source_draws_on_one_another_both_play() -> None:
     p = proposals([[0, 0, 20, 30], [0, 4, 20, 30]], [[0.6, 0, 0], [0, 0.5, 0]])
     overlaps = ALONE.overlaps.copy()
     overlaps[0, 1] = overlaps[1, 0] = 0.9
-    found = with_players(data, [0], [p], JOINT, {1: Manner(overlaps, 0.0)})
+    found, _ = with_players(data, [0], [p], JOINT, {1: Manner(overlaps, 0.0)})
     assert played(found) == [[(0, 0), (1, 1)]]
-    assert played(with_players(data, [0], [p], JOINT, {1: ALONE})) == [[(0, 0)]]
+    assert played(with_players(data, [0], [p], JOINT, {1: ALONE})[0]) == [[(0, 0)]]
 
 
 def test_an_annotator_knows_what_the_specialist_confuses() -> None:
@@ -76,7 +76,7 @@ def test_an_annotator_knows_what_the_specialist_confuses() -> None:
     data = images([[[0, 0, 20, 20]]] * 20, [[0]] * 20)
     sure = proposals([[0, 0, 20, 20]], [[0.8, 0.0, 0.1]])
     unsure = proposals([[0, 0, 20, 20]], [[0.4, 0.0, 0.45]])
-    found = with_players(data, list(range(20)), [sure] * 19 + [unsure], JOINT, {1: ALONE})
+    found, _ = with_players(data, list(range(20)), [sure] * 19 + [unsure], JOINT, {1: ALONE})
     assert played(found) == [[(0, 0)]] * 20
 
 
@@ -85,7 +85,7 @@ def test_missed_objects_are_added_as_often_as_their_class_is_annotated() -> None
     boxes = [[[10.0, 10, 20, 20], [60.0, 60, 20, 20]]] * 40
     data = images(boxes, [[0, 1]] * 40)
     hit = proposals([[6.5, 6.5, 33.5, 33.5]], [[0.8, 0, 0]])
-    found = with_players(
+    found, _ = with_players(
         data, list(range(40)), [hit] * 30 + [proposals([], [])] * 10, JOINT, {1: ALONE}
     )
     made = [p.take(p.variant == MADE) for p in found]
@@ -94,7 +94,7 @@ def test_missed_objects_are_added_as_often_as_their_class_is_annotated() -> None
         assert m.plays.tolist() == [2] and m.space.tolist() == [1] and not m.scores.any()
         # In the source's loose style, not the object's own box.
         assert np.allclose(m.boxes[0], [6.5, 6.5, 33.5, 33.5], atol=1.0)
-    again = with_players(
+    again, _ = with_players(
         data, list(range(40)), [hit] * 30 + [proposals([], [])] * 10, JOINT, {1: ALONE}
     )
     assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(found, again, strict=True))
@@ -105,7 +105,7 @@ def test_objects_below_the_sources_smallest_are_not_added() -> None:
     hit, none = proposals([[10, 10, 30, 30]], [[0.8, 0, 0]]), proposals([], [])
     for smallest, count in ((0.19, 10), (0.21, 0)):
         manner = Manner(ALONE.overlaps, smallest)
-        found = with_players(data, list(range(40)), [hit] * 30 + [none] * 10, JOINT, {1: manner})
+        found, _ = with_players(data, list(range(40)), [hit] * 30 + [none] * 10, JOINT, {1: manner})
         assert sum(int((p.variant == MADE).sum()) for p in found) == count
 
 
@@ -123,7 +123,7 @@ def drawn(world: World, simulated: int | None) -> tuple[Proposals, np.ndarray]:
     found = [image_proposals(world.target, r, joint, labels, settings) for r in rows]
     found = [p.take(p.variant == 0) for p in found]
     manner = Manner(np.ones((1, 1)), smallest_size(world.source))
-    found = with_players(world.target, rows, found, joint, {1: manner})
+    found, _ = with_players(world.target, rows, found, joint, {1: manner})
     picked = next(p for p in found if (p.variant == MADE).any())
     rng = np.random.default_rng(0)
     at, scores, sure = draw(

@@ -126,7 +126,7 @@ def test_what_is_calibrated_is_kept_with_the_model(trained: Path) -> None:
     assert 10 <= calibration.smallest <= 14
     assert calibration.box_error is not None and (calibration.box_error.spread < 0.2).all()
     # What overlaps an object of the target is one, the surer the higher its scores.
-    low, high = calibration.existence(np.array([0.2, 0.9]))
+    low, high = calibration.existence(np.array([0.2, 0.9]), np.array([2, 2]))
     assert low < high and high > 0.8
 
 

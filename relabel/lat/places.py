@@ -1,0 +1,121 @@
+"""Places on an annotation where other objects of the target usually lie.
+
+A cyclist has its rider above and its bicycle below; for a target that draws them apart, neither
+box nearly shares the cyclist's, and the target's specialist may have missed both. So where images
+of the target show that annotations of a class have an object elsewhere on them, the transfer looks
+there: the annotation's box, moved as far as such objects usually lie off, is one more proposal.
+
+Shape legend: ``M`` proposals of an image, ``C`` classes of the joint space, ``n`` places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from relabel.geometry import iou_matrix
+from relabel.lat.boxes import apply, deltas
+from relabel.lat.calibrate import LIES_IOU
+from relabel.lat.proposals import MADE, NOBODY, PLACE, Proposals, sound
+
+# An object lies elsewhere if a box moved onto it overlaps the annotation less than this.
+_ELSEWHERE = 0.6
+# It is usual if so many annotations of a class, and this share of them, have one.
+_FEW = 10
+_USUAL = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Places by class of the annotation.
+
+    Attributes:
+        of: int64 [n], class of the annotation in the joint space; a class may have several.
+        moves: float64 [n, 4], delta from the annotation's box to the object's, see
+            `relabel.lat.boxes`.
+    """
+
+    of: np.ndarray
+    moves: np.ndarray
+
+    @classmethod
+    def none(cls) -> Places:
+        return cls(np.zeros(0, np.int64), np.zeros((0, 4)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Places]) -> Places:
+        return cls(np.concatenate([p.of for p in parts]), np.concatenate([p.moves for p in parts]))
+
+    def add_to(self, proposals: Proposals, rows: np.ndarray, classes: np.ndarray) -> Proposals:
+        """The proposals, and behind them those at the places on some of them.
+
+        A place has the class scores and the ``source_row`` of its annotation.
+
+        Args:
+            rows: which are, or play, annotations.
+            classes: their classes in the joint space [len(rows)].
+        """
+        parent, place = np.nonzero(classes[:, None] == self.of[None, :])
+        at, said = rows[parent], classes[parent]
+        scores = np.zeros((len(at), proposals.scores.shape[1]), np.float32)
+        scores[np.arange(len(at)), said] = 1.0
+        made = Proposals(
+            sound(apply(proposals.boxes[at].astype(np.float64), self.moves[place])),
+            scores,
+            proposals.space[at],
+            np.full(len(at), PLACE, np.int16),
+            proposals.source_row[at],
+            said.astype(np.int16),
+        )
+        return Proposals.concatenate([proposals, made])
+
+    def to_list(self) -> list[list[float]]:
+        """JSON-ready: class and delta of each."""
+        return [[c, *m] for c, m in zip(self.of.tolist(), self.moves.tolist(), strict=True)]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Sequence[float]]) -> Places:
+        """Inverse of `to_list`."""
+        rows = np.array(values, dtype=np.float64).reshape(-1, 5)
+        return cls(rows[:, 0].astype(np.int64), rows[:, 1:])
+
+
+def players(p: Proposals, space: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of those that play a space's annotations, and as which class of the joint space."""
+    rows = np.flatnonzero((p.space == space) & (p.plays != NOBODY) & (p.variant != PLACE))
+    return rows, p.plays[rows].astype(np.int64)
+
+
+def find_places(
+    proposals: Sequence[Proposals], truth: Sequence[tuple[np.ndarray, np.ndarray]], space: int
+) -> Places:
+    """Where the images' objects lie on what plays annotations of a space.
+
+    Args:
+        proposals: of each image, with who plays annotations, see `relabel.lat.simulate`.
+        truth: boxes [G, 4] and classes [G] of each image's own objects.
+    """
+    moves, pairs = [np.zeros((0, 4))], [np.zeros((0, 2), np.int64)]
+    on_any = [np.zeros(0, np.int64)]
+    for p, (boxes, classes) in zip(proposals, truth, strict=True):
+        rows, said = players(p, space)
+        found = p.variant[rows] != MADE  # a made one is drawn from the objects themselves
+        rows, said = rows[found], said[found]
+        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        on_any.append(said[lies.any(axis=1)])
+        k, g = np.nonzero(lies)
+        moves.append(deltas(p.boxes[rows[k]].astype(np.float64), boxes[g].astype(np.float64)))
+        pairs.append(np.stack([said[k], classes[g]], axis=1))
+    every, pair, total = (np.concatenate(c) for c in (moves, pairs, on_any))
+    unit = np.array([[0.0, 0.0, 1.0, 1.0]])
+    of, to = [], []
+    for c, g in np.unique(pair, axis=0):
+        alike = every[(pair == (c, g)).all(axis=1)]
+        move = np.median(alike, axis=0)
+        usual = len(alike) >= max(_FEW, _USUAL * (total == c).sum())
+        if usual and iou_matrix(apply(unit, move[None]), unit)[0, 0] < _ELSEWHERE:
+            of.append(c)
+            to.append(move)
+    return Places(np.array(of, np.int64), np.array(to).reshape(-1, 4))
