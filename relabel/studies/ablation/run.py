@@ -118,7 +118,7 @@ class AblationPlan(Pipeline):
             inputs=self.aligned.inputs,
         )
         regions = [values[name] for name in _REGIONS]
-        regions.append(settings.has("simulated-source"))
+        regions += [settings.has("simulated-source"), settings.has("places")]
         if not settings.has("crossfit"):
             regions += ["annotations", values["seed"]]  # jittered copies are drawn
         return Job(owner, seed, settings, stage, self.out / "banks" / fingerprint(regions)[:12])
