@@ -19,6 +19,9 @@ from relabel.lat.model import DELTA_SCALE, decode_deltas, encode_deltas
 
 # Pairs of a source and a target class from which their style is measured.
 LEAST = 20
+# Two styles lie this many standard deviations apart; a normal distribution cut in two has halves
+# that are some two and a half of their own apart.
+_TWO_STYLES = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,18 +93,20 @@ def restyle(
     pairs, of = np.unique(
         np.stack([source_classes[rows[at]], classes[at]], axis=1), axis=0, return_inverse=True
     )
-    groups = [at[of == k] for k in range(len(pairs))]
-    groups = [here for here in groups if len(here) >= LEAST]
-    moves, styles, others = [], [], []
+    groups = []
+    for here in (at[of == k] for k in range(len(pairs))):
+        moved = deltas(source_boxes[rows[here]].astype(np.float64), boxes[here].astype(np.float64))
+        groups += [here[part] for part in styles(moved) if part.sum() >= LEAST]
+    moves, usual, others = [], [], []
     for here in groups:
         annotated = source_boxes[rows[here]].astype(np.float64)
         moves.append(deltas(annotated, boxes[here].astype(np.float64)))
-        styles.append(edges(np.median(moves[-1], axis=0) + error.bias))
+        usual.append(edges(np.median(moves[-1], axis=0) + error.bias))
         has = ~np.isnan(seen[here, 0])
         by = deltas(annotated[has], seen[here[has]].astype(np.float64))
         enough = has.sum() >= LEAST
         others.append(edges(np.median(by, axis=0)) if enough else np.full(4, np.nan))
-    style = np.array(styles).reshape(-1, 4)
+    style = np.array(usual).reshape(-1, 4)
     other = np.array(others).reshape(-1, 4)
     apart = (style - other)[~np.isnan(other)]
     other = np.where(np.isnan(other), style, other)
@@ -115,6 +120,30 @@ def restyle(
         annotated = source_boxes[rows[here]].astype(np.float64)
         out[here] = apply(annotated, moved + weight * (goal - moved))
     return out
+
+
+def styles(moved: np.ndarray) -> list[np.ndarray]:
+    """Deltas of a pair of classes [k, 4] by style, bool [k] each: one style or two.
+
+    A source may draw a class in two ways where the target has one, such as bicycles, with their
+    riders or parked. Then one of the deltas has two groups, cut where their variances are least
+    (Otsu, 1979), that lie far apart.
+    """
+    every = [np.ones(len(moved), bool)]
+    best, apart = every, _TWO_STYLES
+    for values in moved.T if len(moved) >= 2 * LEAST else ():
+        order = np.sort(values)
+        sizes = np.arange(LEAST, len(order) - LEAST + 1)
+        within = [n * order[:n].var() + (len(order) - n) * order[n:].var() for n in sizes]
+        low = values < order[min(int(sizes[np.argmin(within)]), len(order) - 1)]
+        parts = [low, ~low]
+        if min(part.sum() for part in parts) < LEAST:
+            continue
+        noise = max(float(_spread(values[part, None])[0]) for part in parts)
+        far = abs(np.median(values[~low]) - np.median(values[low])) / max(noise, 1e-6)
+        if far > apart:
+            best, apart = parts, far
+    return best
 
 
 def moves_surely(sizes: np.ndarray, error: float) -> np.ndarray:
