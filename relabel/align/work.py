@@ -36,6 +36,7 @@ def train(job: AlignJob, stage: Stage, *, name: str, fold: int | None = None) ->
 def label(job: AlignJob, stage: Stage, *, on: str) -> None:
     """One dataset's pseudo-labels on another, by one specialist or by several as one."""
     from relabel.crosslabel.label import cross_label
+    from relabel.detectors.specialist import MAPS
 
     folders = [need.folder for need in stage.needs]
     detector, model = None, None
@@ -52,12 +53,14 @@ def label(job: AlignJob, stage: Stage, *, on: str) -> None:
         job.runtime,
         detector=detector,
         model=model,
+        maps=job.shared / MAPS,
     )
 
 
 def label_held_out(job: AlignJob, stage: Stage, *, on: str) -> Outputs:
     """Every image is labelled by the specialist that was trained without its fold."""
     from relabel.crosslabel.label import cross_label
+    from relabel.detectors.specialist import MAPS
 
     names = [f"fold{i}" for i in range(len(stage.needs))]
     for name, specialist, fold in zip(names, stage.needs, job.folds_of(on), strict=True):
@@ -68,6 +71,7 @@ def label_held_out(job: AlignJob, stage: Stage, *, on: str) -> Outputs:
             job.settings.crosslabel,
             job.runtime,
             image_rows=fold.held_out,
+            maps=job.shared / MAPS,
         )
     return {name: name for name in names}
 

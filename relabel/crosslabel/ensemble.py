@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import Detections, Detector
+from relabel.detectors.base import Detections, Detector, MapReader
 from relabel.detectors.load import load_detector
 from relabel.errors import ConfigError
 from relabel.geometry import iou_matrix
+
+if TYPE_CHECKING:
+    from relabel.backbones.stored import ImageMaps, MapStore
 
 FUSE_IOU = 0.6
 # Boxes whose best class scores less are not worth fusing: as one of several members they would
@@ -51,7 +55,22 @@ class EnsembleDetector:
         return self.members[0].space
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        found = [member.predict(images) for member in self.members]
+        return self._fused([member.predict(images) for member in self.members])
+
+    def map_store(self, folder: Path) -> MapStore | None:
+        """The maps that all members read: None where their backbones are not one and frozen."""
+        stores = [m.map_store(folder) if isinstance(m, MapReader) else None for m in self.members]
+        folders = {store.folder if store is not None else None for store in stores}
+        return stores[0] if len(folders) == 1 else None
+
+    def predict_maps(
+        self, maps: Sequence[ImageMaps], shapes: Sequence[Sequence[int]]
+    ) -> list[Detections]:
+        """See `MapReader`."""
+        readers = [m for m in self.members if isinstance(m, MapReader)]
+        return self._fused([reader.predict_maps(maps, shapes) for reader in readers])
+
+    def _fused(self, found: Sequence[Sequence[Detections]]) -> list[Detections]:
         return [fuse(parts) for parts in zip(*found, strict=True)]
 
 

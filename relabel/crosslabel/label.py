@@ -11,8 +11,9 @@ kernels) gives slightly different scores for another ``batch_size``; nothing els
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.crosslabel.shards import PseudoShard, labelling_run, pseudo_shard
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.batches import ImageBatches
-from relabel.datasets.pixels.location import image_location
-from relabel.detectors.base import Detections, Detector
+from relabel.datasets.pixels.location import image_location, stated_size
+from relabel.detectors.base import Detections, Detector, MapReader
 from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
@@ -31,6 +32,9 @@ from relabel.workspace.fingerprint import file_fingerprint, fingerprint
 from relabel.workspace.parts import WorkerShare, pending
 from relabel.workspace.progress import message, progress
 from relabel.workspace.stage import Shards
+
+if TYPE_CHECKING:
+    from relabel.backbones.stored import ImageMaps, MapStore
 
 F = TypeVar("F")
 
@@ -47,6 +51,7 @@ def cross_label(
     by: str | None = None,
     model: str | None = None,
     problems: Problems | None = None,
+    maps: Path | None = None,
 ) -> None:
     """Label a dataset's images with a specialist and write Parquet shards to ``out``.
 
@@ -65,6 +70,9 @@ def cross_label(
         by: name of the specialist's dataset; default the name of its label space.
         model: fingerprint of what labels, where it has no checkpoint folder of its own.
         problems: collects skipped images; without it they are listed on stderr.
+        maps: folder of maps that trainings on the detector's frozen backbone have kept. Where it
+            has all that are needed, they are read and no image is; scores then differ by what
+            float16 rounds.
 
     Raises:
         DataError: no images, an image that cannot be read (unless bad ones are skipped), a
@@ -83,8 +91,14 @@ def cross_label(
         model=model_fingerprint(checkpoint) if model is None else model,
     )
 
-    def label(rows: Sequence[int], images: Sequence[np.ndarray]) -> list[Detections]:
-        found = detector.predict(images)
+    kept = _KeptMaps.find(detector, dataset, image_rows, maps)
+
+    def label(rows: Sequence[int], images: Sequence[Any]) -> list[Detections]:
+        if kept is None:
+            found, shapes = detector.predict(images), [image.shape[:2] for image in images]
+        else:
+            shapes = [stated_size(dataset, row)[::-1] for row in rows]
+            found = kept.reader.predict_maps(images, shapes)
         if len(found) != len(images):
             raise DataError(
                 f"the detector returned {len(found)} results for {len(images)} images",
@@ -96,11 +110,11 @@ def cross_label(
                 raw,
                 settings,
                 num_classes=space.num_classes,
-                width=image.shape[1],
-                height=image.shape[0],
+                width=width,
+                height=height,
                 source=f"{run['by']} on {dataset.images.file_name[row]}",
             )
-            for row, image, raw in zip(rows, images, found, strict=True)
+            for row, (height, width), raw in zip(rows, shapes, found, strict=True)
         ]
 
     label_shards(
@@ -114,7 +128,41 @@ def cross_label(
         shard=pseudo_shard,
         image_rows=image_rows,
         problems=problems,
+        load=None if kept is None else kept.read,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _KeptMaps:
+    """The maps of a dataset's images, there for a detector to read.
+
+    Attributes:
+        files: of all the dataset's images.
+    """
+
+    reader: MapReader
+    store: MapStore
+    files: list[Path]
+
+    @classmethod
+    def find(
+        cls,
+        detector: Detector,
+        dataset: DetectionDataset,
+        image_rows: np.ndarray | None,
+        folder: Path | None,
+    ) -> _KeptMaps | None:
+        """None where the detector reads none or one is missing."""
+        if folder is None or not isinstance(detector, MapReader):
+            return None
+        store = detector.map_store(folder)
+        if store is None:
+            return None
+        files = store.kept(dataset, _image_rows(dataset, image_rows).tolist())
+        return None if files is None else cls(detector, store, files)
+
+    def read(self, dataset: DetectionDataset, row: int) -> ImageMaps:
+        return self.store.read(dataset, row, self.files[row], mirrored=False)
 
 
 def label_shards(
@@ -125,10 +173,11 @@ def label_shards(
     runtime: Runtime,
     *,
     kind: type[Shard],
-    label: Callable[[Sequence[int], Sequence[np.ndarray]], Sequence[F]],
+    label: Callable[[Sequence[int], Sequence[Any]], Sequence[F]],
     shard: Callable[[Mapping[str, Any], Sequence[int], Sequence[str], Mapping[int, F]], Shard],
     image_rows: np.ndarray | None = None,
     problems: Problems | None = None,
+    load: Callable[[Any, int], Any] | None = None,
 ) -> None:
     """Label images batch by batch and write what was found in shards; see `cross_label`.
 
@@ -138,6 +187,7 @@ def label_shards(
         label: dataset rows and their images to what was found in each.
         shard: ``run``, rows, file names and what was found by row to a shard; rows that could not
             be read are not among what was found.
+        load: what ``label`` gets of an image: its pixels, unless this reads something else.
     """
     rows = _image_rows(dataset, image_rows)
     tell = problems is None
@@ -161,6 +211,7 @@ def label_shards(
             workers=runtime.workers,
             problems=problems,
             keep_empty=True,
+            load=load,
         ) as loader,
     ):
         stream = iter(loader)
@@ -263,9 +314,9 @@ def _prepare(
 
 
 def _in_halves(
-    label: Callable[[Sequence[int], Sequence[np.ndarray]], Sequence[F]],
+    label: Callable[[Sequence[int], Sequence[Any]], Sequence[F]],
     rows: Sequence[int],
-    images: Sequence[np.ndarray],
+    images: Sequence[Any],
     *,
     source: str,
 ) -> list[F]:
@@ -279,7 +330,8 @@ def _in_halves(
         if type(error).__name__ != "OutOfMemoryError":
             raise
         if len(images) == 1:
-            height, width = images[0].shape[:2]
+            one = images[0]
+            height, width = one.shape[:2] if isinstance(one, np.ndarray) else one.size
             raise RelabelError(
                 f"an image of {width} x {height} pixels does not fit into the device's memory",
                 file=source,

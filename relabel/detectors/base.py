@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from relabel.backbones.stored import ImageMaps, MapStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +78,21 @@ class Detector(Protocol):
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detect in B images, each uint8 [H, W, 3] RGB; sizes may differ."""
+        ...
+
+
+@runtime_checkable
+class MapReader(Detector, Protocol):
+    """A detector that takes the maps of its backbone, where that is frozen, in place of images."""
+
+    def map_store(self, folder: Path) -> MapStore | None:
+        """The frozen backbone's maps in a folder; None where a part of it has learned."""
+        ...
+
+    def predict_maps(
+        self, maps: Sequence[ImageMaps], shapes: Sequence[Sequence[int]]
+    ) -> list[Detections]:
+        """Detect in B images by their maps and their (height, width)."""
         ...
 
 

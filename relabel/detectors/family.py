@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from relabel.backbones.extractor import FeatureMaps, StrideMaps
-from relabel.backbones.stored import MapSizes, MapStore, stacked
+from relabel.backbones.stored import ImageMaps, MapSizes, MapStore, stacked
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import stated_size
@@ -285,8 +285,13 @@ class NetworkDetector:
             files: of all the dataset's images, from `MapStore.fill`.
         """
         maps = [store.read(dataset, row, files[row], mirrored=False) for row in rows]
+        return self.predict_maps(maps, [stated_size(dataset, row)[::-1] for row in rows])
+
+    def predict_maps(
+        self, maps: Sequence[ImageMaps], shapes: Sequence[Sequence[int]]
+    ) -> list[Detections]:
+        """See `relabel.detectors.base.MapReader`."""
         batch, sizes = stacked(maps)
-        shapes = [stated_size(dataset, row)[::-1] for row in rows]
         scales = [
             (h / height, w / width) for (h, w), (height, width) in zip(sizes, shapes, strict=True)
         ]
