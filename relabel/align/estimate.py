@@ -154,6 +154,16 @@ def _measured(plan: AlignPlan) -> Costs:
         maps = (time.perf_counter() - started) / len(few) if store is not None else 0.0
         batch = on_device(batches(0), device)
         reading = _seconds(lambda: batches(0), device)
+        detector = trainable.detector(device)
+        images = [load_rgb(few, row) for row in range(min(4, len(few)))]
+        rows = list(range(len(images)))
+
+        def labels() -> object:
+            if store is None:
+                return detector.predict(images)
+            return detector.predict_kept(store, few, rows, batches.files)
+
+        detect = _seconds(labels, device) / len(images)
     model.train()
 
     def step() -> None:
@@ -165,9 +175,6 @@ def _measured(plan: AlignPlan) -> Costs:
 
     # Images are read in threads, but by the cores that train.
     taken = _seconds(step, device) + reading / usable_cores()
-    detector = trainable.detector(device)
-    images = [load_rgb(few, row) for row in range(min(4, len(few)))]
-    detect = _seconds(lambda: detector.predict(images), device) / len(images)
     return Costs(taken, maps, detect + reading / len(few), *_lat(plan, trainable, images, device))
 
 
