@@ -76,7 +76,9 @@ def cross_label(
     image_rows: np.ndarray | None = None,
     detector: EnsembleDetector | None = None,
     model: str | None = None,
+    maps: Path | None = None,
 ) -> None:
+    assert maps is not None  # the folder that train_specialist got
     config = json.loads((checkpoint / "config.json").read_text())
     together = ""
     if detector is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import pytest
 import torch
 
 from relabel.backbones.stored import MapStore
+from relabel.crosslabel.ensemble import EnsembleDetector
+from relabel.crosslabel.label import cross_label
+from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.crosslabel.settings import CrossLabelSettings
+from relabel.crosslabel.shards import read_pseudo_labels
+from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import load_rgb
+from relabel.detectors.base import Detector
 from relabel.detectors.load import load_detector
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import TrainingBatches, train_specialist
@@ -113,6 +121,59 @@ def test_a_checkpoint_runs_on_pixels_as_on_kept_maps(
     measured = evaluate_detector(detector, world.truth, RUNTIME, maps=tmp_path / "maps").to_dict()
     on_pixels = evaluate_detector(detector, world.truth, RUNTIME).to_dict()
     assert measured["AP50"] == pytest.approx(on_pixels["AP50"], abs=0.05)
+
+
+def test_labels_come_from_kept_maps_where_all_are_there(
+    settings: SpecialistSettings, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = replace(settings, steps=60, lr=3e-3)
+    maps = tmp_path / "maps"
+    folders = [
+        train_specialist(world.target, tmp_path / name, replace(longer, seed=k), RUNTIME, maps=maps)
+        for k, name in enumerate(("one", "two"))
+    ]
+    both = EnsembleDetector.load(folders, "cpu")
+    assert both.map_store(maps) is not None
+
+    def labels(name: str, on: DetectionDataset, detector: Detector | None) -> PseudoLabels:
+        out = tmp_path / name
+        how = CrossLabelSettings()
+        cross_label(folders[0], on, out, how, RUNTIME, detector=detector, model="", maps=maps)
+        return read_pseudo_labels(out)
+
+    def none(*_: object) -> None:
+        raise AssertionError("pixels are read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("relabel.datasets.pixels.batches.load_rgb", none)
+        kept = [labels(f"kept{k}", world.target, d) for k, d in enumerate((None, both))]
+        # The source's images were in no training: their maps are not there.
+        with pytest.raises(AssertionError, match="pixels are read"):
+            labels("source", world.source, None)
+    shutil.rmtree(maps)
+    live = [labels(f"live{k}", world.target, d) for k, d in enumerate((None, both))]
+    for one, other in zip(kept, live, strict=True):
+        assert len(one) > 10 and abs(len(one) - len(other)) <= len(one) // 5
+        sure, as_sure = one.filter(0.5), other.filter(0.5)
+        assert len(sure) and sure.image.tolist() == as_sure.image.tolist()
+        np.testing.assert_allclose(sure.boxes, as_sure.boxes, atol=1.0)
+        np.testing.assert_allclose(sure.scores, as_sure.scores, atol=0.03)
+
+
+def test_members_on_different_bodies_read_no_maps_together(
+    settings: SpecialistSettings, world: World, tmp_path: Path
+) -> None:
+    folders = [
+        train_specialist(world.target, tmp_path / name, how, RUNTIME)
+        for name, how in (
+            ("frozen", replace(settings, steps=1)),
+            ("larger", replace(settings, steps=1, image_size=settings.image_size + 32)),
+            ("learned", replace(settings, steps=1, frozen_stride=0)),
+        )
+    ]
+    for pair in (folders[:2], folders[::2]):
+        assert EnsembleDetector.load(pair, "cpu").map_store(tmp_path / "maps") is None
+    assert EnsembleDetector.load(folders[:1] * 2, "cpu").map_store(tmp_path / "maps") is not None
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(
