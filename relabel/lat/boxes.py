@@ -21,7 +21,7 @@ from relabel.lat.model import DELTA_SCALE, decode_deltas, encode_deltas
 LEAST = 20
 # Two styles lie this many standard deviations apart; a normal distribution cut in two has halves
 # that are some two and a half of their own apart.
-_TWO_STYLES = 5.0
+_TWO_STYLES = 4.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from relabel.lat.boxes import (
     from_edges,
     moves_surely,
     restyle,
+    styles,
 )
 
 N = 400
@@ -170,3 +171,40 @@ def test_a_size_is_true_where_most_are() -> None:
     errors = np.array([0.0, 0.01, 0.02, 0.0, 0.03, 0.005, 0.3])
     assert moves_surely(errors, 0.02).tolist() == [False] * 6 + [True]
     assert not moves_surely(np.zeros((0, 4)), 0.1).any()
+
+
+def test_a_class_drawn_in_two_ways_is_moved_in_two() -> None:
+    """Half of the bicycles are drawn with their riders; the target has the lower part alone."""
+    rng = np.random.default_rng(4)
+    truth = _truth(rng)
+    ridden = rng.random(N) < 0.5
+    up = np.where(ridden, 0.5 * (truth[:, 3] - truth[:, 1]), 0.0)
+    annotated = truth - np.stack([0 * up, up, 0 * up, 0 * up], axis=1)
+    predicted = _noisy(truth, 0.06, rng)
+    made = _restyled(predicted, annotated, 0.06)
+    assert _mean_iou(predicted, truth) < 0.92
+    for one in (ridden, ~ridden):
+        assert _mean_iou(made[one], truth[one]) > 0.95
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform", "tails"])
+def test_one_way_is_not_taken_for_two(kind: str) -> None:
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        shape = (int(rng.integers(2, 200)), 4)
+        moved = {
+            "normal": rng.normal(0, 0.1, shape),
+            "uniform": rng.uniform(-0.3, 0.3, shape),
+            "tails": 0.1 * rng.standard_t(2, shape),
+        }[kind]
+        (all_of_it,) = styles(moved)
+        assert all_of_it.all()
+
+
+def test_a_style_of_a_few_is_none() -> None:
+    moved = np.zeros((100, 4))
+    moved[: LEAST - 1, 1] = 0.4
+    assert len(styles(moved)) == 1
+    moved[LEAST - 1, 1] = 0.4
+    assert sorted(part.sum() for part in styles(moved)) == [LEAST, 100 - LEAST]
+    assert len(styles(np.zeros((100, 4)))) == 1
