@@ -104,7 +104,6 @@ def errors(
     "--source",
     "COCO file: the labels before relabelling: mean IoU before, class transitions, lost labels.",
 )
-@file_option("--scored", "COCO file or results list with low-scored boxes too, for AP only.")
 @file_option(
     "--baselines",
     "The target specialist's pseudo-labels on the source, to score the baselines.",
@@ -134,7 +133,6 @@ def transfer_command(
     truth: Path,
     predictions: Path,
     source: Path | None,
-    scored: Path | None,
     baselines: Path | None,
     given_boxes: Path | None,
     map_file: Path | None,
@@ -157,7 +155,7 @@ def transfer_command(
     from relabel.evaluation import tables
     from relabel.evaluation.transfer import evaluate_transfer
 
-    result = evaluate_transfer(truth, predictions, source, scored, name=predictions.stem)
+    result = evaluate_transfer(truth, predictions, source, name=predictions.stem)
     results = [result]
     content = result.to_dict()
     if baselines is not None and source is not None:

@@ -156,7 +156,6 @@ def evaluate_transfer(
     truth: Labels,
     predictions: Labels | Sequence[Mapping[str, Any]],
     source: Labels | None = None,
-    scored: Labels | Sequence[Mapping[str, Any]] | None = None,
     *,
     name: str | None = None,
 ) -> TransferMetrics:
@@ -174,7 +173,6 @@ def evaluate_transfer(
         truth: the true labels: dataset, path of a COCO file, or its content.
         predictions: the relabelled set, likewise, or a results list in the truth's ids.
         source: the images' labels before relabelling, in their own space.
-        scored: a set with low-scored boxes too, for AP alone; default ``predictions``.
         name: what to call the result; default the predictions' name.
 
     Raises:
@@ -185,12 +183,9 @@ def evaluate_transfer(
     raw = _read(predictions, problems, reference)
     classes, names = reference.space.num_classes, tuple(reference.space.class_names)
     joined, warnings = join_by_name(raw, reference)
-    made = ranked = every = _claims(joined, classes)
+    made = every = _claims(joined, classes)
     have_scores = bool(np.isfinite(joined.score).any())
-    if scored is not None:
-        joined, more = join_by_name(_read(scored, problems, reference), reference)
-        ranked, warnings = _claims(joined, classes), warnings + more
-    average = average_precision(reference, ranked)
+    average = average_precision(reference, every)
     rules = federated(reference)
     if rules is not None:
         boxes, made = rules.counted(reference.boxes, made)

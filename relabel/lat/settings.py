@@ -99,7 +99,8 @@ class LatSettings(Settings):
     folds: Positive = setting(
         3,
         "Folds of the target: specialists without each predict on it in place of its annotations, "
-        "and models without each measure there what scores mean; their mean transfers. 1: none.",
+        "and models without each measure there what scores mean; their mean transfers. 1: none, so "
+        "that the target's images have proposals by other spaces alone.",
     )
     fold_stretches: Positive = setting(
         3,
@@ -112,6 +113,11 @@ class LatSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.preset == "paper" and self.without:
+            raise ConfigError(
+                "preset 'paper' has no parts that `without` could leave out",
+                remedy="Leave one of the two out: --set lat.preset=default.",
+            )
         for part in self.without:
             if part not in PARTS:
                 raise ConfigError(

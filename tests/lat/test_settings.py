@@ -53,3 +53,8 @@ def test_settings_come_back_from_json() -> None:
 
 def test_there_are_few_of_them() -> None:
     assert len(LatSettings.__dataclass_fields__) <= 25
+
+
+def test_the_printed_formula_has_nothing_to_leave_out() -> None:
+    with pytest.raises(ConfigError, match="no parts that `without` could leave out"):
+        LatSettings(preset="paper", without=("geometry",))

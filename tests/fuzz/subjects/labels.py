@@ -45,8 +45,6 @@ def _result_commands(rng: Random) -> list[str]:
         given = [*truth, "--predictions", f"{DATA}/scored.json"]
         if rng.random() < 0.5:
             given += ["--source", f"{DATA}/source.json"]
-        if rng.random() < 0.5:
-            given += ["--scored", f"{DATA}/{predictions}"]
     if kind == "convert":
         source = ["datasets", "convert", f"{DATA}/set/train.json", "--map", f"{DATA}/map.yaml"]
         return [*source, "--to", "coco", "--out", f"{OUT}/set.json"]
