@@ -97,19 +97,20 @@ def restyle(
     for here in (at[of == k] for k in range(len(pairs))):
         moved = deltas(source_boxes[rows[here]].astype(np.float64), boxes[here].astype(np.float64))
         groups += [here[part] for part in styles(moved) if part.sum() >= LEAST]
-    moves, usual, others = [], [], []
+    moves, usual, others, measured = [], [], [], []
     for here in groups:
         annotated = source_boxes[rows[here]].astype(np.float64)
         moves.append(deltas(annotated, boxes[here].astype(np.float64)))
         usual.append(edges(np.median(moves[-1], axis=0) + error.bias))
         has = ~np.isnan(seen[here, 0])
         by = deltas(annotated[has], seen[here[has]].astype(np.float64))
-        enough = has.sum() >= LEAST
-        others.append(edges(np.median(by, axis=0)) if enough else np.full(4, np.nan))
+        measured.append(has.sum())
+        some = has.sum() >= LEAST / 2
+        others.append(edges(np.median(by, axis=0)) if some else np.full(4, np.nan))
     style = np.array(usual).reshape(-1, 4)
     other = np.array(others).reshape(-1, 4)
-    apart = (style - other)[~np.isnan(other)]
-    other = np.where(np.isnan(other), style, other)
+    apart = (style - other)[np.array(measured, int) >= LEAST]
+    other = np.where(np.isnan(other), _usual_style(style, other), other)
     least = np.minimum(np.abs(style), np.abs(other)) * (style * other > 0)
     error_of_one = float(np.sqrt(np.mean(apart**2) / 2)) if len(apart) else 0.0
     goals = np.where(moves_surely(least, error_of_one), (style + other) / 2, 0.0)
@@ -120,6 +121,16 @@ def restyle(
         annotated = source_boxes[rows[here]].astype(np.float64)
         out[here] = apply(annotated, moved + weight * (goal - moved))
     return out
+
+
+def _usual_style(style: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """What stands for a second measurement of a style [p, 4] where ``other`` lacks it (NaN).
+
+    A convention draws most classes alike: the median of those that were measured twice; the style
+    itself where none was.
+    """
+    twice = ~np.isnan(other).any(axis=1)
+    return np.median(style[twice], axis=0) if twice.any() else style
 
 
 def styles(moved: np.ndarray) -> list[np.ndarray]:
