@@ -61,6 +61,7 @@ def restyle(
     source_classes: np.ndarray,
     error: BoxError,
     seen: np.ndarray,
+    placed: Mapping[tuple[int, int], np.ndarray],
 ) -> np.ndarray:
     """Labels' boxes averaged with those of the annotations they lie on.
 
@@ -74,13 +75,16 @@ def restyle(
     A network also errs in the same direction for a whole class. So the style is measured twice,
     from the labels and from the target's specialist, and how the two differ shows how far such
     errors go. An edge that they may explain, see `moves_surely`, stays where the annotator drew
-    it; the others go half way between the two.
+    it; the others go half way between the two. Both networks err alike on images unlike the
+    target's; so an edge stays, too, where the source's specialist, on images of the target, draws
+    none that it would have to move.
 
     Args:
         boxes, classes, scores: labels, xyxy [k, 4], [k], [k].
         rows: box row of the annotation each label lies on, int64 [k], -1 where there is none.
         source_boxes, source_classes: annotations by box row, xyxy [n, 4] and [n].
         seen: the target's specialist's box of each label, xyxy [k, 4]; NaN where it has none.
+        placed: delta [4] from what plays an annotation to the object, by their classes.
 
     Returns:
         float64 [k, 4].
@@ -93,10 +97,13 @@ def restyle(
     pairs, of = np.unique(
         np.stack([source_classes[rows[at]], classes[at]], axis=1), axis=0, return_inverse=True
     )
-    groups = []
-    for here in (at[of == k] for k in range(len(pairs))):
+    groups, reverse = [], []
+    for pair, here in ((pairs[k], at[of == k]) for k in range(len(pairs))):
         moved = deltas(source_boxes[rows[here]].astype(np.float64), boxes[here].astype(np.float64))
-        groups += [here[part] for part in styles(moved) if part.sum() >= LEAST]
+        parts = [here[part] for part in styles(moved) if part.sum() >= LEAST]
+        move = placed.get((int(pair[0]), int(pair[1]))) if len(parts) == 1 else None
+        groups += parts
+        reverse += [np.full(4, np.nan) if move is None else edges(move)] * len(parts)
     moves, usual, others, measured = [], [], [], []
     for here in groups:
         annotated = source_boxes[rows[here]].astype(np.float64)
@@ -111,7 +118,9 @@ def restyle(
     other = np.array(others).reshape(-1, 4)
     apart = (style - other)[np.array(measured, int) >= LEAST]
     other = np.where(np.isnan(other), _usual_style(style, other), other)
-    least = np.minimum(np.abs(style), np.abs(other)) * (style * other > 0)
+    third = np.array(reverse).reshape(-1, 4)
+    third = np.where(np.isnan(third), style, third)
+    least = np.abs([style, other, third]).min(axis=0) * (style * other > 0) * (style * third > 0)
     error_of_one = float(np.sqrt(np.mean(apart**2) / 2)) if len(apart) else 0.0
     goals = np.where(moves_surely(least, error_of_one), (style + other) / 2, 0.0)
     for here, moved, by in zip(groups, moves, goals, strict=True):

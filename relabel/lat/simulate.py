@@ -74,7 +74,7 @@ def with_players(
         with_places: look for the images' objects at the places on what plays, too.
 
     Returns:
-        The proposals, and the places on annotations of every source.
+        The proposals, and the places of objects on annotations of every source.
     """
     own = joint.position(dataset.name)
     truth = [image_truth(dataset, int(row))[:2] for row in rows]
@@ -87,10 +87,10 @@ def with_players(
         if space != own:
             found = _play(found, truth, sizes, joint, space, own, manner)
             found = [_numbered(p, space) for p in found]
+            places.append(find_places(found, truth, space))
             if with_places:
-                places.append(find_places(found, truth, space))
                 found = [places[-1].add_to(p, *players(p, space)) for p in found]
-    return found, Places.joined(places)
+    return found, Places.concatenate(places)
 
 
 def _numbered(p: Proposals, space: int) -> Proposals:

@@ -286,7 +286,12 @@ def _assemble(
         )
     made = DraftLabels.concatenate([_no_labels(space), *parts])
     if trained.calibration.box_error is not None and trained.settings.has("box-blending"):
-        made = _restyled(made, source, trained.calibration.box_error, specialist)
+        error, places = trained.calibration.box_error, trained.places
+        placed = {
+            (int(c) - first_class, int(g)): move
+            for c, g, move in zip(places.of, places.to, places.moves, strict=True)
+        }
+        made = _restyled(made, source, error, specialist, placed)
     made = DraftLabels.concatenate([made, _regions(source, made)])
     linked = made.rows >= 0
     ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
@@ -372,6 +377,7 @@ def _restyled(
     source: DetectionDataset,
     error: BoxError,
     specialist: PseudoLabels | None,
+    placed: Mapping[tuple[int, int], np.ndarray],
 ) -> DraftLabels:
     """The labels after `restyle`, with their boxes' IoU with the annotations.
 
@@ -389,6 +395,7 @@ def _restyled(
         source.boxes.category,
         error,
         _seen(made.take(at), source, specialist),
+        placed,
     )
     limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[made.image[at]]
     boxes, iou = made.boxes.astype(np.float64), made.iou.copy()
