@@ -61,7 +61,7 @@ def restyle(
     source_classes: np.ndarray,
     error: BoxError,
     seen: np.ndarray,
-    placed: Mapping[tuple[int, int], np.ndarray],
+    placed: Mapping[tuple[int, int], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Labels' boxes averaged with those of the annotations they lie on.
 
@@ -101,7 +101,7 @@ def restyle(
     for pair, here in ((pairs[k], at[of == k]) for k in range(len(pairs))):
         moved = deltas(source_boxes[rows[here]].astype(np.float64), boxes[here].astype(np.float64))
         parts = [here[part] for part in styles(moved) if part.sum() >= LEAST]
-        move = placed.get((int(pair[0]), int(pair[1]))) if len(parts) == 1 else None
+        move = (placed or {}).get((int(pair[0]), int(pair[1]))) if len(parts) == 1 else None
         groups += parts
         reverse += [np.full(4, np.nan) if move is None else edges(move)] * len(parts)
     moves, usual, others, measured = [], [], [], []

@@ -165,6 +165,42 @@ def test_edges_stay_where_networks_err_and_move_where_the_target_draws_them_else
     assert not np.allclose(alone[same], truth[same], atol=1e-6)
 
 
+def test_an_edge_stays_that_the_sources_specialist_draws_as_the_target_does() -> None:
+    """On images unlike the target's both networks draw tops too high; one class is drawn so."""
+    rng = np.random.default_rng(8)
+    truth = _truth(rng)
+    classes = np.repeat([0, 1], N // 2)
+    height = truth[:, 3:] - truth[:, 1:2]
+    top = height * [0, 1, 0, 0]
+    annotated = np.where(classes[:, None] == 0, truth, truth + 0.2 * top)
+    # Where the target draws the second class higher, both networks see it; and so of the first.
+    drawn = truth - np.where(classes[:, None] == 0, 0.08, 0.0) * top
+    predicted, seen = _noisy(drawn, 0.05, rng), _noisy(drawn, 0.05, rng)
+    error = BoxError(np.zeros(4), np.full(4, 0.2))
+    zero = np.zeros(4)
+    higher = deltas(annotated[-1:], truth[-1:])[0]
+    given = (predicted, classes, np.ones(N), np.arange(N), annotated, classes, error, seen)
+    twice = restyle(*given)
+    thrice = restyle(*given, {(0, 0): zero, (1, 1): higher})
+    one, other = classes == 0, classes == 1
+    assert np.median(truth[one, 1] - twice[one, 1]) > 2
+    assert np.allclose(thrice[one], truth[one], atol=1e-6)
+    assert _mean_iou(thrice[other], truth[other]) > 0.97
+
+
+def test_what_the_specialist_could_not_measure_is_drawn_as_usual() -> None:
+    rng = np.random.default_rng(9)
+    truth = _truth(rng)
+    classes = np.repeat([0, 1], N // 2)
+    # The network's boxes of the second class are too large; the specialist finds few of them.
+    big = np.where(classes[:, None] == 1, [0.0, 0, 0.3, 0.3], 0.0)
+    predicted, seen = _noisy(apply(truth, big), 0.05, rng), _noisy(truth, 0.05, rng)
+    seen[classes == 1] = np.nan
+    error = BoxError(np.zeros(4), np.full(4, 0.2))
+    made = restyle(predicted, classes, np.ones(N), np.arange(N), truth, classes, error, seen)
+    assert np.allclose(made, truth, atol=1e-6)
+
+
 def test_a_size_is_true_where_most_are() -> None:
     margin = np.array([0.06, 0.05, 0.07, 0.035, 0.06, 0.055])
     assert moves_surely(margin, 0.014).all()

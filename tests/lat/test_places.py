@@ -33,7 +33,7 @@ def truth(boxes: list[list[float]], classes: list[int]) -> tuple[np.ndarray, np.
 def test_each_object_that_usually_lies_elsewhere_has_its_place() -> None:
     both = truth([PAWN, KING], [0, 1])
     places = find_places(playing(12), [both] * 12, 1)
-    assert places.of.tolist() == [2, 2]
+    assert places.of.tolist() == [2, 2] and places.to.tolist() == [0, 1]
     with_them = places.add_to(playing(1)[0], np.array([0]), np.array([2]))
     assert with_them.boxes == pytest.approx(np.array([PIECE, PAWN, KING]), abs=1e-3)
     assert with_them.variant.tolist() == [0, PLACE, PLACE]
@@ -48,7 +48,7 @@ def test_each_object_that_usually_lies_elsewhere_has_its_place() -> None:
     ("count", "boxes", "variant"),
     [
         (9, [PAWN], 0),  # too seldom
-        (12, [[12.0, 12, 50, 88]], 0),  # the annotation's own box, nearly
+        (12, [[12.0, 12, 50, 88]], 0),  # in the annotation's own box, nearly
         (12, [[70.0, 10, 90, 50]], 0),  # not on it
         (12, [PAWN], MADE),  # drawn from the objects themselves
     ],
@@ -58,7 +58,7 @@ def test_there_is_no_place_without_reason(
 ) -> None:
     there, none = truth(boxes, [0] * len(boxes)), truth([], [])
     found = find_places(playing(12, variant), [there] * count + [none] * (12 - count), 1)
-    assert len(found.of) == 0
+    assert not found.elsewhere.any()
     plain = playing(1)[0]
     assert len(found.add_to(plain, np.array([0]), np.array([2]))) == len(plain)
 
@@ -67,9 +67,10 @@ def test_a_rare_company_is_none() -> None:
     """Ten of three hundred pieces have a pawn on them."""
     alone, pair = truth([PIECE], [1]), truth([PIECE, PAWN], [1, 0])
     found = find_places(playing(300), [alone] * 290 + [pair] * 10, 1)
-    assert len(found.of) == 0
+    assert not found.elsewhere.any()
     found = find_places(playing(300), [alone] * 280 + [pair] * 20, 1)
-    assert found.of.tolist() == [2]
+    assert found.of[found.elsewhere].tolist() == [2]
+    assert found.to[found.elsewhere].tolist() == [0]
 
 
 def test_players_of_held_back_images_have_their_places() -> None:
@@ -79,12 +80,13 @@ def test_players_of_held_back_images_have_their_places() -> None:
     assert places.of.tolist() == [2, 2] and [len(p) for p in made] == [3] * 12
     rows, scores, sure = draw(made[0], 0, LatSettings(), np.random.default_rng(0))
     assert rows.tolist() == [0, 1, 2] and (sure == 1).all() and (scores[:, 2] == 1).all()
-    without, none = with_players(data, list(range(12)), found, JOINT, {1: ALONE}, with_places=False)
-    assert len(none.of) == 0 and [len(p) for p in without] == [1] * 12
+    without, same = with_players(data, list(range(12)), found, JOINT, {1: ALONE}, with_places=False)
+    assert len(same) == 2 and [len(p) for p in without] == [1] * 12
 
 
 def test_places_come_back_from_json() -> None:
     places = find_places(playing(12), [truth([PAWN], [0])] * 12, 1)
     again = Places.from_list(json.loads(json.dumps(places.to_list())))
-    assert np.array_equal(again.of, places.of) and np.array_equal(again.moves, places.moves)
+    for name in ("of", "to", "moves"):
+        assert np.array_equal(getattr(again, name), getattr(places, name))
     assert Places.from_list([]).moves.shape == (0, 4)
