@@ -318,7 +318,12 @@ def calibrate(
     ]
     sides = [(b[:, 2:] - b[:, :2]).max(axis=1) for b, _ in annotated if len(b)]
     return Calibration(
-        fit_existence(*(np.concatenate(c) for c in (exist_score, exists, source_class)), joint),
+        fit_existence(
+            np.concatenate(exist_score),
+            np.concatenate(exists),
+            np.concatenate(source_class),
+            joint,
+        ),
         of_class,
         overlaps,
         float(np.quantile(np.concatenate(sides), 0.01)) if sides else 0.0,

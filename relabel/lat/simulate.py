@@ -112,7 +112,9 @@ def _play(
 ) -> list[Proposals]:
     at = joint.slice(space)
     width, classes = at.stop - at.start, joint.spaces[own].num_classes
-    total = sum(np.bincount(wanted, minlength=classes) for _, wanted in truth)
+    total = np.zeros(classes)
+    for _, wanted in truth:
+        total += np.bincount(wanted, minlength=classes)
     plays, objects, annotated = _who_plays(proposals, truth, total, space, at, manner)
     # Which classes lie on objects of each class of the images' own, and in which style.
     counts = np.zeros((width, classes))

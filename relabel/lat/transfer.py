@@ -57,7 +57,9 @@ UNREAD = "the image could not be read"
 _NONE = Predictions(
     np.zeros((0, 4), np.float32),
     np.zeros(0, np.float32),
-    *(np.zeros(0, np.int64),) * 3,
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
     np.zeros(0, bool),
 )
 
