@@ -80,6 +80,7 @@ def test_players_of_held_back_images_have_their_places() -> None:
     assert places.of.tolist() == [2, 2] and [len(p) for p in made] == [3] * 12
     rows, scores, sure = draw(made[0], 0, LatSettings(), np.random.default_rng(0))
     assert rows.tolist() == [0, 1, 2] and (sure == 1).all() and (scores[:, 2] == 1).all()
+    assert annotation_numbers(made[0], made[0].variant != PLACE).tolist() == [0, 0, 0]
     without, same = with_players(data, list(range(12)), found, JOINT, {1: ALONE}, with_places=False)
     assert len(same) == 2 and [len(p) for p in without] == [1] * 12
 

@@ -80,6 +80,21 @@ def test_an_annotator_knows_what_the_specialist_confuses() -> None:
     assert played(found) == [[(0, 0)]] * 20
 
 
+def test_what_a_specialist_half_sees_of_a_half_annotated_class_does_not_play() -> None:
+    """Of kings every second is annotated: a specialist is surer of those than of the others."""
+    spots = [[10.0, 10, 30, 30], [60.0, 60, 80, 80]]
+    data = images([[[10.0, 10, 20, 20], [60.0, 60, 20, 20]]] * 40, [[0, 1]] * 40)
+    annotated = proposals(spots, [[0.9, 0, 0], [0.8, 0, 0]])
+    left_out = proposals(spots, [[0.9, 0, 0], [0.2, 0, 0]])
+    found, _ = with_players(data, list(range(40)), [annotated, left_out] * 20, JOINT, {1: ALONE})
+    found = [p.take(p.variant != MADE) for p in found]
+    assert played(found) == [[(0, 0), (1, 0)], [(0, 0)]] * 20
+    # Where all are annotated, one that is hard to see is annotated, too.
+    sure = [annotated] * 36 + [left_out] * 4
+    found, _ = with_players(data, list(range(40)), sure, JOINT, {1: ALONE})
+    assert played(found) == [[(0, 0), (1, 0)]] * 40
+
+
 def test_missed_objects_are_added_as_often_as_their_class_is_annotated() -> None:
     """Of pawns 30 of 40 are found, and kings never: kings are not in the source's convention."""
     boxes = [[[10.0, 10, 20, 20], [60.0, 60, 20, 20]]] * 40
