@@ -80,7 +80,6 @@ def test_players_of_held_back_images_have_their_places() -> None:
     assert places.of.tolist() == [2, 2] and [len(p) for p in made] == [3] * 12
     rows, scores, sure = draw(made[0], 0, LatSettings(), np.random.default_rng(0))
     assert rows.tolist() == [0, 1, 2] and (sure == 1).all() and (scores[:, 2] == 1).all()
-    assert annotation_numbers(made[0], made[0].variant != PLACE).tolist() == [0, 0, 0]
     without, same = with_players(data, list(range(12)), found, JOINT, {1: ALONE}, with_places=False)
     assert len(same) == 2 and [len(p) for p in without] == [1] * 12
 
@@ -91,3 +90,13 @@ def test_places_come_back_from_json() -> None:
     for name in ("of", "to", "moves"):
         assert np.array_equal(getattr(again, name), getattr(places, name))
     assert Places.from_list([]).moves.shape == (0, 4)
+
+
+def test_each_place_belongs_to_its_own_annotation() -> None:
+    data = images([[[10, 10, 40, 40], [110, 10, 40, 40]]] * 12, [[0, 0]] * 12)
+    beside = [x + 100 if i % 2 == 0 else x for i, x in enumerate(PIECE)]
+    found = [proposals([PIECE, beside], [[0.9, 0, 0], [0.8, 0, 0]])] * 12
+    made, _ = with_players(data, list(range(12)), found, JOINT, {1: ALONE})
+    assert made[0].variant.tolist() == [0, 0, PLACE, PLACE]
+    assert annotation_numbers(made[0], made[0].variant == 0).tolist() == [0, 1, 0, 1]
+    assert made[0].boxes[3] == pytest.approx(np.array([110, 10, 150, 50]), abs=1e-3)
