@@ -152,10 +152,14 @@ def styles(moved: np.ndarray) -> list[np.ndarray]:
     every = [np.ones(len(moved), bool)]
     best, apart = every, _TWO_STYLES
     for values in moved.T if len(moved) >= 2 * LEAST else ():
-        order = np.sort(values)
+        order = np.sort(values - np.median(values))
         sizes = np.arange(LEAST, len(order) - LEAST + 1)
-        within = [n * order[:n].var() + (len(order) - n) * order[n:].var() for n in sizes]
-        low = values < order[min(int(sizes[np.argmin(within)]), len(order) - 1)]
+        sums = np.cumsum(order)
+        # The least variance within is the largest between: the squares' sum is the same.
+        between = sums**2 / np.arange(1, len(order) + 1)
+        between[:-1] += (sums[-1] - sums[:-1]) ** 2 / np.arange(len(order) - 1, 0, -1)
+        cut = int(sizes[np.argmax(between[sizes - 1])])
+        low = values - np.median(values) < order[cut]
         parts = [low, ~low]
         if min(part.sum() for part in parts) < LEAST:
             continue
