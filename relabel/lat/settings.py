@@ -62,7 +62,7 @@ class LatSettings(Settings):
         (), f"Parts of the recipe to leave out, for ablations: {', '.join(PARTS)}."
     )
 
-    epochs: NonNegative = setting(8.0, "Passes over the training images of all datasets.")
+    epochs: NonNegative = setting(12.0, "Passes over the training images of all datasets.")
     steps: Count = setting(0, "Training steps; 0 derives them from the epochs.")
     batch_size: Positive = setting(8, "Images per step over all processes.")
     lr: NonNegative = setting(1e-3, "Peak learning rate.")
