@@ -145,10 +145,14 @@ class MapStore:
                 bar.update(len(images))
         return files
 
-    def kept(self, dataset: DetectionDataset, rows: Sequence[int]) -> list[Path] | None:
-        """The file of each of a dataset's images, if the maps of these rows are all there."""
-        files = [self._file(dataset, row) for row in range(len(dataset))]
-        return files if all(files[row].is_file() for row in rows) else None
+    def kept(self, dataset: DetectionDataset, rows: Sequence[int]) -> dict[int, Path] | None:
+        """The files of some of a dataset's images by row, if their maps are all there."""
+        files = {}
+        for row in rows:
+            files[row] = self._file(dataset, row)
+            if not files[row].is_file():
+                return None
+        return files
 
     def read(self, dataset: DetectionDataset, row: int, file: Path, mirrored: bool) -> ImageMaps:
         """The maps of an image of a dataset, from its file as `fill` named it."""

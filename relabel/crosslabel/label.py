@@ -137,12 +137,12 @@ class _KeptMaps:
     """The maps of a dataset's images, there for a detector to read.
 
     Attributes:
-        files: of all the dataset's images.
+        files: by row of the dataset, of the images to label.
     """
 
     reader: MapReader
     store: MapStore
-    files: list[Path]
+    files: dict[int, Path]
 
     @classmethod
     def find(

@@ -97,18 +97,18 @@ def restyle(
     pairs, of = np.unique(
         np.stack([source_classes[rows[at]], classes[at]], axis=1), axis=0, return_inverse=True
     )
-    groups, reverse = [], []
+    groups, moves, reverse = [], [], []
     for pair, here in ((pairs[k], at[of == k]) for k in range(len(pairs))):
         moved = deltas(source_boxes[rows[here]].astype(np.float64), boxes[here].astype(np.float64))
-        parts = [here[part] for part in styles(moved) if part.sum() >= LEAST]
+        parts = [part for part in styles(moved) if part.sum() >= LEAST]
         move = (placed or {}).get((int(pair[0]), int(pair[1]))) if len(parts) == 1 else None
-        groups += parts
+        groups += [here[part] for part in parts]
+        moves += [moved[part] for part in parts]
         reverse += [np.full(4, np.nan) if move is None else edges(move)] * len(parts)
-    moves, usual, others, measured = [], [], [], []
-    for here in groups:
+    usual, others, measured = [], [], []
+    for here, moved in zip(groups, moves, strict=True):
         annotated = source_boxes[rows[here]].astype(np.float64)
-        moves.append(deltas(annotated, boxes[here].astype(np.float64)))
-        usual.append(edges(np.median(moves[-1], axis=0) + error.bias))
+        usual.append(edges(np.median(moved, axis=0) + error.bias))
         has = ~np.isnan(seen[here, 0])
         by = deltas(annotated[has], seen[here[has]].astype(np.float64))
         measured.append(has.sum())

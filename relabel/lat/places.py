@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Places(Table):
     def none(cls) -> Places:
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)))
 
-    @property
+    @cached_property
     def elsewhere(self) -> np.ndarray:
         """bool [n]: the object's box is not nearly the annotation's."""
         unit = np.array([[0.0, 0.0, 1.0, 1.0]])
@@ -66,6 +67,8 @@ class Places(Table):
         """
         elsewhere = np.flatnonzero(self.elsewhere)
         parent, place = np.nonzero(classes[:, None] == self.of[None, elsewhere])
+        if not len(place):
+            return proposals
         place = elsewhere[place]
         at, said = rows[parent], classes[parent]
         scores = np.zeros((len(at), proposals.scores.shape[1]), np.float32)

@@ -183,19 +183,19 @@ def _who_plays(
     Args:
         total: objects of each own class.
     """
-    plays, objects = [], []
+    plays, objects, lying = [], [], []
     sure = np.zeros(len(total))
     for p, (boxes, wanted) in zip(proposals, truth, strict=True):
         rows, of = _one_to_an_object(p, space, at, boxes, manner.overlaps)
         plays.append(rows)
         objects.append(of)
         lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
+        lying.append(lies)
         surest = np.where(lies, _sureness(p, rows)[:, None], 0.0).max(axis=0, initial=0)
         sure += np.bincount(wanted, weights=surest, minlength=len(total))
     annotated = _annotated(total, sure)
-    for i, (p, (boxes, wanted)) in enumerate(zip(proposals, truth, strict=True)):
+    for i, (p, lies, (_, wanted)) in enumerate(zip(proposals, lying, truth, strict=True)):
         rows, of = plays[i], objects[i]
-        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
         usual = np.where(lies, annotated[wanted][None, :], 0.0).max(axis=1, initial=0)
         keep = (of < 0) | (_sureness(p, rows) >= 1 - usual)
         plays[i], objects[i] = rows[keep], of[keep]

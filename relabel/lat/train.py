@@ -318,10 +318,10 @@ def hidden_predictions(
                 logits, deltas = model(batch)
                 scores, boxes = predict_target(logits, deltas, batch, target, settings)
             used = bank.proposals[i].take(drawn[0])
-            plays = (used.space == simulated_source) & (used.variant != PLACE)
+            place = used.variant == PLACE
+            plays = (used.space == simulated_source) & ~place
             plays &= settings.has("simulated-source")
             annotation = annotation_numbers(used, plays)
-            place = used.variant == PLACE
             found = candidates(scores[0, : len(used)], boxes[0, : len(used)], annotation, place)
             gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))
             played = used.plays[plays].astype(np.int64)
