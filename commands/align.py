@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relabel.align.settings import AlignSettings, PipelineSettings
+from relabel.cli import State
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
@@ -153,7 +154,8 @@ def _announce(plan: AlignPlan, overwrite: bool) -> None:
         return
     from relabel.align import estimate
 
-    said = estimate.announcement(plan)
+    known = click.get_current_context().find_root().ensure_object(State).expected
+    said = estimate.announcement(plan, known)
     if said:
         message(f"Takes {said}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,13 @@ def cli(
     state = ctx.find_root().ensure_object(State)
 
     def align(config: Path, workspace: Path) -> None:
-        _align(config, workspace, state.debug, device, overwrite, quiet)
+        _align(config, workspace, state, device, overwrite, quiet)
 
     if not quiet and not (out / WORLD_FILE).exists():
-        _announce(images, target_images or images, val_images, effort, device)
+        state = replace(
+            state,
+            expected=_announce(images, target_images or images, val_images, effort, device),
+        )
     world, file = prepare_demo(out, **counts, seed=seed, effort=effort, quiet=quiet)
     result = run_demo(world, file, align, quiet=quiet)
     if as_json:
@@ -96,14 +100,16 @@ def cli(
     _print(result, time.monotonic() - started)
 
 
-def _announce(images: int, target_images: int, val_images: int, effort: float, device: str) -> None:
-    """Say on stderr how long all of it will take."""
+def _announce(
+    images: int, target_images: int, val_images: int, effort: float, device: str
+) -> dict[str, float]:
+    """Say on stderr how long all of it will take; seconds of align's stages by name."""
     message("Trying how fast this machine is")
     from relabel.demo.estimate import expected_parts
     from relabel.training.loop import resolve_device
     from relabel.workspace.estimate import announced
 
-    found = expected_parts(
+    found, stages = expected_parts(
         images=images,
         target_images=target_images,
         val_images=val_images,
@@ -111,10 +117,11 @@ def _announce(images: int, target_images: int, val_images: int, effort: float, d
         device=device,
     )
     message(f"The demo takes {announced(found, resolve_device(device).type)}.")
+    return stages
 
 
 def _align(
-    config: Path, workspace: Path, debug: bool, device: str, overwrite: bool, quiet: bool
+    config: Path, workspace: Path, state: State, device: str, overwrite: bool, quiet: bool
 ) -> None:
     """`relabel align` as typed, except that its closing lines go to stderr.
 
@@ -131,7 +138,7 @@ def _align(
     args += ["--out", str(workspace), "--config", str(config), "--device", device]
     args += ["--overwrite"] * overwrite + ["--quiet"] * quiet
     with contextlib.redirect_stdout(sys.stderr):
-        command.main(args, prog_name="relabel align", standalone_mode=False, obj=State(debug=debug))
+        command.main(args, prog_name="relabel align", standalone_mode=False, obj=state)
 
 
 def _print(result: Any, seconds: float) -> None:

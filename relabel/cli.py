@@ -11,7 +11,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,15 @@ COMMANDS = {
 
 @dataclass
 class State:
-    """What the options of the root command hand to the subcommands, as ``ctx.obj``."""
+    """What the options of the root command hand to the subcommands, as ``ctx.obj``.
+
+    A command that calls another hands it, too, what it knows of its stages: ``expected``, seconds
+    by stage.
+    """
 
     debug: bool = False
     config: Path | None = None
+    expected: dict[str, float] = field(default_factory=dict)
 
 
 class _Interrupted(BaseException):

@@ -75,14 +75,17 @@ def expected_seconds(plan: AlignPlan, images: Mapping[str, int] | None = None) -
         torch.set_rng_state(state)
 
 
-def announcement(plan: AlignPlan) -> str:
+def announcement(plan: AlignPlan, known: Mapping[str, float] | None = None) -> str:
     """How long the run will take, in a line, empty where that is not known.
 
     The plan learns what is expected of its stages, and says what is left while it runs.
+
+    Args:
+        known: seconds by stage from `expected_seconds`, where they were measured before.
     """
     from relabel.training.loop import resolve_device
 
-    plan.expected = expected_seconds(plan)
+    plan.expected = dict(known or expected_seconds(plan))
     left = parts(plan, plan.expected)
     return announced(left, resolve_device(plan.runtime.device).type) if left else ""
 

@@ -18,8 +18,10 @@ _SCORING = 0.03  # seconds per source image: scores, report and pictures
 
 def expected_parts(
     *, images: int, target_images: int, val_images: int, effort: float, device: str
-) -> dict[str, float]:
-    """Seconds by what they are spent on; ``device`` is align's, the other arguments the demo's.
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by what they are spent on, and those of align's stages by name.
+
+    ``device`` is align's, the other arguments the demo's.
 
     A world of a few pictures is drawn in a temporary folder, a backbone and align's networks do a
     few steps on it, and each is scaled to the length that it will have.
@@ -52,7 +54,9 @@ def expected_parts(
         runtime = Runtime(device=device, quiet=True)
         plan = prepare(catalogue, TARGET, SOURCES, root / "align", settings, runtime)
         counts = {TARGET: target_images, **dict.fromkeys(SOURCES, images)}
-        found = parts(plan, expected_seconds(plan, counts))
+        stages = expected_seconds(plan, counts)
+        found = parts(plan, stages)
     scoring = len(SOURCES) * images * _SCORING
     report = found.pop("report", 0.0) + scoring
-    return {"world": total * drawn, "backbone": steps * step, **found, "report": report}
+    found = {"world": total * drawn, "backbone": steps * step, **found, "report": report}
+    return found, stages

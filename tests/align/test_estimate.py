@@ -85,6 +85,19 @@ def test_real_networks_are_tried(plan: Callable[..., AlignPlan], frozen_stride: 
     assert not made.out.exists()
 
 
+def test_what_was_measured_before_is_not_measured_again(
+    plan: Callable[..., AlignPlan], monkeypatch: pytest.MonkeyPatch
+):
+    def measured(plan: AlignPlan) -> Costs:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(estimate, "_measured", measured)
+    made = plan()
+    known = {stage.name: 60.0 for stage in made.to_run()}
+    assert announcement(made, known).startswith("about ")
+    assert made.expected == known
+
+
 def test_a_network_that_cannot_be_made_is_left_to_the_stage_that_needs_it(
     plan: Callable[..., AlignPlan],
 ):

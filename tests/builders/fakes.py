@@ -181,7 +181,7 @@ def transfer(
     return source.with_boxes(boxes, space), Removed.none()
 
 
-def announcement(plan: Any) -> str:
+def announcement(plan: Any, known: Any = None) -> str:
     """A minute for every stage."""
     plan.expected = dict.fromkeys(plan.stages, 60.0)
     return f"about {len(plan.to_run())} minutes"
