@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.geometry import iou_matrix
+from relabel.lat.assemble import link_to_source, usual_target
 from relabel.lat.fusion import SemanticFeatureFusion, clamp_rows, pairwise_geometry
 from relabel.lat.model import (
     ProposalBatch,
@@ -34,7 +35,6 @@ from relabel.lat.proposals import (
 )
 from relabel.lat.settings import LatSettings
 from relabel.lat.simulate import Manner, with_players
-from relabel.lat.transfer import link_to_source, usual_target
 from tests.builders.blocks import World, make_world
 
 PAPER = LatSettings(preset="paper", channels=8).resolved()
