@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.removed import Removed
 from relabel.datasets.table import ImageTable
 from relabel.geometry import aligned_iou, iou_matrix, xyxy_to_xywh
-from relabel.lat.boxes import BoxError, restyle
+from relabel.lat.boxes import restyle
 from relabel.lat.calibrate import Predictions
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.decide import Decided, decide
@@ -79,19 +79,33 @@ class DraftLabels(ImageTable):
 def assemble(
     found: PredictionShard,
     source: DetectionDataset,
-    space: LabelSpace,
     trained: TrainedTransfer,
     specialist: PseudoLabels | None,
+    *,
     with_uncertain: bool,
 ) -> tuple[DetectionDataset, Removed]:
-    """Decide per image, carry ignore regions over, add provenance."""
+    """Decide per image, draw in the target's style, carry ignore regions over, add provenance.
+
+    Args:
+        found: predictions of all images of ``source`` that could be read.
+        specialist: the target's specialist's labels on ``source``, which show its style.
+        with_uncertain: see `relabel.lat.transfer.transfer`.
+
+    Returns:
+        See `relabel.lat.transfer.transfer`.
+    """
     ends = np.searchsorted(image_column(found), np.arange(len(source) + 1))
     names = [s.name for s in trained.joint.spaces]
     first_class = trained.joint.slice(source.name).start
-    parts, gone = [], [Removed.none()]
+    parts, gone = [_no_labels(trained.space)], [Removed.none()]
     for row in range(len(source)):
         index = np.arange(ends[row], ends[row + 1])
         annotated = source.objects(row)
+        if not len(index) and len(annotated):  # where it was read each has a prediction
+            nothing = np.full(len(annotated), np.nan, np.float32)
+            none = np.full(len(annotated), -1)
+            gone.append(Removed(annotated, [UNREAD] * len(annotated), nothing, none, nothing))
+            continue
         own = found.source_row[index]
         here = Predictions(
             found.boxes[index],
@@ -102,57 +116,20 @@ def assemble(
             found.place[index],
         )
         boxes, classes, _ = image_truth(source, row)
-        if not len(here) and len(boxes):  # every annotation has a prediction where it was read
-            nothing = np.full(len(annotated), np.nan, np.float32)
-            none = np.full(len(annotated), -1)
-            gone.append(Removed(annotated, [UNREAD] * len(annotated), nothing, none, nothing))
-            continue
         decided, left = decide(here, boxes, first_class + classes, trained.calibration)
         if not with_uncertain:
             decided = decided.take(~decided.uncertain)
         by = [f"pseudo:{names[s]}" for s in found.space[index[decided.rows]].tolist()]
-        parts.append(_made(row, decided, annotated, by, source))
+        parts.append(_draft(row, decided, annotated, by, source))
         # One that a pseudo-label or a further class of its own was found on has a label.
-        left = left.take(~np.isin(annotated[left.annotation], parts[-1].rows))
-        gone.append(
-            Removed(
-                annotated[left.annotation],
-                left.reason,
-                left.probability.astype(np.float32),
-                left.category,
-                left.score.astype(np.float32),
-            )
-        )
-    made = DraftLabels.concatenate([_no_labels(space), *parts])
-    if trained.calibration.box_error is not None and trained.settings.has("box-blending"):
-        error, places = trained.calibration.box_error, trained.places
-        placed = {
-            (int(c) - first_class, int(g)): move
-            for c, g, move in zip(places.of, places.to, places.moves, strict=True)
-        }
-        made = _restyled(made, source, error, specialist, placed)
+        left = replace(left, row=annotated[left.row])
+        gone.append(left.take(~np.isin(left.row, parts[-1].rows)))
+    made = _restyled(DraftLabels.concatenate(parts), source, trained, specialist)
     made = DraftLabels.concatenate([made, _regions(source, made)])
-    linked = made.rows >= 0
-    ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
-    names = source.space.names
-    categories = [names[source.boxes.category[r]] if r >= 0 else "" for r in made.rows.tolist()]
-    boxes = make_boxes(
-        made.image,
-        np.round(xyxy_to_xywh(made.boxes.astype(np.float64)), 3),
-        made.classes,
-        score=np.round(made.scores.astype(np.float64), 6),
-        ignore=made.ignore,
-        extra=alternatives_field(made.others, space),
-        provenance=Provenance(
-            source.name, made.origin, ids, categories, made.iou.astype(np.float32)
-        ),
-    )
-    # Numbered after sorting by image, so that ids rise through the file.
-    boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
-    return source.with_boxes(boxes, space), Removed.concatenate(gone)
+    return _with_provenance(made, source, trained.space), Removed.concatenate(gone)
 
 
-def _made(
+def _draft(
     row: int,
     decided: Decided,
     annotated: np.ndarray,
@@ -207,22 +184,53 @@ def _regions(source: DetectionDataset, made: DraftLabels) -> DraftLabels:
         np.zeros((len(at), made.others.shape[1]), bool),
         at,
         np.ones(len(at)),
-        ["source"] * len(at),
+        [SOURCE] * len(at),
     )
+
+
+def _with_provenance(
+    made: DraftLabels, source: DetectionDataset, space: LabelSpace
+) -> DetectionDataset:
+    """The source's images with the labels as boxes of the target's space."""
+    linked = made.rows >= 0
+    ids = np.where(linked, source.boxes.id[made.rows] if len(source.boxes) else -1, -1)
+    names = source.space.names
+    categories = [names[source.boxes.category[r]] if r >= 0 else "" for r in made.rows.tolist()]
+    boxes = make_boxes(
+        made.image,
+        np.round(xyxy_to_xywh(made.boxes.astype(np.float64)), 3),
+        made.classes,
+        score=np.round(made.scores.astype(np.float64), 6),
+        ignore=made.ignore,
+        extra=alternatives_field(made.others, space),
+        provenance=Provenance(
+            source.name, made.origin, ids, categories, made.iou.astype(np.float32)
+        ),
+    )
+    # Numbered after sorting by image, so that ids rise through the file.
+    boxes = replace(boxes, id=np.arange(1, len(boxes) + 1, dtype=np.int64))
+    return source.with_boxes(boxes, space)
 
 
 def _restyled(
     made: DraftLabels,
     source: DetectionDataset,
-    error: BoxError,
+    trained: TrainedTransfer,
     specialist: PseudoLabels | None,
-    placed: Mapping[tuple[int, int], np.ndarray],
 ) -> DraftLabels:
     """The labels after `restyle`, with their boxes' IoU with the annotations.
 
     Those alone that are made of an annotation: one that a pseudo-label made on it, as a rider on a
     cyclist, may be a part of it.
     """
+    error, places = trained.calibration.box_error, trained.places
+    if error is None or not trained.settings.has("box-blending"):
+        return made
+    first_class = trained.joint.slice(source.name).start
+    placed = {
+        (int(c) - first_class, int(g)): move
+        for c, g, move in zip(places.of, places.to, places.moves, strict=True)
+    }
     at = np.flatnonzero(np.array([name == SOURCE for name in made.origin], bool))
     rows = made.rows[at]
     moved = restyle(
@@ -233,7 +241,7 @@ def _restyled(
         source.boxes.xyxy,
         source.boxes.category,
         error,
-        _seen(made.take(at), source, specialist),
+        _seen(made.take(at), specialist),
         placed,
     )
     limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[made.image[at]]
@@ -244,9 +252,7 @@ def _restyled(
     return replace(made, boxes=boxes, iou=iou)
 
 
-def _seen(
-    made: DraftLabels, source: DetectionDataset, specialist: PseudoLabels | None
-) -> np.ndarray:
+def _seen(made: DraftLabels, specialist: PseudoLabels | None) -> np.ndarray:
     """The target's specialist's box of each label, xyxy [k, 4]: of its class, nearest, or NaN."""
     seen = np.full((len(made), 4), np.nan)
     if specialist is None:

@@ -60,6 +60,11 @@ class Predictions(Table):
     annotation: np.ndarray
     place: np.ndarray
 
+    @classmethod
+    def none(cls) -> Predictions:
+        ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return cls(np.zeros((0, 4), np.float32), floats, ints, ints, ints, np.zeros(0, bool))
+
 
 def candidates(
     scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray, place: np.ndarray

@@ -39,6 +39,11 @@ class TrainedTransfer:
     calibration: Calibration
     places: Places
 
+    @property
+    def space(self) -> LabelSpace:
+        """The target's label space."""
+        return self.joint.spaces[self.joint.position(self.target)]
+
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
         target = self.joint.slice(self.target)
@@ -59,7 +64,6 @@ class TrainedTransfer:
             for k, v in model.state_dict().items()
         }
         weights |= self.features.weights()
-        space = self.joint.spaces[self.joint.position(self.target)]
         write_model(
             folder,
             weights,
@@ -71,7 +75,7 @@ class TrainedTransfer:
                 "models": len(self.models),
                 "features": self.features.to_config(),
                 "places": self.places.to_list(),
-                "calibration": self.calibration.to_dict(space.class_names),
+                "calibration": self.calibration.to_dict(self.space.class_names),
             },
         )
 

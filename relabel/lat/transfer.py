@@ -28,14 +28,6 @@ from relabel.workspace.stage import Shards
 
 SHARD_IMAGES = 256
 IMAGES_PER_BATCH = 4
-_NONE = Predictions(
-    np.zeros((0, 4), np.float32),
-    np.zeros(0, np.float32),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.int64),
-    np.zeros(0, bool),
-)
 
 
 def transfer(
@@ -84,8 +76,8 @@ def transfer(
     found = join(list(iterate(shards.paths, partial(read_shard, kind=PredictionShard))))
     if found.run != run:
         raise DataError("holds shards of another transfer", file=out, remedy=AGAIN)
-    space = trained.joint.spaces[trained.joint.position(trained.target)]
-    return assemble(found, source, space, trained, labels.get(trained.target), with_uncertain)
+    specialist = labels.get(trained.target)
+    return assemble(found, source, trained, specialist, with_uncertain=with_uncertain)
 
 
 def _transfer_rows(
@@ -97,8 +89,8 @@ def _transfer_rows(
     runtime: Runtime,
     bar: Progress,
 ) -> PredictionShard:
-    nothing = np.zeros(0, np.int64)
-    parts = [_shard(run, nothing, _NONE, nothing, nothing)]
+    read, counts, found = [], [0], [Predictions.none()]
+    space, source_row = [np.zeros(0, np.int16)], [np.zeros(0, np.int64)]
     with ImageBatches(
         source,
         rows=rows,
@@ -111,11 +103,25 @@ def _transfer_rows(
             regions = trained.features.pool(images, [p.boxes for p in proposals])
             for row, p, region in zip(found_rows, proposals, regions, strict=True):
                 size = int(source.images.width[row]), int(source.images.height[row])
-                found = _predict(trained, p, region, size)
-                of = found.rows
-                parts.append(_shard(run, np.array([row]), found, p.space[of], p.source_row[of]))
+                here = _predict(trained, p, region, size)
+                read.append(row)
+                counts.append(len(here))
+                found.append(here)
+                space.append(p.space[here.rows])
+                source_row.append(p.source_row[here.rows])
             bar.update(len(found_rows))
-    return join(parts)
+    every = Predictions.concatenate(found)
+    return PredictionShard(
+        run=run,
+        row=np.array(read, np.int32),
+        offsets=np.cumsum(counts),
+        boxes=every.boxes,
+        scores=every.scores,
+        classes=every.classes,
+        space=np.concatenate(space),
+        source_row=np.concatenate(source_row),
+        place=every.place,
+    )
 
 
 def _proposals(
@@ -126,32 +132,11 @@ def _proposals(
     return trained.places.add_to(found, annotated, found.scores[annotated].argmax(axis=1))
 
 
-def _shard(
-    run: Mapping[str, Any],
-    row: np.ndarray,
-    found: Predictions,
-    space: np.ndarray,
-    source_row: np.ndarray,
-) -> PredictionShard:
-    """The predictions of one image, or of none."""
-    return PredictionShard(
-        run=run,
-        row=row.astype(np.int32),
-        offsets=np.array([0, len(found)] if len(row) else [0]),
-        boxes=found.boxes.astype(np.float32),
-        scores=found.scores.astype(np.float32),
-        classes=found.classes.astype(np.int64),
-        space=space.astype(np.int64),
-        source_row=source_row,
-        place=found.place,
-    )
-
-
 def _predict(
     trained: TrainedTransfer, p: Proposals, region: np.ndarray, size: tuple[int, int]
 ) -> Predictions:
     if len(p) == 0:
-        return _NONE
+        return Predictions.none()
     confidence = np.where(p.variant > 0, 1.0, p.scores.max(axis=1)).astype(np.float32)
     t = torch.from_numpy
     batch = ProposalBatch(
