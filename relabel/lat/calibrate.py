@@ -292,28 +292,24 @@ def calibrate(
         joint: number of classes of the joint space.
     """
     overlaps = class_overlaps(annotated, classes)
-    exist_score, exists = [np.zeros(0)], [np.zeros(0, bool)]
-    source_class = [np.zeros(0, np.int64)]
-    score, label = [np.zeros(0)], [np.zeros(0, np.int64)]
-    right = [np.zeros(0, bool)]
-    predicted, goals = [np.zeros((0, 4))], [np.zeros((0, 4))]
+    scores, hits, labels = np.zeros(0), np.zeros(0, bool), np.zeros(0, np.int64)
+    annotations, others = [(scores, hits, labels)], [(scores, hits, labels)]
+    boxes = [(np.zeros((0, 4)), np.zeros((0, 4)))]
     for one in held_back:
-        table = annotation_scores(one.found, len(one.annotations), classes)
-        exist_score.append(existence_score(table))
-        source_class.append(one.annotated)
-        exists.append(iou_matrix(one.annotations, one.boxes).max(axis=1, initial=0) >= LIES_IOU)
+        found = one.found
+        table = annotation_scores(found, len(one.annotations), classes)
+        lies = iou_matrix(one.annotations, one.boxes).max(axis=1, initial=0) >= LIES_IOU
+        annotations.append((existence_score(table), lies, one.annotated))
         # What is left of the rest may only take objects that no annotation's best class takes.
-        first, other = best_and_others(one.found, table)
-        first = first[np.argsort(-one.found.scores[first], kind="stable")]
-        rest = not_taken(one.found, first, np.where(other, one.found.scores, -1.0), 0.0, overlaps)
-        pairs = matches(one.found.take(np.concatenate([first, rest])), one.boxes, one.classes)
-        near = pairs[: len(first)] >= 0
-        predicted.append(one.found.boxes[first[near]])
-        goals.append(one.boxes[pairs[: len(first)][near]])
-        score.append(one.found.scores[rest])
-        label.append(one.found.classes[rest])
-        right.append(pairs[len(first) :] >= 0)
-    scores, labels, hits = (np.concatenate(c) for c in (score, label, right))
+        first, other = best_and_others(found, table)
+        first = first[np.argsort(-found.scores[first], kind="stable")]
+        rest = not_taken(found, first, np.where(other, found.scores, -1.0), 0.0, overlaps)
+        objects = matches(found.take(np.concatenate([first, rest])), one.boxes, one.classes)
+        of_first, of_rest = np.split(objects, [len(first)])
+        near = of_first >= 0
+        boxes.append((found.boxes[first[near]], one.boxes[of_first[near]]))
+        others.append((found.scores[rest], of_rest >= 0, found.classes[rest]))
+    scores, hits, labels = _columns(others)
     shared = fit_platt(scores, hits)
     of_class = [
         fit_platt(scores[labels == c], hits[labels == c])
@@ -323,17 +319,16 @@ def calibrate(
     ]
     sides = [(b[:, 2:] - b[:, :2]).max(axis=1) for b, _ in annotated if len(b)]
     return Calibration(
-        fit_existence(
-            np.concatenate(exist_score),
-            np.concatenate(exists),
-            np.concatenate(source_class),
-            joint,
-        ),
+        fit_existence(*_columns(annotations), count=joint),
         of_class,
         overlaps,
         float(np.quantile(np.concatenate(sides), 0.01)) if sides else 0.0,
-        box_error(np.concatenate(predicted), np.concatenate(goals)),
+        box_error(*_columns(boxes)),
     )
+
+
+def _columns(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def best_and_others(found: Predictions, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -354,7 +349,7 @@ def best_and_others(found: Predictions, table: np.ndarray) -> tuple[np.ndarray, 
     surest = np.full(count * classes, -1, np.int64)
     surest[of] = own[first]
     surest = surest.reshape(count, classes)
-    best = surest[np.arange(count), table.argmax(axis=1)] if count else np.zeros(0, np.int64)
+    best = surest[np.arange(count), table.argmax(axis=1)]
     other = found.annotation < 0
     other[surest[surest >= 0]] = True
     other[best] = False

@@ -48,12 +48,10 @@ class TrainedTransfer:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
         target = self.joint.slice(self.target)
         with torch.inference_mode():
-            outputs = []
-            for model in self.models:
-                logits, deltas = model(batch)
-                outputs.append(predict_target(logits, deltas, batch, target, self.settings))
-            scores = torch.stack([o[0] for o in outputs]).mean(dim=0)
-            boxes = torch.stack([o[1] for o in outputs]).mean(dim=0)
+            outputs = [
+                predict_target(model(batch), batch, target, self.settings) for model in self.models
+            ]
+            scores, boxes = (torch.stack(o).mean(dim=0) for o in zip(*outputs, strict=True))
         return scores, boxes
 
     def save(self, folder: Path) -> None:

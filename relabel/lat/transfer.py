@@ -12,10 +12,10 @@ import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.removed import Removed
-from relabel.errors import DataError, Problems
+from relabel.errors import DataError
 from relabel.lat.assemble import PredictionShard, assemble
+from relabel.lat.bank import pooled
 from relabel.lat.calibrate import Predictions, candidates
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.model import ProposalBatch
@@ -27,7 +27,6 @@ from relabel.workspace.progress import Progress, progress
 from relabel.workspace.stage import Shards
 
 SHARD_IMAGES = 256
-IMAGES_PER_BATCH = 4
 
 
 def transfer(
@@ -89,27 +88,21 @@ def _transfer_rows(
     runtime: Runtime,
     bar: Progress,
 ) -> PredictionShard:
+    def propose(row: int) -> Proposals:
+        found = image_proposals(source, row, trained.joint, labels, trained.settings)
+        annotated = np.flatnonzero(found.variant > 0)
+        return trained.places.add_to(found, annotated, found.scores[annotated].argmax(axis=1))
+
     read, counts, found = [], [0], [Predictions.none()]
     space, source_row = [np.zeros(0, np.int16)], [np.zeros(0, np.int64)]
-    with ImageBatches(
-        source,
-        rows=rows,
-        batch_size=IMAGES_PER_BATCH,
-        workers=runtime.workers,
-        problems=Problems(runtime.skip_bad),
-    ) as batches:
-        for found_rows, images in batches:
-            proposals = [_proposals(trained, source, int(r), labels) for r in found_rows]
-            regions = trained.features.pool(images, [p.boxes for p in proposals])
-            for row, p, region in zip(found_rows, proposals, regions, strict=True):
-                size = int(source.images.width[row]), int(source.images.height[row])
-                here = _predict(trained, p, region, size)
-                read.append(row)
-                counts.append(len(here))
-                found.append(here)
-                space.append(p.space[here.rows])
-                source_row.append(p.source_row[here.rows])
-            bar.update(len(found_rows))
+    for row, p, region in pooled(trained.features, source, rows, propose, runtime, bar):
+        size = int(source.images.width[row]), int(source.images.height[row])
+        here = _predict(trained, p, region, size)
+        read.append(row)
+        counts.append(len(here))
+        found.append(here)
+        space.append(p.space[here.rows])
+        source_row.append(p.source_row[here.rows])
     every = Predictions.concatenate(found)
     return PredictionShard(
         run=run,
@@ -122,14 +115,6 @@ def _transfer_rows(
         source_row=np.concatenate(source_row),
         place=every.place,
     )
-
-
-def _proposals(
-    trained: TrainedTransfer, source: DetectionDataset, row: int, labels: Mapping[str, PseudoLabels]
-) -> Proposals:
-    found = image_proposals(source, row, trained.joint, labels, trained.settings)
-    annotated = np.flatnonzero(found.variant > 0)
-    return trained.places.add_to(found, annotated, found.scores[annotated].argmax(axis=1))
 
 
 def _predict(
