@@ -36,12 +36,9 @@ class PredictionShard(Shard):
 
     Attributes:
         offsets: int64 [B + 1].
-        boxes: float32 [n, 4] xyxy.
-        scores: float32 [n], falling within an image.
-        classes: int64 [n], position in the target space.
+        boxes, scores, classes, place: see `Predictions`.
         space: int64 [n], position of the label space of the proposal behind it.
         source_row: int64 [n], box row of that proposal in the source, -1 for a pseudo-label.
-        place: bool [n], see `Predictions`.
     """
 
     offsets: np.ndarray
@@ -57,12 +54,15 @@ class PredictionShard(Shard):
 
 @dataclass(frozen=True, eq=False)
 class DraftLabels(ImageTable):
-    """Labels of consecutive images in the making; columns of equal length ``n``.
+    """Labels of consecutive images in the making.
 
     Attributes:
-        others: bool [n, Ct], classes that a label may be of as well.
-        rows: box row of the source annotation each label lies on, -1 where there is none.
-        iou: with that annotation, NaN where there is none.
+        image: int [n], row of the image.
+        boxes, classes, scores, others: see `Decided`.
+        ignore: bool [n], regions to leave out.
+        rows: int64 [n], box row of the source annotation each lies on, -1 where there is none.
+        iou: float64 [n], with that annotation, NaN where there is none.
+        origin: n strings, see `Provenance`.
     """
 
     image: np.ndarray

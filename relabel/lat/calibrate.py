@@ -380,12 +380,21 @@ def not_taken(
     """
     order = np.flatnonzero(chance >= least)
     order = order[np.argsort(-chance[order], kind="stable")]
-    limit = overlaps.copy()
-    np.fill_diagonal(limit, SAME_IOU)
     every = np.concatenate([taken, order]).astype(np.int64)
     boxes, classes = found.boxes[every], found.classes[every]
-    clash = iou_matrix(boxes, boxes) > limit[classes[:, None], classes[None, :]]
+    clash = iou_matrix(boxes, boxes) > one_object_above(overlaps, classes)
     return every[len(taken) :][first_of_each(clash, len(taken))[len(taken) :]]
+
+
+def one_object_above(overlaps: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The IoU above which each two boxes of these classes [k] are one object, float64 [k, k].
+
+    Args:
+        overlaps: see `class_overlaps`; within a class it is `SAME_IOU`.
+    """
+    limit = overlaps.copy()
+    np.fill_diagonal(limit, SAME_IOU)
+    return limit[classes[:, None], classes[None, :]]
 
 
 def class_overlaps(annotated: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
