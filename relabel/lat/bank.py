@@ -8,9 +8,8 @@ Shape legend: ``I`` images, ``R`` proposals in all, ``C`` classes, ``F`` values 
 
 from __future__ import annotations
 
-import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from relabel.lat.settings import LatSettings
 from relabel.lat.simulate import Manner, with_players
 from relabel.settings import Runtime
 from relabel.workspace.fingerprint import fingerprint
-from relabel.workspace.progress import progress
+from relabel.workspace.progress import Progress, progress
 
 IMAGES_PER_BATCH = 4
 
@@ -88,15 +87,14 @@ def build_bank(
     Raises:
         DataError: an image that cannot be read (unless ``runtime.skip_bad``).
     """
+    rows = np.asarray(image_rows)
     with_annotations = not settings.has("crossfit")
     all_proposals = []
-    for row in image_rows:
-        found = image_proposals(
-            dataset, int(row), joint, labels, settings, jittered=with_annotations
-        )
+    for row in rows.tolist():
+        found = image_proposals(dataset, row, joint, labels, settings, jittered=with_annotations)
         all_proposals.append(found if with_annotations else found.take(found.variant == 0))
     all_proposals, places = with_players(
-        dataset, image_rows, all_proposals, joint, manners, with_places=settings.has("places")
+        dataset, rows, all_proposals, joint, manners, with_places=settings.has("places")
     )
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in all_proposals])]).astype(np.int64)
     file, done = folder / f"{dataset.name}.npy", folder / f"{dataset.name}.done"
@@ -107,48 +105,49 @@ def build_bank(
         folder.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         region = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
-        _fill(region, dataset, image_rows, all_proposals, offsets, features, runtime)
+        proposals = dict(zip(rows.tolist(), all_proposals, strict=True))
+        starts = dict(zip(rows.tolist(), offsets[:-1], strict=True))
+        title = f"Pooling the proposals of {dataset.name}"
+        with progress(title, total=len(rows), unit="img", quiet=runtime.quiet) as bar:
+            propose = proposals.__getitem__
+            for row, p, values in pooled(features, dataset, rows, propose, runtime, bar):
+                region[starts[row] : starts[row] + len(p)] = values
         region.flush()
         done.write_text(key)
     region = np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float16)
     position = joint.position(dataset.name)
-    rows = np.asarray(image_rows)
     return ProposalBank(dataset, position, rows, all_proposals, region, offsets, places)
 
 
-def drop_banks(folder: Path) -> None:
-    """Delete the banks of a finished training."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fill(
-    region: np.ndarray,
-    dataset: DetectionDataset,
-    image_rows: np.ndarray,
-    proposals: list[Proposals],
-    offsets: np.ndarray,
+def pooled(
     features: FrozenFeatures,
+    dataset: DetectionDataset,
+    rows: np.ndarray,
+    propose: Callable[[int], Proposals],
     runtime: Runtime,
-) -> None:
-    place = {int(row): i for i, row in enumerate(image_rows)}
-    title = f"Pooling the proposals of {dataset.name}"
-    with (
-        ImageBatches(
-            dataset,
-            rows=image_rows,
-            batch_size=IMAGES_PER_BATCH,
-            workers=runtime.workers,
-            problems=Problems(runtime.skip_bad),
-        ) as batches,
-        progress(title, total=len(image_rows), unit="img", quiet=runtime.quiet) as bar,
-    ):
-        for rows, images in batches:
-            at = [place[int(r)] for r in rows]
-            if images:
-                pooled = features.pool(images, [proposals[i].boxes for i in at])
-                for i, values in zip(at, pooled, strict=True):
-                    region[offsets[i] : offsets[i + 1]] = values
-            bar.update(len(rows))
+    bar: Progress,
+) -> Iterator[tuple[int, Proposals, np.ndarray]]:
+    """The images that can be read: row, proposals, and their regions float16 [M, F].
+
+    Args:
+        propose: row of an image to its proposals.
+        bar: counts the images.
+
+    Raises:
+        DataError: an image that cannot be read (unless ``runtime.skip_bad``).
+    """
+    with ImageBatches(
+        dataset,
+        rows=rows,
+        batch_size=IMAGES_PER_BATCH,
+        workers=runtime.workers,
+        problems=Problems(runtime.skip_bad),
+    ) as batches:
+        for found, images in batches:
+            proposals = [propose(row) for row in found.tolist()]
+            regions = features.pool(images, [p.boxes for p in proposals])
+            yield from zip(found.tolist(), proposals, regions, strict=True)
+            bar.update(len(found))
 
 
 def _fits(file: Path, shape: tuple[int, int]) -> bool:

@@ -97,37 +97,34 @@ def restyle(
     pairs, of = np.unique(
         np.stack([source_classes[rows[at]], classes[at]], axis=1), axis=0, return_inverse=True
     )
-    groups, moves, reverse = [], [], []
+    groups, measured, measures = [], [], []
+    unknown = np.full(4, np.nan)
     for pair, here in ((pairs[k], at[of == k]) for k in range(len(pairs))):
-        moved = deltas(source_boxes[rows[here]].astype(np.float64), boxes[here].astype(np.float64))
+        annotated = source_boxes[rows[here]].astype(np.float64)
+        moved = deltas(annotated, boxes[here].astype(np.float64))
         parts = [part for part in styles(moved) if part.sum() >= LEAST]
         move = (placed or {}).get((int(pair[0]), int(pair[1]))) if len(parts) == 1 else None
-        groups += [here[part] for part in parts]
-        moves += [moved[part] for part in parts]
-        reverse += [np.full(4, np.nan) if move is None else edges(move)] * len(parts)
-    usual, others, measured = [], [], []
-    for here, moved in zip(groups, moves, strict=True):
-        annotated = source_boxes[rows[here]].astype(np.float64)
-        usual.append(edges(np.median(moved, axis=0) + error.bias))
-        has = ~np.isnan(seen[here, 0])
-        by = deltas(annotated[has], seen[here[has]].astype(np.float64))
-        measured.append(has.sum())
-        some = has.sum() >= LEAST / 2
-        others.append(edges(np.median(by, axis=0)) if some else np.full(4, np.nan))
-    style = np.array(usual).reshape(-1, 4)
-    other = np.array(others).reshape(-1, 4)
+        for part in parts:
+            groups.append((here[part], annotated[part], moved[part]))
+            has = part & ~np.isnan(seen[here, 0])
+            measured.append(has.sum())
+            other = unknown
+            if has.sum() >= LEAST / 2:
+                by = deltas(annotated[has], seen[here[has]].astype(np.float64))
+                other = edges(np.median(by, axis=0))
+            style = edges(np.median(moved[part], axis=0) + error.bias)
+            measures.append([style, other, unknown if move is None else edges(move)])
+    style, other, third = np.array(measures).reshape(-1, 3, 4).transpose(1, 0, 2)
     apart = (style - other)[np.array(measured, int) >= LEAST]
     other = np.where(np.isnan(other), _usual_style(style, other), other)
-    third = np.array(reverse).reshape(-1, 4)
     third = np.where(np.isnan(third), style, third)
     least = np.abs([style, other, third]).min(axis=0) * (style * other > 0) * (style * third > 0)
     error_of_one = float(np.sqrt(np.mean(apart**2) / 2)) if len(apart) else 0.0
     goals = np.where(moves_surely(least, error_of_one), (style + other) / 2, 0.0)
-    for here, moved, by in zip(groups, moves, goals, strict=True):
+    for (here, annotated, moved), by in zip(groups, goals, strict=True):
         goal = from_edges(by)
         spread = np.maximum(_spread(moved), 1e-6)
         weight = np.minimum((error.spread / spread) ** 2, 1.0)
-        annotated = source_boxes[rows[here]].astype(np.float64)
         out[here] = apply(annotated, moved + weight * (goal - moved))
     return out
 

@@ -60,6 +60,11 @@ class Predictions(Table):
     annotation: np.ndarray
     place: np.ndarray
 
+    @classmethod
+    def none(cls) -> Predictions:
+        ints, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return cls(np.zeros((0, 4), np.float32), floats, ints, ints, ints, np.zeros(0, bool))
+
 
 def candidates(
     scores: torch.Tensor, boxes: torch.Tensor, annotation: np.ndarray, place: np.ndarray
@@ -287,28 +292,24 @@ def calibrate(
         joint: number of classes of the joint space.
     """
     overlaps = class_overlaps(annotated, classes)
-    exist_score, exists = [np.zeros(0)], [np.zeros(0, bool)]
-    source_class = [np.zeros(0, np.int64)]
-    score, label = [np.zeros(0)], [np.zeros(0, np.int64)]
-    right = [np.zeros(0, bool)]
-    predicted, goals = [np.zeros((0, 4))], [np.zeros((0, 4))]
+    scores, hits, labels = np.zeros(0), np.zeros(0, bool), np.zeros(0, np.int64)
+    annotations, others = [(scores, hits, labels)], [(scores, hits, labels)]
+    boxes = [(np.zeros((0, 4)), np.zeros((0, 4)))]
     for one in held_back:
-        table = annotation_scores(one.found, len(one.annotations), classes)
-        exist_score.append(existence_score(table))
-        source_class.append(one.annotated)
-        exists.append(iou_matrix(one.annotations, one.boxes).max(axis=1, initial=0) >= LIES_IOU)
+        found = one.found
+        table = annotation_scores(found, len(one.annotations), classes)
+        lies = iou_matrix(one.annotations, one.boxes).max(axis=1, initial=0) >= LIES_IOU
+        annotations.append((existence_score(table), lies, one.annotated))
         # What is left of the rest may only take objects that no annotation's best class takes.
-        first, other = best_and_others(one.found, table)
-        first = first[np.argsort(-one.found.scores[first], kind="stable")]
-        rest = not_taken(one.found, first, np.where(other, one.found.scores, -1.0), 0.0, overlaps)
-        pairs = matches(one.found.take(np.concatenate([first, rest])), one.boxes, one.classes)
-        near = pairs[: len(first)] >= 0
-        predicted.append(one.found.boxes[first[near]])
-        goals.append(one.boxes[pairs[: len(first)][near]])
-        score.append(one.found.scores[rest])
-        label.append(one.found.classes[rest])
-        right.append(pairs[len(first) :] >= 0)
-    scores, labels, hits = (np.concatenate(c) for c in (score, label, right))
+        first, other = best_and_others(found, table)
+        first = first[np.argsort(-found.scores[first], kind="stable")]
+        rest = not_taken(found, first, np.where(other, found.scores, -1.0), 0.0, overlaps)
+        objects = matches(found.take(np.concatenate([first, rest])), one.boxes, one.classes)
+        of_first, of_rest = np.split(objects, [len(first)])
+        near = of_first >= 0
+        boxes.append((found.boxes[first[near]], one.boxes[of_first[near]]))
+        others.append((found.scores[rest], of_rest >= 0, found.classes[rest]))
+    scores, hits, labels = _columns(others)
     shared = fit_platt(scores, hits)
     of_class = [
         fit_platt(scores[labels == c], hits[labels == c])
@@ -318,17 +319,16 @@ def calibrate(
     ]
     sides = [(b[:, 2:] - b[:, :2]).max(axis=1) for b, _ in annotated if len(b)]
     return Calibration(
-        fit_existence(
-            np.concatenate(exist_score),
-            np.concatenate(exists),
-            np.concatenate(source_class),
-            joint,
-        ),
+        fit_existence(*_columns(annotations), count=joint),
         of_class,
         overlaps,
         float(np.quantile(np.concatenate(sides), 0.01)) if sides else 0.0,
-        box_error(np.concatenate(predicted), np.concatenate(goals)),
+        box_error(*_columns(boxes)),
     )
+
+
+def _columns(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def best_and_others(found: Predictions, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -349,7 +349,7 @@ def best_and_others(found: Predictions, table: np.ndarray) -> tuple[np.ndarray, 
     surest = np.full(count * classes, -1, np.int64)
     surest[of] = own[first]
     surest = surest.reshape(count, classes)
-    best = surest[np.arange(count), table.argmax(axis=1)] if count else np.zeros(0, np.int64)
+    best = surest[np.arange(count), table.argmax(axis=1)]
     other = found.annotation < 0
     other[surest[surest >= 0]] = True
     other[best] = False
@@ -380,12 +380,21 @@ def not_taken(
     """
     order = np.flatnonzero(chance >= least)
     order = order[np.argsort(-chance[order], kind="stable")]
-    limit = overlaps.copy()
-    np.fill_diagonal(limit, SAME_IOU)
     every = np.concatenate([taken, order]).astype(np.int64)
     boxes, classes = found.boxes[every], found.classes[every]
-    clash = iou_matrix(boxes, boxes) > limit[classes[:, None], classes[None, :]]
+    clash = iou_matrix(boxes, boxes) > one_object_above(overlaps, classes)
     return every[len(taken) :][first_of_each(clash, len(taken))[len(taken) :]]
+
+
+def one_object_above(overlaps: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The IoU above which each two boxes of these classes [k] are one object, float64 [k, k].
+
+    Args:
+        overlaps: see `class_overlaps`; within a class it is `SAME_IOU`.
+    """
+    limit = overlaps.copy()
+    np.fill_diagonal(limit, SAME_IOU)
+    return limit[classes[:, None], classes[None, :]]
 
 
 def class_overlaps(annotated: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:

@@ -39,16 +39,19 @@ class TrainedTransfer:
     calibration: Calibration
     places: Places
 
+    @property
+    def space(self) -> LabelSpace:
+        """The target's label space."""
+        return self.joint.spaces[self.joint.position(self.target)]
+
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
         target = self.joint.slice(self.target)
         with torch.inference_mode():
-            outputs = []
-            for model in self.models:
-                logits, deltas = model(batch)
-                outputs.append(predict_target(logits, deltas, batch, target, self.settings))
-            scores = torch.stack([o[0] for o in outputs]).mean(dim=0)
-            boxes = torch.stack([o[1] for o in outputs]).mean(dim=0)
+            outputs = [
+                predict_target(model(batch), batch, target, self.settings) for model in self.models
+            ]
+            scores, boxes = (torch.stack(o).mean(dim=0) for o in zip(*outputs, strict=True))
         return scores, boxes
 
     def save(self, folder: Path) -> None:
@@ -59,7 +62,6 @@ class TrainedTransfer:
             for k, v in model.state_dict().items()
         }
         weights |= self.features.weights()
-        space = self.joint.spaces[self.joint.position(self.target)]
         write_model(
             folder,
             weights,
@@ -71,7 +73,7 @@ class TrainedTransfer:
                 "models": len(self.models),
                 "features": self.features.to_config(),
                 "places": self.places.to_list(),
-                "calibration": self.calibration.to_dict(space.class_names),
+                "calibration": self.calibration.to_dict(self.space.class_names),
             },
         )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relabel.datasets.removed import MERGED
+from relabel.datasets.removed import MERGED, Removed
 from relabel.datasets.table import Table
 from relabel.geometry import first_of_each, iou_matrix
 from relabel.lat.calibrate import (
@@ -64,32 +64,13 @@ class Decided(Table):
     uncertain: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Gone(Table):
-    """Annotations of one image that left no label.
-
-    Attributes:
-        annotation: int64 [n], counted within the image.
-        reason: n strings.
-        probability: float64 [n], of being an object of the target.
-        category: int64 [n], the best class.
-        score: float64 [n], probability that it is an object of this class.
-    """
-
-    annotation: np.ndarray
-    reason: list[str]
-    probability: np.ndarray
-    category: np.ndarray
-    score: np.ndarray
-
-
 def decide(
     found: Predictions,
     annotations: np.ndarray,
     source_classes: np.ndarray,
     calibration: Calibration,
-) -> tuple[Decided, Gone]:
-    """The labels of one image, and the annotations that leave none.
+) -> tuple[Decided, Removed]:
+    """The labels of one image, and the annotations that leave none, counted within the image.
 
     Args:
         annotations: the source's boxes, xyxy [A, 4].
@@ -100,7 +81,7 @@ def decide(
     table = annotation_scores(found, count, classes)
     exists = calibration.existence(existence_score(table), source_classes)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1e-9)
-    best = table.argmax(axis=1) if count else np.zeros(0, np.int64)
+    best = table.argmax(axis=1)
     first, other = best_and_others(found, table)
     sure = exists * share[np.arange(count), best]
     gone = exists < LIKELY
@@ -137,7 +118,8 @@ def decide(
     side = (annotations[left, 2:] - annotations[left, :2]).max(axis=1, initial=0)
     reason = np.where(side < calibration.smallest, TOO_SMALL, LEFT_OUT)
     reason = np.where(merged[left], MERGED, reason)
-    return decided, Gone(left, reason.tolist(), exists[left], best[left], sure[left])
+    exists, sure = exists.astype(np.float32), sure.astype(np.float32)
+    return decided, Removed(left, reason.tolist(), exists[left], best[left], sure[left])
 
 
 def _merged(

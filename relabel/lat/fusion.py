@@ -66,7 +66,8 @@ class SemanticFeatureFusion(nn.Module):
         if geometry is None:
             a_c = a_r = a
         else:
-            a_c, a_r = (a[:, None] + self._bias(geometry)).unbind(1)
+            bias = self.bias(geometry).view(b, m, m, 2, self.h).permute(0, 3, 4, 1, 2)
+            a_c, a_r = (a[:, None] + bias).unbind(1)
         blocked = ~valid[:, None, None, :]
         if self.plain:
             weights = torch.softmax(a_r.masked_fill(blocked, -1e4), dim=-1)
@@ -79,10 +80,6 @@ class SemanticFeatureFusion(nn.Module):
         fused = self._gather(weights_c, self.value_scores(scores))
         fused = fused + self._gather(weights_r, self.value_region(x))
         return fused + self._where(geometry, weights_c, weights_r)
-
-    def _bias(self, geometry: Tensor) -> Tensor:
-        b, m = geometry.shape[:2]
-        return self.bias(geometry).view(b, m, m, 2, self.h).permute(0, 3, 4, 1, 2)
 
     def _gather(self, weights: Tensor, values: Tensor) -> Tensor:
         b, h, m, _ = weights.shape

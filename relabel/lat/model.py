@@ -246,23 +246,16 @@ def lat_losses(
     inside = inside_ignored(batch.boxes, targets.ignored) & ~positive.any(dim=-1)
     counted = batch.valid & ~inside
     index = positive.nonzero()
-    loss_box = logits.sum() * 0 + deltas.sum() * 0
-    quality = best.new_ones(len(index))
-    if len(index):
-        b, m, c = index.unbind(1)
-        chosen = deltas[b, m, c]
-        goal = targets.boxes[b, which[b, m, c].long()]
-        weight = best[b, m, c]
-        raw = F.smooth_l1_loss(
-            chosen, encode_deltas(batch.boxes[b, m], goal), beta=0.5, reduction="none"
-        ).sum(dim=-1)
-        loss_box = loss_box + (raw * weight).sum() / weight.sum().clamp(min=1.0)
-        if s.has("quality"):
-            refined = decode_deltas(batch.boxes[b, m], chosen.detach())
-            quality = aligned_iou(refined, goal)
+    b, m, c = index.unbind(1)
+    proposal, chosen, weight = batch.boxes[b, m], deltas[b, m, c], best[b, m, c]
+    goal = targets.boxes[b, which[b, m, c].long()]
+    raw = F.smooth_l1_loss(chosen, encode_deltas(proposal, goal), beta=0.5, reduction="none")
+    loss_box = (raw.sum(dim=-1) * weight).sum() / weight.sum().clamp(min=1.0)
     if several:
         wanted = torch.zeros_like(logits)
-        wanted[index[:, 0], index[:, 1], index[:, 2]] = quality
+        wanted[b, m, c] = 1.0
+        if s.has("quality"):
+            wanted[b, m, c] = aligned_iou(decode_deltas(proposal, chosen.detach()), goal)
         used = counted[..., None] & targets.mask[:, None, :]
         raw = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         loss_cls = (raw * used).sum() / positive.sum().clamp(min=1)
@@ -270,7 +263,7 @@ def lat_losses(
         allowed = F.pad(targets.mask, (0, 1), value=True)
         masked = logits.masked_fill(~allowed[:, None, :], -1e4)
         label = torch.full(best.shape[:2], classes, dtype=torch.long, device=logits.device)
-        label[index[:, 0], index[:, 1]] = index[:, 2]
+        label[b, m] = c
         raw = F.cross_entropy(masked.flatten(0, 1), label.flatten(), reduction="none")
         used = counted.flatten()
         loss_cls = (raw * used).sum() / used.sum().clamp(min=1)
@@ -278,9 +271,15 @@ def lat_losses(
 
 
 def predict_target(
-    logits: Tensor, deltas: Tensor, batch: ProposalBatch, target: slice, s: LatSettings
+    outputs: tuple[Tensor, Tensor], batch: ProposalBatch, target: slice, s: LatSettings
 ) -> tuple[Tensor, Tensor]:
-    """Scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space, logits masked to it."""
+    """Scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space, logits masked to it.
+
+    Args:
+        outputs: what `TransferModel` makes of ``batch``.
+        target: the target's classes in the joint space.
+    """
+    logits, deltas = outputs
     if s.has("multi-label"):
         scores = torch.sigmoid(logits[..., target])
     else:

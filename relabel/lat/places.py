@@ -47,7 +47,7 @@ class Places(Table):
 
     @classmethod
     def none(cls) -> Places:
-        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)))
+        return cls.from_list([])
 
     @cached_property
     def elsewhere(self) -> np.ndarray:
@@ -73,13 +73,9 @@ class Places(Table):
         at, said = rows[parent], classes[parent]
         scores = np.zeros((len(at), proposals.scores.shape[1]), np.float32)
         scores[np.arange(len(at)), said] = 1.0
-        made = Proposals(
-            sound(apply(proposals.boxes[at].astype(np.float64), self.moves[place])),
-            scores,
-            proposals.space[at],
-            np.full(len(at), PLACE, np.int16),
-            proposals.source_row[at],
-            said.astype(np.int16),
+        boxes = sound(apply(proposals.boxes[at].astype(np.float64), self.moves[place]))
+        made = Proposals.of(
+            boxes, scores, proposals.space[at], PLACE, proposals.source_row[at], plays=said
         )
         return Proposals.concatenate([proposals, made])
 

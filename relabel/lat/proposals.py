@@ -9,7 +9,7 @@ Shape legend: ``M`` proposals of an image, ``C`` classes of the joint space.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,30 @@ class Proposals(Table):
     source_row: np.ndarray
     plays: np.ndarray
 
+    @classmethod
+    def of(
+        cls,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        space: np.ndarray | int,
+        variant: int,
+        source_row: np.ndarray | int = -1,
+        plays: np.ndarray | int = NOBODY,
+    ) -> Proposals:
+        """Columns of their types; a single number is that of all."""
+
+        def column(values: np.ndarray | int, kind: type) -> np.ndarray:
+            return np.broadcast_to(values, len(boxes)).astype(kind)
+
+        return cls(
+            boxes.astype(np.float32),
+            scores.astype(np.float32),
+            column(space, np.int16),
+            column(variant, np.int16),
+            column(source_row, np.int64),
+            column(plays, np.int16),
+        )
+
 
 def image_proposals(
     dataset: DetectionDataset,
@@ -76,7 +100,7 @@ def image_proposals(
         jittered: add `JITTERED_COPIES` moved copies of each annotation (for training).
     """
     own = joint.position(dataset.name)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    parts = []
     keep = dataset.objects(row)
     exact = dataset.boxes.xyxy[keep].astype(np.float32)
     onehot = np.zeros((len(keep), joint.num_classes), np.float32)
@@ -85,7 +109,7 @@ def image_proposals(
     copies = JITTERED_COPIES if jittered else 0
     for variant in range(1, 2 + copies):
         boxes = exact if variant == 1 else jitter_boxes(exact, JITTER, rng)
-        parts.append((boxes, onehot, np.full(len(keep), own), np.full(len(keep), variant), keep))
+        parts.append(Proposals.of(boxes, onehot, own, variant, keep))
     for name, pseudo in labels.items():
         at = pseudo.rows(row)
         boxes, scores = pseudo.boxes[at], pseudo.scores[at].astype(np.float32)
@@ -95,22 +119,13 @@ def image_proposals(
         full = np.zeros((len(order), joint.num_classes), np.float32)
         position = joint.position(name)
         full[:, joint.slice(position)] = scores[order]
-        n = len(order)
-        parts.append((boxes[order], full, np.full(n, position), np.zeros(n), np.full(n, -1)))
-    boxes, scores, space, variant, source = (np.concatenate(c) for c in zip(*parts, strict=True))
+        parts.append(Proposals.of(boxes[order], full, position, variant=0))
+    every = Proposals.concatenate(parts)
     size = np.array([dataset.images.width[row], dataset.images.height[row]] * 2, np.float32)
-    boxes = np.clip(boxes, 0, size)
-    sound = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1)
+    boxes = np.clip(every.boxes, 0, size)
     # An annotation stays however thin it is: dropping it would lose a source box unseen.
-    sound |= variant == 1
-    return Proposals(
-        boxes.astype(np.float32),
-        scores,
-        space.astype(np.int16),
-        variant.astype(np.int16),
-        source.astype(np.int64),
-        np.full(len(boxes), NOBODY, np.int16),
-    ).take(sound)
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(axis=1) | (every.variant == 1)
+    return replace(every, boxes=boxes).take(large)
 
 
 def annotation_numbers(p: Proposals, are: np.ndarray) -> np.ndarray:

@@ -15,7 +15,6 @@ from relabel.settings import (
     Share,
     Text,
     setting,
-    settings_dict,
     with_preset,
 )
 from relabel.training.settings import TrainSettings
@@ -136,9 +135,7 @@ class LatSettings(Settings):
     @property
     def training(self) -> LatTraining:
         """How the network is trained."""
-        names = ("epochs", "steps", "batch_size", "lr", "weight_decay")
-        more = ("precision", "checkpoint_every", "seed")
-        return LatTraining(**{name: getattr(self, name) for name in (*names, *more)})
+        return LatTraining.of(self)
 
     def precision_on(self, device_type: str) -> Precision:
         """Of training on a torch device type such as ``cpu`` or ``cuda``.
@@ -150,10 +147,6 @@ class LatSettings(Settings):
     def resolved(self) -> LatSettings:
         """The settings with the preset in place of defaults."""
         return with_preset(self, PRESETS[self.preset])
-
-    def result_dict(self) -> dict[str, Any]:
-        """The settings that results depend on, JSON-ready."""
-        return settings_dict(self)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.geometry import first_of_each, iou_matrix
 from relabel.lat.boxes import apply, deltas
-from relabel.lat.calibrate import LIES_IOU, SAME_IOU
+from relabel.lat.calibrate import LIES_IOU, SAME_IOU, one_object_above
 from relabel.lat.places import Places, find_places, players
 from relabel.lat.proposals import MADE, Proposals, image_truth, sound
 
@@ -112,24 +112,17 @@ def _play(
 ) -> list[Proposals]:
     at = joint.slice(space)
     width, classes = at.stop - at.start, joint.spaces[own].num_classes
-    total = np.zeros(classes)
-    for _, wanted in truth:
-        total += np.bincount(wanted, minlength=classes)
-    plays, objects, annotated = _who_plays(proposals, truth, total, space, at, manner)
+    total = sum((np.bincount(w, minlength=classes) for _, w in truth), np.zeros(classes))
+    playing, annotated = _who_plays(proposals, truth, total, space, at, manner)
     # Which classes lie on objects of each class of the images' own, and in which style.
     counts = np.zeros((width, classes))
     seen = np.zeros(classes)
-    style: list[np.ndarray] = [np.zeros((0, 4))]
-    pairs: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
-    missing = []
-    for p, rows, (boxes, wanted) in zip(proposals, plays, truth, strict=True):
-        lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
-        covered = lies.any(axis=0)
-        missing.append(np.flatnonzero(~covered))
-        seen += np.bincount(wanted[covered], minlength=classes)
+    style, pairs = [np.zeros((0, 4))], [np.zeros((0, 2), np.int64)]
+    for p, (rows, _, lies), (boxes, wanted) in zip(proposals, playing, truth, strict=True):
+        seen += np.bincount(wanted[lies.any(axis=0)], minlength=classes)
         k, g = np.nonzero(lies)
-        said = p.scores[rows, at].argmax(axis=1)[k] if len(k) else np.zeros(0, np.int64)
-        np.add.at(counts, (said, wanted[g]), p.scores[rows].max(axis=1)[k] if len(k) else 0.0)
+        said = p.scores[rows[k], at].argmax(axis=1) if len(k) else k
+        np.add.at(counts, (said, wanted[g]), p.scores[rows[k]].max(axis=1))
         style.append(deltas(boxes[g].astype(np.float64), p.boxes[rows[k]].astype(np.float64)))
         pairs.append(np.stack([said, wanted[g]], axis=1))
     found = seen / np.maximum(total, 1)
@@ -138,8 +131,8 @@ def _play(
     moves, of_pair = np.concatenate(style), np.concatenate(pairs)
     share = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1e-9)
     out = []
-    for i, (p, rows, of, missed, (boxes, wanted)) in enumerate(
-        zip(proposals, plays, objects, missing, truth, strict=True)
+    for i, (p, (rows, of, lies), (boxes, wanted)) in enumerate(
+        zip(proposals, playing, truth, strict=True)
     ):
         as_class = p.plays.copy()
         said = p.scores[rows, at]
@@ -149,6 +142,7 @@ def _play(
         as_class[rows] = at.start + said.argmax(axis=1) if len(rows) else as_class[rows]
         p = replace(p, plays=as_class)
         rng = np.random.default_rng([6, own, space, i])
+        missed = np.flatnonzero(~lies.any(axis=0))
         draw = rng.random(len(missed))
         wh = boxes[missed, 2:] - boxes[missed, :2]
         large = np.sqrt(wh.prod(axis=1)) >= manner.smallest * sizes[i]
@@ -157,13 +151,18 @@ def _play(
             given = np.array([rng.choice(width, p=share[:, g]) for g in wanted[missed]])
             new = _styled(boxes[missed], given, wanted[missed], moves, of_pair, rng)
             # A rider and a bicycle are one cyclist.
-            one = first_of_each(
-                (iou_matrix(new, new) >= SAME_IOU) & (given[:, None] == given[None, :])
-            )
-            made = _made(new[one], at.start + given[one], space, joint)
+            clash = (iou_matrix(new, new) >= SAME_IOU) & (given[:, None] == given[None, :])
+            one = first_of_each(clash)
+            nothing = np.zeros((int(one.sum()), joint.num_classes))
+            made = Proposals.of(sound(new[one]), nothing, space, MADE, plays=at.start + given[one])
             p = Proposals.concatenate([p, made])
         out.append(p)
     return out
+
+
+# Rows [k] of an image's pseudo-labels that play, the object of each, -1 for none, and which of the
+# objects each lies on, bool [k, G].
+_Players = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _who_plays(
@@ -173,9 +172,9 @@ def _who_plays(
     space: int,
     at: slice,
     manner: Manner,
-) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Rows of a space's pseudo-labels that play annotations, and the object of each, per image;
-    and the share of each own class's objects that the source annotates.
+) -> tuple[list[_Players], np.ndarray]:
+    """Those of a space's pseudo-labels that play annotations, per image; and the share of each own
+    class's objects that the source annotates.
 
     A specialist half sees what its annotators leave out (parked bicycles): the fewer objects of a
     class they annotate, the surer it must be of one.
@@ -183,23 +182,22 @@ def _who_plays(
     Args:
         total: objects of each own class.
     """
-    plays, objects, lying = [], [], []
+    playing: list[_Players] = []
     sure = np.zeros(len(total))
     for p, (boxes, wanted) in zip(proposals, truth, strict=True):
         rows, of = _one_to_an_object(p, space, at, boxes, manner.overlaps)
-        plays.append(rows)
-        objects.append(of)
         lies = iou_matrix(p.boxes[rows], boxes) >= LIES_IOU
-        lying.append(lies)
+        playing.append((rows, of, lies))
         surest = np.where(lies, _sureness(p, rows)[:, None], 0.0).max(axis=0, initial=0)
         sure += np.bincount(wanted, weights=surest, minlength=len(total))
     annotated = _annotated(total, sure)
-    for i, (p, lies, (_, wanted)) in enumerate(zip(proposals, lying, truth, strict=True)):
-        rows, of = plays[i], objects[i]
+    for i, (p, (rows, of, lies), (_, wanted)) in enumerate(
+        zip(proposals, playing, truth, strict=True)
+    ):
         usual = np.where(lies, annotated[wanted][None, :], 0.0).max(axis=1, initial=0)
         keep = (of < 0) | (_sureness(p, rows) >= 1 - usual)
-        plays[i], objects[i] = rows[keep], of[keep]
-    return plays, objects, annotated
+        playing[i] = rows[keep], of[keep], lies[keep]
+    return playing, annotated
 
 
 def _one_to_an_object(
@@ -212,21 +210,18 @@ def _one_to_an_object(
     """
     rows = np.flatnonzero((p.space == space) & (p.variant == 0))
     iou = iou_matrix(p.boxes[rows], boxes)
-    of = (
-        np.where(iou.max(axis=1, initial=0) >= SAME_IOU, iou.argmax(axis=1), -1)
-        if len(boxes)
-        else np.full(len(rows), -1)
-    )
+    of = np.full(len(rows), -1)
+    if len(boxes):
+        of = np.where(iou.max(axis=1) >= SAME_IOU, iou.argmax(axis=1), -1)
     score = p.scores[rows].max(axis=1, initial=0)
     keep = np.flatnonzero((of >= 0) | (score >= _CERTAIN))
     keep = keep[np.lexsort((-score[keep], of[keep] < 0))]
     classes = p.scores[rows[keep], at].argmax(axis=1) if len(keep) else np.zeros(0, np.int64)
-    limit = overlaps.copy()
-    np.fill_diagonal(limit, SAME_IOU)
-    clash = iou_matrix(p.boxes[rows[keep]], p.boxes[rows[keep]]) > limit[classes][:, classes]
+    limit = one_object_above(overlaps, classes)
+    clash = iou_matrix(p.boxes[rows[keep]], p.boxes[rows[keep]]) > limit
     # On one object, of classes that the source does not draw on one another, one is enough.
     together = (of[keep][:, None] == of[keep][None, :]) & (of[keep] >= 0)[:, None]
-    clash |= together & (limit[classes][:, classes] <= SAME_IOU)
+    clash |= together & (limit <= SAME_IOU)
     keep = keep[first_of_each(clash)]
     return rows[keep], of[keep]
 
@@ -270,15 +265,3 @@ def _styled(
         alike = np.flatnonzero((of_pair == (c, g)).all(axis=1))
         moved[k] = moves[rng.choice(alike)] if len(alike) else 0.0
     return apply(boxes.astype(np.float64), moved)
-
-
-def _made(boxes: np.ndarray, classes: np.ndarray, space: int, joint: JointLabelSpace) -> Proposals:
-    n = len(boxes)
-    return Proposals(
-        sound(boxes),
-        np.zeros((n, joint.num_classes), np.float32),
-        np.full(n, space, np.int16),
-        np.full(n, MADE, np.int16),
-        np.full(n, -1, np.int64),
-        classes.astype(np.int16),
-    )

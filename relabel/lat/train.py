@@ -20,7 +20,7 @@ from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
 from relabel.files.tensors import read_tensors
 from relabel.lat.association import association, cooccurrence
-from relabel.lat.bank import ProposalBank, build_bank, drop_banks
+from relabel.lat.bank import ProposalBank, build_bank
 from relabel.lat.calibrate import HeldBack, calibrate, candidates, class_overlaps
 from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.features import FrozenFeatures
@@ -86,37 +86,34 @@ def train_lat(
     banks = []
     for name, dataset in named.items():
         pseudo = {by: pl for (by, on), pl in labels.items() if on == name}
-        bank = build_bank(
-            dataset, chosen[name], joint, pseudo, features, settings, runtime, folder, manners
+        banks.append(
+            build_bank(
+                dataset, chosen[name], joint, pseudo, features, settings, runtime, folder, manners
+            )
         )
-        banks.append(bank)
     if not any(len(bank.image_rows) for bank in banks):
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
-    models, seen = [], []
+    models, logs, seen = [], [], []
     held_back = calibration_folds(banks[0], settings)
     counts = cooccurrence(banks[1:], joint) if settings.has("association") else None
     for number, (held, learned) in enumerate(held_back):
         kept = [banks[0].restricted(learned), *banks[1:]]
         part = out / "parts" / str(number)
         title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
-        model = _train_model(
-            kept, joint, features.width, counts, settings, runtime, device, part, number, title
+        models.append(
+            _train_model(kept, joint, features, counts, settings, runtime, part, number, title)
         )
-        models.append(model)
+        logs.append(json.loads((part / "training.json").read_text()))
         if held.any():
             rest = banks[0].restricted(held)
-            seen += hidden_predictions(model, rest, joint, settings, device, len(banks))
+            seen += hidden_predictions(models[-1], rest, joint, settings, device, len(banks))
     annotated = [image_truth(datasets[target], int(row))[:2] for row in chosen[target]]
     calibration = calibrate(seen, annotated, joint.spaces[0].num_classes, joint.num_classes)
     places = banks[0].places
     TrainedTransfer(models, features, joint, target, settings, calibration, places).save(out)
-    logs = [
-        json.loads((out / "parts" / str(i) / "training.json").read_text())
-        for i in range(len(models))
-    ]
     atomic_write_json(out / "training.json", {"models": logs})
     if bank_folder is None:
-        drop_banks(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(out / "parts", ignore_errors=True)
     return out
 
@@ -124,11 +121,10 @@ def train_lat(
 def _train_model(
     banks: list[ProposalBank],
     joint: JointLabelSpace,
-    width: int,
+    features: FrozenFeatures,
     counts: np.ndarray | None,
     settings: LatSettings,
     runtime: Runtime,
-    device: torch.device,
     part: Path,
     number: int,
     title: str,
@@ -140,9 +136,9 @@ def _train_model(
     """
     from safetensors.torch import save_file
 
-    weights = part / "model.safetensors"
+    device, weights = features.device, part / "model.safetensors"
     torch.manual_seed(step_seed(settings.seed, number))
-    model = TransferModel(settings, joint.num_classes, len(joint.spaces), width)
+    model = TransferModel(settings, joint.num_classes, len(joint.spaces), features.width)
     if weights.exists():
         model.load_state_dict(read_tensors(weights))
         return model.to(device).eval()
@@ -249,38 +245,41 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
     Args:
         items: (bank, place in it, proposal rows, scores, confidence) per image.
     """
-    longest = max(1, *(len(item[2]) for item in items))
-    truth = [image_truth(bank.dataset, int(bank.image_rows[i])) for bank, i, *_ in items]
-    objects = max(1, *(len(t[1]) for t in truth))
-    regions = max(0, *(len(t[2]) for t in truth))
-    b, width = len(items), items[0][0].region.shape[1]
-    region = np.zeros((b, longest, width), np.float32)
-    boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (b, longest, 1))
-    scores = np.zeros((b, longest, joint.num_classes), np.float32)
-    confidence = np.zeros((b, longest), np.float32)
-    valid = np.zeros((b, longest), bool)
-    size = np.ones((b, 2), np.float32)
-    goal = np.zeros((b, objects, 4), np.float32)
-    classes = np.full((b, objects), -1, np.int64)
-    ignored = np.zeros((b, regions, 4), np.float32)
-    mask = np.zeros((b, joint.num_classes), bool)
-    for k, ((bank, i, rows, values, sure), (gt, gt_class, skip)) in enumerate(
-        zip(items, truth, strict=True)
-    ):
-        n, row = len(rows), int(bank.image_rows[i])
-        region[k, :n] = bank.region[bank.offsets[i] + rows]
-        boxes[k, :n] = bank.proposals[i].boxes[rows]
-        scores[k, :n], confidence[k, :n], valid[k, :n] = values, sure, True
-        size[k] = bank.dataset.images.width[row], bank.dataset.images.height[row]
-        goal[k, : len(gt)] = gt
-        classes[k, : len(gt)] = joint.slice(bank.position).start + gt_class
-        ignored[k, : len(skip)] = skip
-        mask[k] = joint.mask(bank.position)
-    t = torch.from_numpy
-    return (
-        ProposalBatch(t(region), t(boxes), t(scores), t(confidence), t(valid), t(size)),
-        Targets(t(goal), t(classes), t(ignored), t(mask)),
+    sizes, objects, classes, ignored = [], [], [], []
+    for bank, i, *_ in items:
+        row, images = int(bank.image_rows[i]), bank.dataset.images
+        sizes.append((images.width[row], images.height[row]))
+        truth = image_truth(bank.dataset, row)
+        objects.append(truth[0])
+        classes.append(joint.slice(bank.position).start + truth[1])
+        ignored.append(truth[2])
+    valid = _padded([np.ones(len(rows), bool) for _, _, rows, *_ in items])
+    boxes = _padded([bank.proposals[i].boxes[rows] for bank, i, rows, *_ in items])
+    boxes[~valid] = boxes.new_tensor([0, 0, 1, 1])
+    batch = ProposalBatch(
+        _padded([bank.region[bank.offsets[i] + rows] for bank, i, rows, *_ in items]).float(),
+        boxes,
+        _padded([scores for *_, scores, _ in items]),
+        _padded([confidence for *_, confidence in items]),
+        valid,
+        torch.tensor(sizes, dtype=torch.float32),
     )
+    targets = Targets(
+        _padded(objects),
+        _padded(classes, fill=-1),
+        _padded(ignored, least=0),
+        torch.from_numpy(np.stack([joint.mask(bank.position) for bank, *_ in items])),
+    )
+    return batch, targets
+
+
+def _padded(parts: list[np.ndarray], fill: float = 0, least: int = 1) -> torch.Tensor:
+    """Arrays [n, ...] as one tensor [len(parts), max n but no less than ``least``, ...]."""
+    shape = max(least, *map(len, parts)), *parts[0].shape[1:]
+    out = np.full((len(parts), *shape), fill, parts[0].dtype)
+    for row, part in zip(out, parts, strict=True):
+        row[: len(part)] = part
+    return torch.from_numpy(out)
 
 
 def hidden_predictions(
@@ -300,32 +299,24 @@ def hidden_predictions(
     model.eval()
     seen = []
     target = joint.slice(bank.position)
+    simulates = settings.has("simulated-source")
     others = [p for p in range(datasets) if p != bank.position]
-    for i in range(len(bank.image_rows)):
-        for simulated_source in others if settings.has("simulated-source") else others[:1]:
+    for i, row in enumerate(bank.image_rows.tolist()):
+        boxes, classes, _ = image_truth(bank.dataset, row)
+        for source in others if simulates else others[:1]:
             rng = np.random.default_rng([settings.seed, 4, i])
-            drawn = draw(
-                bank.proposals[i],
-                bank.position,
-                settings,
-                rng,
-                simulated_source=simulated_source,
-                training=False,
-            )
-            batch, _ = collate([(bank, i, *drawn)], joint)
-            batch = batch.to(device)
+            p, own = bank.proposals[i], bank.position
+            drawn = draw(p, own, settings, rng, simulated_source=source, training=False)
+            batch = collate([(bank, i, *drawn)], joint)[0].to(device)
             with torch.inference_mode():
-                logits, deltas = model(batch)
-                scores, boxes = predict_target(logits, deltas, batch, target, settings)
-            used = bank.proposals[i].take(drawn[0])
+                scores, moved = predict_target(model(batch), batch, target, settings)
+            used = p.take(drawn[0])
             place = used.variant == PLACE
-            plays = (used.space == simulated_source) & ~place
-            plays &= settings.has("simulated-source")
+            plays = (used.space == source) & ~place & simulates
             annotation = annotation_numbers(used, plays)
-            found = candidates(scores[0, : len(used)], boxes[0, : len(used)], annotation, place)
-            gt, classes, _ = image_truth(bank.dataset, int(bank.image_rows[i]))
+            found = candidates(scores[0, : len(used)], moved[0, : len(used)], annotation, place)
             played = used.plays[plays].astype(np.int64)
-            seen.append(HeldBack(found, used.boxes[plays], played, gt, classes))
+            seen.append(HeldBack(found, used.boxes[plays], played, boxes, classes))
     return seen
 
 
@@ -341,14 +332,11 @@ def _pca_images(
     each = max(1, PCA_IMAGES // len(datasets))
     images = []
     for name, dataset in datasets.items():
-        picks = (
-            rows[name][np.unique(np.linspace(0, len(rows[name]) - 1, each).astype(int))]
-            if len(rows[name])
-            else []
-        )
-        for row in picks:
+        n = len(rows[name])
+        picks = np.unique(np.linspace(0, n - 1, each).astype(int)) if n else []
+        for row in rows[name][picks].tolist():
             try:
-                images.append(load_rgb(dataset, int(row)))
+                images.append(load_rgb(dataset, row))
             except DataError:
                 if not runtime.skip_bad:
                     raise

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from msgspec import Meta
 
-from relabel.settings import Count, NonNegative, Positive, Precision, Settings, Share, setting
+from relabel.settings import (
+    Count,
+    NonNegative,
+    Positive,
+    Precision,
+    Settings,
+    Share,
+    field_types,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -45,3 +54,9 @@ class TrainSettings(Settings):
     )
     eval_every: Count = setting(0, "Steps between validations; 0 validates at the end only.")
     seed: Count = setting(0, "Seed of weights, order and augmentation.")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What a stage's own settings say of its optimisation; the others have their defaults."""
+        own = field_types(type(settings))
+        return cls(**{name: getattr(settings, name) for name in field_types(cls) if name in own})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relabel.datasets.removed import MERGED
+from relabel.datasets.removed import MERGED, Removed
 from relabel.lat.calibrate import (
     Calibration,
     Existence,
@@ -13,7 +13,7 @@ from relabel.lat.calibrate import (
     annotation_scores,
     existence_score,
 )
-from relabel.lat.decide import LEFT_OUT, TOO_SMALL, Decided, Gone, decide
+from relabel.lat.decide import LEFT_OUT, TOO_SMALL, Decided, decide
 from tests.lat.test_calibrate import predictions
 
 RIDER, BICYCLE, CAR = 0, 1, 2
@@ -38,13 +38,13 @@ def decided(
     annotations: list[list[float]],
     source_classes: list[int] | None = None,
     **changed: object,
-) -> tuple[Decided, Gone]:
+) -> tuple[Decided, Removed]:
     boxes = np.array(annotations, np.float32).reshape(-1, 4)
     classes = np.array(source_classes or [0] * len(boxes), np.int64)
     labels, gone = decide(predictions(rows), boxes, classes, calibration(**changed))
     # An annotation has a label or is gone, and not both.
     made_of = labels.annotation[~labels.uncertain]
-    whole = [*np.unique(made_of[made_of >= 0]), *gone.annotation]
+    whole = [*np.unique(made_of[made_of >= 0]), *gone.row]
     assert sorted(whole) == list(range(len(boxes)))
     return labels, gone
 
@@ -70,7 +70,7 @@ def test_what_the_target_leaves_out_goes_with_its_reason() -> None:
     tiny = [100.0, 0, 110, 8]
     rows = [(FAR, 0.3, CAR, 0), (tiny, 0.1, RIDER, 1), (CYCLIST_BOX, 0.6, RIDER, 2)]
     labels, gone = decided(rows, [FAR, tiny, CYCLIST_BOX])
-    assert gone.annotation.tolist() == [0, 1] and gone.reason == [LEFT_OUT, TOO_SMALL]
+    assert gone.row.tolist() == [0, 1] and gone.reason == [LEFT_OUT, TOO_SMALL]
     assert gone.probability == pytest.approx([0.3, 0.1]) and gone.category.tolist() == [CAR, RIDER]
     assert gone.score == pytest.approx([0.3, 0.1])
     # The first may yet be an object: no background for a detector; the second surely is.
@@ -94,7 +94,7 @@ def test_a_class_that_the_target_leaves_out_goes_however_sure_the_network_is() -
     by_class = Existence(Platt(), np.array([2.0, -2.0]))
     labels, gone = decided(rows, [FAR, CYCLIST_BOX], [0, 1], existence=by_class)
     assert labels.annotation[~labels.uncertain].tolist() == [0]
-    assert gone.annotation.tolist() == [1] and gone.reason == [LEFT_OUT]
+    assert gone.row.tolist() == [1] and gone.reason == [LEFT_OUT]
 
 
 def test_one_annotation_may_become_several_objects() -> None:
@@ -114,7 +114,7 @@ def test_several_annotations_may_become_one_object() -> None:
     rows = [(CYCLIST_BOX, 0.9, RIDER, 0), (near, 0.7, RIDER, 1), (FAR, 0.8, CAR, 2)]
     labels, gone = decided(rows, [PERSON_BOX, BIKE_BOX, FAR], [0, 1, 2])
     assert labels.annotation.tolist() == [0, 2]
-    assert gone.annotation.tolist() == [1] and gone.reason == [MERGED]
+    assert gone.row.tolist() == [1] and gone.reason == [MERGED]
     assert gone.score == pytest.approx([0.7]) and gone.category.tolist() == [RIDER]
 
 
@@ -137,9 +137,9 @@ def test_what_goes_takes_no_other_with_it() -> None:
     """An annotation that is left out merges none, and keeps no pseudo-label from its place."""
     rows = [(FAR, 0.45, CAR, 0), (FAR, 0.6, CAR, 1), (FAR, 0.9, CAR, -1)]
     labels, gone = decided(rows[:2], [FAR, FAR], [0, 1])
-    assert gone.annotation.tolist() == [0] and labels.annotation[0] == 1
+    assert gone.row.tolist() == [0] and labels.annotation[0] == 1
     labels, gone = decided([rows[0], rows[2]], [FAR])
-    assert gone.annotation.tolist() == [0]
+    assert gone.row.tolist() == [0]
     assert labels.annotation.tolist() == [-1, 0] and labels.uncertain.tolist() == [False, True]
 
 

@@ -14,9 +14,10 @@ from relabel.align.store import write_removed, write_transferred
 from relabel.datasets.dataset import UNCERTAIN, DetectionDataset
 from relabel.datasets.removed import MERGED, Removed
 from relabel.errors import DataError
+from relabel.lat.assemble import UNREAD
 from relabel.lat.decide import LEFT_OUT, TOO_SMALL
 from relabel.lat.settings import PARTS, LatSettings
-from relabel.lat.transfer import UNREAD, transfer
+from relabel.lat.transfer import transfer
 from relabel.settings import Runtime
 from tests.builders.blocks import (
     RUNTIME,

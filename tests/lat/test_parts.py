@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.geometry import iou_matrix
+from relabel.lat.assemble import link_to_source, usual_target
 from relabel.lat.fusion import SemanticFeatureFusion, clamp_rows, pairwise_geometry
 from relabel.lat.model import (
     ProposalBatch,
@@ -34,7 +35,6 @@ from relabel.lat.proposals import (
 )
 from relabel.lat.settings import LatSettings
 from relabel.lat.simulate import Manner, with_players
-from relabel.lat.transfer import link_to_source, usual_target
 from tests.builders.blocks import World, make_world
 
 PAPER = LatSettings(preset="paper", channels=8).resolved()
@@ -170,7 +170,7 @@ def test_softmax_is_masked_to_the_dataset() -> None:
 def test_prediction_is_masked_to_the_target_and_clipped_to_the_image() -> None:
     batch = _batch([[-5, 90, 20, 120]], classes=3)
     logits = torch.tensor([[[9.0, 0.0, 1.0, 0.0]]])
-    scores, boxes = predict_target(logits, torch.zeros(1, 1, 3, 4), batch, slice(1, 3), PAPER)
+    scores, boxes = predict_target((logits, torch.zeros(1, 1, 3, 4)), batch, slice(1, 3), PAPER)
     e = math.e
     assert torch.allclose(scores[0, 0], torch.tensor([1 / (e + 2), e / (e + 2)]))
     assert boxes[0, 0, 0].tolist() == [0, 90, 20, 100]
