@@ -77,10 +77,6 @@ class TransferModel(nn.Module):
         self.residual = settings.has("residual") or settings.fusion == "none"
         read = classes * (2 if self.consensus else 1)
         self.own_scores = nn.Linear(read, d) if settings.has("own-scores") else None
-        self.association = None
-        if settings.has("association"):
-            self.association = nn.Linear(read, classes, bias=False)
-            nn.init.zeros_(self.association.weight)
         self.fusion = None
         if settings.fusion != "none":
             self.fusion = SemanticFeatureFusion(settings, classes, datasets)
@@ -115,18 +111,7 @@ class TransferModel(nn.Module):
             fused = fused + self.fusion(x, scores, confidence, batch.valid, geometry)
         h = self.head(x + fused if self.residual else fused)
         deltas = self.regress(h).float().unflatten(-1, (-1, 4))
-        logits = self.classify(h).float()
-        if self.association is not None:
-            known = self.association(read).float()
-            logits = logits + F.pad(known, (0, logits.shape[-1] - self.classes))
-        return logits, deltas
-
-    def associate(self, table: Tensor) -> None:
-        """Start class logits from a table [C, C] of `relabel.lat.association.association`."""
-        assert self.association is not None, "this model has no association"
-        with torch.no_grad():
-            # The last C inputs: what is said of the place where consensus is on, else by the row.
-            self.association.weight[: self.classes, -self.classes :] = table.T
+        return self.classify(h).float(), deltas
 
 
 class ChannelDropout(nn.Module):

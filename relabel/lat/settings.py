@@ -30,7 +30,6 @@ PARTS: dict[str, str] = {
     "specialist finds less on another dataset's images than on its own",
     "own-scores": "a proposal reads its own class scores, not through attention alone",
     "consensus": "and the largest score per class of all proposals that overlap it by half",
-    "association": "class logits start from how often classes of label spaces lie on each other",
     "geometry": "attention and fusion see how boxes lie to each other",
     "residual": "the fused features are added to the region's own",
     "multi-label": "one proposal may become objects of several classes (sigmoid, not softmax)",

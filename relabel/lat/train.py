@@ -19,7 +19,6 @@ from relabel.datasets.labelspace import JointLabelSpace, LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
 from relabel.files.tensors import read_tensors
-from relabel.lat.association import association, cooccurrence
 from relabel.lat.bank import ProposalBank, build_bank
 from relabel.lat.calibrate import HeldBack, calibrate, candidates, class_overlaps
 from relabel.lat.checkpoint import TrainedTransfer, target_first
@@ -95,14 +94,11 @@ def train_lat(
         raise DataError("no training images", file=out, remedy="Check the datasets' splits.")
     models, logs, seen = [], [], []
     held_back = calibration_folds(banks[0], settings)
-    counts = cooccurrence(banks[1:], joint) if settings.has("association") else None
     for number, (held, learned) in enumerate(held_back):
         kept = [banks[0].restricted(learned), *banks[1:]]
         part = out / "parts" / str(number)
         title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
-        models.append(
-            _train_model(kept, joint, features, counts, settings, runtime, part, number, title)
-        )
+        models.append(_train_model(kept, joint, features, settings, runtime, part, number, title))
         logs.append(json.loads((part / "training.json").read_text()))
         if held.any():
             rest = banks[0].restricted(held)
@@ -122,18 +118,13 @@ def _train_model(
     banks: list[ProposalBank],
     joint: JointLabelSpace,
     features: FrozenFeatures,
-    counts: np.ndarray | None,
     settings: LatSettings,
     runtime: Runtime,
     part: Path,
     number: int,
     title: str,
 ) -> TransferModel:
-    """One of the models; its finished weights in ``part`` are reused.
-
-    Args:
-        counts: `cooccurrence` of all banks but the target's, which differ from model to model.
-    """
+    """One of the models; its finished weights in ``part`` are reused."""
     from safetensors.torch import save_file
 
     device, weights = features.device, part / "model.safetensors"
@@ -143,9 +134,6 @@ def _train_model(
         model.load_state_dict(read_tensors(weights))
         return model.to(device).eval()
     part.mkdir(parents=True, exist_ok=True)
-    if counts is not None:
-        table = association(cooccurrence(banks[:1], joint) + counts, joint)
-        model.associate(torch.from_numpy(table))
     batches = LatBatches(banks, joint, settings)
     training = replace(settings.training, precision=settings.precision_on(device.type))
 

@@ -1,4 +1,4 @@
-"""Class scores that reach the logits without attention: own, of one place, and as counted."""
+"""Class scores that reach the logits without attention: own, and of one place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ REGION = POOL_SIZE**2  # one channel
 
 
 def _settings(fusion: str = "class_aware", *, on: tuple[str, ...] = ()) -> LatSettings:
-    """With those alone of the three ways of class scores to the logits."""
-    without = tuple(p for p in ("own-scores", "consensus", "association") if p not in on)
+    """With those alone of the ways of class scores to the logits."""
+    without = tuple(p for p in ("own-scores", "consensus") if p not in on)
     return replace(SETTINGS, fusion=fusion, without=without)
 
 
@@ -84,23 +84,3 @@ def test_consensus_lets_a_proposal_read_what_lies_on_it() -> None:
     moved = (model(batch)[0] - before).abs()[0].amax(dim=1)
     assert float(moved[1].detach()) > 1e-3  # lies on the first one
     assert float(moved[2].detach()) < 1e-6
-
-
-@pytest.mark.parametrize("multi_label", [True, False])
-@pytest.mark.parametrize("consensus", [True, False])
-def test_logits_start_from_the_table(consensus: bool, multi_label: bool) -> None:
-    torch.manual_seed(0)
-    settings = _settings(on=("association", *(["consensus"] if consensus else [])))
-    if not multi_label:
-        settings = replace(settings, without=(*settings.without, "multi-label"))
-    model = TransferModel(settings, classes=3, datasets=2, region=REGION).eval()
-    scores = torch.zeros(1, 3, 3)
-    scores[0, 1, 2] = 0.5
-    before = model(_batch(scores))[0]
-    table = torch.zeros(3, 3)
-    table[2, 0] = 4.0  # class 2, of another space, says class 0
-    model.associate(table)
-    moved = (model(_batch(scores))[0] - before)[0].detach()
-    wanted = torch.zeros_like(moved)
-    wanted[1, 0] = 2.0
-    assert torch.allclose(moved, wanted, atol=1e-6)

@@ -11,9 +11,9 @@ from relabel.settings import settings_dict, settings_from
 
 def test_an_unknown_part_is_one_clear_error() -> None:
     with pytest.raises(ConfigError) as raised:
-        LatSettings(without=("geometry", "asociation"))
-    assert "there is no part 'asociation' of LAT" in str(raised.value)
-    assert "'association'" in str(raised.value)  # what was meant
+        LatSettings(without=("geometry", "consenus"))
+    assert "there is no part 'consenus' of LAT" in str(raised.value)
+    assert "'consensus'" in str(raised.value)  # what was meant
 
 
 @pytest.mark.parametrize(

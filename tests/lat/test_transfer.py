@@ -131,31 +131,6 @@ def test_what_is_calibrated_is_kept_with_the_model(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_class_logits_start_from_the_counts(
-    world: World, settings: LatSettings, tmp_path: Path
-) -> None:
-    datasets = {"tight": world.target, "loose": world.source}
-    # One step of next to no size: the weights are those that training started from.
-    once = replace(settings, steps=1, lr=1e-9, folds=1)
-    out = train_lat(datasets, world.labels, "tight", tmp_path / "on", once, RUNTIME)
-    layer = TrainedTransfer.load(out, torch.device("cpu")).models[0].association
-    assert layer is not None
-    weight = layer.weight.detach()
-    classes = 3  # red and blue of the target, thing of the source
-    assert (
-        float(weight[:, :classes].abs().max()) < 1e-6
-    )  # a row's own scores, beside those of its place
-    place = weight[:, classes:]
-    # Out-of-fold labels are right five times in six; `thing` says nothing about the colour.
-    assert float(place[0, 0]) > 0.3 and float(place[1, 1]) > 0.3
-    assert float(place[0, 1]) < -0.3 and float(place[1, 0]) < -0.3
-    assert float(place[:2, 2].abs().max()) < 0.3
-    off = replace(once, without=("association",))
-    out = train_lat(datasets, world.labels, "tight", tmp_path / "off", off, RUNTIME)
-    assert TrainedTransfer.load(out, torch.device("cpu")).models[0].association is None
-
-
-@pytest.mark.slow
 def test_transfer_resumes_from_its_shards(
     world: World,
     settings: LatSettings,

@@ -59,7 +59,7 @@ class LatArm:
         return replace(base.resolved(), **{"preset": "default", "without": without, **changes})
 
 
-_DIRECT = ("own-scores", "consensus", "association")
+_DIRECT = ("own-scores", "consensus")
 _PAPER = {"without": tuple(PARTS), "target_share": 0.0}
 # Boxes are blended by the error that they have on images held back from a model; the one model of
 # an arm has none.

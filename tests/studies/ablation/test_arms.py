@@ -12,7 +12,7 @@ from relabel.lat.settings import PARTS, LatSettings
 from relabel.studies.ablation.arms import ARMS, DEFAULT, GROUPS, LatArm, select_arms
 
 BASE = replace(LatSettings(), folds=1)
-DIRECT = {"own-scores", "consensus", "association"}
+DIRECT = {"own-scores", "consensus"}
 # What an arm's name promises, spelled out once more: settings, and the parts left out.
 PROMISED: dict[str, dict[str, Any]] = {
     "no-residual": {"without": {"residual"}, "fusion": "class_aware"},
