@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from relabel.datasets.partial.labels import PartialLabels
+from relabel.datasets.partial.labels import PartialLabels, row_blocks
 
 SOURCES = ("known", "ist", "cst", "classifier")
 """What a label is from, by its code; see `relabel.partial.predict`."""
 KNOWN = 0
-
-_CELLS = 1 << 22  # labels of a part at most
 
 
 class Predicted(Protocol):
@@ -85,14 +82,12 @@ def completed_parts(
         raise ValueError(
             f"labels are {shape}, scores {predicted.scores.shape}, sources {predicted.source.shape}"
         )
-    step = max(1, _CELLS // max(1, labels.num_classes))
-    for start in range(0, len(labels), step):
-        rows = slice(start, min(start + step, len(labels)))
-        known = np.asarray(labels.dense(rows), np.int8)
+    for rows in row_blocks(*shape):
+        known = labels.dense(rows)
         scores = np.array(predicted.scores[rows], np.float32)
         source = np.array(predicted.source[rows], np.uint8)
         given = known != 0
         scores[given] = known[given] > 0
         source[given] = KNOWN
         present = np.where(given, known > 0, scores >= np.float32(threshold))
-        yield CompletedPart(start, labels.file_names[rows], known, scores, source, present)
+        yield CompletedPart(rows.start, labels.file_names[rows], known, scores, source, present)
