@@ -315,7 +315,7 @@ def _only(path: Path, patterns: Sequence[str], what: str, split: str | None) -> 
             return found[0]
         if found:
             raise DataError(
-                f"holds {', '.join(p.name for p in found[:4])}; one {what} is read",
+                f"holds {', '.join(p.name for p in found[:4])}; only one can be {what}",
                 file=path,
                 remedy="Move the others away.",
             )

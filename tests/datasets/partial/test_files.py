@@ -217,7 +217,7 @@ def test_names_for_classes_that_have_their_own_or_too_few(tmp_path):
 def test_names_that_would_not_be_read_again_are_refused_and_leave_no_file(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     for change in ({"file_names": ["a\nb"]}, {"file_names": [""]}, {"classes": ("a\nb",)}):
-        with pytest.raises(DataError, match="line break|empty"):
+        with pytest.raises(DataError, match=r"line break|empty"):
             write_partial(made([[1]], **change), path)
     assert not list(tmp_path.iterdir())
 
