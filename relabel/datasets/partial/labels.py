@@ -22,6 +22,7 @@ from relabel.workspace.fingerprint import fingerprint
 
 PRESENT, ABSENT, UNKNOWN = 1, -1, 0
 _BLOCK_CELLS = 1 << 22
+_BLOCK_ROWS = 1 << 12
 _MOST_SEED = 2**32 - 1
 
 
@@ -58,7 +59,9 @@ class PartialLabels:
         check_once(self.file_names, "image", self.root)
         if label_shape(self.known) != (len(self), self.num_classes):
             raise ValueError(f"known is {label_shape(self.known)}, not N x C")
-        if self.known.dtype != np.int8 or not bool(np.all(np.abs(self.known.data) == 1)):
+        values = self.known.data
+        odd = len(values) and (values.min() < ABSENT or values.max() > PRESENT)
+        if values.dtype != np.int8 or odd or np.count_nonzero(values) < len(values):
             raise ValueError("known holds other values than -1 and 1")
 
     def __len__(self) -> int:
@@ -172,8 +175,13 @@ def hide(full: PartialLabels, proportion: float, seed: int) -> PartialLabels:
 
 def kept_entries(known: csr_array, keep: np.ndarray) -> csr_array:
     """The entries of a matrix [N, C] marked in ``keep``, bool [L]."""
-    kept = np.concatenate([[0], np.cumsum(keep)])[known.indptr]
-    parts = (known.data[keep], known.indices[keep], kept.astype(known.indptr.dtype))
+    ends = known.indptr
+    counts = np.zeros(len(ends), ends.dtype)
+    for first in range(0, len(ends) - 1, _BLOCK_ROWS):
+        at = ends[first : first + _BLOCK_ROWS + 1]
+        before = np.concatenate([[0], np.cumsum(keep[at[0] : at[-1]])])
+        counts[first + 1 : first + len(at)] = np.diff(before[at - at[0]])
+    parts = (known.data[keep], known.indices[keep], np.cumsum(counts, dtype=ends.dtype))
     return csr_array(parts, shape=label_shape(known))
 
 

@@ -32,6 +32,7 @@ def test_hidden_entries_are_those_of_the_published_code():
 @pytest.mark.parametrize("cells", [1, 50, 1 << 22])
 def test_hiding_goes_in_blocks_and_leaves_unknown_entries_their_numbers(monkeypatch, cells):
     monkeypatch.setattr(module, "_BLOCK_CELLS", cells)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 1 + cells % 7)
     values = np.random.default_rng(1).integers(-1, 2, (40, 7)).astype(np.int8)
     numbers = np.random.RandomState(3).rand(40, 7)
     expected = np.where(numbers < 0.3, values, 0)
@@ -64,6 +65,8 @@ def test_a_class_and_an_image_twice_are_one_line():
 def test_other_values_and_shapes_are_refused():
     with pytest.raises(ValueError, match="other values"):
         made([[1, 1]], known=csr_array(np.array([[2, 1]], np.int8)))
+    with pytest.raises(ValueError, match="other values"):
+        made([[1, 1]], known=csr_array((np.array([0, 1], np.int8), [0, 1], [0, 2])))
     with pytest.raises(ValueError, match="not N x C"):
         made([[1, 1]], known=csr_array(np.array([[1]], np.int8)))
 
