@@ -24,7 +24,8 @@ from relabel.datasets.partial.labels import PartialLabels
 from relabel.datasets.pixels.location import is_packed, read_image_bytes
 from relabel.datasets.pixels.placing import place_image
 from relabel.errors import DataError
-from relabel.partial.result.parts import SOURCES, CompletedPart
+from relabel.partial.predict import SOURCES
+from relabel.partial.result.parts import CompletedPart
 
 FIELDS = ("present", "absent", "completed")
 

@@ -11,7 +11,7 @@ import numpy as np
 from relabel.datasets.partial.labels import PartialLabels
 from relabel.datasets.pixels.location import read_rgb
 from relabel.errors import DataError
-from relabel.partial.result.parts import SOURCES
+from relabel.partial.predict import SOURCES
 from relabel.partial.result.summary import BINS, CompletionSummary, Shown
 from relabel.reports.completion import (
     CompletedPicture,
@@ -20,6 +20,7 @@ from relabel.reports.completion import (
     write_completion_report,
 )
 
+_ORDER = ("ist", "cst", "classifier")
 _COMPLETED = "of the completed labels, weighted by their confidence"
 
 
@@ -55,7 +56,7 @@ def write_result_report(
         present=summary.present,
         absent=summary.absent,
         unknown=summary.unknown,
-        added={name: summary.added[k] for k, name in enumerate(SOURCES) if k},
+        added={name: summary.added[SOURCES.index(name)] for name in _ORDER},
         before=_numbered(summary.before),
         after=_numbered(summary.after),
         confidences={f"{k / (2 * BINS):g}": int(n) for k, n in enumerate(summary.confidences)},

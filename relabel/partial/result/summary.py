@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relabel.partial.result.parts import SOURCES, CompletedPart
+from relabel.partial.predict import SOURCES
+from relabel.partial.result.parts import CompletedPart
 
 BINS = 10
 _MOST_COUNTED = 12

@@ -26,7 +26,8 @@ import numpy as np
 from relabel.datasets.multilabels import greatest, tsv_writer
 from relabel.datasets.partial.files import partial_writer
 from relabel.datasets.partial.labels import ABSENT, PRESENT, sparse_known
-from relabel.partial.result.parts import SOURCES, CompletedPart
+from relabel.partial.predict import SOURCES
+from relabel.partial.result.parts import CompletedPart
 from relabel.workspace.atomic import atomic_path
 
 PARQUET, CSV, JSON, TSV = "labels.parquet", "labels.csv", "labels.json", "labels.tsv"

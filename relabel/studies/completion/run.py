@@ -58,7 +58,6 @@ class Scored:
 
     train: np.ndarray
     test: np.ndarray | None
-    details: Mapping[str, Any]
 
 
 class Trainer(Protocol):
@@ -79,9 +78,11 @@ class Trainer(Protocol):
 
 
 class Measure(Protocol):
-    """mAP, CF1 and OF1 of scores [N, C] against a truth int8 [N, C] whose zeros do not count."""
+    """mAP, CF1 and OF1 of scores [N, C] over what ``truth`` knows and ``known`` does not."""
 
-    def __call__(self, truth: np.ndarray, scores: np.ndarray) -> Mapping[str, float | None]: ...
+    def __call__(
+        self, truth: PartialLabels, scores: np.ndarray, known: PartialLabels | None = None
+    ) -> Mapping[str, float | None]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,12 +221,13 @@ def _train(
     metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for variant, scored in found.items():
-        entry: dict[str, Any] = {"unknown": dict(measure(hidden, scored.train)), "test": None}
+        found_hidden = dict(measure(full, scored.train, labels))
+        entry: dict[str, Any] = {"unknown": found_hidden, "test": None}
         arrays[f"unknown{variant}"] = _resampled(hidden, scored.train)
-        if tested is not None and scored.test is not None:
-            entry["test"] = dict(measure(tested, scored.test))
+        if test is not None and tested is not None and scored.test is not None:
+            entry["test"] = dict(measure(test, scored.test))
             arrays[f"test{variant}"] = _resampled(tested, scored.test)
-        metrics[variant] = {**entry, **scored.details}
+        metrics[variant] = entry
     atomic_write_json(
         stage.folder / METRICS_FILE,
         {
