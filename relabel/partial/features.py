@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -321,7 +322,7 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def _append(stream, values: Tensor) -> None:  # noqa: ANN001
+def _append(stream: BinaryIO, values: Tensor) -> None:
     stream.write(values.clamp(-LARGEST, LARGEST).half().contiguous().cpu().numpy().tobytes())
 
 

@@ -123,6 +123,7 @@ def load_model(folder: Path) -> tuple[Model, Calibration, dict[str, Any]]:
         classes, channels = tuple(config["classes"]), int(config["channels"])
         state = read_tensors(folder / WEIGHTS)
         embeddings = [v for k, v in state.items() if k.endswith("decoupling.embeddings")]
+        context = state.get("method.context")
         empty = Setup(
             classes,
             channels,
@@ -131,6 +132,7 @@ def load_model(folder: Path) -> tuple[Model, Calibration, dict[str, Any]]:
             torch.zeros_like(embeddings[0]) if embeddings else None,
             settings,
             int(config["steps"]),
+            0 if context is None else context.shape[2],
         )
         body = None if config["body"] is None else rebuild_body(config["body"])
         with torch.random.fork_rng(devices=[]):

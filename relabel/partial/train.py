@@ -23,9 +23,10 @@ from relabel.partial.embeddings import class_embeddings, embeddings_identity
 from relabel.partial.features import Features, Inputs, passes
 from relabel.partial.graph import label_cooccurrence
 from relabel.partial.methods.base import Setup
+from relabel.partial.methods.clip_prompt import text_width
 from relabel.partial.methods.registry import METHODS
 from relabel.partial.model import CONFIG, Model, build_model, load_model, save_model
-from relabel.partial.settings import CompletionSettings
+from relabel.partial.settings import CLIP_PROMPT, CompletionSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
 from relabel.training.order import rows_of_step
@@ -93,7 +94,12 @@ def train(
         settings=settings,
         identity=inputs.identity,
         calibration=calibration,
-        more={"key": key, "steps": steps, "prior": prior_of(labels).tolist()},
+        more={
+            "key": key,
+            "steps": steps,
+            "images": len(labels),
+            "prior": prior_of(labels).tolist(),
+        },
     )
     drop_checkpoint(out)
     return out
@@ -183,7 +189,7 @@ def _held_back_calibration(
     less = replace(settings, held_back=0.0)
     folder = train(fewer, inputs, out / HELD_BACK, less, runtime)
     model, _, _ = load_model(folder)
-    logits, present, classes = held_back_logits(model, labels, held, inputs, settings, runtime)
+    logits, present, classes = held_back_logits(model, labels, held, inputs, runtime)
     return fit_calibration(logits, present, classes, labels.num_classes)
 
 
@@ -192,7 +198,6 @@ def held_back_logits(
     labels: PartialLabels,
     held: np.ndarray,
     inputs: Inputs,
-    settings: CompletionSettings,
     runtime: Runtime,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits float64 [n], present bool [n] and classes int [n] of the held-back entries.
@@ -302,6 +307,7 @@ def _new_model(
             embeddings,
             settings,
             steps,
+            text_width(settings.backbone) if settings.method == CLIP_PROMPT else 0,
         )
         return build_model(setup, body, _moments(inputs, body, device))
 

@@ -37,6 +37,7 @@ class Setup:
         prior: float [C], share of the known labels that are present.
         embeddings: float [C, e], None where the method takes none.
         steps: of the training.
+        text_width: channels of a CLIP checkpoint's text tower, where the method has one.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +47,7 @@ class Setup:
     embeddings: Tensor | None
     settings: CompletionSettings
     steps: int
+    text_width: int = 0
 
 
 class Method(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relabel.partial.methods.base import Method
+from relabel.partial.methods.clip_prompt import ClipPrompt
 from relabel.partial.methods.curriculum import Curriculum
 from relabel.partial.methods.plain import Asl, Bce, Csl
 from relabel.partial.methods.saliency import Sr
@@ -19,4 +20,5 @@ METHODS: Mapping[str, type[Method]] = {
     "sst": Sst,
     "sarb": Sarb,
     "sr": Sr,
+    "clip-prompt": ClipPrompt,
 }
