@@ -134,9 +134,7 @@ class CompletionJob(Pipeline):
         from relabel.partial.train import needs_maps
 
         settings = self.completion.settings
-        return open_inputs(
-            labels, settings, self.runtime, self.cache, maps=needs_maps(settings)
-        )
+        return open_inputs(labels, settings, self.runtime, self.cache, maps=needs_maps(settings))
 
     def _train(self, stage: Stage) -> Outputs:
         from relabel.partial.train import train
@@ -221,9 +219,7 @@ class CompletionJob(Pipeline):
     def _learned(self) -> np.ndarray | None:
         from relabel.partial.learned import learned_cooccurrence
 
-        return learned_cooccurrence(
-            self.folder, self._inputs, self.completion.labels, self.runtime
-        )
+        return learned_cooccurrence(self.folder, self._inputs, self.completion.labels, self.runtime)
 
 
 def _counts(labels: PartialLabels) -> dict[str, int]:

@@ -17,6 +17,7 @@ from relabel.reports.style import escaped
 _WIDTH, _HEIGHT = 420, 315  # pixels of a picture at most
 _MATRIX = 20  # categories that a matrix shows at most
 _PAIRS = 15
+_ENOUGH = 5  # images that tell of a pair
 _CLASSES = 30
 _LABELS_SHOWN = 9
 _BELOW_SHOWN = 2
@@ -66,6 +67,7 @@ class CompletionCounts:
         pairs: float [C, C], images known to show the first to which the second was added.
         statistical: float [C, C], share of the images with the first that have the second, where
             known; NaN where no image tells.
+        told: float [C, C], how many images that is counted in.
         learned: the same as the model has it.
         learned_is: what that is, for the heading.
         bins: of the unknown labels whose truth is at hand, by bin of confidence: how many, mean
@@ -87,6 +89,7 @@ class CompletionCounts:
     confidences: Mapping[str, int]
     pairs: np.ndarray
     statistical: np.ndarray
+    told: np.ndarray
     learned: np.ndarray
     learned_is: str
     bins: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -142,7 +145,7 @@ def _overview(counts: CompletionCounts) -> str:
         charts.bars(
             counts.confidences,
             title="Confidence of unknown labels",
-            note=f"the line is at {counts.threshold:g}, from which they count as present",
+            note=f"present from {counts.threshold:g} on",
             every=max(1, bins // 4),
             mark=round(counts.threshold * bins),
         ),
@@ -181,23 +184,32 @@ def _cooccurrence(counts: CompletionCounts) -> str:
         "How many of the images with the category of the row have that of the column. Cells "
         f"without an image that tells are empty.{left}"
     )
+    differing = _differing(counts)
+    body = f'<div class="charts two">{"".join(maps)}</div>'
+    return f"{head}{body}{differing}</section>"
+
+
+def _differing(counts: CompletionCounts) -> str:
+    """A table of the pairs about which labels and model disagree, where enough images tell."""
     gap = counts.learned - counts.statistical
     np.fill_diagonal(gap, np.nan)
+    gap[counts.told < _ENOUGH] = np.nan
     order = np.argsort(-np.nan_to_num(np.abs(gap), nan=-1.0), axis=None, kind="stable")
     rows = []
     for a, b in zip(*np.unravel_index(order[:_PAIRS], gap.shape), strict=True):
         if np.isfinite(gap[a, b]):
             ends = (counts.statistical[a, b], counts.learned[a, b])
-            names_of = (counts.classes[a], counts.classes[b])
-            rows.append([*names_of, *(f"{v:.0%}" for v in ends), f"{100 * gap[a, b]:+.0f}"])
-    differing = table(
-        ["with", "have", "counted", "learned", "points"],
+            names = (counts.classes[a], counts.classes[b])
+            shares = [f"{v:.0%}" for v in ends]
+            rows.append([*names, int(counts.told[a, b]), *shares, f"{100 * gap[a, b]:+.0f}"])
+    if not rows:
+        return ""
+    return table(
+        ["with", "have", "images", "counted", "learned", "points"],
         rows,
-        title="Where the two differ most",
+        title=f"Where the two differ most, of pairs that {_ENOUGH} images or more tell of",
         words=2,
     )
-    body = f'<div class="charts two">{"".join(maps)}</div>'
-    return f"{head}{body}{differing if rows else ''}</section>"
 
 
 def _completions(counts: CompletionCounts) -> str:
@@ -264,8 +276,8 @@ def _measured(counts: CompletionCounts) -> str:
                 "dashed line."
             )
         )
-        gap = "" if counts.error is None else f"mean distance to the line {counts.error:.3f}"
-        text = f"{int(count.sum()):,} hidden labels; {gap}" if gap else ""
+        gap = "" if counts.error is None else f", {counts.error:.3f} from the line in the mean"
+        text = f"{int(count.sum()):,} labels{gap}"
         chart = charts.reliability(
             confidence, share, count, title="Share that is present by confidence", note=text
         )

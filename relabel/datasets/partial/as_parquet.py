@@ -1,8 +1,8 @@
 """Partial labels as Parquet: a record per image with the class indices known present and absent.
 
 Columns ``file_name``, ``present`` and ``absent``; a completed file has ``scores`` and ``source``
-too, a value per class. The classes' names are in the file's metadata, as a JSON list
-``class_names``; those of sources as ``source_names``.
+too, a number and a text per class. The classes' names are in the file's metadata, as a JSON list
+``class_names``.
 
 Shape legend: ``n`` images of a block, ``C`` classes.
 """
@@ -32,7 +32,7 @@ from relabel.files.json_text import parse_json
 from relabel.files.parquet import reading_parquet
 from relabel.workspace.atomic import atomic_path
 
-CLASS_NAMES, SOURCE_NAMES = b"class_names", b"source_names"
+CLASS_NAMES = b"class_names"
 _COLUMNS = "A record has `file_name`, and lists of class indices in `present` and `absent`."
 _NAME_COLUMNS = ("file_name", "filename", "image")
 _BATCH = 8192
@@ -41,8 +41,8 @@ _BATCH = 8192
 class ParquetWriter:
     """Writes records; made by `parquet_writer`."""
 
-    def __init__(self, writer: Any, schema: Any) -> None:
-        self._writer, self._schema = writer, schema
+    def __init__(self, writer: Any, schema: Any, sources: Sequence[str] | None) -> None:
+        self._writer, self._schema, self._sources = writer, schema, sources
 
     def write(
         self,
@@ -59,11 +59,14 @@ class ParquetWriter:
         for value in (PRESENT, ABSENT):
             mine = known.data == value
             counts = np.bincount(rows[mine], minlength=len(file_names))
-            columns.append(_lists(known.indices[mine], counts, np.int32))
-        for matrix, kind in ((scores, np.float32), (source, np.uint8)):
-            if matrix is not None:
-                counts = np.full(len(file_names), matrix.shape[1])
-                columns.append(_lists(matrix.reshape(-1), counts, kind))
+            columns.append(_lists(pa.array(known.indices[mine].astype(np.int32)), counts))
+        if scores is not None and source is not None and self._sources is not None:
+            counts = np.full(len(file_names), scores.shape[1])
+            names = pa.DictionaryArray.from_arrays(
+                pa.array(source.reshape(-1).astype(np.int8)), pa.array(self._sources, pa.string())
+            )
+            values = pa.array(scores.reshape(-1).astype(np.float32, copy=False))
+            columns += [_lists(values, counts), _lists(names, counts)]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
 
@@ -79,14 +82,14 @@ def parquet_writer(
     fields += [(name, pa.list_(pa.int32())) for name in ("present", "absent")]
     metadata = {CLASS_NAMES: json.dumps(list(classes), ensure_ascii=False).encode()}
     if sources is not None:
-        fields += [("scores", pa.list_(pa.float32())), ("source", pa.list_(pa.uint8()))]
-        metadata[SOURCE_NAMES] = json.dumps(list(sources), ensure_ascii=False).encode()
+        kind = pa.dictionary(pa.int8(), pa.string())
+        fields += [("scores", pa.list_(pa.float32())), ("source", pa.list_(kind))]
     schema = pa.schema(fields, metadata=metadata)
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
     ):
-        yield ParquetWriter(writer, schema)
+        yield ParquetWriter(writer, schema, sources)
 
 
 def read_parquet(path: Path) -> tuple[list[str], tuple[str, ...], csr_array]:
@@ -139,12 +142,12 @@ def _check_room(path: Path, told: Any, classes: int) -> None:
     check_room(entries, told.num_rows, classes, path)
 
 
-def _lists(values: np.ndarray, counts: np.ndarray, kind: Any) -> Any:
+def _lists(values: Any, counts: np.ndarray) -> Any:
     """A column of lists of such lengths."""
     import pyarrow as pa
 
     ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.astype(kind, copy=False)))
+    return pa.ListArray.from_arrays(pa.array(ends), values)
 
 
 def _listed(path: Path, name: str, column: Any, images: list[str]) -> Listed:

@@ -62,6 +62,7 @@ def write_result_report(
         confidences={f"{k / (2 * BINS):g}": int(n) for k, n in enumerate(summary.confidences)},
         pairs=summary.pairs,
         statistical=summary.statistical(),
+        told=summary.told(),
         learned=summary.completed() if learned is None else learned,
         learned_is=_COMPLETED if learned is None else "the network's own transfer between labels",
         bins=(reliability.count, reliability.confidence, reliability.share),

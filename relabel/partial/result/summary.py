@@ -165,6 +165,10 @@ class CompletionSummary:
         second or not, that show the second; NaN where no image tells. 1 on the diagonal."""
         return _ratio(self._both, self._seen)
 
+    def told(self) -> np.ndarray:
+        """float64 [C, C]: the images that `statistical` counts in."""
+        return self._seen
+
     def completed(self) -> np.ndarray:
         """float64 [C, C]: the same of the completed soft labels, mean confidence of the second
         weighted by that of the first; NaN where the first is nowhere. 1 on the diagonal."""

@@ -57,7 +57,5 @@ def measure_scores(
     truth: PartialLabels, scores: np.ndarray, known: PartialLabels | None = None
 ) -> dict[str, float | None]:
     """mAP, CF1 and OF1 over what ``truth`` knows and ``known`` does not; scores float [N, C]."""
-    found = measure_entries(
-        truth.known, scores, known=None if known is None else known.known
-    )
+    found = measure_entries(truth.known, scores, known=None if known is None else known.known)
     return {name: getattr(found, name) for name in ("mAP", "CF1", "OF1")}

@@ -64,7 +64,7 @@ def completion_figure(dataset: Mapping[str, Any], where: str, title: str) -> Fig
 
 
 def _points(values: Mapping[str, Mapping[str, float | None]]) -> list[tuple[float, list[float]]]:
-    """(share in percent, values of its seeds in percent) in ascending order, where there are any."""
+    """(share, values of its seeds), all in percent, in ascending order."""
     found = []
     for share, of in values.items():
         known = [100 * value for value in of.values() if value is not None]

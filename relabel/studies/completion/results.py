@@ -123,9 +123,7 @@ def _intervals(
     The difference is taken training by training, over the proportions and seeds that both rows
     have, under the same resamples of images.
     """
-    arrays = {
-        (c.arm.name, c.proportion, c.seed): resampled_of(c) for c in cells if id(c) in done
-    }
+    arrays = {(c.arm.name, c.proportion, c.seed): resampled_of(c) for c in cells if id(c) in done}
     names = list(dict.fromkeys(c.arm.name for c in cells))
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for where in WHERE:

@@ -147,9 +147,7 @@ class CompletionPlan(Pipeline):
             for s in self.subjects
         }
 
-    def _cell(
-        self, subject: Subject, arm: CompletionArm, proportion: float, seed: int
-    ) -> Cell:
+    def _cell(self, subject: Subject, arm: CompletionArm, proportion: float, seed: int) -> Cell:
         settings = arm.settings(self.base, seed)
         if settings.backbone not in self._identities:
             self._identities[settings.backbone] = source_identity(settings.backbone)

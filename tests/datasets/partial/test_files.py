@@ -62,10 +62,9 @@ def test_parquet_has_the_promised_columns_and_completed_ones(tmp_path):
         "present": [[0], [1]],
         "absent": [[1], []],
         "scores": [[0.75, 0.25], [0.5, 1.0]],
-        "source": [[0, 0], [1, 0]],
+        "source": [["known", "known"], ["ist", "known"]],
     }
     assert json.loads(table.schema.metadata[b"class_names"]) == ["cat", "dog"]
-    assert json.loads(table.schema.metadata[b"source_names"]) == ["known", "ist"]
     assert read_partial(path).dense().tolist() == [[1, -1], [0, 1]]
 
 
