@@ -229,7 +229,9 @@ def heat_map(
     )
     axes.set_yticks(range(size), shown, va="center", **style)
     axes.tick_params(length=0, pad=3)
-    return _figure(title, note, _inline(figure, title, tips))
+    # Letters of a few categories are not blown up to the width of the page.
+    body = f'<div style="max-width:{round(1.5 * width)}px">{_inline(figure, title, tips)}</div>'
+    return _figure(title, note, body)
 
 
 def reliability(

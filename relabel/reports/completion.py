@@ -152,7 +152,7 @@ def _overview(counts: CompletionCounts) -> str:
     ]
     parts = {
         "known present": int(counts.present.sum()),
-        **{f"added, {_ORIGINS.get(k, k)}": int(v.sum()) for k, v in counts.added.items()},
+        **{f"added, {_ORIGINS[k]}": int(v.sum()) for k, v in counts.added.items() if v.any()},
     }
     added = sum(int(v.sum()) for v in counts.added.values())
     absent = {"known absent": int(counts.absent.sum())}
@@ -234,7 +234,7 @@ def _completions(counts: CompletionCounts) -> str:
         for c in order.tolist()
         if total[c]
     ]
-    by = [_ORIGINS.get(name, name) for name in sources] if len(sources) > 1 else []
+    by = [_ORIGINS[name] for name in sources] if len(sources) > 1 else []
     classes = table(
         ["category", "known present", "unknown", "added", *by, ""],
         rows,
@@ -284,8 +284,13 @@ def _measured(counts: CompletionCounts) -> str:
         parts.append(f'<div class="charts">{chart}</div>')
     tables = ""
     if counts.metrics:
-        rows = [[what, of, _percent(value)] for what, of, value in counts.metrics]
-        tables += table(["measure", "of", "%"], rows, title="Measured, in percent", words=2)
+        found = {(what, of): value for what, of, value in counts.metrics}
+        columns = list(dict.fromkeys(of for _, of in found))
+        rows = [
+            [what, *(_percent(found.get((what, of))) for of in columns)]
+            for what in dict.fromkeys(what for what, _ in found)
+        ]
+        tables += table(["measure", *columns], rows, title="Measured, in percent")
     if counts.class_ap:
         lowest = sorted(counts.class_ap.items(), key=lambda item: item[1])[:_CLASSES]
         known = dict(zip(counts.classes, counts.present.tolist(), strict=True))
@@ -346,7 +351,8 @@ def _item(label: Label) -> str:
     right = None if label.truth is None else label.truth == label.present
     mark = "" if right is None else f' class="{"right" if right else "wrong"}"'
     sign = "" if right is None else "✓ " if right else "✗ "
-    origin = _ORIGINS.get(label.source, label.source) if label.present else "not added"
+    missing = "missing" if label.truth else "not added"
+    origin = _ORIGINS[label.source] if label.present else missing
     kind = "" if label.present else ' class="faint"'
     ring = "added" if label.present else "none"
     return (
