@@ -216,7 +216,7 @@ def test_report_names_completions_and_marks_them(tmp_path: Path) -> None:
     for text in ("Statistical", "Learned", "Most frequent pairs", "62.5", "über, cow", "✗ 0.50"):
         assert text in page, text
     assert page.count("<img") == 3 and "a/2.png" not in page
-    assert "the network's own transfer" in write("c.html", learned=np.full((3, 3), 0.5))
+    assert "own transfer between labels" in write("c.html", learned=np.full((3, 3), 0.5))
     bare = CompletionSummary(3)
     for part in completed_parts(labels_of(), batches(), 0.5):
         bare.add(part)
