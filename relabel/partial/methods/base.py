@@ -117,10 +117,7 @@ class PooledMethod(Method):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.net = Pooled(setup.channels, len(setup.classes))
-        with torch.no_grad():
-            self.net.linear.weight.zero_()
-            self.net.linear.bias.copy_(prior_logits(setup.prior))
+        self.net = plain_classifier(setup)
 
     def logits(self, maps: Tensor) -> Tensor:
         return self.net(maps)
@@ -130,6 +127,15 @@ class PooledMethod(Method):
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         return self.net.linear.weight, self.net.linear.bias
+
+
+def plain_classifier(setup: Setup) -> Pooled:
+    """The plain classifier, which begins by saying how often each class is present."""
+    net = Pooled(setup.channels, len(setup.classes))
+    with torch.no_grad():
+        net.linear.weight.zero_()
+        net.linear.bias.copy_(prior_logits(setup.prior))
+    return net
 
 
 def prior_logits(prior: Tensor) -> Tensor:

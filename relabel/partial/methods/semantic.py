@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from relabel.partial.blending import Blending
 from relabel.partial.losses import instance_contrast, partial_bce, prototype_contrast
-from relabel.partial.methods.base import START, Batches, Method, Setup, prior_logits
+from relabel.partial.methods.base import START, Batches, Method, Setup, plain_classifier
 from relabel.partial.networks import SemanticAware
 from relabel.partial.prototypes import Examples, Prototypes
 from relabel.partial.settings import LEARNED
@@ -21,10 +21,18 @@ PAIRS, CONTRAST, THRESHOLD = 10.0, 0.05, 0.1
 # SST's threshold as pseudo-labels start, how far it falls until the end, and where it stops.
 _FIRST, _FALL, _LOWEST = 0.95, 0.375, 0.75
 _SLOWEST, _TRAVEL = 0.01, 2.0
+SARL_RATE = 0.1
+"""Learning rate of SARL's layers, relative to the others'."""
 
 
 class SemanticMethod(Method):
-    """A method on SARL, HST's semantic-aware representation."""
+    """A method on SARL, HST's semantic-aware representation, beside a plain classifier.
+
+    A class's logit is SARL's and the plain classifier's. The published networks train the backbone
+    under SARL on 80,000 images; on a frozen one SARL's new layers learn a few hundred labels by
+    heart. Measured with half of the labels known (MobileNetV2, 100 photos, 20 classes): mAP 45 by
+    SARL alone, 66 with the plain classifier beside it and SARL at a tenth of its rate.
+    """
 
     needs_embeddings = True
 
@@ -33,6 +41,7 @@ class SemanticMethod(Method):
         s = setup.settings
         assert setup.embeddings is not None
         self.classes, self.width, self.seed = len(setup.classes), s.width, s.seed
+        self.rate = SARL_RATE * s.lr
         self.net = SemanticAware(
             setup.channels,
             setup.embeddings,
@@ -41,19 +50,33 @@ class SemanticMethod(Method):
             hidden=max(1, s.width // 2),
             learned=s.embeddings == LEARNED,
         )
+        self.plain = plain_classifier(setup)
         with torch.no_grad():
-            self.net.classifier.bias.copy_(prior_logits(setup.prior))
+            self.net.classifier.weight.zero_()
+            self.net.classifier.bias.zero_()
 
     def logits(self, maps: Tensor) -> Tensor:
-        return self.net(maps)[0]
+        return self.plain(maps) + self.net(maps)[0]
 
     def hidden(self, maps: Tensor) -> Tensor:
         features = self.net.features(maps)
         joined = torch.cat([self.net.graph(features), features], dim=2)
-        return torch.tanh(self.net.join(joined))
+        semantic = torch.tanh(self.net.join(joined))
+        pooled = maps.mean((2, 3))[:, None].expand(-1, self.classes, -1)
+        return torch.cat([pooled, semantic], dim=2)
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
-        return self.net.classifier.weight, self.net.classifier.bias
+        weights = torch.cat([self.plain.linear.weight, self.net.classifier.weight], dim=1)
+        return weights, self.plain.linear.bias + self.net.classifier.bias
+
+    def set_last_layer(self, weights: Tensor, biases: Tensor) -> None:
+        channels = self.plain.linear.in_features
+        self.plain.linear.weight.data.copy_(weights[:, :channels])
+        self.net.classifier.weight.data.copy_(weights[:, channels:])
+        self.plain.linear.bias.data.copy_(biases - self.net.classifier.bias)
+
+    def own_rates(self) -> list[tuple[nn.Parameter, float]]:
+        return [(parameter, self.rate) for parameter in self.net.parameters()]
 
     def moving_rate(self) -> float:
         """A rate at which Adam can move a number through [0, 1] once pseudo-labels have started."""
@@ -94,7 +117,7 @@ class Hst(SemanticMethod):
 
     def forward(self, maps: Tensor, known: Tensor, step: int) -> dict[str, Tensor]:
         features = self.net.features(maps)
-        logits = self.net.classify(features)
+        logits = self.plain(maps) + self.net.classify(features)
         losses = {"bce": partial_bce(logits, known)}
         started = self.started(step)
         if self.ist is not None:
@@ -146,7 +169,7 @@ class Hst(SemanticMethod):
     def own_rates(self) -> list[tuple[nn.Parameter, float]]:
         parts = [] if self.ist is None else [self.ist_threshold]
         parts += [] if self.cst is None else [self.cst_threshold]
-        return [(part.raw, self.moving_rate()) for part in parts]
+        return super().own_rates() + [(part.raw, self.moving_rate()) for part in parts]
 
 
 class Sst(SemanticMethod):
@@ -160,7 +183,7 @@ class Sst(SemanticMethod):
 
     def forward(self, maps: Tensor, known: Tensor, step: int) -> dict[str, Tensor]:
         features = self.net.features(maps)
-        logits = self.net.classify(features)
+        logits = self.plain(maps) + self.net.classify(features)
         pairs = self.ist(features, known)
         self.examples.add(features.detach(), known)
         losses = {
@@ -186,33 +209,50 @@ class Sst(SemanticMethod):
 
 
 class Sarb(SemanticMethod):
-    """Semantic-Aware Representation Blending (Pu et al., AAAI 2022)."""
+    """Semantic-Aware Representation Blending (Pu et al., AAAI 2022).
+
+    What is blended are SARL's features of a class, and by the same share the plain classifier's
+    logits; a prototype's is the mean over the class's known present images.
+    """
+
+    typical: Tensor
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.prototypes = Prototypes(self.classes, self.width)
         self.blending = Blending()
+        self.register_buffer("typical", torch.zeros(self.classes))
 
     def forward(self, maps: Tensor, known: Tensor, step: int) -> dict[str, Tensor]:
-        features = self.net.features(maps)
+        features, plain = self.net.features(maps), self.plain(maps)
         losses = {
-            "bce": partial_bce(self.net.classify(features), known),
+            "bce": partial_bce(plain + self.net.classify(features), known),
             "contrast": CONTRAST * instance_contrast(features, known),
         }
         if self.started(step):
             blends = {
-                "instances": self.blending.instances(features, known),
-                "prototypes": self.blending.prototypes(features, known, self.prototypes),
+                "instances": (*self.blending.instances(features, known), plain.flip(0)),
+                "prototypes": (
+                    *self.blending.prototypes(features, known, self.prototypes),
+                    self.typical.expand_as(plain),
+                ),
             }
-            for name, (mixed, labels) in blends.items():
-                losses[name] = partial_bce(self.net.classify(mixed), labels)
+            for name, (mixed, labels, other) in blends.items():
+                share = torch.where(labels != known, labels, torch.zeros_like(labels)).detach()
+                blended = torch.lerp(plain, other.to(plain.dtype), share.to(plain.dtype))
+                losses[name] = partial_bce(blended + self.net.classify(mixed), labels)
         return losses
 
     def refresh(self, step: int, batches: Batches) -> None:
         examples = Examples(self.classes, self.width).to(self.prototypes.centres.device)
         self.collect(examples, batches)
         self.prototypes.fit(examples, self.seed)
+        total, number = torch.zeros_like(self.typical), torch.zeros_like(self.typical)
+        for maps, known in batches():
+            total += (self.plain(maps) * (known > 0)).sum(0)
+            number += (known > 0).sum(0)
+        self.typical.copy_(total / number.clamp(min=1))
 
     def own_rates(self) -> list[tuple[nn.Parameter, float]]:
-        rate = self.moving_rate()
-        return [(share, rate) for share in (self.blending.raw_alpha, self.blending.raw_beta)]
+        shares = (self.blending.raw_alpha, self.blending.raw_beta)
+        return super().own_rates() + [(share, self.moving_rate()) for share in shares]
