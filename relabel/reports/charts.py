@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relabel.errors import shown
 from relabel.reports.style import escaped
 from relabel.workspace.atomic import atomic_path
 
@@ -204,6 +205,7 @@ def heat_map(
         what: what a cell says, with ``{row}``, ``{column}`` and ``{value}``, shown where the
             pointer rests.
     """
+    names = [shown(name) for name in names]
     size, label = len(names), min(max(map(len, names), default=0), _LONGEST)
     cell = max(14, min(30, 460 // max(size, 1)))
     margin, top = 6 * label + 8, 5 * label + 12
@@ -221,13 +223,14 @@ def heat_map(
         tips[patch] = what.format(**text)
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)
-    shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    texts = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
     axes.xaxis.tick_top()
     style: dict[str, Any] = {"fontsize": min(11, 0.55 * cell + 3), "color": SOFT}
+    style["parse_math"] = False
     axes.set_xticks(
-        range(size), shown, rotation=50, ha="left", va="bottom", rotation_mode="anchor", **style
+        range(size), texts, rotation=50, ha="left", va="bottom", rotation_mode="anchor", **style
     )
-    axes.set_yticks(range(size), shown, va="center", **style)
+    axes.set_yticks(range(size), texts, va="center", **style)
     axes.tick_params(length=0, pad=3)
     # Letters of a few categories are not blown up to the width of the page.
     body = f'<div style="max-width:{round(1.5 * width)}px">{_inline(figure, title, tips)}</div>'
@@ -321,7 +324,9 @@ def _inline(figure: Figure, label: str, tips: Mapping[Any, str], *, stretch: boo
         patch.set_gid(f"tip{k}")
         patch.set_clip_on(False)
     stream = io.StringIO()
-    with rc_context({**_RC, "svg.fonttype": "none"}):
+    with rc_context({**_RC, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The page's reader has the letters that this font lacks.
+        warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(stream, format="svg", metadata={"Date": None})
     body = stream.getvalue().partition("</defs>")[2]
     for k, tip in enumerate(tips.values()):

@@ -166,7 +166,7 @@ def _overview(counts: CompletionCounts) -> str:
 
 def _cooccurrence(counts: CompletionCounts) -> str:
     kept = np.sort(np.argsort(-counts.present, kind="stable")[:_MATRIX])
-    names = [counts.classes[k] for k in kept]
+    names = [counts.classes[int(k)] for k in kept]
     both = np.ix_(kept, kept)
     what = "{value} of the images with {row} have {column}"
     maps = [

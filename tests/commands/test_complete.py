@@ -173,9 +173,7 @@ def test_one_class_and_a_folder_of_somebody_else(
     assert code == 1 and "no dataset is called 'colors'" in err
 
 
-def test_compare_methods(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_methods(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "study"
     call: list[Any] = ["evaluate", "completion", "-C", world / "relabel.toml"]
     call += ["--dataset", "colours", "--methods", "bce,asl", "--proportions", "20,60"]

@@ -1,4 +1,4 @@
-"""The written result: parts, files, counts, report and FiftyOne dataset, on labels known by heart."""
+"""The written result: parts, files, counts, report and FiftyOne dataset, worked out by hand."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parts_follow_blocks_not_batches(sizes: tuple[int, ...]) -> None:
     found = list(completed_parts(labels_of(), batches(sizes), 0.5))
     assert [(part.start, len(part)) for part in found] == [(0, 3), (3, 1)]
-    assert np.concatenate([p.scores for p in found]).tolist() == np.float32(SCORES).tolist()
+    assert (
+        np.concatenate([p.scores for p in found]).tolist() == np.array(SCORES, np.float32).tolist()
+    )
     assert np.concatenate([p.source for p in found]).tolist() == SOURCE
     present = np.concatenate([p.present for p in found])
     assert [np.flatnonzero(row).tolist() for row in present] == COMPLETED
@@ -97,11 +99,13 @@ def test_files(tmp_path: Path) -> None:
     assert table["file_name"] == [f"a/{i}.png" for i in range(4)]
     assert table["present"] == [[0], [], [0, 1], []]
     assert table["absent"] == [[], [1], [2], []]
-    assert table["scores"] == np.float32(SCORES).tolist()
+    assert table["scores"] == np.array(SCORES, np.float32).tolist()
     assert table["source"] == [[SOURCES[k] for k in row] for row in SOURCE]
     again = read_partial(tmp_path / files["parquet"])
     assert again.classes == CLASSES and again.dense().tolist() == KNOWN_LABELS
-    scores = read_predictions(tmp_path / files["parquet"])  # `evaluate multilabel` takes it as it is
+    scores = read_predictions(
+        tmp_path / files["parquet"]
+    )  # `evaluate multilabel` takes it as it is
     assert scores.class_names == list(CLASSES)
 
     with (tmp_path / files["csv"]).open(newline="", encoding="utf-8") as stream:
@@ -117,7 +121,7 @@ def test_files(tmp_path: Path) -> None:
 
     soft = read_tsv(tmp_path / files["tsv"], 3)
     dense = soft.labels.toarray()
-    kept = np.float32(SCORES) * (np.array(SCORES) >= TSV_LEAST)
+    kept = np.array(SCORES, np.float32) * (np.array(SCORES) >= TSV_LEAST)
     assert np.allclose(dense, kept, atol=1e-4) and soft.labels.nnz == (kept > 0).sum()
     assert (soft.gt == -1).all()
 

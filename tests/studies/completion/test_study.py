@@ -1,4 +1,4 @@
-"""The comparison of methods: its protocol, its plan, resuming, and its numbers, with a fake trainer."""
+"""The comparison of methods: protocol, plan, resuming and numbers, with a fake trainer."""
 
 from __future__ import annotations
 
@@ -143,9 +143,7 @@ def test_numbers_are_those_of_a_direct_evaluation(done: CompletionPlan) -> None:
     found = finished(cell)
     assert found is not None
     labels = hide(TRAIN, 0.5, 1)
-    again = FakeTrainer()(
-        labels, TEST, cell.settings, done.out / "again", Path(), RUNTIME
-    )[""]
+    again = FakeTrainer()(labels, TEST, cell.settings, done.out / "again", Path(), RUNTIME)[""]
     hidden = measure_entries(TRAIN.known, again.train, known=labels.known)
     assert again.test is not None
     tested = measure_entries(TEST.known, again.test)
