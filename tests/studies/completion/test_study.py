@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relabel.catalogue.catalogue import Catalogue
+from relabel.catalogue.catalogue import Catalogue, load_catalogue
 from relabel.datasets.partial.labels import PartialLabels, hide, sparse_known
 from relabel.errors import ConfigError, DataError
 from relabel.evaluation.multilabel.entries import measure_entries
@@ -270,3 +270,23 @@ def test_a_wrong_protocol_is_one_line(tmp_path: Path, change: dict[str, Any], ma
     with pytest.raises(ConfigError, match=match) as caught:
         read_completion_protocol(catalogue)
     assert str(tmp_path / "relabel.toml") in str(caught.value)
+
+
+PROTOCOLS = Path(__file__).resolve().parents[3] / "benchmarks" / "protocols"
+
+
+@pytest.mark.parametrize("file", sorted(PROTOCOLS.glob("completion*.toml")), ids=lambda p: p.stem)
+def test_the_protocols_of_benchmarks_can_be_read(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RELABEL_SHARED", "DEMO_WORLD", "IMAGENET_LABELS"):
+        monkeypatch.delenv(name, raising=False)
+    catalogue = load_catalogue(config=file)
+    protocol = read_completion_protocol(catalogue)
+    assert protocol.proportions == tuple(k / 10 for k in range(1, 10))
+    assert len(protocol.seeds) >= 3 and len(protocol.rows()) >= 8
+    for name in protocol.datasets:
+        entry = catalogue.get(name)
+        assert entry.has("test") and "shared" in str(entry.root) or "demo_world" in str(entry.root)
+    settings = CompletionSettings(**catalogue.table("complete"))
+    assert settings.backbone.endswith("mobilenet_v2_imagenet")
