@@ -33,8 +33,7 @@ def label_cooccurrence(known: csr_array | np.ndarray, smoothing: float = 0.0) ->
     Source: SSGRL's statistical co-occurrence (Chen et al., ICCV 2019), as HST uses it.
     """
     table = csr_array(known)
-    assert table.shape is not None
-    n, c = table.shape
+    n, c = table.shape  # type: ignore[misc]
     together, apart = np.zeros((c, c)), np.zeros((c, c))
     n_present, n_absent = np.zeros(c), np.zeros(c)
     for start in range(0, n, ROWS):

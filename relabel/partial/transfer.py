@@ -22,7 +22,7 @@ _SURE = 0.99
 
 
 @dataclass(frozen=True)
-class Pairs:
+class LabelPairs:
     """How sure each known present class of an image makes each other class of it.
 
     Attributes:
@@ -110,10 +110,10 @@ class IntraImage(nn.Module):
         self.other_weight = nn.Parameter(torch.ones(classes, hidden))
         self.bias = nn.Parameter(cooccurrence.float().clamp(1 - _SURE, _SURE).logit())
 
-    def forward(self, features: Tensor, known: Tensor) -> Pairs:
+    def forward(self, features: Tensor, known: Tensor) -> LabelPairs:
         """Rows of the known present classes of class features [B, C, d] and labels [B, C]."""
         image, given = (known > 0).nonzero(as_tuple=True)
-        return Pairs(self._logits(features, image, given), image, given)
+        return LabelPairs(self._logits(features, image, given), image, given)
 
     @torch.no_grad()
     def matrix(self, features: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class Thresholds(nn.Module):
     def loss(self, scores: Tensor, known: Tensor) -> Tensor:
         """Partial BCE of the soft step over the known labels. Detach scores not to train them.
 
-        Scores of known labels must be made as those of unknown ones are: see `Pairs.held_out`.
+        Scores of known labels must be made as those of unknown ones are: see `LabelPairs.held_out`.
         """
         return partial_bce(self(scores), known)
 

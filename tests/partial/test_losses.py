@@ -184,6 +184,7 @@ def test_prototype_contrast_draws_the_present_near_and_the_absent_away() -> None
 ALL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": partial_bce,
     "asymmetric": asymmetric,
+    "asymmetric without clip": lambda x, y: asymmetric(x, y, clip=0),
     "selective": lambda x, y: selective(x, y, torch.full((x.shape[1],), 0.01)),
     "instances": lambda x, y: instance_contrast(x[:, :, None] * torch.ones(3), y),
     "prototypes": prototype_contrast,

@@ -112,6 +112,20 @@ def test_memory_of_semantic_decoupling_is_bounded(monkeypatch: pytest.MonkeyPatc
     assert decoupling_peak(80, b, m).total > b * H * W * m * 80 * 2
 
 
+def test_memory_of_the_graph_is_that_of_a_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole it keeps thirty values as large as the features; in pieces, that of four images."""
+    net = SemanticAware(D, embeddings(), torch.rand(C, C), width=16, hidden=4)
+    features = torch.randn(128, C, 16, requires_grad=True)
+    totals = {}
+    for images in (4, 128):
+        monkeypatch.setattr(memory, "PIECE", images * C * 16 * 10 * STEPS)
+        with Peak() as peak:
+            net.classify(features).square().sum().backward()
+        totals[images] = peak.total
+    weights = sum(p.numel() for p in net.parameters())
+    assert totals[4] < 4 * features.numel() + 2 * weights < 20 * features.numel() < totals[128]
+
+
 def test_pooled_and_class_linear() -> None:
     x, net = maps(), Pooled(D, C)
     mean = torch.stack([torch.stack([channel.mean() for channel in image]) for image in x])

@@ -109,11 +109,14 @@ def read_json_labels(path: Path) -> tuple[list[str], tuple[str, ...], csr_array]
         if not {"classes", "images"} <= set(top):
             names, present = classes_by_name(path, None, data=data)
             count = label_shape(present)[1]
-            return names, numbered_classes(count), known_matrix(present)
+            return names, numbered_classes(count), known_matrix(present, file=path)
         try:
             file = msgspec.json.decode(data, type=_File)
         except msgspec.ValidationError as error:
             raise _told(path, error) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            parse_json(data, path)  # says more of what is wrong
+            raise DataError(f"is not valid JSON: {error}", file=path, remedy=_FORMAT) from error
         check_class_count(len(file.classes), path)
         check_once(file.classes, "class", path)
         names = [image.file_name for image in file.images]

@@ -26,7 +26,7 @@ from relabel.datasets.partial.building import (
     numbered_classes,
     widened,
 )
-from relabel.datasets.partial.labels import ABSENT, PRESENT, check_once, stacked
+from relabel.datasets.partial.labels import ABSENT, PRESENT, check_once, check_room, stacked
 from relabel.errors import DataError
 from relabel.files.json_text import parse_json
 from relabel.files.parquet import reading_parquet
@@ -102,6 +102,7 @@ def read_parquet(path: Path) -> tuple[list[str], tuple[str, ...], csr_array]:
         named = next((name for name in _NAME_COLUMNS if name in schema.names), None)
         if named is None:
             raise DataError("has no column of file names", file=path, remedy=_COLUMNS)
+        _check_room(path, file.metadata, len(classes or ()))
         names: list[str] = []
         parts: list[csr_array] = []
         for batch in file.iter_batches(_BATCH, columns=[named, "present", "absent"]):
@@ -122,6 +123,20 @@ def read_parquet(path: Path) -> tuple[list[str], tuple[str, ...], csr_array]:
     count = len(classes or ()) or max((label_shape(p)[1] for p in parts), default=1)
     known = stacked([widened(part, count) for part in parts], count)
     return names, classes or numbered_classes(count), known
+
+
+def _check_room(path: Path, told: Any, classes: int) -> None:
+    """Count the values that the file says it has, which hardly take room on the disk."""
+    entries = 0
+    for number in range(told.num_row_groups):
+        group = told.row_group(number)
+        chunks = (group.column(c) for c in range(group.num_columns))
+        entries += sum(
+            chunk.num_values
+            for chunk in chunks
+            if chunk.path_in_schema.partition(".")[0] in ("present", "absent")
+        )
+    check_room(entries, told.num_rows, classes, path)
 
 
 def _lists(values: np.ndarray, counts: np.ndarray, kind: Any) -> Any:

@@ -11,6 +11,8 @@ Shape legend: ``N`` images, ``C`` classes, ``n`` boxes.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -38,22 +40,29 @@ def from_detection(dataset: DetectionDataset) -> PartialLabels:
         dataset.root,
         list(images.file_name),
         tuple(space.class_names),
-        known_of_boxes(present, doubtful, cells),
+        known_of_boxes(present, doubtful, cells, dataset.source or dataset.name),
         images.location,
     )
 
 
 def known_of_boxes(
-    present: csr_array, doubtful: csr_array, cells: tuple[np.ndarray, np.ndarray] | None
+    present: csr_array,
+    doubtful: csr_array,
+    cells: tuple[np.ndarray, np.ndarray] | None,
+    file: str | Path,
 ) -> csr_array:
     """int8 [N, C] of what is known.
 
     Args:
         present, doubtful: bool [N, C], classes with an object, and with regions to leave out alone.
         cells: of a federated set, as `federated_cells` gives them; None where all was looked for.
+        file: for messages.
+
+    Raises:
+        DataError: more entries than there is memory for.
     """
     if cells is None:
-        return known_matrix(present, doubtful)
+        return known_matrix(present, doubtful, file=file)
     negative, not_exhaustive = cells
     images, classes = label_shape(present)
     there, unsure = (label_rows(m) * classes + m.indices for m in (present, doubtful))

@@ -213,7 +213,7 @@ def _read_tsv(path: Path, classes: int | None) -> tuple[list[str], tuple[str, ..
     )
     unknown = label_matrix(rows[~sure], table.labels.indices[~sure], shape)
     silent = (np.diff(table.labels.indptr) == 0) & (table.gt < 0)
-    known = known_matrix(present, unknown)
+    known = known_matrix(present, unknown, file=path)
     known = kept_entries(known, ~silent[label_rows(known)])
     return table.file_names, numbered_classes(count), known
 

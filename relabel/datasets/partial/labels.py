@@ -23,6 +23,9 @@ from relabel.workspace.fingerprint import fingerprint
 PRESENT, ABSENT, UNKNOWN = 1, -1, 0
 _BLOCK_CELLS = 1 << 22
 _BLOCK_ROWS = 1 << 12
+# A value and an index, twice while parts are put together.
+_ENTRY_BYTES = 10
+_ALWAYS_FINE, _MOST_ENTRIES = 1 << 30, 2**31 - 1
 _MOST_SEED = 2**32 - 1
 
 
@@ -185,17 +188,24 @@ def kept_entries(known: csr_array, keep: np.ndarray) -> csr_array:
     return csr_array(parts, shape=label_shape(known))
 
 
-def known_matrix(present: csr_array, unknown: csr_array | None = None) -> csr_array:
+def known_matrix(
+    present: csr_array, unknown: csr_array | None = None, *, file: str | Path | None = None
+) -> csr_array:
     """What is known where every class of every image was looked at.
 
     Args:
         present: bool [N, C].
         unknown: bool [N, C], entries about which nothing is said; present ones win.
+        file: for messages.
 
     Returns:
         int8 [N, C].
+
+    Raises:
+        DataError: see `check_room`.
     """
     images, classes = label_shape(present)
+    check_room(images * classes - (0 if unknown is None else unknown.nnz), images, classes, file)
     parts = []
     for rows in row_blocks(images, classes):
         block = np.full((rows.stop - rows.start, classes), ABSENT, np.int8)
@@ -230,6 +240,28 @@ def stacked(parts: Sequence[csr_array], classes: int) -> csr_array:
         ),
         shape=(len(lengths), classes),
     )
+
+
+def check_room(entries: int, images: int, classes: int, file: str | Path | None) -> None:
+    """Refuse more entries than there is memory for, before it is taken.
+
+    A short file can state many: each of its images has every class it knows.
+
+    Raises:
+        DataError: there is not enough.
+    """
+    need = _ENTRY_BYTES * entries
+    if need <= _ALWAYS_FINE:
+        return
+    import psutil
+
+    if entries > _MOST_ENTRIES or need > psutil.virtual_memory().available:
+        raise DataError(
+            f"{images:,} images times {classes:,} classes are up to {entries:,} entries, which "
+            f"need {need >> 30:,} GiB of memory",
+            file=file,
+            remedy="Take fewer images or classes.",
+        )
 
 
 def row_blocks(images: int, classes: int) -> Iterator[slice]:

@@ -93,7 +93,7 @@ def read_coco(
         root,
         list(images.file_name),
         tuple(space.class_names),
-        known_of_boxes(present, doubtful, cells),
+        known_of_boxes(present, doubtful, cells, file),
         images.location,
     )
 
@@ -153,7 +153,9 @@ def read_vg200(
     mine = labels_of_names(names, named, present, file, listing)
     root, places = _image_folder(path, [path / n for n in (*_VG_FOLDERS, "images", "")], names)
     own = numbered_classes(label_shape(present)[1]) if classes is None else tuple(classes)
-    return PartialLabels(name or path.resolve().name, root, names, own, known_matrix(mine), places)
+    return PartialLabels(
+        name or path.resolve().name, root, names, own, known_matrix(mine, file=file), places
+    )
 
 
 def read_nus_wide(

@@ -282,12 +282,14 @@ def _tsv(path: Path, threshold: float) -> Truths:
 
 def _partial(path: Path) -> Truths:
     from relabel.datasets.partial.files import read_partial
+    from relabel.datasets.partial.labels import check_room
 
     given = read_partial(path)
     space = LabelSpace.from_names(given.name, given.classes)
     rows = label_rows(given.known)[given.known.data > 0]
     shape = (len(given), given.num_classes)
     labels = label_matrix(rows, given.known.indices[given.known.data > 0], shape)
+    check_room(shape[0] * shape[1] - given.known.nnz, *shape, path)
     blocks = [csr_array(block == 0) for _, block in given.blocks()]
     unknown = csr_array(vstack(blocks, format="csr")) if blocks else csr_array(shape, dtype=bool)
     names = list(given.file_names)

@@ -145,6 +145,13 @@ def test_damaged_json_is_one_line(tmp_path, text):
         read_partial(path)
 
 
+def test_json_that_is_no_text(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b'{"classes": ["a"], "images": [{"file_name": "\xff"}]}')
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        read_partial(path)
+
+
 def test_an_object_of_file_names_says_all_that_is_there(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a.jpg": [2], "b.jpg": []}')
@@ -235,3 +242,21 @@ def test_a_file_without_a_known_suffix_goes_by_its_content(tmp_path):
     (tmp_path / "plain").write_text("nothing")
     with pytest.raises(DataError, match="no label file"):
         read_partial(tmp_path / "plain")
+
+
+def test_a_tsv_with_one_great_index_takes_no_memory(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text("a\t99999\t\t\n" + "".join(f"{i}\t1\t\t\n" for i in range(30_000)))
+    with pytest.raises(DataError, match="30,001 images times 100,000 classes"):
+        read_partial(path)
+
+
+def test_a_parquet_that_unpacks_to_more_than_there_is_room_for(tmp_path, monkeypatch):
+    path = tmp_path / "x.parquet"
+    monkeypatch.setattr("relabel.datasets.partial.labels._ALWAYS_FINE", 1000)
+    monkeypatch.setattr("relabel.datasets.partial.labels._MOST_ENTRIES", 200)
+    write_partial(made(np.ones((10, 10), int)), path)
+    assert len(read_partial(path)) == 10
+    write_partial(made(np.ones((21, 10), int)), path)
+    with pytest.raises(DataError, match="21 images times 10 classes"):
+        read_partial(path)

@@ -117,3 +117,20 @@ def test_the_fingerprint_tells_labels_images_and_classes_apart(tmp_path):
     before = stored.fingerprint(labels=False)
     (tmp_path / "0.jpg").write_bytes(b"123")
     assert stored.fingerprint(labels=False) != before
+
+
+def test_a_short_file_that_states_too_many_entries_is_refused():
+    wide = csr_array((1 << 20, 1 << 17), dtype=bool)
+    with pytest.raises(DataError, match=r"1,048,576 images times 131,072 classes .*GiB"):
+        known_matrix(wide, file="x.tsv")
+
+
+def test_room_is_asked_for_where_it_is_short(monkeypatch):
+    class Short:
+        available = 1 << 30
+
+    monkeypatch.setattr("psutil.virtual_memory", Short)
+    module.check_room(10, 10, 1, None)
+    module.check_room(100_000_000, 1_000_000, 100, None)
+    with pytest.raises(DataError, match="need 1 GiB"):
+        module.check_room(110_000_000, 1_000_000, 110, None)

@@ -1,6 +1,7 @@
 """The layouts of multi-label sets, and detection sets as partial labels."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,8 @@ def test_lvis_stays_federated_through_the_catalogue_s_classes_and_spaces(tmp_pat
 
 
 def test_selections_of_the_catalogue_hold(tmp_path):
-    coco(tmp_path / "set", **{f"i{n}": [10] if n % 2 else [] for n in range(10)})
+    images: Any = {f"i{n}": [10] if n % 2 else [] for n in range(10)}
+    coco(tmp_path / "set", **images)
     (tmp_path / "relabel.toml").write_text(
         '[datasets.s]\nroot = "set"\nformat = "coco"\nholdout = 0.2\nsample = 3\n'
     )
