@@ -52,8 +52,10 @@ def fit_calibration(
 ) -> Calibration:
     """Platt scaling (Platt, 1999) that classes share as far as they are rare.
 
-    First one line is fitted to all entries, then each class's own to its entries with the shared
-    one as the mean of a normal prior: a class with few entries keeps the shared one.
+    Entries count as present with a probability of ``(n + 1) / (n + 2)`` or of ``1 / (n + 2)``, n
+    their number, as there: where logits tell all apart, slopes stay finite. First one line is
+    fitted to all entries, then each class's own to its entries with the shared one as the mean of
+    a normal prior: a class with few entries keeps the shared one.
 
     Args:
         logits: float [N].
@@ -64,37 +66,40 @@ def fit_calibration(
     Returns:
         What `Calibration.none` gives where fewer than three entries are present, or absent.
     """
-    if min(int(present.sum()), int((~present).sum())) < _FEWEST:
+    yes, no = int(present.sum()), int((~present).sum())
+    if min(yes, no) < _FEWEST:
         return Calibration.none(count)
+    target = np.where(present, (yes + 1) / (yes + 2), 1 / (no + 2))
     one = np.zeros(len(logits), np.int64)
-    shared = _fit(logits, present, one, 1, np.array([[1.0, 0.0]]), _TINY)
+    shared = _fit(logits, target, one, 1, np.array([[1.0, 0.0]]), _TINY)
     shared[:, 0] = np.maximum(shared[:, 0], _FLATTEST)
     prior = np.repeat(shared, count, axis=0)
-    own = _fit(logits, present, np.asarray(classes, np.int64), count, prior, _SHRINK)
+    own = _fit(logits, target, np.asarray(classes, np.int64), count, prior, _SHRINK)
     return Calibration(np.maximum(own[:, 0], _FLATTEST), own[:, 1])
 
 
 def _fit(
     logits: np.ndarray,
-    present: np.ndarray,
+    target: np.ndarray,
     groups: np.ndarray,
     count: int,
     prior: np.ndarray,
     strength: float,
 ) -> np.ndarray:
     """float64 [count, 2], slope and offset of each group, by Newton steps that never climb."""
-    x, sign = np.asarray(logits, np.float64), np.where(present, 1.0, -1.0)
+    x = np.asarray(logits, np.float64)
     values = prior.copy()
 
     def cost(v: np.ndarray) -> np.ndarray:
         z = v[groups, 0] * x + v[groups, 1]
-        each = np.bincount(groups, -log_expit(sign * z), minlength=count)
+        losses = -target * log_expit(z) - (1 - target) * log_expit(-z)
+        each = np.bincount(groups, losses, minlength=count)
         return each + strength / 2 * ((v - prior) ** 2).sum(1)
 
     now = cost(values)
     for _ in range(_ROUNDS):
         p = expit(values[groups, 0] * x + values[groups, 1])
-        error, weight = p - present, p * (1 - p)
+        error, weight = p - target, p * (1 - p)
         gradient = strength * (values - prior)
         gradient[:, 0] += np.bincount(groups, error * x, minlength=count)
         gradient[:, 1] += np.bincount(groups, error, minlength=count)

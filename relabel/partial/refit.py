@@ -64,9 +64,9 @@ def refit(
     """
     model, calibration, config = load_model(trained)
     check_inputs(trained, config, inputs)
-    if tuple(config["classes"]) != labels.classes or config["images"] != len(labels):
+    if config["labels"] != labels.fingerprint():
         raise StageError(
-            "was trained on other classes or images than these labels have",
+            "was trained on other labels",
             file=trained,
             remedy="Refit with the labels of the training.",
         )
@@ -85,7 +85,7 @@ def refit(
     if pull is not None:
         refit_model(model, labels, inputs, (pull,), runtime)[0].put(model)
     out.mkdir(parents=True, exist_ok=True)
-    kept = ("steps", "prior", "images")
+    kept = ("steps", "prior", "labels")
     save_model(
         model,
         out,
@@ -113,9 +113,7 @@ def _choose(
     for pull, layer in zip((None, *PULLS), tried, strict=True):
         if layer is not None:
             layer.put(model)
-        logits, present, classes = held_back_logits(
-            model, labels, held, inputs, runtime
-        )
+        logits, present, classes = held_back_logits(model, labels, held, inputs, runtime)
         loss = -log_expit(np.where(present, logits, -logits)).mean()
         if loss < least:
             least = loss

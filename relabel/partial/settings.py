@@ -15,9 +15,7 @@ LEARNED = "learned"
 CLIP_PROMPT = "clip-prompt"
 """The method whose backbone is a CLIP checkpoint."""
 
-Method = Literal[
-    "hst", "bce", "asl", "csl", "curriculum", "sst", "sarb", "sr", "clip-prompt"
-]
+Method = Literal["hst", "bce", "asl", "csl", "curriculum", "sst", "sarb", "sr", "clip-prompt"]
 Part = Literal["ist", "cst", "dtl"]
 
 

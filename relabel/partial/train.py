@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +96,7 @@ def train(
         more={
             "key": key,
             "steps": steps,
-            "images": len(labels),
+            "labels": labels.fingerprint(),
             "prior": prior_of(labels).tolist(),
         },
     )
@@ -255,6 +254,7 @@ def _trained(
             yield model.maps(inputs.batch(some)), known
 
     due = model.method.refresh_steps()
+    backbone = () if model.body is None else model.body.parameters()
 
     def after_step(_net: nn.Module, step: int) -> None:
         if step in due:
@@ -271,7 +271,7 @@ def _trained(
         settings=plan,
         runtime=runtime,
         description=f"Training {settings.method} on {labels.name}",
-        backbone_parameters=set() if model.body is None else {id(p) for p in model.body.parameters()},
+        backbone_parameters={id(p) for p in backbone},
         rates={id(p): rate for p, rate in model.method.own_rates()},
         after_step=after_step,
     )
@@ -291,9 +291,12 @@ def _new_model(
     """A model whose random weights depend on the seed alone."""
     method = METHODS[settings.method]
     body = None
-    if not settings.frozen:
+    if isinstance(inputs, Features):
+        channels = inputs.channels
+    else:
         body = build_body(settings)
         assert isinstance(body, Body)
+        channels = body.channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(settings.seed, 0, 1))
         embeddings = None
@@ -301,7 +304,7 @@ def _new_model(
             embeddings = class_embeddings(settings.embeddings, labels.classes)
         setup = Setup(
             labels.classes,
-            inputs.channels if body is None else body.channels,
+            channels,
             torch.from_numpy(label_cooccurrence(labels.known, _SMOOTHING)),
             torch.from_numpy(prior_of(labels)).float(),
             embeddings,
@@ -312,9 +315,7 @@ def _new_model(
         return build_model(setup, body, _moments(inputs, body, device))
 
 
-def _moments(
-    inputs: Inputs, body: Body | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _moments(inputs: Inputs, body: Body | None, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation per channel of the maps' means over some training images, each [D]."""
     some = np.flatnonzero(inputs.readable)[:_MOMENT_IMAGES]
     means = []

