@@ -98,6 +98,9 @@ SECTIONS: Mapping[str, Section] = {
     "classifier": Section(
         "classifiers.settings", "ClassifierSettings", "Image classifiers and their training"
     ),
+    "complete": Section(
+        "partial.settings", "CompletionSettings", "The completion of partial labels"
+    ),
     "runtime": Section(
         "commands._sections",
         "RuntimeTable",
@@ -117,6 +120,7 @@ NETWORKS = {
     "maskcut.backbone": "backbone",
     "label_maps.classifier": "classifier",
     "classifier.model": "classifier",
+    "complete.backbone": "backbone",
 }
 
 

@@ -12,6 +12,7 @@ from relabel.workspace.progress import tell_problems
 
 from . import ablation
 from ._results import FILE, file_option, print_or_save, result_options, warn, with_default
+from .evaluate_completion import completion
 from .evaluate_downstream import downstream
 from .evaluate_multilabel import multilabel
 
@@ -25,6 +26,7 @@ def cli() -> None:
 
 
 cli.add_command(ablation.cli)
+cli.add_command(completion)
 cli.add_command(downstream)
 cli.add_command(multilabel)
 

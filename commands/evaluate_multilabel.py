@@ -9,14 +9,14 @@ import click
 
 from ._results import file_option, print_or_save, result_options, warn, with_default
 
-_FORMATS = ("real", "inv2", "imagenetv2", "coco", "voc", "tsv")
+_FORMATS = ("real", "inv2", "imagenetv2", "coco", "voc", "tsv", "partial")
 
 
 @click.command()
 @file_option(
     "--truth",
     "ReaL's real.json, multi-labels of ImageNetV2 as JSON or its folder, a COCO file, a VOC "
-    "folder, image set or XML file, or a TSV.",
+    "folder, image set or XML file, a TSV, or labels as CSV, JSON or Parquet.",
     required=True,
     metavar="PATH",
 )
@@ -53,6 +53,11 @@ _FORMATS = ("real", "inv2", "imagenetv2", "coco", "voc", "tsv")
     is_flag=True,
     help="Count images without a prediction as empty predictions instead of stopping.",
 )
+@file_option(
+    "--known",
+    "Labels as CSV, JSON, Parquet or TSV: only entries of which nothing is known there count.",
+)
+@with_default("--threshold", click.FLOAT, 0.5, "Minimum score of a predicted class, for F1.")
 @result_options
 def multilabel(
     truth: Path,
@@ -62,12 +67,15 @@ def multilabel(
     classes: int | None,
     classes_by: Literal["auto", "name", "position"],
     allow_missing: bool,
+    known: Path | None,
+    threshold: float,
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Top-1 and mAP over images and over classes of multi-label predictions.
+    """Top-1, mAP over images and over classes, CF1 and OF1 of multi-label predictions.
 
-    Images are joined by file name, in whatever folder. Images without a true class are skipped.
+    Images are joined by file name, in whatever folder. Images without a true class are skipped;
+    in mAP, CF1 and OF1 they count where the truth says that nothing is there.
     Average precision is scikit-learn's: equal scores are one step of the ranking. A COCO crowd
     region counts as its class; a class of which an image has only VOC's difficult objects is
     ignored there.
@@ -83,6 +91,8 @@ def multilabel(
         classes=classes,
         classes_by=classes_by,
         allow_missing=allow_missing,
+        known=known,
+        threshold=threshold,
     )
     warn(result.warnings)
     rows = tables.label_class_rows(result)

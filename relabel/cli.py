@@ -27,6 +27,7 @@ COMMANDS = {
     "train-classifier": "Train an image classifier on soft multi-labels.",
     "classify": "Write a classifier's scores on images.",
     "imagenet-multilabel": "Give every image the labels of all its objects.",
+    "complete": "Fill in the unknown labels of a partially labelled image set.",
     "cross-label": "Pseudo-label a dataset with another dataset's specialist.",
     "evaluate": "Score detections, or the quality of relabelled boxes.",
     "datasets": "List, describe, validate and convert datasets.",

@@ -33,7 +33,7 @@ MEASURED = {ROOT / "benchmarks" / f"{name}.md" for name in ("downstream", "lat_a
 FOREIGN = {"--headless", "--hide-scrollbars", "--screenshot", "--window-size", "--nproc-per-node"}
 FOREIGN |= {"--size", "--jobs"}
 # `labels.py` is a file, `labels.mode` a setting.
-FILE_TYPES = {"json", "log", "md", "parquet", "png", "py", "toml", "tsv"}
+FILE_TYPES = {"csv", "json", "log", "md", "parquet", "png", "py", "toml", "tsv"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 

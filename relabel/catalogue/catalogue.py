@@ -53,6 +53,7 @@ SETTINGS_TABLES = (
     "region_classifier",
     "labels",
     "classifier",
+    "complete",
     "runtime",
     "protocol",
 )

@@ -17,14 +17,9 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.dataset import Boxes, DetectionDataset
-from relabel.datasets.federated import (
-    FEDERATED_FIELDS,
-    NEGATIVE,
-    NOT_EXHAUSTIVE,
-    category_ids,
-    federated_columns,
-)
-from relabel.datasets.formats.coco.read import CATEGORY_FIELDS, positions
+from relabel.datasets.federated import NEGATIVE, NOT_EXHAUSTIVE
+from relabel.datasets.formats.coco.federated import federated_cells
+from relabel.datasets.formats.coco.read import CATEGORY_FIELDS
 
 MAX_FEDERATED = 300
 """Maximum number of detections per image, of all classes together."""
@@ -90,23 +85,12 @@ def federated(truth: DetectionDataset) -> Federated | None:
     Raises:
         DataError: ``neg_category_ids`` or ``not_exhaustive_category_ids`` is no list of ids.
     """
-    columns = federated_columns(truth.images.extra)
-    if columns is None:
+    space = truth.space
+    ids = space.ids[: space.num_classes]
+    cells = federated_cells(truth.images.extra, truth.images.id, ids, truth.name)
+    if cells is None:
         return None
-    classes = truth.space.num_classes
-    cells = []
-    for name, values in zip(FEDERATED_FIELDS, columns, strict=True):
-        image: list[int] = []
-        ids: list[int] = []
-        for row, value in enumerate(values):
-            found = category_ids(value, name, truth.name, f"image {truth.images.id[row]}")
-            ids += found
-            image += [row] * len(found)
-        place, known = positions(np.array(ids, np.int64), truth.space.ids[:classes])
-        rows = np.array(image, np.int64)
-        cells.append(np.unique(rows[known] * classes + place[known]))
     fields = truth.info.get(CATEGORY_FIELDS, {})
-    group = [fields.get(name, {}).get("frequency") for name in truth.space.class_names]
-    negative, not_exhaustive = cells
+    group = [fields.get(name, {}).get("frequency") for name in space.class_names]
     groups = tuple(g if g in GROUPS else "" for g in group)
-    return Federated(classes, negative, not_exhaustive, groups)
+    return Federated(space.num_classes, *cells, groups)

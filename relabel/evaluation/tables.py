@@ -149,6 +149,12 @@ def summary_rows(result: MultiLabelResult) -> Rows:
         count = metrics.bucket_images[name]
         rows.append([f"  of {labels}", percentage(metrics.buckets[name]), _count(count, "image")])
     rows.append(["mAP over classes", percentage(metrics.class_mAP), _count(classes, "class")])
+    whole, at = result.recognition, f"{result.threshold:g}"
+    if whole.mAP is not None:
+        entries, present = _count(whole.entries, "entry"), _count(classes, "class")
+        rows.append(["  with images without a label", percentage(whole.mAP), present])
+        rows.append([f"CF1 at {at}", percentage(whole.CF1), present])
+        rows.append([f"OF1 at {at}", percentage(whole.OF1), entries])
     if metrics.skipped:
         rows.append(["without a label, skipped", "", _count(metrics.skipped, "image")])
     return ["metric", "%", "mean over"], rows
@@ -163,7 +169,10 @@ def label_class_rows(result: MultiLabelResult, most: int = 20) -> Rows:
 
 
 def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}{'es' if what.endswith('s') else 's'}"
+    if n == 1:
+        return f"{n} {what}"
+    plural = f"{what[:-1]}ies" if what.endswith("y") else what + ("es" if what[-1] == "s" else "s")
+    return f"{n} {plural}"
 
 
 def markdown(table: Rows) -> str:

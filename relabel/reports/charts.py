@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relabel.errors import shown
 from relabel.reports.style import escaped
 from relabel.workspace.atomic import atomic_path
 
@@ -42,6 +43,7 @@ _VARIABLES = {
 }
 _WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP = 320, 150, 8, 22, 10
 _DPI = 160
+_LONGEST = 14  # letters of a name beside a matrix
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -166,10 +168,8 @@ def _bar_chart(
 ) -> str:
     """Bars from each of k + 1 ``edges`` to the next; ``ticks`` and ``mark`` are places there."""
     total, most = sum(counts), max(counts, default=0)
-    caption = f"{escaped(title)}{f'<small>{escaped(note)}</small>' if note else ''}"
-    head = f'<figure class="chart"><figcaption>{caption}</figcaption>'
     if not total:
-        return f"{head}<p>none</p></figure>"
+        return _figure(title, note, "<p>none</p>")
     figure, axes = _panel(_WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP)
     low, high = float(edges[0]), float(edges[-1])
     gap = (1 if len(counts) > 15 else 3) / (_WIDTH - 2 * _SIDE) * (high - low)
@@ -190,7 +190,87 @@ def _bar_chart(
     axes.tick_params(length=0, pad=16)
     for place, label in zip(ticks, axes.get_xticklabels(), strict=True):
         label.set_ha("left" if place == low else "right" if place == high else "center")
-    return f"{head}{_inline(figure, f'{title}: {note}' if note else title, tips)}</figure>"
+    return _figure(title, note, _inline(figure, f"{title}: {note}" if note else title, tips))
+
+
+def heat_map(
+    values: np.ndarray, names: Sequence[str], *, title: str, note: str = "", what: str = ""
+) -> str:
+    """A square matrix of shares as an SVG figure: the more, the darker; NaN stays empty.
+
+    Args:
+        values: float [k, k] in 0..1; rows from top to bottom.
+        names: k names, of rows and columns alike.
+        note: a line below the title.
+        what: what a cell says, with ``{row}``, ``{column}`` and ``{value}``, shown where the
+            pointer rests.
+    """
+    names = [shown(name) for name in names]
+    size, label = len(names), min(max(map(len, names), default=0), _LONGEST)
+    cell = max(14, min(30, 460 // max(size, 1)))
+    margin, top = 6 * label + 8, 5 * label + 12
+    width, height = margin + cell * size + 8, top + cell * size + 8
+    figure, axes = _panel(width, height)
+    axes.set_position((margin / width, 8 / height, cell * size / width, cell * size / height))
+    tips = {}
+    for (row, column), value in np.ndenumerate(values):
+        if np.isnan(value):
+            continue
+        # A share of nothing is seen as well: it says that there were images to tell.
+        shade = 0.04 + 0.96 * float(value)
+        (patch,) = axes.barh(row, 0.94, 0.94, column - 0.47, color=_BAR, alpha=shade)
+        text = {"row": names[row], "column": names[column], "value": f"{value:.0%}"}
+        tips[patch] = what.format(**text)
+    axes.set_xlim(-0.5, size - 0.5)
+    axes.set_ylim(size - 0.5, -0.5)
+    texts = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    axes.xaxis.tick_top()
+    style: dict[str, Any] = {"fontsize": min(11, 0.55 * cell + 3), "color": SOFT}
+    style["parse_math"] = False
+    axes.set_xticks(
+        range(size), texts, rotation=50, ha="left", va="bottom", rotation_mode="anchor", **style
+    )
+    axes.set_yticks(range(size), texts, va="center", **style)
+    axes.tick_params(length=0, pad=3)
+    # Letters of a few categories are not blown up to the width of the page.
+    body = f'<div style="max-width:{round(1.5 * width)}px">{_inline(figure, title, tips)}</div>'
+    return _figure(title, note, body)
+
+
+def reliability(
+    confidence: np.ndarray, share: np.ndarray, count: np.ndarray, *, title: str, note: str = ""
+) -> str:
+    """How often labels of a confidence are right, as bars over the confidence in an SVG figure.
+
+    Args:
+        confidence, share: float [k], of each bin the mean confidence and the share that is right.
+        count: int [k], labels in each bin; empty bins have no bar.
+    """
+    if not count.sum():
+        return _figure(title, note, "<p>none</p>")
+    figure, axes = _panel(_WIDTH, 230, 26, 24, 10)
+    tips = {}
+    for k in np.flatnonzero(count).tolist():
+        low, wide = k / len(count), 1 / len(count)
+        (bar,) = axes.bar(low + 0.05 * wide, share[k], 0.9 * wide, align="edge", color=_BAR)
+        bar.set_height(max(share[k], 0.004))
+        tips[bar] = f"confidence {confidence[k]:.2f}: {share[k]:.1%} of {count[k]:,} are present"
+    axes.plot([0, 1], [0, 1], color=_MARK, linewidth=1.5, linestyle=(0, (3.3, 2)))
+    axes.axhline(0, color=SOFT, linewidth=1, clip_on=False)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    style: dict[str, Any] = {"fontsize": 11, "color": SOFT}
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], va="baseline", **style)
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], **style)
+    axes.tick_params(length=0)
+    axes.tick_params(axis="x", pad=16)
+    axes.tick_params(axis="y", pad=3)
+    return _figure(title, note, _inline(figure, title, tips))
+
+
+def _figure(title: str, note: str, body: str) -> str:
+    caption = f"{escaped(title)}{f'<small>{escaped(note)}</small>' if note else ''}"
+    return f'<figure class="chart"><figcaption>{caption}</figcaption>{body}</figure>'
 
 
 def share_bar(parts: Mapping[str, int]) -> str:
@@ -244,7 +324,9 @@ def _inline(figure: Figure, label: str, tips: Mapping[Any, str], *, stretch: boo
         patch.set_gid(f"tip{k}")
         patch.set_clip_on(False)
     stream = io.StringIO()
-    with rc_context({**_RC, "svg.fonttype": "none"}):
+    with rc_context({**_RC, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The page's reader has the letters that this font lacks.
+        warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(stream, format="svg", metadata={"Date": None})
     body = stream.getvalue().partition("</defs>")[2]
     for k, tip in enumerate(tips.values()):

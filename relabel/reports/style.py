@@ -81,6 +81,7 @@ main .cards figure:not(.chart){margin:0;background:var(--panel);border:1px solid
 border-radius:6px;overflow:hidden}
 .cards img{border-radius:0;aspect-ratio:4/3;object-fit:contain;
 background:color-mix(in srgb,var(--fg) 10%,var(--panel))}
+.charts.two{grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr))}
 .charts.four{grid-template-columns:repeat(auto-fill,minmax(min(100%,15.5rem),1fr))}
 main .cards figure:not(.chart)>figcaption{padding:.55rem .75rem .65rem;margin:0}
 .cards ul{list-style:none;margin:0 0 .35rem;padding:0}
@@ -89,10 +90,13 @@ padding:.08rem 0}
 .cards li i{width:.8rem;height:.8rem;border-radius:2px;box-shadow:0 0 0 1px rgb(0 0 0/.35);
 align-self:center}
 .cards li i.none{background:none;box-shadow:inset 0 0 0 1px var(--soft);border-radius:50%}
+.cards li i.known{background:var(--bar)}.cards li i.added{background:var(--t2)}
 .cards li.faint{color:var(--soft)}
 .cards li.own b::after{content:"original";font-size:.72rem;font-weight:500;margin-left:.45em;
 padding:0 .35em;border:1px solid var(--line);border-radius:3px;color:var(--soft)}
 .cards li span{font-variant-numeric:tabular-nums}
+.cards li em{font-style:normal;font-size:.78rem;color:var(--soft);margin-left:.45em}
+.cards li .wrong{color:var(--mark)}
 .cards p{margin:.15rem 0;color:var(--soft)}
 td.bar{min-width:9rem;vertical-align:middle}
 td.bar i{display:block;height:.75rem;border-radius:2px;background:var(--bar)}

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ def fit(
     runtime: Runtime,
     description: str,
     backbone_parameters: set[int] | None = None,
+    rates: Mapping[int, float] | None = None,
     evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
     after_step: Callable[[nn.Module, int], None] | None = None,
     stateful: Sequence[Any] = (),
@@ -118,6 +119,7 @@ def fit(
         steps: number of optimiser steps.
         out: folder of the checkpoint and of ``training.json`` (losses and validations).
         backbone_parameters: ``id`` of the parameters that learn at ``backbone_lr_scale``.
+        rates: peak learning rates of single parameters by ``id``, in place of ``lr``.
         evaluate: model (with averaged weights where EMA is on) and step to named results.
         after_step: called with the model and the number of steps done, after each of them.
         stateful: objects with ``state_dict`` and ``load_state_dict`` that go into the checkpoint.
@@ -136,7 +138,7 @@ def fit(
         mixed_precision=resolve_precision(settings.precision, device),
         cpu=device.type == "cpu",
     )
-    optimizer = build_optimizer(model, settings, backbone_parameters or set())
+    optimizer = build_optimizer(model, settings, backbone_parameters or set(), rates)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(step, steps, settings.warmup, settings.decay)
     )
@@ -219,13 +221,17 @@ def drop_checkpoint(out: Path) -> None:
 
 
 def build_optimizer(
-    model: nn.Module, settings: TrainSettings, backbone: set[int]
+    model: nn.Module,
+    settings: TrainSettings,
+    backbone: set[int],
+    rates: Mapping[int, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Optimiser over the trainable parameters; norms and biases get no weight decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            lr = settings.lr * (settings.backbone_lr_scale if id(parameter) in backbone else 1.0)
+            scale = settings.backbone_lr_scale if id(parameter) in backbone else 1.0
+            lr = (rates or {}).get(id(parameter), settings.lr * scale)
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     parameters = [

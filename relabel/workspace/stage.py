@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,8 @@ class Stage:
             from what is in the folder, and returns the outputs as `finish` takes them.
         shards: what the work makes, where several processes make some each, without locks.
         lock: of a folder that holds more than this workspace's stages.
+        beside: names in the folder that are not this stage's, such as the folders of stages that it
+            needs: they are left alone.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Stage:
         work: Callable[[Stage], Outputs | None] | None = None,
         shards: Shards | None = None,
         lock: FolderLock | None = None,
+        beside: Collection[str] = (),
     ) -> None:
         self.name = name
         self.folder = Path(folder)
@@ -65,6 +68,7 @@ class Stage:
         self.work = work
         self.shards = shards
         self.lock = lock
+        self.beside = frozenset(beside)
         self._lock = FolderLock(self.folder, f"stage {name!r}")
 
     @cached_property
@@ -115,13 +119,7 @@ class Stage:
                 is off, or the folder holds files of somebody else (never emptied).
             BusyError: another process works in it.
         """
-        existed = self.folder.is_dir()
-        if existed and self._read() is None and not self._is_empty():
-            raise StageError(
-                f"the folder of stage {self.name!r} holds files that relabel did not write",
-                file=self.folder,
-                remedy="Choose another output folder, or move them away.",
-            )
+        self.refuse_foreign_files()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock.acquire(patience)
         try:
@@ -129,6 +127,15 @@ class Stage:
         except BaseException:
             self.release()
             raise
+
+    def refuse_foreign_files(self) -> None:
+        """Raise StageError if the folder holds files of somebody else."""
+        if self.folder.is_dir() and self._read() is None and not self._is_empty():
+            raise StageError(
+                f"the folder of stage {self.name!r} holds files that relabel did not write",
+                file=self.folder,
+                remedy="Choose another output folder, or move them away.",
+            )
 
     def _begin_locked(self, overwrite: bool) -> None:
         remove_leftovers(self.folder)
@@ -191,7 +198,7 @@ class Stage:
         """
         if outputs is None:
             visible = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith("."))
-            outputs = {name: name for name in visible if name != STAGE_FILE}
+            outputs = {n: n for n in visible if n != STAGE_FILE and n not in self.beside}
         listed = {}
         for key, value in outputs.items():
             path = self.folder / value
@@ -252,13 +259,12 @@ class Stage:
         return True
 
     def _is_empty(self) -> bool:
-        return all(
-            p.name == LOCK_FILE or p.name.startswith(TEMP_PREFIX) for p in self.folder.iterdir()
-        )
+        ours = {LOCK_FILE, *self.beside}
+        return all(p.name in ours or p.name.startswith(TEMP_PREFIX) for p in self.folder.iterdir())
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
-            if path.name in (STAGE_FILE, LOCK_FILE):
+            if path.name in (STAGE_FILE, LOCK_FILE) or path.name in self.beside:
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

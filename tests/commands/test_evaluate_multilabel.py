@@ -145,3 +145,82 @@ def test_labels_of_real_photos_against_their_boxes(
     # The others tie with the 19 classes that are not listed: precision k of (20 - ignored).
     assert 0.5 < content["buckets"]["2"] < 0.6
     assert content["buckets"][">=3"] < content["buckets"]["2"]
+
+
+@pytest.fixture
+def completed(tmp_path: Path) -> dict[str, Path]:
+    """A truth of which one entry is unknown, labels of half of it, and scores."""
+    files = {name: tmp_path / f"{name}.csv" for name in ("truth", "known")}
+    head = "file_name,cat,dog\n"
+    files["truth"].write_text(f"{head}a.jpg,1,-1\nb.jpg,-1,1\nc.jpg,-1,-1\nd.jpg,1,0\n")
+    files["known"].write_text(f"{head}a.jpg,1,0\nb.jpg,0,0\nc.jpg,0,-1\n")
+    files["scores"] = tmp_path / "scores.parquet"
+    names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    table = pa.table({"file_name": names, "scores": [[0.9, 0.6], [0.2, 0.4], [0.8, 0.1], [0.7, 1]]})
+    metadata = {"class_names": '["cat", "dog"]'}
+    pq.write_table(table.replace_schema_metadata(metadata), files["scores"])
+    return files
+
+
+def test_recognition_counts_images_without_a_class(completed: dict[str, Path], capsys: Any) -> None:
+    arguments = ("--truth", completed["truth"], "--predictions", completed["scores"])
+    code, text, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    content = json.loads(text)
+    # cat: a .9 right, c .8 wrong, d .7 right, b; dog: a .6 wrong, b .4 right, c; d is unknown.
+    assert content["mAP"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
+    assert content["class_mAP"] == pytest.approx((1 + 1 / 2) / 2)  # without c.jpg
+    assert (content["CP"], content["CR"]) == (pytest.approx(1 / 3), pytest.approx(1 / 2))
+    assert content["CF1"] == pytest.approx(0.4)
+    assert content["OF1"] == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+    assert (content["entries"], content["images"], content["skipped"]) == (7, 3, 1)
+    code, text, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "CF1 at 0.5" in text
+    assert "7 entries" in text
+
+
+def test_known_entries_do_not_count(completed: dict[str, Path], capsys: Any) -> None:
+    arguments = ("--truth", completed["truth"], "--predictions", completed["scores"])
+    code, text, _ = run(capsys, *arguments, "--known", completed["known"], "--json")
+    assert code == 0
+    content = json.loads(text)
+    # Left are cat of b, c, d (right third, at .7 below c's .8) and dog of a, b.
+    assert content["entries"] == 5
+    assert content["mAP"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert content["CF1"] == pytest.approx(2 * (1 / 4) * (1 / 2) / (3 / 4))
+    assert content["images"] == 2
+    code, text, _ = run(capsys, *arguments, "--threshold", "0.75", "--json")
+    assert json.loads(text)["CR"] == pytest.approx(1 / 4)
+
+
+def test_known_labels_that_do_not_fit(completed: dict[str, Path], capsys: Any) -> None:
+    arguments = ("--truth", completed["truth"], "--predictions", completed["scores"], "--known")
+    known = completed["known"]
+    for text, message in (
+        ("file_name,cat\nz.jpg,1\n", "has no image in common"),
+        ("file_name,cow\na.jpg,1\n", "has no class in common"),
+        ("file_name,cat,cat\na.jpg,1,1\n", "class 'cat' is there twice"),
+    ):
+        known.write_text(text)
+        code, _, err = run(capsys, *arguments, known)
+        assert code == 1
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+    code, _, err = run(capsys, *arguments, completed["truth"])
+    assert code == 1
+    assert "has no label that" in err
+    known.write_text("file_name,cat,cow\na.jpg,-1,1\n")
+    code, _, err = run(capsys, *arguments, known)
+    assert code == 0
+    assert "1 of 2 classes" in err
+
+
+def test_known_labels_by_number(real: Path, tmp_path: Path, capsys: Any) -> None:
+    file = predictions(tmp_path / "p.parquet", [4, 1, 3])
+    known = tmp_path / "known.json"
+    known.write_text(json.dumps({"classes": ["0", "1"], "images": [
+        {"file_name": f"{_NAME.format(4)}.JPEG", "present": [0], "absent": [1]}]}))  # fmt: skip
+    code, text, _ = run(capsys, "--truth", real, "--predictions", file, "--known", known, "--json")
+    assert code == 0
+    assert json.loads(text)["entries"] == 10  # three images of four classes, less two

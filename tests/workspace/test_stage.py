@@ -179,3 +179,27 @@ def test_finished_shards_are_not_missing(tmp_path: Path) -> None:
     assert shards.shard_path(2).name == "shard-00002-of-00003.parquet"
     shards.shard_path(1).write_bytes(b"")
     assert list(shards.missing()) == [0, 2]
+
+
+def test_what_lies_beside_a_stage_is_left_alone(tmp_path: Path) -> None:
+    """A result at the top of a workspace whose other stages have folders in it."""
+
+    def top(epochs: int) -> Stage:
+        return Stage("result", tmp_path, settings={"epochs": epochs}, beside=("model",))
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("kept")
+    stage = top(1)
+    stage.begin()
+    (tmp_path / "labels.csv").write_text("a,1")
+    stage.finish()
+    assert set(stage.outputs) == {"labels.csv"}
+    again = top(2)
+    again.begin(overwrite=True)
+    again.release()
+    assert not (tmp_path / "labels.csv").exists()
+    assert (tmp_path / "model" / "weights").read_text() == "kept"
+    (tmp_path / "2" / "model").mkdir(parents=True)
+    (tmp_path / "2" / "notes.txt").write_text("somebody's")
+    with pytest.raises(StageError, match="did not write"):
+        Stage("result", tmp_path / "2", settings={}, beside=("model",)).refuse_foreign_files()

@@ -5,7 +5,8 @@ Shape legend: ``N`` evaluated images, ``C`` classes, ``K`` classes of the predic
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from relabel.datasets.classes import MOST_CLASSES
-from relabel.datasets.multilabels import label_rows
+from relabel.datasets.multilabels import label_matrix, label_rows, label_shape
+from relabel.datasets.partial.files import read_partial
 from relabel.errors import ConfigError, DataError, did_you_mean
+from relabel.evaluation.multilabel.entries import THRESHOLD, EntryMetrics, measure_closed
 from relabel.evaluation.multilabel.joining import join_images
 from relabel.evaluation.multilabel.metrics import MultiLabelMetrics, measure_labels
 from relabel.evaluation.multilabel.predictions import Predictions, read_predictions
@@ -30,7 +33,9 @@ class MultiLabelResult:
     """Metrics and how they came about.
 
     Attributes:
-        metrics: the numbers.
+        metrics: the numbers of the images that have a true class.
+        recognition: mAP, CF1 and OF1 of all images whose classes are known.
+        threshold: score from which a class counted as predicted.
         truth_format: how the truth was read.
         class_names: C names, or None where classes are numbers.
         missing: names of images that had no prediction and counted as empty ones.
@@ -39,6 +44,8 @@ class MultiLabelResult:
     """
 
     metrics: MultiLabelMetrics
+    recognition: EntryMetrics
+    threshold: float
     truth_format: str
     class_names: list[str] | None
     missing: list[str]
@@ -62,6 +69,7 @@ class MultiLabelResult:
             "missing_images": self.missing[:_LISTED],
             "unknown": self.unknown,
             "truth_format": self.truth_format,
+            **self.recognition.to_dict(),
             "class_AP": self.class_aps(),
         }
 
@@ -75,6 +83,8 @@ def evaluate_multilabel(
     classes: int | None = None,
     classes_by: ClassesBy = "auto",
     allow_missing: bool = False,
+    known: str | Path | None = None,
+    threshold: float = THRESHOLD,
 ) -> MultiLabelResult:
     """Evaluate a file of predictions.
 
@@ -85,6 +95,8 @@ def evaluate_multilabel(
         classes: number of classes, where neither file says.
         classes_by: how classes correspond; ``auto`` takes names where both sides have them.
         allow_missing: images without a prediction count as images for which nothing is predicted.
+        known: a label file; only entries about which it says nothing count.
+        threshold: score from which a class is predicted, for CF1 and OF1.
 
     Raises:
         ConfigError: settings that do not fit the files.
@@ -92,18 +104,24 @@ def evaluate_multilabel(
     """
     if classes is not None and classes > MOST_CLASSES:
         raise ConfigError(f"--classes is {classes}; at most {MOST_CLASSES} can be measured")
+    if not math.isfinite(threshold):
+        raise ConfigError(f"--threshold is {threshold}", remedy="Give a number.")
     true = read_truths(truth, truth_format, threshold=truth_threshold)
     given = read_predictions(predictions)
     warnings = list(true.notes)
+    if known is not None:
+        true = _unknown_alone(true, Path(known).expanduser(), classes_by, warnings)
 
-    records, unknown = join_images(
+    record, unknown = join_images(
         true.file_names, given.file_names, truth_file=true.file, predictions_file=given.file
     )
     kept = np.flatnonzero(np.diff(true.labels.indptr))
     if not len(kept):
-        raise DataError("no image has a label", file=true.file)
-    record = records[kept]
-    missing = [true.file_names[int(i)] for i in kept[record < 0]]
+        raise DataError(
+            "no image has a label" if known is None else f"has no label that {known} does not know",
+            file=true.file,
+        )
+    missing = [true.file_names[int(i)] for i in kept[record[kept] < 0]]
     if len(missing) == len(kept):
         raise DataError(
             f"has no image in common with {true.file}; its first is "
@@ -131,7 +149,7 @@ def evaluate_multilabel(
             f"are left out; the first is {given.file_names[unknown[0]]!r}"
         )
 
-    scores, count = _scores(true, given, record, classes, classes_by, warnings)
+    scores, count = _scores(true, given, record[kept], classes, classes_by, warnings)
     remedy = "Give predictions over all classes, or --classes if there are more."
     _check_ids(true.labels, count, true.file, true.file_names, remedy)
     metrics = measure_labels(
@@ -140,9 +158,26 @@ def evaluate_multilabel(
         ignored=None if true.ignored is None else _over(true.ignored[kept], count),
         skipped=len(true.file_names) - len(kept),
     )
+    # An image without a class is one more that may be ranked above those with it.
+    judged = np.flatnonzero((np.diff(true.labels.indptr) > 0) | (true.tells_empty & (record >= 0)))
+    if len(judged) > len(kept):
+        scores, _ = _scores(true, given, record[judged], classes, classes_by, warnings)
+    recognition = measure_closed(
+        _over(true.labels[judged], count),
+        scores,
+        ignored=None if true.ignored is None else _over(true.ignored[judged], count),
+        threshold=threshold,
+    )
     names = true.space.class_names if true.space is not None else None
     return MultiLabelResult(
-        metrics, true.format, names, missing, len(unknown), list(dict.fromkeys(warnings))
+        metrics,
+        recognition,
+        threshold,
+        true.format,
+        names,
+        missing,
+        len(unknown),
+        list(dict.fromkeys(warnings)),
     )
 
 
@@ -184,6 +219,54 @@ def _scores(
         columns[position[known]] = known
         return DenseScores(given.scores.values, record, columns), count
     return given.scores.renamed(position, count).take(record), count
+
+
+def _unknown_alone(true: Truths, file: Path, classes_by: ClassesBy, warnings: list[str]) -> Truths:
+    """The truth without what a label file knows: those entries are ignored.
+
+    Raises:
+        DataError: the file is damaged, or has no image or class in common with the truth.
+    """
+    known = read_partial(file)
+    record, left = join_images(
+        true.file_names, known.file_names, truth_file=true.file, predictions_file=file
+    )
+    if len(left) == len(known) > 0:
+        raise DataError(
+            f"has no image in common with {true.file}; its first is {known.file_names[0]!r}",
+            file=file,
+            remedy="Images are joined by file name.",
+        )
+    images, count = label_shape(true.labels)
+    place = np.arange(known.num_classes)
+    if true.space is not None:
+        count = max(count, true.space.num_classes)
+        numbered = known.classes == tuple(map(str, range(known.num_classes)))
+        if classes_by == "name" or (classes_by == "auto" and not numbered):
+            found = [true.space.get(name) for name in known.classes]
+            place = np.array([count if k is None else k for k in found], np.int64)
+    else:
+        count = max(count, known.num_classes)
+    place = np.where(place < count, place, -1)
+    if (place < 0).all():
+        raise DataError(
+            f"has no class in common with {true.file}; its first is {known.classes[0]!r}",
+            file=file,
+            remedy="Take labels of the same classes.",
+        )
+    if (place < 0).any():
+        warnings.append(
+            f"{int((place < 0).sum())} of {known.num_classes} classes of {file} are not among "
+            f"those of {true.file} and are left out"
+        )
+    row = np.full(len(known), -1, np.int64)
+    row[record[record >= 0]] = np.flatnonzero(record >= 0)
+    rows, labels = row[label_rows(known.known)], place[known.known.indices]
+    keep = (rows >= 0) & (labels >= 0)
+    away = label_matrix(rows[keep], labels[keep], (images, count))
+    labels = _over(true.labels, count)
+    ignored = away if true.ignored is None else csr_array(_over(true.ignored, count) + away)
+    return replace(true, labels=csr_array(labels > labels.multiply(away)), ignored=ignored)
 
 
 def _positions(true: Truths, given: Predictions, warnings: list[str]) -> np.ndarray:
@@ -254,6 +337,8 @@ def _check_ids(
 
 
 def _over(labels: csr_array, count: int) -> csr_array:
-    """The same entries over ``count`` classes."""
+    """The same entries over ``count`` classes, without those of classes beyond."""
+    if bool((labels.indices >= count).any()):
+        labels = csr_array(labels[:, :count])
     parts = (labels.data, labels.indices, labels.indptr)
     return csr_array(parts, shape=(len(labels.indptr) - 1, count))

@@ -193,8 +193,8 @@ def _per_class(
     for label, (values, images, zeros) in zip(
         classes.tolist(), scores.columns(classes), strict=True
     ):
-        true = _looked_up(values, images, _images_of(of_class, label))
-        away = _images_of(left_out, label)
+        true = looked_up(values, images, images_of(of_class, label))
+        away = images_of(left_out, label)
         if len(away):
             keep = ~np.isin(images, away)
             zeros -= len(away) - int((~keep).sum())
@@ -206,12 +206,12 @@ def _per_class(
         yield float(np.mean(true_higher / higher))
 
 
-def _images_of(by_class: csc_array, label: int) -> np.ndarray:
+def images_of(by_class: csc_array, label: int) -> np.ndarray:
     """Images of a class, ascending."""
     return by_class.indices[by_class.indptr[label] : by_class.indptr[label + 1]]
 
 
-def _looked_up(values: np.ndarray, images: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def looked_up(values: np.ndarray, images: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Scores of the images ``wanted``; 0 for those not among ``images``, which ascend."""
     if not len(images):
         return np.zeros(len(wanted), dtype=values.dtype)

@@ -11,6 +11,8 @@
   class is there, so it counts. As in VOC's classification task, a class of which an image has
   only ``difficult`` objects (COCO: ``ignore``) is ignored in that image.
 - ``tsv``: the project's released format; the classes from a threshold on, and the original label.
+- ``partial``: a CSV, JSON or Parquet file of what is known, see `relabel.datasets.partial.files`; a
+  class about which nothing is known is ignored in that image.
 
 Shape legend: ``N`` images, ``C`` classes.
 """
@@ -25,7 +27,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from relabel.datasets.classes import MOST_CLASSES
 from relabel.datasets.formats.records import collector_paused
@@ -56,6 +58,8 @@ class Truths:
         ignored: bool [N, C], classes that are neither true nor false in an image.
         space: the classes by position, where the format says which there are.
         imagenet: whether classes are ImageNet's.
+        tells_empty: an image without any true class has none of them, rather than nobody having
+            looked.
         notes: what the user should know about the file.
     """
 
@@ -66,6 +70,7 @@ class Truths:
     ignored: csr_array | None = None
     space: LabelSpace | None = None
     imagenet: bool = False
+    tells_empty: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -107,11 +112,15 @@ def detect(path: Path) -> str:
         return "coco"
     if path.suffix.lower() == ".xml" or path.parent.name == "Main":
         return "voc"
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return "partial"
     head = read_bytes(path)[: 1 << 16].lstrip()
     if head[:1] == b"[":
         return "real"
     if head[:1] == b"{":
         fields = _decode(path, dict[str, msgspec.Raw])
+        if {"images", "classes"} <= set(fields):
+            return "partial"
         return "coco" if {"images", "annotations"} <= set(fields) else "inv2"
     if head[:1] == b"<":
         return "voc"
@@ -120,7 +129,8 @@ def detect(path: Path) -> str:
     raise DataError(
         "is none of the known kinds of truth",
         file=path,
-        remedy=f"Give real.json, a multi-label JSON, COCO, VOC or a TSV ({', '.join(FORMATS)}).",
+        remedy="Give real.json, a multi-label JSON, COCO, VOC, a TSV or labels as CSV or Parquet "
+        f"({', '.join(FORMATS)}).",
     )
 
 
@@ -257,7 +267,7 @@ def _from_boxes(
     doubtful: np.ndarray,
 ) -> Truths:
     labels, ignored = box_labels(rows, classes, doubtful, (len(names), space.num_classes))
-    return Truths(file, format, names, labels, ignored, space)
+    return Truths(file, format, names, labels, ignored, space, tells_empty=True)
 
 
 def _tsv(path: Path, threshold: float) -> Truths:
@@ -268,6 +278,22 @@ def _tsv(path: Path, threshold: float) -> Truths:
     rows = np.concatenate([label_rows(table.labels)[sure], given])
     labels = label_matrix(rows, ids, (len(table), int(ids.max(initial=-1)) + 1))
     return Truths(path, "tsv", list(table.file_names), labels)
+
+
+def _partial(path: Path) -> Truths:
+    from relabel.datasets.partial.files import read_partial
+    from relabel.datasets.partial.labels import check_room
+
+    given = read_partial(path)
+    space = LabelSpace.from_names(given.name, given.classes)
+    rows = label_rows(given.known)[given.known.data > 0]
+    shape = (len(given), given.num_classes)
+    labels = label_matrix(rows, given.known.indices[given.known.data > 0], shape)
+    check_room(shape[0] * shape[1] - given.known.nnz, *shape, path)
+    blocks = [csr_array(block == 0) for _, block in given.blocks()]
+    unknown = csr_array(vstack(blocks, format="csr")) if blocks else csr_array(shape, dtype=bool)
+    names = list(given.file_names)
+    return Truths(path, "partial", names, labels, unknown, space, tells_empty=True)
 
 
 def _matrix(lists: list[list[int]]) -> csr_array:
@@ -294,4 +320,5 @@ FORMATS: dict[str, Callable[..., Truths]] = {
     "coco": _coco,
     "voc": _voc,
     "tsv": _tsv,
+    "partial": _partial,
 }

@@ -80,7 +80,7 @@ def read(
     decoded = decode(file, problems)
     with collector_paused():
         own_space, category_fields = label_space(decoded.categories, name, file, problems)
-        images = _images(decoded.images, file, problems)
+        images = image_table(decoded.images, file, problems)
         root, outside = find_root(path, file, images.file_name, decoded.fields, split)
         images = find_images(images, root, file, problems)
         images = _fill_sizes(images, root, file, problems)
@@ -173,7 +173,12 @@ def label_space(
     return LabelSpace(name, tuple(categories)), {k: v for k, v in fields.items() if v}
 
 
-def _images(columns: ImageColumns, file: Path, problems: Problems) -> Images:
+def image_table(columns: ImageColumns, file: Path, problems: Problems) -> Images:
+    """The images of a file, without those whose id or name is there twice or leads out.
+
+    Raises:
+        DataError: there are such, unless problems are to be skipped.
+    """
     names, ids = columns.file_name, columns.id
     names_from_url(columns, file, problems)
     names[:] = [posix(n) if n and "\\" in n else n for n in names]

@@ -1,0 +1,147 @@
+"""Logits into probabilities, on known labels that a training did without.
+
+Shape legend: ``N`` held-back entries, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expit, log_expit
+
+from relabel.datasets.partial.labels import PRESENT, PartialLabels, kept_entries
+
+_SHRINK = 5.0
+"""How many held-back labels weigh as much as what all classes have in common."""
+_FEWEST = 3
+"""Held-back labels of each kind below which scores stay as they are."""
+_ROUNDS, _TINY, _FLATTEST = 50, 1e-9, 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Platt scaling of each class: ``p = sigmoid(slope_c * logit + offset_c)``.
+
+    Attributes:
+        slope, offset: float64 [C]; slopes are above 0, so that the order within a class stays.
+    """
+
+    slope: np.ndarray
+    offset: np.ndarray
+
+    @classmethod
+    def none(cls, classes: int) -> Calibration:
+        """Leaves probabilities as the network gives them."""
+        return cls(np.ones(classes), np.zeros(classes))
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """float32 [n, C] of logits [n, C]."""
+        return expit(logits * self.slope + self.offset).astype(np.float32)
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {"slope": self.slope.tolist(), "offset": self.offset.tolist()}
+
+    @classmethod
+    def from_json(cls, row: dict[str, list[float]]) -> Calibration:
+        return cls(np.array(row["slope"], float), np.array(row["offset"], float))
+
+
+def fit_calibration(
+    logits: np.ndarray, present: np.ndarray, classes: np.ndarray, count: int
+) -> Calibration:
+    """Platt scaling (Platt, 1999) that classes share as far as they are rare.
+
+    Entries count as present with a probability of ``(n + 1) / (n + 2)`` or of ``1 / (n + 2)``, n
+    their number, as there: where logits tell all apart, slopes stay finite. First one line is
+    fitted to all entries, then each class's own to its entries with the shared one as the mean of
+    a normal prior: a class with few entries keeps the shared one.
+
+    Args:
+        logits: float [N].
+        present: bool [N].
+        classes: int [N], each entry's class.
+        count: C.
+
+    Returns:
+        What `Calibration.none` gives where fewer than three entries are present, or absent.
+    """
+    yes, no = int(present.sum()), int((~present).sum())
+    if min(yes, no) < _FEWEST:
+        return Calibration.none(count)
+    target = np.where(present, (yes + 1) / (yes + 2), 1 / (no + 2))
+    one = np.zeros(len(logits), np.int64)
+    shared = _fit(logits, target, one, 1, np.array([[1.0, 0.0]]), _TINY)
+    shared[:, 0] = np.maximum(shared[:, 0], _FLATTEST)
+    prior = np.repeat(shared, count, axis=0)
+    own = _fit(logits, target, np.asarray(classes, np.int64), count, prior, _SHRINK)
+    return Calibration(np.maximum(own[:, 0], _FLATTEST), own[:, 1])
+
+
+def _fit(
+    logits: np.ndarray,
+    target: np.ndarray,
+    groups: np.ndarray,
+    count: int,
+    prior: np.ndarray,
+    strength: float,
+) -> np.ndarray:
+    """float64 [count, 2], slope and offset of each group, by Newton steps that never climb."""
+    x = np.asarray(logits, np.float64)
+    values = prior.copy()
+
+    def cost(v: np.ndarray) -> np.ndarray:
+        z = v[groups, 0] * x + v[groups, 1]
+        losses = -target * log_expit(z) - (1 - target) * log_expit(-z)
+        each = np.bincount(groups, losses, minlength=count)
+        return each + strength / 2 * ((v - prior) ** 2).sum(1)
+
+    now = cost(values)
+    for _ in range(_ROUNDS):
+        p = expit(values[groups, 0] * x + values[groups, 1])
+        error, weight = p - target, p * (1 - p)
+        gradient = strength * (values - prior)
+        gradient[:, 0] += np.bincount(groups, error * x, minlength=count)
+        gradient[:, 1] += np.bincount(groups, error, minlength=count)
+        hessian = np.zeros((count, 2, 2))
+        hessian[:, 0, 0] = np.bincount(groups, weight * x * x, minlength=count)
+        hessian[:, 1, 1] = np.bincount(groups, weight, minlength=count)
+        off = np.bincount(groups, weight * x, minlength=count)
+        hessian[:, 0, 1] = hessian[:, 1, 0] = off
+        hessian += (strength + _TINY) * np.eye(2)
+        step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        size = np.ones((count, 1))
+        for _ in range(30):
+            tried = cost(values - size * step)
+            worse = tried > now + _TINY
+            if not worse.any():
+                break
+            size[worse] /= 2
+        values = values - np.where(worse[:, None], 0.0, size) * step
+        now = cost(values)
+        if np.abs(size * step).max() < 1e-8:
+            break
+    return values
+
+
+def hold_back(labels: PartialLabels, share: float, seed: int) -> tuple[PartialLabels, np.ndarray]:
+    """Known labels without some of them, and which those are, bool [L] over the stored entries.
+
+    Of each class about ``share`` of what is known present and of what is known absent, at random;
+    but one present label always stays, and a class with one or none gives nothing.
+    """
+    known = labels.known
+    rng = np.random.default_rng([seed, 7])
+    draws = rng.random(len(known.data))
+    kinds = known.indices.astype(np.int64) * 2 + (known.data == PRESENT)
+    order = np.lexsort((draws, kinds))
+    totals = np.bincount(kinds, minlength=2 * labels.num_classes)
+    wanted = np.floor(totals * share + rng.random(len(totals))).astype(np.int64)
+    wanted = wanted.reshape(-1, 2)
+    wanted[:, 1] = np.minimum(wanted[:, 1], totals[1::2] - 1)
+    wanted[totals[1::2] <= 1] = 0
+    rank = np.empty(len(order), np.int64)
+    starts = np.concatenate([[0], np.cumsum(totals)[:-1]])
+    rank[order] = np.arange(len(order)) - starts[kinds[order]]
+    held = rank < wanted.reshape(-1)[kinds]
+    return replace(labels, known=kept_entries(known, ~held)), held

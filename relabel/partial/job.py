@@ -1,0 +1,243 @@
+"""`relabel complete`: train on what is known, complete the rest, write the result.
+
+Two stages: the model, in ``OUT/model``, and the result, which lies in ``OUT`` itself. Maps of a
+frozen backbone are kept beside them, or in a folder that several runs share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relabel.datasets.partial.labels import PartialLabels
+from relabel.partial.settings import CompletionSettings
+from relabel.settings import Runtime
+from relabel.workspace.atomic import atomic_write_json, temporary_name
+from relabel.workspace.fingerprint import source_identity
+from relabel.workspace.pipeline import Pipeline
+from relabel.workspace.stage import Outputs, Stage
+
+if TYPE_CHECKING:
+    from relabel.partial.result.parts import CompletedPart
+
+METRICS, REPORT, FIFTYONE = "metrics.json", "report.html", "fiftyone"
+_MODEL, _FEATURES, _REFITTED = "model", "features", "refitted"
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """What is completed, and how.
+
+    Attributes:
+        labels: what is known.
+        settings: of the training.
+        refit: whether each category's classifier is refitted on its known labels.
+        threshold: confidence from which an unknown label counts as present.
+        truth: labels of the same images, of which those of ``labels`` are what was not hidden;
+            None where nothing was hidden.
+        test: labels of other images with the same categories, to measure on.
+    """
+
+    labels: PartialLabels
+    settings: CompletionSettings
+    refit: bool = False
+    threshold: float = 0.5
+    truth: PartialLabels | None = None
+    test: PartialLabels | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measures of completed labels.
+
+    Attributes:
+        numbers: by name, None without truth; they go into ``metrics.json``.
+        rows: the same for the report: measure, of what, value.
+        class_ap: AP over hidden labels by category.
+    """
+
+    numbers: Mapping[str, float | int | None] = field(default_factory=dict)
+    rows: Sequence[tuple[str, str, float | None]] = ()
+    class_ap: Mapping[str, float] = field(default_factory=dict)
+
+
+Measure = Callable[[Completion, np.ndarray | None, np.ndarray | None], Measured]
+"""Measures scores [N, C] of the images to complete and [T, C] of the test images; either is None
+where there is no truth for it."""
+
+
+class CompletionJob(Pipeline):
+    """Where a completion stands, and its work.
+
+    Args:
+        completion: what is completed.
+        out: the folder of the result.
+        measure: see `Measure`.
+        cache: folder of kept maps. [OUT/features]
+    """
+
+    def __init__(
+        self,
+        completion: Completion,
+        out: Path,
+        runtime: Runtime,
+        measure: Measure,
+        *,
+        cache: Path | None = None,
+    ) -> None:
+        super().__init__(out, quiet=runtime.quiet)
+        self.completion, self.runtime, self.measure = completion, runtime, measure
+        self.cache = cache or out / _FEATURES
+        labels, settings = completion.labels, completion.settings
+        self.model = self.add(
+            Stage(
+                "model",
+                out / _MODEL,
+                settings={
+                    **settings.result_dict(),
+                    "held_back": settings.held_back,
+                    "backbone": source_identity(settings.backbone),
+                    "refit": completion.refit,
+                },
+                inputs={"labels": labels.fingerprint()},
+                work=self._train,
+            )
+        )
+        measured_on = {"truth": completion.truth, "test": completion.test}
+        self.result = self.add(
+            Stage(
+                "completed labels",
+                out,
+                settings={"threshold": completion.threshold},
+                inputs={k: v.fingerprint() for k, v in measured_on.items() if v is not None},
+                needs=(self.model,),
+                work=self._write,
+                beside=(_MODEL, _FEATURES, FIFTYONE),
+            )
+        )
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Refuse a folder of somebody else before the training."""
+        self.result.refuse_foreign_files()
+
+    @cached_property
+    def _inputs(self) -> Any:
+        return self._open(self.completion.labels)
+
+    def _open(self, labels: PartialLabels) -> Any:
+        from relabel.partial.features import open_inputs
+        from relabel.partial.train import needs_maps
+
+        settings = self.completion.settings
+        return open_inputs(labels, settings, self.runtime, self.cache, maps=needs_maps(settings))
+
+    def _train(self, stage: Stage) -> Outputs:
+        from relabel.partial.train import train
+
+        completion = self.completion
+        # Test images are read before the training, too: what is wrong with them is said early.
+        inputs = self._inputs
+        if completion.test is not None:
+            self._open(completion.test)
+        folder = stage.folder / "network"
+        train(completion.labels, inputs, folder, completion.settings, self.runtime)
+        outputs = {"network": folder.name}
+        if completion.refit:
+            from relabel.partial.refit import refit
+
+            refit(folder, completion.labels, inputs, stage.folder / _REFITTED, self.runtime)
+            outputs["refitted"] = _REFITTED
+        return outputs
+
+    @property
+    def folder(self) -> Path:
+        """The trained network that completes."""
+        return self.model.folder / (_REFITTED if self.completion.refit else "network")
+
+    def _write(self, stage: Stage) -> Outputs:
+        from relabel.partial.predict import predict
+        from relabel.partial.result.report import write_result_report
+        from relabel.partial.result.summary import CompletionSummary
+        from relabel.partial.result.write import write_labels
+
+        completion, out = self.completion, stage.folder
+        labels, truth = completion.labels, completion.truth
+        summary = CompletionSummary(labels.num_classes, seed=completion.settings.seed)
+        scores = None if truth is None else _Scores(out, len(labels), labels.num_classes)
+
+        def also(part: CompletedPart) -> None:
+            rows = slice(part.start, part.start + len(part))
+            summary.add(part, None if truth is None else truth.dense(rows))
+            if scores is not None:
+                scores.values[rows] = part.scores
+
+        try:
+            files: dict[str, str] = write_labels(out, labels.classes, self._parts(), also=also)
+            tested = None
+            if completion.test is not None:
+                inputs = self._open(completion.test)
+                tested = predict(self.folder, inputs, self.runtime).scores
+            found = self.measure(completion, None if scores is None else scores.values, tested)
+        finally:
+            if scores is not None:
+                scores.remove()
+        write_result_report(
+            out / REPORT,
+            labels,
+            summary,
+            title=f"Completed labels of {labels.name}",
+            threshold=completion.threshold,
+            learned=self._learned(),
+            metrics=found.rows,
+            class_ap=found.class_ap,
+            settings={**self.model.settings, **stage.settings},
+        )
+        atomic_write_json(out / METRICS, {**_counts(labels), **found.numbers}, indent=1)
+        return files | {"report": REPORT, "metrics": METRICS}
+
+    def write_fiftyone(self) -> Path:
+        """Write the finished result as a FiftyOne dataset, too; returns its folder."""
+        from relabel.partial.result.fiftyone_export import write_fiftyone
+
+        folder = self.out / FIFTYONE
+        write_fiftyone(folder, self.completion.labels, self._parts())
+        return folder
+
+    def _parts(self) -> Iterator[CompletedPart]:
+        from relabel.partial.predict import predict_batches
+        from relabel.partial.result.parts import completed_parts
+
+        labels = self.completion.labels
+        batches = predict_batches(self.folder, self._inputs, self.runtime, labels=labels)
+        return completed_parts(labels, batches, self.completion.threshold)
+
+    def _learned(self) -> np.ndarray | None:
+        from relabel.partial.learned import learned_cooccurrence
+
+        return learned_cooccurrence(self.folder, self._inputs, self.completion.labels, self.runtime)
+
+
+def _counts(labels: PartialLabels) -> dict[str, int]:
+    known = int(labels.known.nnz)
+    return {
+        "images": len(labels),
+        "classes": labels.num_classes,
+        "known": known,
+        "completed": len(labels) * labels.num_classes - known,
+    }
+
+
+class _Scores:
+    """Scores on the disk while they are gathered to be measured, float32 [N, C]."""
+
+    def __init__(self, folder: Path, images: int, classes: int) -> None:
+        self._file = folder / temporary_name(".f32")
+        self.values = np.memmap(self._file, np.float32, "w+", shape=(images, classes))
+
+    def remove(self) -> None:
+        self._file.unlink(missing_ok=True)
