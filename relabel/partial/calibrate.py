@@ -16,6 +16,7 @@ _SHRINK = 5.0
 """How many held-back labels weigh as much as what all classes have in common."""
 _FEWEST = 3
 """Held-back labels of each kind below which scores stay as they are."""
+_MOST_IMAGES = 20_000
 _ROUNDS, _TINY, _FLATTEST = 50, 1e-9, 0.05
 
 
@@ -127,21 +128,22 @@ def _fit(
 def hold_back(labels: PartialLabels, share: float, seed: int) -> tuple[PartialLabels, np.ndarray]:
     """Known labels without some of them, and which those are, bool [L] over the stored entries.
 
-    Of each class about ``share`` of what is known present and of what is known absent, at random;
-    but one present label always stays, and a class with one or none gives nothing.
+    Each entry is held back with probability ``share``, of the first `_MOST_IMAGES` of the images
+    in random order: more are not needed to calibrate by. One label of each class that is known
+    present always stays, and a class with one or none gives nothing.
     """
     known = labels.known
     rng = np.random.default_rng([seed, 7])
-    draws = rng.random(len(known.data))
-    kinds = known.indices.astype(np.int64) * 2 + (known.data == PRESENT)
-    order = np.lexsort((draws, kinds))
-    totals = np.bincount(kinds, minlength=2 * labels.num_classes)
-    wanted = np.floor(totals * share + rng.random(len(totals))).astype(np.int64)
-    wanted = wanted.reshape(-1, 2)
-    wanted[:, 1] = np.minimum(wanted[:, 1], totals[1::2] - 1)
-    wanted[totals[1::2] <= 1] = 0
-    rank = np.empty(len(order), np.int64)
-    starts = np.concatenate([[0], np.cumsum(totals)[:-1]])
-    rank[order] = np.arange(len(order)) - starts[kinds[order]]
-    held = rank < wanted.reshape(-1)[kinds]
+    chosen = np.zeros(len(labels), bool)
+    chosen[rng.permutation(len(labels))[:_MOST_IMAGES]] = True
+    totals, _ = labels.counts()
+    held = np.zeros(len(known.data), bool)
+    left = totals.copy()
+    for row in np.flatnonzero(chosen).tolist():
+        part = slice(int(known.indptr[row]), int(known.indptr[row + 1]))
+        ids, present = known.indices[part], known.data[part] == PRESENT
+        take = (rng.random(len(ids)) < share) & (totals[ids] > 1)
+        take &= ~present | (left[ids] > 1)
+        left[ids[take & present]] -= 1
+        held[part] = take
     return replace(labels, known=kept_entries(known, ~held)), held

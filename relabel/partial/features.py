@@ -268,12 +268,12 @@ def _fill(
 
     def note(done: int) -> None:
         for name in row_bytes:
-            sync(folder / name)
+            sync(_unfinished(folder / name))
         atomic_write_json(folder / PART, {"done": done, "unreadable": unreadable})
 
     batches = prefetch(read, 0, -(-(images - start) // _BATCH), workers=_threads(runtime))
     title = f"Computing the backbone's maps of {labels.name}"
-    streams = {name: (folder / name).open("ab") for name in row_bytes}
+    streams = {name: _unfinished(folder / name).open("ab") for name in row_bytes}
     try:
         with progress(title, total=images, unit="img", quiet=runtime.quiet) as bar:
             bar.update(start)
@@ -297,6 +297,8 @@ def _fill(
         for stream in streams.values():
             stream.close()
     note(images)
+    for name in row_bytes:
+        _unfinished(folder / name).replace(folder / name)
     atomic_write_json(
         folder / DONE,
         {"channels": channels, "grid": grid, "maps": maps, "unreadable": unreadable},
@@ -310,12 +312,17 @@ def _resumed(folder: Path, row_bytes: dict[str, int]) -> tuple[int, list[int]]:
     if (folder / PART).is_file():
         part = read_object(folder / PART, remedy=_RENEW)
         done, unreadable = int(part["done"]), list(part["unreadable"])
-    if any(_size(folder / name) < done * size for name, size in row_bytes.items()):
+    if any(_size(_unfinished(folder / name)) < done * size for name, size in row_bytes.items()):
         done, unreadable = 0, []
     for name, size in row_bytes.items():
-        with (folder / name).open("ab") as stream:
+        with _unfinished(folder / name).open("ab") as stream:
             stream.truncate(done * size)
     return done, unreadable
+
+
+def _unfinished(file: Path) -> Path:
+    """Where a file grows. The finished one may be mapped by others, and is not touched."""
+    return file.with_name(f"{file.name}.part")
 
 
 def _size(file: Path) -> int:

@@ -77,10 +77,8 @@ class SemanticDecoupling(nn.Module):
 
     def _weights(self, places: Tensor) -> Tensor:
         image, words = self.image(places), self.word(self.embeddings)
-        scores = [
-            recomputed(self._score, image, words[part])
-            for part in pieces(len(words), image.numel())
-        ]
+        parts = pieces(len(words), image.numel())
+        scores = [recomputed(self._score, image, words[p], of=len(parts)) for p in parts]
         return torch.cat(scores, dim=2).transpose(1, 2).softmax(dim=2)  # [B, C, HW]
 
     def _score(self, image: Tensor, words: Tensor) -> Tensor:
@@ -129,8 +127,8 @@ class SemanticAware(nn.Module):
         """Class features [B, C, d] to logits [B, C]; images in pieces, as they do not interact."""
         # Each step holds about ten values of the size of the features.
         each = features[0].numel() * 10 * STEPS
-        parts = [recomputed(self._classify, features[part]) for part in pieces(len(features), each)]
-        return torch.cat(parts)
+        parts = pieces(len(features), each)
+        return torch.cat([recomputed(self._classify, features[p], of=len(parts)) for p in parts])
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Maps [B, D, H, W] to logits [B, C] and class features [B, C, d]."""

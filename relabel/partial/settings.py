@@ -43,7 +43,7 @@ class CompletionSettings(TrainSettings):
         "word2vec text), or a transformers text encoder.",
     )
     width: Positive = setting(
-        256, "Channels of class features in hst, sst and sarb; published: 1024."
+        128, "Channels of class features in hst, sst and sarb; published: 1024."
     )
     without: tuple[Part, ...] = setting(
         (),

@@ -36,7 +36,7 @@ HELD_BACK = "held_back"
 _RUN = "run.json"
 _SMOOTHING = 5.0
 """Images that each pair of classes has beside those seen, with how often classes are present."""
-_MOMENT_IMAGES = 1000
+_MOMENT_IMAGES, _PREDICT_BATCH = 1000, 64
 _REMEDY = "Choose another --out, or remove the folder."
 
 
@@ -204,20 +204,21 @@ def held_back_logits(
     Args:
         held: bool over the labels' stored entries; those of unreadable images are left out.
     """
-    device = resolve_device(runtime.device)
-    model.to(device).eval()
-    images = np.repeat(np.arange(len(labels)), np.diff(labels.known.indptr))
-    entries = np.flatnonzero(held & inputs.readable[images])
+    model.to(resolve_device(runtime.device)).eval()
+    entries = np.flatnonzero(held)
+    images = np.searchsorted(labels.known.indptr, entries, side="right") - 1
+    entries, images = entries[inputs.readable[images]], images[inputs.readable[images]]
+    classes = labels.known.indices[entries]
     found = np.empty(len(entries))
-    for some in np.array_split(np.unique(images[entries]), max(1, len(entries) // 256)):
-        if not len(some):
-            continue
+    rows, starts = np.unique(images, return_index=True)
+    ends = np.append(starts, len(entries))
+    for part in passes(len(rows), _PREDICT_BATCH):
+        mine = slice(ends[part[0]], ends[part[-1] + 1])
         with torch.inference_mode():
-            logits = model.method.logits(model.maps(inputs.batch(some))).double().cpu().numpy()
-        mine = np.flatnonzero(np.isin(images[entries], some))
-        rows = np.searchsorted(some, images[entries[mine]])
-        found[mine] = logits[rows, labels.known.indices[entries[mine]]]
-    return found, labels.known.data[entries] == PRESENT, labels.known.indices[entries]
+            logits = model.method.logits(model.maps(inputs.batch(rows[part])))
+        places = np.searchsorted(rows[part], images[mine])
+        found[mine] = logits.double().cpu().numpy()[places, classes[mine]]
+    return found, labels.known.data[entries] == PRESENT, classes
 
 
 def _trained(

@@ -128,11 +128,9 @@ class IntraImage(nn.Module):
     def _logits(self, features: Tensor, image: Tensor, given: Tensor) -> Tensor:
         projected = self.project(features)
         u, v = self.given(projected), self.other(projected)  # [B, C, m]
-        parts = [
-            recomputed(self._rows, u, v, image[part], given[part])
-            for part in pieces(len(image), v[0].numel())
-        ]
-        return torch.cat(parts) if parts else features[:0, :, 0]
+        parts = pieces(len(image), v[0].numel())
+        found = [recomputed(self._rows, u, v, image[p], given[p], of=len(parts)) for p in parts]
+        return torch.cat(found) if found else features[:0, :, 0]
 
     def _rows(self, u: Tensor, v: Tensor, image: Tensor, given: Tensor) -> Tensor:
         hidden = torch.relu(u[image, given][:, None] + v[image])  # [rows, C, m]

@@ -73,6 +73,17 @@ def test_means_alone_are_those_of_the_maps(
     np.testing.assert_array_equal(both.maps, means.maps)
 
 
+def test_means_that_are_in_use_outlast_the_maps_that_are_added(
+    photos: PartialLabels, settings: CompletionSettings, tmp_path: Path
+) -> None:
+    means = kept(photos, settings, tmp_path, maps=False)
+    before = np.array(means.maps)
+    maps = kept(photos, settings, tmp_path)
+    assert maps.maps.shape[2] > 1
+    np.testing.assert_array_equal(means.maps, before)  # a file cut under it would end the process
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_maps_do_not_depend_on_labels_seeds_or_methods(
     photos: PartialLabels,
     settings: CompletionSettings,
