@@ -287,8 +287,7 @@ def test_the_protocols_of_benchmarks_can_be_read(
     assert len(protocol.seeds) >= 3 and len(protocol.rows()) >= 8
     for name in protocol.datasets:
         entry = catalogue.get(name)
-        assert (entry.has("test") and "shared" in str(entry.root)) or "demo_world" in str(
-            entry.root
-        )
+        assert entry.has("test")
+        assert "shared" in str(entry.root) or "demo_world" in str(entry.root)
     settings = CompletionSettings(**catalogue.table("complete"))
     assert settings.backbone.endswith("mobilenet_v2_imagenet")
