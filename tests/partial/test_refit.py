@@ -16,7 +16,13 @@ from relabel.errors import StageError
 from relabel.partial import refit as module
 from relabel.partial.model import CONFIG, load_model
 from relabel.partial.predict import predict
-from relabel.partial.refit import DEFAULT_PULL, refit, refit_class, refit_model
+from relabel.partial.refit import (
+    DEFAULT_PULL,
+    mean_precision,
+    refit,
+    refit_class,
+    refit_model,
+)
 from relabel.partial.train import train
 from tests.builders.partial import RUNTIME, average_precision, planted, quick, with_known
 
@@ -93,6 +99,15 @@ def test_groups_of_classes_give_what_all_together_give(
     monkeypatch.setattr(module, "_BATCH", 7)
     parts = refit_model(model, labels, features, (0.1,), RUNTIME)[0]
     np.testing.assert_allclose(parts.weights, whole.weights, atol=1e-3)
+
+
+def test_precision_is_the_mean_over_classes_of_both_kinds() -> None:
+    rng = np.random.default_rng(0)
+    scores, present, classes = rng.random(60), rng.random(60) < 0.4, rng.integers(0, 4, 60)
+    present[classes == 2] = True
+    expected = [average_precision(scores[classes == c], present[classes == c]) for c in (0, 1, 3)]
+    assert mean_precision(scores, present, classes) == pytest.approx(np.mean(expected))
+    assert mean_precision(scores[:0], present[:0], classes[:0]) == 0
 
 
 def test_what_was_held_back_chooses_how_far(tmp_path: Path) -> None:
