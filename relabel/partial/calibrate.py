@@ -12,8 +12,8 @@ from scipy.special import expit, log_expit
 
 from relabel.datasets.partial.labels import PRESENT, PartialLabels, kept_entries
 
-_SHRINK = 5.0
-"""How many held-back labels weigh as much as what all classes have in common."""
+_SHRINK, _SHRINK_ALL = 5.0, 2.0
+"""Precision of the normal priors: of a class's line about the shared one, of that about (1, 0)."""
 _FEWEST = 3
 """Held-back labels of each kind below which scores stay as they are."""
 _MOST_IMAGES = 20_000
@@ -49,20 +49,25 @@ class Calibration:
 
 
 def fit_calibration(
-    logits: np.ndarray, present: np.ndarray, classes: np.ndarray, count: int
+    logits: np.ndarray,
+    present: np.ndarray,
+    classes: np.ndarray,
+    count: int,
+    weight: float = 1.0,
 ) -> Calibration:
     """Platt scaling (Platt, 1999) that classes share as far as they are rare.
 
     Entries count as present with a probability of ``(n + 1) / (n + 2)`` or of ``1 / (n + 2)``, n
     their number, as there: where logits tell all apart, slopes stay finite. First one line is
-    fitted to all entries, then each class's own to its entries with the shared one as the mean of
-    a normal prior: a class with few entries keeps the shared one.
+    fitted to all entries, with scores as they are as the mean of a normal prior; then each class's
+    own to its entries, with the shared one as the mean: a class with few entries keeps that.
 
     Args:
         logits: float [N].
         present: bool [N].
         classes: int [N], each entry's class.
         count: C.
+        weight: of entries that are present, see `hold_back`.
 
     Returns:
         What `Calibration.none` gives where fewer than three entries are present, or absent.
@@ -71,17 +76,24 @@ def fit_calibration(
     if min(yes, no) < _FEWEST:
         return Calibration.none(count)
     target = np.where(present, (yes + 1) / (yes + 2), 1 / (no + 2))
+    weights = np.where(present, weight, 1.0)
+    classes = np.asarray(classes, np.int64)
     one = np.zeros(len(logits), np.int64)
-    shared = _fit(logits, target, one, 1, np.array([[1.0, 0.0]]), _TINY)
+    shared = _fit(logits, target, weights, one, 1, np.array([[1.0, 0.0]]), _SHRINK_ALL)
     shared[:, 0] = np.maximum(shared[:, 0], _FLATTEST)
-    prior = np.repeat(shared, count, axis=0)
-    own = _fit(logits, target, np.asarray(classes, np.int64), count, prior, _SHRINK)
+    own = np.repeat(shared, count, axis=0)
+    # A class without a present entry would learn that it is never there.
+    some = np.bincount(classes, present, minlength=count) > 0
+    mine = some[classes]
+    fitted = _fit(logits[mine], target[mine], weights[mine], classes[mine], count, own, _SHRINK)
+    own[some] = fitted[some]
     return Calibration(np.maximum(own[:, 0], _FLATTEST), own[:, 1])
 
 
 def _fit(
     logits: np.ndarray,
     target: np.ndarray,
+    weights: np.ndarray,
     groups: np.ndarray,
     count: int,
     prior: np.ndarray,
@@ -94,13 +106,13 @@ def _fit(
     def cost(v: np.ndarray) -> np.ndarray:
         z = v[groups, 0] * x + v[groups, 1]
         losses = -target * log_expit(z) - (1 - target) * log_expit(-z)
-        each = np.bincount(groups, losses, minlength=count)
+        each = np.bincount(groups, weights * losses, minlength=count)
         return each + strength / 2 * ((v - prior) ** 2).sum(1)
 
     now = cost(values)
     for _ in range(_ROUNDS):
         p = expit(values[groups, 0] * x + values[groups, 1])
-        error, weight = p - target, p * (1 - p)
+        error, weight = weights * (p - target), weights * p * (1 - p)
         gradient = strength * (values - prior)
         gradient[:, 0] += np.bincount(groups, error * x, minlength=count)
         gradient[:, 1] += np.bincount(groups, error, minlength=count)
@@ -125,12 +137,26 @@ def _fit(
     return values
 
 
-def hold_back(labels: PartialLabels, share: float, seed: int) -> tuple[PartialLabels, np.ndarray]:
-    """Known labels without some of them, and which those are, bool [L] over the stored entries.
+@dataclass(frozen=True, eq=False)
+class HeldBack:
+    """Known labels without some of them.
 
-    Each entry is held back with probability ``share``, of the first `_MOST_IMAGES` of the images
-    in random order: more are not needed to calibrate by. One label of each class that is known
-    present always stays, and a class with one or none gives nothing.
+    Attributes:
+        left: the labels that stay.
+        held: bool [L], which of the stored entries of all labels do not.
+        weight: how much a held-back present entry stands for, 1 or more: one of each class stays.
+    """
+
+    left: PartialLabels
+    held: np.ndarray
+    weight: float
+
+
+def hold_back(labels: PartialLabels, share: float, seed: int) -> HeldBack:
+    """Leave out each known entry with probability ``share``, but one present one of each class.
+
+    Only entries of the first `_MOST_IMAGES` of the images in random order are left out: more are
+    not needed to calibrate by.
     """
     known = labels.known
     rng = np.random.default_rng([seed, 7])
@@ -138,12 +164,13 @@ def hold_back(labels: PartialLabels, share: float, seed: int) -> tuple[PartialLa
     chosen[rng.permutation(len(labels))[:_MOST_IMAGES]] = True
     totals, _ = labels.counts()
     held = np.zeros(len(known.data), bool)
-    left = totals.copy()
+    still = totals.copy()
     for row in np.flatnonzero(chosen).tolist():
         part = slice(int(known.indptr[row]), int(known.indptr[row + 1]))
         ids, present = known.indices[part], known.data[part] == PRESENT
-        take = (rng.random(len(ids)) < share) & (totals[ids] > 1)
-        take &= ~present | (left[ids] > 1)
-        left[ids[take & present]] -= 1
+        take = (rng.random(len(ids)) < share) & (~present | (still[ids] > 1))
+        still[ids[take & present]] -= 1
         held[part] = take
-    return replace(labels, known=kept_entries(known, ~held)), held
+    free = int(totals[totals > 1].sum())
+    weight = float(totals.sum()) / free if free else 1.0
+    return HeldBack(replace(labels, known=kept_entries(known, ~held)), held, weight)

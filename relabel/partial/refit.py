@@ -47,9 +47,9 @@ def refit(
     Each class's weights and bias minimise the mean cross-entropy over its known labels alone, with
     a quadratic pull to the trained ones (CFT, arXiv 2401.16991, section III, whose early stopping
     and genetic algorithm need validation labels of every class). How strong the pull is, and
-    whether anything is refitted at all, is chosen for all classes together by the cross-entropy of
-    the labels that were held back, on the training that did without them. Without one the pull is
-    `DEFAULT_PULL`. A class without known labels of both kinds keeps its weights.
+    whether anything is refitted at all, is chosen for all classes together by the mean average
+    precision on the labels that were held back, on the training that did without them. Without one
+    the pull is `DEFAULT_PULL`. A class without known labels of both kinds keeps its weights.
 
     Args:
         trained: what `relabel.partial.train.train` returned for the same labels and inputs.
@@ -106,20 +106,37 @@ def _choose(
     runtime: Runtime,
 ) -> tuple[float | None, Calibration]:
     """The best pull on what was held back, None for leaving all as it is, and its calibration."""
-    fewer, held = hold_back(labels, settings.held_back, settings.seed)
+    part = hold_back(labels, settings.held_back, settings.seed)
     model, _, _ = load_model(folder)
-    tried: list[LastLayer | None] = [None, *refit_model(model, fewer, inputs, PULLS, runtime)]
-    best, least = None, np.inf
+    tried: list[LastLayer | None] = [None, *refit_model(model, part.left, inputs, PULLS, runtime)]
+    best, most = None, -np.inf
     for pull, layer in zip((None, *PULLS), tried, strict=True):
         if layer is not None:
             layer.put(model)
-        logits, present, classes = held_back_logits(model, labels, held, inputs, runtime)
-        loss = -log_expit(np.where(present, logits, -logits)).mean()
-        if loss < least:
-            least = loss
-            best = pull, fit_calibration(logits, present, classes, labels.num_classes)
+        logits, present, classes = held_back_logits(model, labels, part.held, inputs, runtime)
+        precision = mean_precision(logits, present, classes)
+        if precision > most:
+            calibration = fit_calibration(logits, present, classes, labels.num_classes, part.weight)
+            best, most = (pull, calibration), precision
     assert best is not None
     return best
+
+
+def mean_precision(scores: np.ndarray, present: np.ndarray, classes: np.ndarray) -> float:
+    """The mean over classes of average precision; classes of one kind say nothing.
+
+    Args:
+        scores: float [n].
+        present: bool [n].
+        classes: int [n].
+    """
+    found = [0.0]
+    order = np.lexsort((-scores, classes))
+    for ranked in np.split(present[order], np.flatnonzero(np.diff(classes[order])) + 1):
+        if ranked.any() and not ranked.all():
+            hits = np.cumsum(ranked)[ranked]
+            found.append(float(np.mean(hits / (np.flatnonzero(ranked) + 1))))
+    return sum(found) / max(1, len(found) - 1)
 
 
 class LastLayer:

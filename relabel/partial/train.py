@@ -182,14 +182,14 @@ def _held_back_calibration(
     settings: CompletionSettings,
     runtime: Runtime,
 ) -> Calibration:
-    fewer, held = hold_back(labels, settings.held_back, settings.seed)
-    if not held.any():
+    part = hold_back(labels, settings.held_back, settings.seed)
+    if not part.held.any() or part.left.known.nnz == 0:
         return Calibration.none(labels.num_classes)
     less = replace(settings, held_back=0.0)
-    folder = train(fewer, inputs, out / HELD_BACK, less, runtime)
+    folder = train(part.left, inputs, out / HELD_BACK, less, runtime)
     model, _, _ = load_model(folder)
-    logits, present, classes = held_back_logits(model, labels, held, inputs, runtime)
-    return fit_calibration(logits, present, classes, labels.num_classes)
+    found = held_back_logits(model, labels, part.held, inputs, runtime)
+    return fit_calibration(*found, labels.num_classes, part.weight)
 
 
 def held_back_logits(

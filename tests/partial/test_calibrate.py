@@ -53,7 +53,8 @@ def test_the_fit_is_the_minimum_of_its_cost() -> None:
         t = target[chosen]
         return float(-(t * log_expit(line) + (1 - t) * log_expit(-line)).sum())
 
-    shared = minimize(lambda v: loss(v, ids >= 0), [1.0, 0.0]).x
+    identity = np.array([1.0, 0.0])
+    shared = minimize(lambda v: loss(v, ids >= 0) + float(((v - identity) ** 2).sum()), identity).x
     for c in range(2):
         own = minimize(
             lambda v, c=c: loss(v, ids == c) + 2.5 * float(((v - shared) ** 2).sum()), shared
@@ -93,16 +94,24 @@ def test_a_share_of_each_class_is_held_back_and_a_present_label_stays() -> None:
     known[:3, 2] = [1, 1, -1]
     known[:, 3] = -1  # none
     labels = labels_of(known)
-    fewer, held = hold_back(labels, 0.25, seed=3)
-    left, all_ = fewer.dense(), labels.dense()
+    part = hold_back(labels, 0.25, seed=3)
+    left, all_ = part.left.dense(), labels.dense()
     assert ((left == all_) | (left == 0)).all()
-    assert held.sum() == (left != all_).sum()
+    assert part.held.sum() == (left != all_).sum()
     for value in (1, -1):
         gone = ((all_[:, 0] == value) & (left[:, 0] == 0)).sum() / (all_[:, 0] == value).sum()
         assert gone == pytest.approx(0.25, abs=0.05)
-    assert left[7, 1] == 1 and (left[:, 1] == all_[:, 1]).all() and (left[:, 3] == all_[:, 3]).all()
-    assert (left[:, 2] == 1).any()
-    again, _ = hold_back(labels, 0.25, seed=3)
-    np.testing.assert_array_equal(again.dense(), left)
-    other, _ = hold_back(labels, 0.25, seed=4)
-    assert (other.dense() != left).any()
+    assert left[7, 1] == 1 and (left[:, 2] == 1).any()
+    total = (all_ == 1).sum()
+    assert part.weight == pytest.approx(total / (total - 1))  # but for class 1's single one
+    np.testing.assert_array_equal(hold_back(labels, 0.25, seed=3).left.dense(), left)
+    assert (hold_back(labels, 0.25, seed=4).left.dense() != left).any()
+
+
+def test_a_class_without_a_held_back_present_label_keeps_what_all_share() -> None:
+    z, present, ids = entries([(1.0, 0.0, 200)])
+    absent = np.full(50, -0.5)
+    found = fit_calibration(
+        np.append(z, absent), np.append(present, np.zeros(50, bool)), np.append(ids, [1] * 50), 3
+    )
+    assert (found.slope[1], found.offset[1]) == (found.slope[2], found.offset[2])

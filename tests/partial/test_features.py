@@ -119,6 +119,9 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(
     monkeypatch.setattr(module, "read_rgb", read)
     with pytest.raises(KeyboardInterrupt):
         kept(photos, settings, tmp_path / "cut")
+    part = next((tmp_path / "cut").rglob(f"{module.MAPS}.part"))
+    with part.open("ab") as stream:  # written, but not noted
+        stream.write(b"x" * 1000)
     again = kept(photos, settings, tmp_path / "cut")
     np.testing.assert_array_equal(again.maps, whole.maps)
     assert len(seen) == 20 + (37 - 16)  # the first batch of 16 was finished

@@ -49,6 +49,9 @@ def build(name: str, *, steps: int = 40, classes: tuple[str, ...] = CLASSES, **m
         steps,
     )
     method = METHODS[name](setup)
+    for parameter in method.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter)
     weights, _ = method.last_layer()
     method.set_last_layer(torch.randn_like(weights), torch.randn(c))
     return method.eval()
@@ -135,6 +138,23 @@ def test_pseudo_labels_start_after_a_quarter_of_the_steps(name: str) -> None:
     }[name]
     assert set(after) - set(before) == extra
     assert method.refresh_steps() == {10, 20, 30}
+
+
+def test_the_losses_of_hst_are_those_of_its_completed_labels() -> None:
+    method, (maps, known) = build("hst"), batch()
+    assert isinstance(method, Hst) and method.ist is not None and method.cst is not None
+    method.refresh(10, lambda: iter([(maps, known)]))
+    method.ist_threshold.raw.data.fill_(0.5)
+    method.cst_threshold.raw.data.fill_(0.02)
+    with torch.no_grad():
+        losses, logits = method(maps, known, 20), method.logits(maps)
+        found = method.transfers(maps, known)
+    for name in ("ist", "cst"):
+        completed = torch.where(found[name], 1, known)
+        assert (completed != known).any()
+        z, told = logits[completed != 0].double(), completed[completed != 0]
+        expected = torch.log1p(torch.exp(-told * z)).mean()
+        assert float(losses[name]) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_thresholds_move_and_stay_in_range(tmp_path: Path) -> None:
