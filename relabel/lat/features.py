@@ -33,11 +33,8 @@ POOL_SIZE = 7
 class FrozenFeatures:
     """A frozen backbone with a PCA per stride, pooled over boxes by RoIAlign (He et al., 2017).
 
-    Of every map its mean over the image is taken away, as instance normalisation does against
-    differences in style (Pan et al., 2018, IBN-Net): what a region looks like is told beside its
-    own image, so that a car by night resembles one by day. The PCA is fitted once on training
-    images, so that pooled regions are small enough to keep; its components are scaled to unit
-    variance.
+    The PCA is fitted once on training images, so that pooled regions are small enough to keep;
+    its components are scaled to unit variance.
     """
 
     def __init__(
@@ -105,14 +102,17 @@ class FrozenFeatures:
             maps, _ = self._raw([image])
             for stride in self.strides:
                 x = maps[stride][0].flatten(1).double().cpu()
-                entry = sums.setdefault(stride, [0, 0.0])
+                entry = sums.setdefault(stride, [0, 0.0, 0.0])
                 entry[0] += x.shape[1]
-                entry[1] = entry[1] + x @ x.T
-        for stride, (n, outer) in sums.items():
-            values, vectors = torch.linalg.eigh(outer / n)
+                entry[1] = entry[1] + x.sum(dim=1)
+                entry[2] = entry[2] + x @ x.T
+        for stride, (n, total, outer) in sums.items():
+            mean = total / n
+            values, vectors = torch.linalg.eigh(outer / n - torch.outer(mean, mean))
             keep = self._channels(stride)
             values, vectors = values.flip(0)[:keep], vectors.flip(1)[:, :keep]
             scale = values.clamp(min=float(values[0]) * 1e-4).rsqrt()
+            self.pca[f"mean.{stride}"] = mean.float()
             self.pca[f"basis.{stride}"] = (vectors * scale).T.contiguous().float()
 
     def pool(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -142,22 +142,17 @@ class FrozenFeatures:
         self, images: Sequence[np.ndarray]
     ) -> tuple[dict[int, Tensor], list[tuple[float, float]]]:
         s = self.settings
-        batch, sizes, scales = stack_images(
-            images, s.image_size, s.max_image_size, self.body.divisor
-        )
+        batch, _, scales = stack_images(images, s.image_size, s.max_image_size, self.body.divisor)
         batch = batch.to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), autocast(s.precision, self.device):
-            maps = {k: v.float() for k, v in self.body(batch).items()}
-            for stride, x in maps.items():
-                for own, (h, w) in zip(x, sizes, strict=True):
-                    shown = own[:, : -(-h // stride), : -(-w // stride)]
-                    own -= shown.mean(dim=(1, 2), keepdim=True)
-        return maps, scales
+            maps = self.body(batch)
+        return {k: v.float() for k, v in maps.items()}, scales
 
     def _reduced(self, x: Tensor, stride: int) -> Tensor:
+        mean = self.pca[f"mean.{stride}"].to(x.device)
         basis = self.pca[f"basis.{stride}"].to(x.device)
         with torch.inference_mode():
-            return torch.einsum("bchw,dc->bdhw", x, basis).contiguous()
+            return torch.einsum("bchw,dc->bdhw", x - mean[None, :, None, None], basis).contiguous()
 
     def fingerprint(self) -> str:
         """Identifies the pooled values: backbone, PCA, image and pool sizes."""
@@ -187,17 +182,11 @@ class FrozenFeatures:
         settings: LatSettings,
         device: torch.device,
     ) -> FrozenFeatures:
-        """Rebuild what `to_config` and `weights` described.
-
-        Raises:
-            ValueError: of a version that took the mean of all images away, not each one's own.
-        """
+        """Rebuild what `to_config` and `weights` described."""
         spec = BackboneSpec.from_dict(config)
         stored = {k[9:]: v for k, v in weights.items() if k.startswith("backbone.")}
         body = FeatureExtractor(spec, None if stored else config["source"])
         if stored:
             body.net.load_state_dict(stored)
         pca = {k[4:]: v for k, v in weights.items() if k.startswith("pca.")}
-        if any(k.startswith("mean.") for k in pca):
-            raise ValueError("its regions are not told beside their own images")
         return cls(body, settings, device, config["source"], pca)

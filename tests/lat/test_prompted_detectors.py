@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.lat.assemble import PredictionShard
 from relabel.lat.checkpoint import TrainedTransfer, target_first
 from relabel.lat.proposals import NOBODY, draw, image_proposals
 from relabel.lat.simulate import Manner, with_players
 from relabel.lat.train import train_lat
 from relabel.lat.transfer import transfer
+from relabel.workspace.columns import read_shard, shard_paths
 from tests.builders.blocks import RUNTIME, TINY_LAT, make_world, tiny_backbone
 
 
@@ -50,8 +52,11 @@ def test_a_labeller_is_a_block_of_the_joint_space_and_counts_for_the_clamp(tmp_p
     on_source = {by: pl for (by, on), pl in labels.items() if on == "loose"}
     moved, _ = transfer(out, world.source, on_source, tmp_path / "moved", RUNTIME)
     assert moved.space.class_names == ["red", "blue"]
-    origins = set(moved.boxes.provenance.origin) if moved.boxes.provenance else set()
-    assert "pseudo:sam3" in origins and "source" in origins
+    (shard,) = shard_paths(tmp_path / "moved")
+    predicted = read_shard(shard, PredictionShard)
+    spaces = [space.name for space in trained.joint.spaces]
+    # Of the source's own annotations, and of what the labeller alone has found.
+    assert {spaces[s] for s in predicted.space} >= {"loose", "sam3"}
 
 
 def test_a_labeller_never_plays_the_annotations_of_a_source(tmp_path: Path) -> None:
