@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, TypeVar
 
 import msgspec
@@ -77,7 +78,8 @@ def read_table(path: Path, type: type[T], problems: Problems, *, remedy: str) ->
         DataError: missing, empty or not a JSON list; or a bad row, unless those are skipped.
     """
     with open_mapped(path, remedy=remedy) as data:
-        decoder = msgspec.json.Decoder(list[type])
+        kind: Any = GenericAlias(list, type)
+        decoder = msgspec.json.Decoder(kind)
         names: tuple[str, ...] = getattr(type, "__struct_encode_fields__", ())
         # A piece is handed out only when all of it is good; at the first that is not, the slow
         # way below takes over.

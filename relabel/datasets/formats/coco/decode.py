@@ -12,6 +12,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -246,7 +247,8 @@ def _typed(
     """A list of records, and ``names`` with the further fields met in them."""
     while True:
         try:
-            return msgspec.json.decode(data, type=list[record_type(known, names)]), names
+            kind: Any = GenericAlias(list, record_type(known, names))
+            return msgspec.json.decode(data, type=kind), names
         except msgspec.ValidationError as error:
             unknown = _UNKNOWN_FIELD.search(str(error))
             if unknown is None or len(names) >= _MOST_FURTHER_FIELDS:
