@@ -122,8 +122,15 @@ class CompletionJob(Pipeline):
         )
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Refuse a folder of somebody else before the training."""
+        """Refuse before any work what would end it: a folder of somebody else, names that no file
+        holds, images of which nothing is known."""
+        from relabel.partial.result.write import check_writable
+        from relabel.partial.train import check_some_known
+
         self.result.refuse_foreign_files()
+        check_writable(self.completion.labels)
+        if len(self.completion.labels):  # else the images themselves are what is missing
+            check_some_known(self.completion.labels)
 
     @cached_property
     def _inputs(self) -> Any:

@@ -156,6 +156,52 @@ def test_what_cannot_be_completed_is_one_line(
     assert match in err and len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"classes": [" red"], "images": [{"file_name": "000.png", "present": [0]}]}', "a blank"),
+        ('{"classes": ["a\\nb"], "images": [{"file_name": "000.png", "present": [0]}]}', "break"),
+        ('{"classes": ["red"], "images": [{"file_name": "a\\tb.png", "present": [0]}]}', "a tab"),
+        ('{"classes": ["red"], "images": [{"file_name": "000.png"}]}', "nothing is known"),
+    ],
+)
+def test_names_that_no_file_holds_are_refused_before_the_training(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, match: str
+) -> None:
+    labels = world / "train" / "names.json"
+    labels.write_text(text)
+    code, _, err = run(
+        capsys, "complete", "--dataset", labels, "--backbone", world / "net", "--method", "bce",
+        *("--out", tmp_path / "out", *QUICK),
+    )  # fmt: skip
+    assert code == 1 and match in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_completed_are_not_measured_on(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """COCO's val stands in for test images, also where val itself is completed."""
+    rng = np.random.default_rng(0)
+    coco = tmp_path / "coco"
+    for split in ("train", "val"):
+        write_pixels(coco / split / f"{split}.png", paint(rng, 0))
+        content = {
+            "images": [{"id": 1, "file_name": f"{split}.png", "width": 32, "height": 32}],
+            "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}],
+        }
+        file = coco / "annotations" / f"instances_{split}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+    call: list[Any] = ["complete", "--dataset", coco, "--backbone", world / "net", "--json"]
+    call += ["--method", "bce", *QUICK, "--steps", "2"]
+    code, text, err = run(capsys, *call, "--out", tmp_path / "train")
+    assert code == 0 and json.loads(text)["test_mAP"] == 1.0, err
+    code, text, err = run(capsys, *call, "--out", tmp_path / "val", "--split", "val")
+    assert code == 0 and json.loads(text)["test_mAP"] is None, err
+
+
 def test_one_class_and_a_folder_of_somebody_else(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
