@@ -114,6 +114,8 @@ def cli(
     folder = out or Path("runs") / "completed" / full.name
     job = CompletionJob(completion, folder, runtime, measure_completion, cache=features)
     job.run(overwrite=overwrite)
+    for place in sorted(job.unreadable):
+        problems.error("cannot be read; its labels are guessed without it", file=place)
     tell_problems(problems, runtime.quiet)
     if fiftyone:
         message(f"FiftyOne: relabel view {job.write_fiftyone()}", quiet=runtime.quiet)

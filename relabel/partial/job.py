@@ -79,6 +79,9 @@ class CompletionJob(Pipeline):
         out: the folder of the result.
         measure: see `Measure`.
         cache: folder of kept maps. [OUT/features]
+
+    Attributes:
+        unreadable: where the images are that this run could not read, and went on without.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class CompletionJob(Pipeline):
         super().__init__(out, quiet=runtime.quiet)
         self.completion, self.runtime, self.measure = completion, runtime, measure
         self.cache = cache or out / _FEATURES
+        self.unreadable: set[str] = set()
         labels, settings = completion.labels, completion.settings
         self.model = self.add(
             Stage(
@@ -141,7 +145,12 @@ class CompletionJob(Pipeline):
         from relabel.partial.train import needs_maps
 
         settings = self.completion.settings
-        return open_inputs(labels, settings, self.runtime, self.cache, maps=needs_maps(settings))
+        maps = needs_maps(settings)
+        inputs = open_inputs(labels, settings, self.runtime, self.cache, maps=maps)
+        self.unreadable |= {
+            labels.location(row) for row in np.flatnonzero(~inputs.readable).tolist()
+        }
+        return inputs
 
     def _train(self, stage: Stage) -> Outputs:
         from relabel.partial.train import train

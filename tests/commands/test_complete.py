@@ -178,6 +178,20 @@ def test_names_that_no_file_holds_are_refused_before_the_training(
     assert not (tmp_path / "out").exists()
 
 
+def test_images_that_cannot_be_read_are_listed(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "train" / "broken.png").write_text("broken")
+    labels = world / "train" / "few.csv"
+    labels.write_text("file_name,red,green\n000.png,1,-1\n001.png,-1,1\nbroken.png,1,0\n")
+    call: list[Any] = ["complete", "--dataset", labels, "--backbone", world / "net"]
+    call += ["--method", "bce", *(a for a in QUICK if a != "--quiet"), "--steps", "2"]
+    code, _, err = run(capsys, *call, "--out", tmp_path / "out", "--skip-bad")
+    assert code == 0 and "broken.png: cannot be read" in err
+    code, _, err = run(capsys, *call, "--out", tmp_path / "strict")
+    assert code == 1 and "broken.png" in err
+
+
 def test_images_that_are_completed_are_not_measured_on(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
