@@ -192,7 +192,8 @@ def _held_back_calibration(
     runtime: Runtime,
 ) -> Calibration:
     part = hold_back(labels, settings.held_back, settings.seed)
-    if not part.held.any() or part.left.known.nnz == 0:
+    some = np.diff(part.left.known.indptr) > 0
+    if not part.held.any() or not (some & inputs.readable).any():
         return Calibration.none(labels.num_classes)
     less = replace(settings, held_back=0.0)
     folder = train(part.left, inputs, out / HELD_BACK, less, runtime)

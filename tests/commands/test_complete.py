@@ -97,6 +97,11 @@ def test_complete_measure_and_resume(
     assert code == 0, err
     weights = out / "model" / "network" / "model.safetensors"
     assert weights.stat().st_mtime_ns == before[weights]
+    code, _, err = run(capsys, *(a for a in call if a != "--refit"), "--overwrite")
+    assert code == 0, err
+    code, plain, err = run(capsys, *call, "--overwrite")  # refitting trains nothing again
+    assert code == 0 and plain == text, err
+    assert weights.stat().st_mtime_ns == before[weights]
 
 
 def test_a_path_without_truth_has_no_measure(
