@@ -96,7 +96,7 @@ def cli(
     settings = given.of(CompletionSettings, "complete")
     problems = Problems(runtime.skip_bad)
     full = open_labels(given, dataset, format, split, problems)
-    test = open_test(given, dataset, format, split, test_split, problems)
+    test = open_test(given, dataset, format, split, test_split, problems, full)
     if test is not None and test.classes != full.classes:
         raise ConfigError(
             f"the test split has other categories: {len(test.classes)}, and {len(full.classes)}",
@@ -114,6 +114,8 @@ def cli(
     folder = out or Path("runs") / "completed" / full.name
     job = CompletionJob(completion, folder, runtime, measure_completion, cache=features)
     job.run(overwrite=overwrite)
+    for place in sorted(job.unreadable):
+        problems.error("cannot be read; its labels are guessed without it", file=place)
     tell_problems(problems, runtime.quiet)
     if fiftyone:
         message(f"FiftyOne: relabel view {job.write_fiftyone()}", quiet=runtime.quiet)
@@ -155,8 +157,12 @@ def open_test(
     split: str | None,
     test_split: str | None,
     problems: Problems,
+    full: PartialLabels,
 ) -> PartialLabels | None:
-    """The labels of the split that is measured on; None where there is none."""
+    """The labels of the split that is measured on; None where there is none.
+
+    Images of ``full`` are left out of it: they are trained on.
+    """
     from relabel.datasets.partial.opening import has_split
 
     if test_split is None:
@@ -167,7 +173,25 @@ def open_test(
         if not has_split(source, "test"):
             return None
         test_split = "test"
-    return open_labels(given, dataset, format, test_split, problems)
+    return without_images_of(
+        open_labels(given, dataset, format, test_split, problems), full, given.runtime.quiet
+    )
+
+
+def without_images_of(
+    test: PartialLabels, full: PartialLabels, quiet: bool
+) -> PartialLabels | None:
+    """The test images that are not among those to complete; None where all are."""
+    trained = set(map(full.location, range(len(full))))
+    own = [row for row in range(len(test)) if test.location(row) not in trained]
+    if len(own) == len(test):
+        return test
+    message(
+        f"{len(test) - len(own)} of {len(test)} test images are among those to complete, and not "
+        "measured on",
+        quiet=quiet,
+    )
+    return test.select(own) if own else None
 
 
 def _is_path(given: Given, dataset: str, format: str | None) -> bool:

@@ -109,7 +109,7 @@ def _subject(given: Given, dataset: str, problems: Problems) -> Subject:
     from relabel.studies.completion.run import Subject
 
     train = open_labels(given, dataset, None, None, problems)
-    test = open_test(given, dataset, None, None, None, problems)
+    test = open_test(given, dataset, None, None, None, problems, train)
     name = dataset if dataset in given.catalogue.entries else train.name
     return Subject(name, train, test)
 

@@ -25,7 +25,7 @@ from relabel.datasets.partial.labels import PartialLabels
 from relabel.datasets.pixels.location import read_rgb
 from relabel.errors import DataError, RelabelError
 from relabel.files.json_text import read_object
-from relabel.files.opening import check_regular
+from relabel.files.opening import check_regular, foreign
 from relabel.partial.body import body_identity, build_body
 from relabel.partial.settings import CompletionSettings
 from relabel.settings import Runtime
@@ -222,14 +222,15 @@ def _open_kept(folder: Path, images: int, identity: str, maps: bool) -> Features
     if not (folder / DONE).is_file():
         return None
     done = read_object(folder / DONE, remedy=_RENEW)
-    if maps and not done["maps"]:
-        return None
-    shape = (images, done["channels"], *(done["grid"] if maps else (1, 1)))
+    with foreign(folder / DONE, "a description of kept maps", remedy=_RENEW):
+        if maps and not done["maps"]:
+            return None
+        shape = (images, int(done["channels"]), *(map(int, done["grid"]) if maps else (1, 1)))
+        readable = np.ones(images, bool)
+        readable[done["unreadable"]] = False
     file = folder / (MAPS if maps else POOLED)
     if check_regular(file, remedy=_RENEW) != 2 * int(np.prod(shape)):
         raise DataError("has not the size its description says", file=file, remedy=_RENEW)
-    readable = np.ones(images, bool)
-    readable[done["unreadable"]] = False
     stored = np.memmap(file, np.float16, "r", shape=shape)
     return Features(stored, np.arange(images), readable, identity)
 
@@ -311,7 +312,8 @@ def _resumed(folder: Path, row_bytes: dict[str, int]) -> tuple[int, list[int]]:
     done, unreadable = 0, []
     if (folder / PART).is_file():
         part = read_object(folder / PART, remedy=_RENEW)
-        done, unreadable = int(part["done"]), list(part["unreadable"])
+        with foreign(folder / PART, "a note of how far maps are", remedy=_RENEW):
+            done, unreadable = int(part["done"]), list(part["unreadable"])
     if any(_size(_unfinished(folder / name)) < done * size for name, size in row_bytes.items()):
         done, unreadable = 0, []
     for name, size in row_bytes.items():

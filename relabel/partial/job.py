@@ -1,7 +1,8 @@
 """`relabel complete`: train on what is known, complete the rest, write the result.
 
-Two stages: the model, in ``OUT/model``, and the result, which lies in ``OUT`` itself. Maps of a
-frozen backbone are kept beside them, or in a folder that several runs share.
+Stages: the model, in ``OUT/model``; with ``refit`` the refitted one, in ``OUT/refitted``; and the
+result, which lies in ``OUT`` itself. Maps of a frozen backbone are kept beside them, or in a folder
+that several runs share.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from relabel.partial.result.parts import CompletedPart
 
 METRICS, REPORT, FIFTYONE = "metrics.json", "report.html", "fiftyone"
-_MODEL, _FEATURES, _REFITTED = "model", "features", "refitted"
+_MODEL, _REFITTED, _FEATURES = "model", "refitted", "features"
+_NETWORK = "network"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,9 @@ class CompletionJob(Pipeline):
         out: the folder of the result.
         measure: see `Measure`.
         cache: folder of kept maps. [OUT/features]
+
+    Attributes:
+        unreadable: where the images are that this run could not read, and went on without.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class CompletionJob(Pipeline):
         super().__init__(out, quiet=runtime.quiet)
         self.completion, self.runtime, self.measure = completion, runtime, measure
         self.cache = cache or out / _FEATURES
+        self.unreadable: set[str] = set()
         labels, settings = completion.labels, completion.settings
         self.model = self.add(
             Stage(
@@ -102,12 +108,17 @@ class CompletionJob(Pipeline):
                     **settings.result_dict(),
                     "held_back": settings.held_back,
                     "backbone": source_identity(settings.backbone),
-                    "refit": completion.refit,
                 },
                 inputs={"labels": labels.fingerprint()},
                 work=self._train,
             )
         )
+        self.last = self.model
+        if completion.refit:
+            needs = (self.model,)
+            self.last = self.add(
+                Stage("refitted", out / _REFITTED, settings={}, needs=needs, work=self._refit)
+            )
         measured_on = {"truth": completion.truth, "test": completion.test}
         self.result = self.add(
             Stage(
@@ -115,15 +126,22 @@ class CompletionJob(Pipeline):
                 out,
                 settings={"threshold": completion.threshold},
                 inputs={k: v.fingerprint() for k, v in measured_on.items() if v is not None},
-                needs=(self.model,),
+                needs=(self.last,),
                 work=self._write,
-                beside=(_MODEL, _FEATURES, FIFTYONE),
+                beside=(_MODEL, _REFITTED, _FEATURES, FIFTYONE),
             )
         )
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Refuse a folder of somebody else before the training."""
+        """Refuse before any work what would end it: a folder of somebody else, names that no file
+        holds, images of which nothing is known."""
+        from relabel.partial.result.write import check_writable
+        from relabel.partial.train import check_some_known
+
         self.result.refuse_foreign_files()
+        check_writable(self.completion.labels)
+        if len(self.completion.labels):  # else the images themselves are what is missing
+            check_some_known(self.completion.labels)
 
     @cached_property
     def _inputs(self) -> Any:
@@ -134,7 +152,12 @@ class CompletionJob(Pipeline):
         from relabel.partial.train import needs_maps
 
         settings = self.completion.settings
-        return open_inputs(labels, settings, self.runtime, self.cache, maps=needs_maps(settings))
+        maps = needs_maps(settings)
+        inputs = open_inputs(labels, settings, self.runtime, self.cache, maps=maps)
+        self.unreadable |= {
+            labels.location(row) for row in np.flatnonzero(~inputs.readable).tolist()
+        }
+        return inputs
 
     def _train(self, stage: Stage) -> Outputs:
         from relabel.partial.train import train
@@ -144,20 +167,21 @@ class CompletionJob(Pipeline):
         inputs = self._inputs
         if completion.test is not None:
             self._open(completion.test)
-        folder = stage.folder / "network"
+        folder = stage.folder / _NETWORK
         train(completion.labels, inputs, folder, completion.settings, self.runtime)
-        outputs = {"network": folder.name}
-        if completion.refit:
-            from relabel.partial.refit import refit
+        return {"network": folder.name}
 
-            refit(folder, completion.labels, inputs, stage.folder / _REFITTED, self.runtime)
-            outputs["refitted"] = _REFITTED
-        return outputs
+    def _refit(self, stage: Stage) -> Outputs:
+        from relabel.partial.refit import refit
+
+        trained, folder = self.model.folder / _NETWORK, stage.folder / _NETWORK
+        refit(trained, self.completion.labels, self._inputs, folder, self.runtime)
+        return {"network": folder.name}
 
     @property
     def folder(self) -> Path:
         """The trained network that completes."""
-        return self.model.folder / (_REFITTED if self.completion.refit else "network")
+        return self.last.folder / _NETWORK
 
     def _write(self, stage: Stage) -> Outputs:
         from relabel.partial.predict import predict
@@ -195,7 +219,11 @@ class CompletionJob(Pipeline):
             learned=self._learned(),
             metrics=found.rows,
             class_ap=found.class_ap,
-            settings={**self.model.settings, **stage.settings},
+            settings={
+                **self.model.settings,
+                "refit": completion.refit,
+                **stage.settings,
+            },
         )
         atomic_write_json(out / METRICS, {**_counts(labels), **found.numbers}, indent=1)
         return files | {"report": REPORT, "metrics": METRICS}

@@ -25,8 +25,8 @@ def learned_cooccurrence(
 ) -> np.ndarray | None:
     """How sure HST's transfer within an image is of each class, given another.
 
-    The mean of ``P_ij`` over the images in which class i is known present (HST, arXiv 2205.11131,
-    section on intra-image semantic transfer).
+    The mean of ``P_ij`` over the readable images in which class i is known present (HST, arXiv
+    2205.11131, section on intra-image semantic transfer).
 
     Args:
         folder: a training's, see `relabel.partial.train.train`.
@@ -46,7 +46,9 @@ def learned_cooccurrence(
     total = torch.zeros(classes, classes, dtype=torch.float64, device=device)
     number = torch.zeros(classes, dtype=torch.float64, device=device)
     for rows in passes(len(inputs), _BATCH):
-        known = torch.from_numpy(labels.dense(rows)).to(device)
+        block = labels.dense(rows)
+        block[~inputs.readable[rows]] = 0
+        known = torch.from_numpy(block).to(device)
         with torch.inference_mode():
             features = method.net.features(model.maps(inputs.batch(rows)))
             pairs = method.ist(features, known)

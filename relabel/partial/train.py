@@ -115,15 +115,24 @@ def prior_of(labels: PartialLabels) -> np.ndarray:
     return (present + shared) / (present + absent + 1)
 
 
-def _check(labels: PartialLabels, inputs: Inputs, settings: CompletionSettings) -> None:
-    if len(labels) != len(inputs):
-        raise ConfigError(f"{len(inputs)} inputs do not belong to {len(labels)} images")
+def check_some_known(labels: PartialLabels) -> None:
+    """Refuse labels of which none is known.
+
+    Raises:
+        DataError: none is.
+    """
     if labels.known.nnz == 0:
         raise DataError(
             f"nothing is known of the {len(labels)} images of {labels.name!r}",
             file=labels.root,
             remedy="Give labels of which some are known, or a greater --known.",
         )
+
+
+def _check(labels: PartialLabels, inputs: Inputs, settings: CompletionSettings) -> None:
+    if len(labels) != len(inputs):
+        raise ConfigError(f"{len(inputs)} inputs do not belong to {len(labels)} images")
+    check_some_known(labels)
     some = np.diff(labels.known.indptr) > 0
     if not (some & inputs.readable).any():
         raise DataError(
@@ -183,7 +192,8 @@ def _held_back_calibration(
     runtime: Runtime,
 ) -> Calibration:
     part = hold_back(labels, settings.held_back, settings.seed)
-    if not part.held.any() or part.left.known.nnz == 0:
+    some = np.diff(part.left.known.indptr) > 0
+    if not part.held.any() or not (some & inputs.readable).any():
         return Calibration.none(labels.num_classes)
     less = replace(settings, held_back=0.0)
     folder = train(part.left, inputs, out / HELD_BACK, less, runtime)

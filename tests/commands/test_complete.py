@@ -97,6 +97,11 @@ def test_complete_measure_and_resume(
     assert code == 0, err
     weights = out / "model" / "network" / "model.safetensors"
     assert weights.stat().st_mtime_ns == before[weights]
+    code, _, err = run(capsys, *(a for a in call if a != "--refit"), "--overwrite")
+    assert code == 0, err
+    code, plain, err = run(capsys, *call, "--overwrite")  # refitting trains nothing again
+    assert code == 0 and plain == text, err
+    assert weights.stat().st_mtime_ns == before[weights]
 
 
 def test_a_path_without_truth_has_no_measure(
@@ -154,6 +159,66 @@ def test_what_cannot_be_completed_is_one_line(
     )  # fmt: skip
     assert code == 1 and not out
     assert match in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"classes": [" red"], "images": [{"file_name": "000.png", "present": [0]}]}', "a blank"),
+        ('{"classes": ["a\\nb"], "images": [{"file_name": "000.png", "present": [0]}]}', "break"),
+        ('{"classes": ["red"], "images": [{"file_name": "a\\tb.png", "present": [0]}]}', "a tab"),
+        ('{"classes": ["red"], "images": [{"file_name": "000.png"}]}', "nothing is known"),
+    ],
+)
+def test_names_that_no_file_holds_are_refused_before_the_training(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, match: str
+) -> None:
+    labels = world / "train" / "names.json"
+    labels.write_text(text)
+    code, _, err = run(
+        capsys, "complete", "--dataset", labels, "--backbone", world / "net", "--method", "bce",
+        *("--out", tmp_path / "out", *QUICK),
+    )  # fmt: skip
+    assert code == 1 and match in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_cannot_be_read_are_listed(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "train" / "broken.png").write_text("broken")
+    labels = world / "train" / "few.csv"
+    labels.write_text("file_name,red,green\n000.png,1,-1\n001.png,-1,1\nbroken.png,1,0\n")
+    call: list[Any] = ["complete", "--dataset", labels, "--backbone", world / "net"]
+    call += ["--method", "bce", *(a for a in QUICK if a != "--quiet"), "--steps", "2"]
+    code, _, err = run(capsys, *call, "--out", tmp_path / "out", "--skip-bad")
+    assert code == 0 and "broken.png: cannot be read" in err
+    code, _, err = run(capsys, *call, "--out", tmp_path / "strict")
+    assert code == 1 and "broken.png" in err
+
+
+def test_images_that_are_completed_are_not_measured_on(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """COCO's val stands in for test images, also where val itself is completed."""
+    rng = np.random.default_rng(0)
+    coco = tmp_path / "coco"
+    for split in ("train", "val"):
+        write_pixels(coco / split / f"{split}.png", paint(rng, 0))
+        content = {
+            "images": [{"id": 1, "file_name": f"{split}.png", "width": 32, "height": 32}],
+            "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}],
+        }
+        file = coco / "annotations" / f"instances_{split}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+    call: list[Any] = ["complete", "--dataset", coco, "--backbone", world / "net", "--json"]
+    call += ["--method", "bce", *QUICK, "--steps", "2"]
+    code, text, err = run(capsys, *call, "--out", tmp_path / "train")
+    assert code == 0 and json.loads(text)["test_mAP"] == 1.0, err
+    code, text, err = run(capsys, *call, "--out", tmp_path / "val", "--split", "val")
+    assert code == 0 and json.loads(text)["test_mAP"] is None, err
 
 
 def test_one_class_and_a_folder_of_somebody_else(

@@ -148,6 +148,11 @@ def test_a_damaged_folder_is_one_line(
     (folder / module.MAPS).write_bytes(b"short")
     with pytest.raises(DataError, match="has not the size"):
         kept(photos, settings, tmp_path)
+    for name, match in ((DONE, "not a description"), (module.PART, "not a note")):
+        (folder / DONE).unlink(missing_ok=True)
+        (folder / name).write_text("{}")
+        with pytest.raises(DataError, match=match):
+            kept(photos, settings, tmp_path)
 
 
 def test_maps_that_do_not_fit_on_the_disk_are_refused_before(

@@ -15,6 +15,7 @@ from relabel.errors import ConfigError, DataError, StageError
 from relabel.files.tensors import read_tensors
 from relabel.partial import train as module
 from relabel.partial.features import open_inputs
+from relabel.partial.learned import learned_cooccurrence
 from relabel.partial.model import CALIBRATION, CONFIG, WEIGHTS, load_model
 from relabel.partial.predict import SOURCES, predict, predict_batches
 from relabel.partial.train import HELD_BACK, needs_maps, prior_of, train
@@ -243,3 +244,26 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     from transformers import ResNetModel
 
     return dict(ResNetModel.from_pretrained(folder).named_parameters())
+
+
+def test_what_is_left_after_holding_back_may_be_of_unreadable_images_alone(tmp_path: Path) -> None:
+    """The one present label stays, but its image cannot be read: there is no calibration."""
+    full, features = planted(6, 1)
+    features = replace(features, readable=np.arange(6) > 0)
+    known = np.zeros((6, 1), np.int8)
+    known[0], known[1] = 1, -1
+    labels = with_known(full, known)
+    train(labels, features, tmp_path, quick("bce", steps=2, held_back=0.999), RUNTIME)
+    assert json.loads((tmp_path / CALIBRATION).read_text()) == {"slope": [1.0], "offset": [0.0]}
+
+
+def test_learned_cooccurrence_leaves_out_images_that_cannot_be_read(tmp_path: Path) -> None:
+    full, features = planted(24, 3)
+    settings = quick("hst", steps=4)
+    folder = train(full, features, tmp_path, settings, RUNTIME)
+    dark = replace(features, readable=np.arange(24) >= 8)
+    found = learned_cooccurrence(folder, dark, full, RUNTIME)
+    rows = np.arange(8, 24)
+    expected = learned_cooccurrence(folder, features.select(rows), full.select(rows), RUNTIME)
+    assert found is not None and expected is not None
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

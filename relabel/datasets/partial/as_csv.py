@@ -27,6 +27,7 @@ from relabel.files.opening import check_regular, foreign, open_file
 from relabel.workspace.atomic import atomic_path
 
 _FORMAT = "A line is `file name,-1,0,1,...`, below a header with the classes' names."
+_FILE_NAME = "file_name"
 _VALUES = frozenset(("", "-1", "0", "1", "+1", "-1.0", "0.0", "1.0"))
 _BLOCK_BYTES = 16 << 20
 _MOST_HEADER = 64 << 20
@@ -63,7 +64,7 @@ def csv_writer(path: Path, classes: Sequence[str]) -> Iterator[CsvWriter]:
     options = arrow_csv.WriteOptions(include_header=False, quoting_style="needed")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         header = io.StringIO()
-        csv.writer(header, lineterminator="\n").writerow(["file_name", *classes])
+        csv.writer(header, lineterminator="\n").writerow([_FILE_NAME, *classes])
         stream.write(header.getvalue().encode())
         with arrow_csv.CSVWriter(stream, _schema(len(classes)), write_options=options) as writer:
             yield CsvWriter(writer, len(classes))
@@ -128,7 +129,7 @@ def _check_header(path: Path, header: list[str], classes: tuple[str, ...]) -> No
     what = None
     if len(header) < 2:
         what = f"the header has {len(header)} columns; there must be a file name and a class"
-    elif _VALUES.issuperset(classes):
+    elif header[0].strip() != _FILE_NAME and _VALUES.issuperset(classes):
         what = "has no header: its first line holds labels"
     elif not all(classes):
         what = f"column {classes.index('') + 2} of the header has no name"

@@ -86,7 +86,7 @@ def partial_writer(
         )
     check_once(classes, "class", path)
     for name in classes:
-        _check_text(name, "class", path, stripped=kind == ".csv")
+        check_text(name, "class", path, stripped=kind == ".csv")
     if kind == ".csv":
         opened = csv_writer(path, classes)
     elif kind == ".json":
@@ -113,7 +113,7 @@ class _Checked:
         """As of `PartialWriter`."""
         for name in file_names:
             if not name.isprintable() or not name:
-                _check_text(name, "file name", self._path)
+                check_text(name, "file name", self._path)
         self._writer.write(file_names, known, scores, source)
 
 
@@ -240,7 +240,16 @@ def _named(
     return tuple(classes), csr_array(parts, shape=(len(known.indptr) - 1, len(classes)))
 
 
-def _check_text(text: str, what: str, path: Path, *, stripped: bool = False) -> None:
+def check_text(text: str, what: str, path: Path, *, stripped: bool = False) -> None:
+    """Refuse a name that a label file could not hold.
+
+    Args:
+        path: for messages.
+        stripped: whether blanks around it are lost, as around CSV's classes.
+
+    Raises:
+        DataError: it is empty, holds a line break or a NUL byte, or is no Unicode text.
+    """
     fault = "is empty" if not text else None
     if any(mark in text for mark in "\n\r\0"):
         fault = "holds a line break or a NUL byte"

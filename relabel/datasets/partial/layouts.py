@@ -103,8 +103,9 @@ def read_voc(path: Path, split: str | None = None, *, name: str | None = None) -
 
     Args:
         path: a folder with ``Annotations/``, ``JPEGImages/`` and ``ImageSets/Main/``.
-        split: an image set; ``train`` is ``trainval`` where there is one, as the multi-label
-            results are reported; ``test`` is ``val`` where there is no other. Default every XML.
+        split: an image set; ``train`` is ``trainval`` where there is one and a test set too, as the
+            multi-label results are reported; ``test`` is ``val`` where there is no other. Default
+            every XML.
 
     Raises:
         DataError: XML that is missing or damaged, an unknown split.
@@ -112,10 +113,12 @@ def read_voc(path: Path, split: str | None = None, *, name: str | None = None) -
     from relabel.datasets.formats.registry import read_dataset
 
     sets = {p.stem for p in path.glob("**/ImageSets/Main/*.txt")} if split else set()
+    tested = bool(sets.intersection(split_names("test")))
     chosen = split
-    if split == "train" and "trainval" in sets:
+    # Without a test set val is measured on, and must not be among what is trained on.
+    if split == "train" and "trainval" in sets and (tested or "train" not in sets):
         chosen = "trainval"
-    elif split == "test" and sets and not sets.intersection(split_names("test")):
+    elif split == "test" and sets and not tested:
         chosen = "val"
     labels = from_detection(read_dataset(path, "voc", name=name, split=chosen))
     return replace(labels, name=name or path.resolve().name)
@@ -170,9 +173,6 @@ def read_nus_wide(
     Raises:
         DataError: a file is missing or damaged, or does not have a line per image.
     """
-    kind = {"train": "Train", "test": "Test", "val": "Test"}.get(split_kind(split or ""), "")
-    if split and not kind:
-        raise DataError(f"has no split {split!r}", file=path, remedy="Known: train, test.")
     concepts = _first_file(path, ("Concepts81.txt", "ConceptsList/Concepts81.txt"))
     lines = read_text(concepts, remedy=_TEXT_CLASSES).split("\n")
     classes = tuple(line.strip() for line in lines if line.strip())
@@ -183,9 +183,7 @@ def read_nus_wide(
             raise DataError(
                 f"class {label!r} is no part of a file's name", file=concepts, remedy=_TEXT_CLASSES
             )
-    listing = _first_file(
-        path, tuple(f"{folder}{kind}Imagelist.txt" for folder in ("ImageList/", ""))
-    )
+    listing, kind = _nus_list(path, split)
     lines = read_text(listing, remedy="It must hold an image's path per line.").split("\n")
     names = [posix(line.strip()) for line in lines if line.strip()]
     check_once(names, "image", listing)
@@ -233,6 +231,33 @@ def find_layout(path: Path) -> str | None:
     return "coco" if files else None
 
 
+def training_split(layout: str, path: Path) -> str | None:
+    """``train`` where a folder tells training images from others; None where all are one split."""
+    if layout == "voc":
+        sets = {p.stem for p in path.glob("**/ImageSets/Main/*.txt")}
+        return "train" if sets & {"train", "trainval"} else None
+    if layout == "nus_wide":
+        return "train" if has_layout_split(layout, path, "train") else None
+    return "train"
+
+
+def has_layout_split(layout: str, path: Path, split: str) -> bool:
+    """Whether a folder names the images of a split; its files are not read."""
+    if layout == "voc":
+        kinds = {split_kind(p.stem) for p in path.glob("**/ImageSets/Main/*.txt")}
+        return split_kind(split) in kinds or (split == "test" and "val" in kinds)
+    try:
+        if layout == "coco":
+            _annotation_file(path, split, None)
+        elif layout == "vg200":
+            _only(path, _lists(split), "a list of image names", split)
+        else:
+            _nus_list(path, split)
+    except DataError:
+        return False
+    return True
+
+
 def _annotation_file(path: Path, split: str | None, annotations: str | None) -> Path:
     try:
         return find_annotations(path, split=split, annotations=annotations)
@@ -244,6 +269,15 @@ def _annotation_file(path: Path, split: str | None, annotations: str | None) -> 
         except DataError:
             pass
         raise
+
+
+def _nus_list(path: Path, split: str | None) -> tuple[Path, str]:
+    """NUS-WIDE's list of a split's images, and what its files call the split."""
+    kind = {"train": "Train", "test": "Test", "val": "Test"}.get(split_kind(split or ""), "")
+    if split and not kind:
+        raise DataError(f"has no split {split!r}", file=path, remedy="Known: train, test.")
+    names = tuple(f"{folder}{kind}Imagelist.txt" for folder in ("ImageList/", ""))
+    return _first_file(path, names), kind
 
 
 def _zeros_and_ones(file: Path, images: int, listing: Path) -> np.ndarray:

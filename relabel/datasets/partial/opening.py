@@ -26,9 +26,11 @@ from relabel.datasets.partial.labels import (
 from relabel.datasets.partial.layouts import (
     LAYOUTS,
     find_layout,
+    has_layout_split,
     read_coco,
     read_nus_wide,
     read_vg200,
+    training_split,
 )
 from relabel.errors import ConfigError, DataError, Problems, did_you_mean
 from relabel.files.opening import read_bytes
@@ -76,7 +78,8 @@ def open_partial(
             `LABEL_FORMATS`; or the path of a label file, of one of `LAYOUTS`, or of a folder that
             holds ``labels.parquet``, as `relabel complete` writes it.
         split: of a dataset of relabel.toml ``train`` (default), ``val`` or ``test``; of a layout
-            one of its own. Layouts know ``train`` and ``test``; a path that is one file has none.
+            one of its own, by default ``train``, or all where it has no lists of images. A path
+            that is one file has none.
         problems: receives bad records; default raises on the first.
 
     Raises:
@@ -89,16 +92,12 @@ def open_partial(
 
 
 def has_split(source: Entry | str | Path, split: str) -> bool:
-    """Whether a dataset says what to read for a split; of a path, whether it can be read."""
+    """Whether a dataset says what to read for a split; whether that can be read shows later."""
     if not isinstance(source, str | Path):
         return source.has(split)
-    if Path(source).expanduser().is_file():
-        return False
-    try:
-        open_partial(source, split)
-    except (ConfigError, DataError):
-        return False
-    return True
+    path = Path(source).expanduser()
+    layout = find_layout(path) if path.is_dir() else None
+    return layout is not None and has_layout_split(layout, path, split)
 
 
 def only_classes(labels: PartialLabels, names: Sequence[str]) -> PartialLabels:
@@ -159,8 +158,8 @@ def _of_path(path: Path, split: str | None, problems: Problems | None) -> Partia
             remedy=f"Give CSV, JSON, Parquet or TSV, or one of {', '.join(LAYOUTS)}, or name "
             "the dataset with its format in relabel.toml.",
         )
-    if path.is_dir() and layout == "coco" and split is None:
-        split = "train"
+    if path.is_dir() and split is None:
+        split = training_split(layout, path)
     if layout == "coco":
         return read_coco(path, split if path.is_dir() else None, problems=problems)
     return LAYOUTS[layout](path, split)

@@ -24,14 +24,33 @@ from pathlib import Path
 import numpy as np
 
 from relabel.datasets.multilabels import greatest, tsv_writer
-from relabel.datasets.partial.files import partial_writer
-from relabel.datasets.partial.labels import ABSENT, PRESENT, sparse_known
+from relabel.datasets.partial.files import check_text, partial_writer
+from relabel.datasets.partial.labels import ABSENT, PRESENT, PartialLabels, sparse_known
+from relabel.errors import DataError
 from relabel.partial.predict import SOURCES
 from relabel.partial.result.parts import CompletedPart
 from relabel.workspace.atomic import atomic_path
 
 PARQUET, CSV, JSON, TSV = "labels.parquet", "labels.csv", "labels.json", "labels.tsv"
 TSV_LEAST = 0.05
+
+
+def check_writable(labels: PartialLabels) -> None:
+    """Refuse what `write_labels` could not write, before anything is trained for it.
+
+    Raises:
+        DataError: the name of a class or of an image that one of the files cannot hold.
+    """
+    place = labels.root or Path(labels.name)
+    for name in labels.classes:
+        check_text(name, "class", place, stripped=True)
+    for name in labels.file_names:
+        if not name.isprintable():
+            check_text(name, "file name", place)
+            if "\t" in name:
+                raise DataError(
+                    f"the file name {name[:200]!r} has a tab", file=place, remedy="Rename it."
+                )
 
 
 def write_labels(

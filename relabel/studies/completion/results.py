@@ -1,7 +1,8 @@
 """The numbers of a comparison: per proportion and seed, their means, and paired differences.
 
 Spread is the sample standard deviation over seeds (n - 1), and None with one seed. An average is
-over the proportions, seed by seed, and is there for the seeds that have all of them.
+over the proportions, seed by seed, and is there for the seeds that have all of them. Proportions
+that leave nothing to measure, as 100 % leaves no hidden label, do not count.
 """
 
 from __future__ import annotations
@@ -91,15 +92,19 @@ def _over_proportions(values: Mapping[float, Mapping[int, float | None]]) -> dic
     seeds = sorted({seed for of in values.values() for seed in of})
     averages: list[float] = []
     for seed in seeds:
-        found = [of.get(seed) for of in values.values()]
+        found = [of.get(seed) for of in values.values() if not of or _measured(of)]
         known = [value for value in found if value is not None]
-        if len(known) == len(found):
+        if known and len(known) == len(found):
             averages.append(float(np.mean(known)))
     return {
         "values": {_key(p): {str(s): v for s, v in of.items()} for p, of in values.items()},
         "means": {_key(p): _mean(Mean.of(of.values())) for p, of in values.items()},
         "average": _mean(Mean.of(averages)),
     }
+
+
+def _measured(of: Mapping[int, float | None]) -> bool:
+    return any(value is not None for value in of.values())
 
 
 def _mean(found: Mean | None) -> dict[str, Any] | None:
@@ -152,13 +157,19 @@ def paired_interval(
 ) -> Interval | None:
     """Interval of the mean difference over the trainings that both have, by proportion and seed.
 
+    Trainings without anything to measure count for neither.
+
     Args:
         values, reference: float64 [1 + B] each, the images as they are and resampled.
 
     Returns:
         None without a training in common, or without truth.
     """
-    common = sorted(values.keys() & reference.keys())
+    common = sorted(
+        key
+        for key in values.keys() & reference.keys()
+        if not np.isnan([values[key][0], reference[key][0]]).all()
+    )
     if not common:
         return None
     change = np.mean([values[key] - reference[key] for key in common], axis=0)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from relabel.datasets.partial.labels import PartialLabels, hide
-from relabel.errors import DataError
+from relabel.errors import ConfigError, DataError
 from relabel.evaluation.multilabel.resampling import weighted_map
 from relabel.evaluation.resampling import resamples
 from relabel.partial.settings import CompletionSettings
@@ -34,7 +34,7 @@ from relabel.workspace.stage import Outputs, Stage
 
 METRICS_FILE, RESAMPLES_FILE = "metrics.json", "resamples.npz"
 VARIANTS = ("", REFIT)
-_MODEL = "model"
+_MODEL, _FEATURES = "model", "features"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +107,9 @@ class CompletionPlan(Pipeline):
 
     Attributes:
         cells: every training, seed by seed.
+
+    Raises:
+        ConfigError: datasets of one name, or of the name of what lies beside theirs.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class CompletionPlan(Pipeline):
         base: CompletionSettings,
     ) -> None:
         super().__init__(out, log="completion.log")
+        check_names([subject.name for subject in subjects])
         self.subjects, self.arms = tuple(subjects), tuple(arms)
         self.proportions, self.seeds, self.base = tuple(proportions), tuple(seeds), base
         self._identities: dict[str, str] = {}
@@ -135,7 +139,7 @@ class CompletionPlan(Pipeline):
     @property
     def cache(self) -> Path:
         """Where kept maps of the backbone lie, for all trainings."""
-        return self.out / "features"
+        return self.out / _FEATURES
 
     @cached_property
     def _inputs(self) -> dict[str, dict[str, str]]:
@@ -164,6 +168,20 @@ class CompletionPlan(Pipeline):
             inputs=self._inputs[subject.name],
         )
         return Cell(subject, arm, proportion, seed, settings, stage)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Whether each dataset can have a folder of its name.
+
+    Raises:
+        ConfigError: two share a name, or one is called as the folder of the kept maps.
+    """
+    for name in names:
+        if names.count(name) > 1 or name == _FEATURES:
+            what = f"two datasets are called {name!r}"
+            if names.count(name) == 1:
+                what = f"a dataset is called {name!r}, as the folder of the backbone's maps"
+            raise ConfigError(what, remedy="Name one of them with --data NAME=PATH.")
 
 
 def run_completion_plan(

@@ -208,6 +208,13 @@ def test_a_tsv_tells_what_is_sure(tmp_path):
     assert named.dense(slice(0, 1)).tolist() == [[1, -1, 0, 1, -1]]
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_classes_called_by_numbers_are_read_again(tmp_path, kind):
+    write_partial(made([[1, -1]], classes=("0", "1")), tmp_path / f"few.{kind}")
+    back = read_partial(tmp_path / f"few.{kind}")
+    assert back.classes == ("0", "1") and back.dense().tolist() == [[1, -1]]
+
+
 def test_names_for_classes_that_have_their_own_or_too_few(tmp_path):
     path = tmp_path / "x.csv"
     write_partial(made([[1, -1]]), path)

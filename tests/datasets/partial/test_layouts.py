@@ -165,7 +165,24 @@ def test_voc_difficult_objects_alone_are_unknown(tmp_path):
     assert labels.known.nnz == 39
     assert open_partial(kit, "test").file_names == ["c.jpg"]
     assert read_voc(kit, "trainval").name == "VOC2007"
-    assert len(open_partial(kit)) == 3
+    assert open_partial(kit).file_names == ["b.jpg", "a.jpg"]  # the test images are not trained on
+
+
+def test_voc_without_a_test_set_does_not_train_on_val(tmp_path):
+    sets = {"trainval": ["a", "b"], "train": ["a"], "val": ["b"]}
+    voc(tmp_path, sets, a=["cat"], b=["dog"])
+    assert open_partial(tmp_path).file_names == ["a.jpg"]
+    assert has_split(tmp_path, "test")
+    assert open_partial(tmp_path, "test").file_names == ["b.jpg"]
+    voc(tmp_path / "bare", {}, c=["cat"])
+    assert open_partial(tmp_path / "bare").file_names == ["c.jpg"]
+    assert not has_split(tmp_path / "bare", "test")
+
+
+def test_a_damaged_test_split_is_there_all_the_same(tmp_path):
+    coco(tmp_path, a=[10])
+    (tmp_path / "annotations" / "instances_val2014.json").write_text("{")
+    assert has_split(tmp_path, "test")  # so that whoever reads it says what is wrong
 
 
 def vg(folder, labels='{"1.jpg": [0, 199], "2.jpg": [], "3.jpg": [5]}', names="2.jpg\n1.jpg\n"):
@@ -241,7 +258,9 @@ def test_nus_wide(tmp_path, flat):
     assert labels.classes == ("airport", "animal")
     assert labels.dense().tolist() == [[-1, 1], [1, -1]]
     assert open_partial(tmp_path, "test").dense().tolist() == [[-1, 1]]
-    assert open_partial(tmp_path).dense().tolist() == [[-1, 1], [1, -1], [-1, 1]]
+    assert open_partial(tmp_path).file_names == labels.file_names
+    assert read_nus_wide(tmp_path).dense().tolist() == [[-1, 1], [1, -1], [-1, 1]]
+    assert has_split(tmp_path, "test")
     if not flat:
         assert read_rgb(labels.location(1)).shape == (8, 8, 3)
 

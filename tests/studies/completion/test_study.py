@@ -204,6 +204,25 @@ def test_without_test_images_and_truth(tmp_path: Path) -> None:
         run(plan_of(tmp_path / "2", subjects=[Subject("n", nothing, None)]), FakeTrainer())
 
 
+def test_a_share_without_hidden_labels_leaves_the_average_of_the_others(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, proportions=(0.5, 1.0))
+    run(plan, FakeTrainer())
+    dataset = results.collect(plan, title="x", reference="hst")["datasets"]["photos"]
+    found = dataset["rows"]["hst"]["unknown"]["mAP"]
+    assert found["means"]["100"] is None
+    assert found["average"] == found["means"]["50"]
+    change = dataset["intervals"]["unknown"]["bce"]["hst"]["mean"]
+    bce = dataset["rows"]["bce"]["unknown"]["mAP"]["average"]["mean"]
+    assert change == pytest.approx(bce - found["average"]["mean"])
+
+
+def test_datasets_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    for names, match in ((("a", "a"), "two datasets"), (("features",), "is called 'features'")):
+        subjects = [Subject(name, TRAIN, TEST) for name in names]
+        with pytest.raises(ConfigError, match=match):
+            plan_of(tmp_path, subjects=subjects)
+
+
 def test_a_damaged_file_of_resamples_is_named(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, proportions=(0.5,), seeds=(0,))
     run(plan, FakeTrainer())
