@@ -72,7 +72,7 @@ def write_config(folder: Path, *, seed: int, effort: float = 1.0) -> Path:
     text = _TEMPLATE.format(
         seed=seed,
         specialist_steps=max(2, round(80 * effort)),
-        lat_steps=max(4, round(550 * effort)),
+        lat_steps=max(4, round(450 * effort)),
     )
     path = folder / "relabel.toml"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
