@@ -11,7 +11,15 @@ import numpy as np
 from PIL import Image
 
 from relabel.reports import charts
-from relabel.reports.page import Cell, embedded, note, number, table, write_page
+from relabel.reports.page import (
+    Cell,
+    embedded,
+    note,
+    picture_section,
+    table,
+    tiles,
+    write_page,
+)
 from relabel.reports.style import escaped
 
 _WIDTH, _HEIGHT = 420, 315  # pixels of a picture at most
@@ -122,22 +130,13 @@ def write_completion_report(
     sections = [_overview(counts), _cooccurrence(counts), _completions(counts), _measured(counts)]
     contents = {"cooccurrence": "Co-occurrence", "completions": "Completions"}
     contents |= {"reliability": "Reliability"}
-    groups = list(dict.fromkeys(p.group for p in pictures))
-    if groups:
+    if pictures:
         contents["pictures"] = "Pictures"
-        sections.append('<section id="pictures"><h2>Pictures</h2>' + _key(pictures))
-        for group in groups:
-            cards = "".join(_card(p) for p in pictures if p.group == group)
-            sections.append(f'<h3>{escaped(group)}</h3><div class="cards">{cards}</div>')
-        sections.append("</section>")
+        sections.append(picture_section(pictures, _key(pictures), _card))
     return write_page(out, title, contents, sections, settings)
 
 
 def _overview(counts: CompletionCounts) -> str:
-    tiles = "".join(
-        f"<div><strong>{escaped(number(value))}</strong><span>{escaped(name)}</span></div>"
-        for name, value in counts.numbers.items()
-    )
     bins = len(counts.confidences)
     shown = [
         charts.bars(counts.before, title="Known present labels", note="per image"),
@@ -158,7 +157,7 @@ def _overview(counts: CompletionCounts) -> str:
     absent = {"known absent": int(counts.absent.sum())}
     absent["completed absent"] = int(counts.unknown.sum()) - added
     return (
-        f'<section><div class="tiles">{tiles}</div><div class="charts">{"".join(shown)}</div>'
+        f'<section>{tiles(counts.numbers)}<div class="charts">{"".join(shown)}</div>'
         f"<h3>Present labels by what gave them</h3>{charts.share_bar(parts)}"
         f"<h3>Absent labels</h3>{charts.share_bar(absent)}</section>"
     )

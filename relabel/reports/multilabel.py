@@ -15,9 +15,10 @@ from relabel.reports.page import (
     details,
     embedded,
     note,
-    number,
+    picture_section,
     swatch,
     table,
+    tiles,
     write_page,
 )
 from relabel.reports.pictures import class_palette, draw_masks
@@ -102,16 +103,9 @@ def write_multilabel_report(
     Returns:
         ``out``.
     """
-    sections = [_overview(counts)]
-    groups = list(dict.fromkeys(p.group for p in pictures))
-    if groups:
-        sections.append('<section id="pictures"><h2>Pictures</h2>' + _KEY)
-        for group in groups:
-            cards = "".join(_card(p, counts.confident) for p in pictures if p.group == group)
-            sections.append(f'<h3>{escaped(group)}</h3><div class="cards">{cards}</div>')
-        sections.append("</section>")
-    sections += [_added(counts), _confused(counts), _skipped(counts)]
-    contents = {"pictures": "Pictures"} if groups else {}
+    shown = picture_section(pictures, _KEY, lambda picture: _card(picture, counts.confident))
+    sections = [_overview(counts), shown, _added(counts), _confused(counts), _skipped(counts)]
+    contents = {"pictures": "Pictures"} if pictures else {}
     contents |= {"added": "Added labels", "confused": "Confused classes"}
     return write_page(out, title, contents, sections, settings)
 
@@ -125,10 +119,6 @@ _KEY = note(
 
 
 def _overview(counts: Counts) -> str:
-    tiles = "".join(
-        f"<div><strong>{escaped(number(value))}</strong><span>{escaped(name)}</span></div>"
-        for name, value in counts.numbers.items()
-    )
     limit = f"p ≥ {counts.confident:g}"
     shown = [
         charts.bars(counts.labels, title="Labels per image", note=f"labels with {limit}"),
@@ -143,8 +133,7 @@ def _overview(counts: Counts) -> str:
         charts.bars(counts.areas, title="Area of a region", note="share of its image", every=5),
     ]
     return (
-        f'<section><div class="tiles">{tiles}</div><div class="charts four">{"".join(shown)}</div>'
-        "</section>"
+        f'<section>{tiles(counts.numbers)}<div class="charts four">{"".join(shown)}</div></section>'
     )
 
 

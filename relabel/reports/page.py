@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,16 @@ from relabel.reports.style import CSS, escaped
 from relabel.workspace.atomic import atomic_write_bytes
 
 _JPEG_QUALITY = 82
+
+
+class Grouped(Protocol):
+    """A picture of a report, under the heading of its group."""
+
+    @property
+    def group(self) -> str: ...
+
+
+P = TypeVar("P", bound=Grouped)
 
 
 class Cell(NamedTuple):
@@ -116,6 +126,32 @@ def number(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(v) for v in value)
     return str(value)
+
+
+def tiles(numbers: Mapping[str, object]) -> str:
+    """Named numbers, each large above its name."""
+    each = (
+        f"<div><strong>{escaped(number(value))}</strong><span>{escaped(name)}</span></div>"
+        for name, value in numbers.items()
+    )
+    return f'<div class="tiles">{"".join(each)}</div>'
+
+
+def picture_section(pictures: Sequence[P], key: str, card: Callable[[P], str]) -> str:
+    """Pictures in the order of their groups; empty where there are none.
+
+    Args:
+        key: HTML that says how to read them.
+        card: HTML of one.
+    """
+    groups = list(dict.fromkeys(picture.group for picture in pictures))
+    if not groups:
+        return ""
+    parts = ['<section id="pictures"><h2>Pictures</h2>' + key]
+    for group in groups:
+        cards = "".join(card(p) for p in pictures if p.group == group)
+        parts.append(f'<h3>{escaped(group)}</h3><div class="cards">{cards}</div>')
+    return "".join([*parts, "</section>"])
 
 
 def nested(values: Mapping[str, Any]) -> str:
