@@ -17,6 +17,11 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.formats.fiftyone.documents import (
+    LABELS,
+    classification_document,
+    classification_fields,
+    classifications_document,
+    classifications_field,
     dataset_document,
     detection_fields,
     object_id,
@@ -86,11 +91,11 @@ def _samples(
                 place_image(str(path), out / "data" / file_name, copy_images)
             found = [
                 {
-                    "_id": object_id(name, "label", file_name, labels.label_ids[k]),
-                    "_cls": "Classification",
-                    "tags": [],
-                    "label": images.class_names[labels.label_ids[k]],
-                    "confidence": shortest_number(labels.label_probs[k]),
+                    **classification_document(
+                        object_id(name, "label", file_name, labels.label_ids[k]),
+                        images.class_names[labels.label_ids[k]],
+                        shortest_number(labels.label_probs[k]),
+                    ),
                     "origin": label_origin_text(int(origins[k])),
                 }
                 for k in range(*labels.label_offsets[i : i + 2])
@@ -105,7 +110,7 @@ def _samples(
                     int(regions.height[i]),
                 ),
                 "original": _original(name, file_name, int(labels.gt[i]), images),
-                "labels": {"_cls": "Classifications", "classifications": found, "logits": None},
+                "labels": classifications_document(found),
                 "regions": {
                     "_cls": "Detections",
                     "detections": _detections(name, i, regions, labels, images),
@@ -117,13 +122,8 @@ def _samples(
 def _original(name: str, file_name: str, gt: int, images: ImageSet) -> dict[str, Any] | None:
     if gt < 0:
         return None
-    return {
-        "_id": object_id(name, "original", file_name),
-        "_cls": "Classification",
-        "tags": [],
-        "label": images.class_names[gt],
-        "confidence": None,
-    }
+    identity = object_id(name, "original", file_name)
+    return classification_document(identity, images.class_names[gt], None)
 
 
 def _detections(
@@ -168,35 +168,20 @@ def _array(mask: np.ndarray) -> dict[str, Any]:
 
 def _schema() -> list[dict[str, Any]]:
     f = schema_field
-    classification = [
-        f("id", "ObjectId", db_field="_id"),
-        f("tags", "List", subfield="String"),
-        f("label", "String"),
-        f("confidence", "Float"),
-        f("logits", "Vector"),
-    ]
-    classifications = f(
-        "classifications",
-        "List",
-        document="fiftyone.core.labels.Classification",
-        subfield="EmbeddedDocument",
-        fields=[*classification, f("origin", "String")],
-    )
     detections = f(
         "detections",
         "List",
-        document="fiftyone.core.labels.Detection",
+        document=f"{LABELS}Detection",
         subfield="EmbeddedDocument",
         fields=[*detection_fields(), f("round", "Int"), f("area", "Int")],
     )
 
     def field(name: str, kind: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
-        document = f"fiftyone.core.labels.{kind}"
-        return f(name, "EmbeddedDocument", document=document, fields=fields)
+        return f(name, "EmbeddedDocument", document=f"{LABELS}{kind}", fields=fields)
 
     return [
-        field("original", "Classification", classification),
-        field("labels", "Classifications", [classifications, f("logits", "Vector")]),
+        field("original", "Classification", classification_fields()),
+        classifications_field("labels", f("origin", "String")),
         field("regions", "Detections", [detections]),
         f("num_labels", "Int"),
     ]

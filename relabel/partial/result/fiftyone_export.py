@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.formats.fiftyone.documents import (
+    classification_document,
+    classifications_document,
+    classifications_field,
     dataset_document,
     object_id,
     sample_document,
@@ -82,8 +85,7 @@ def _samples(
                     for c in np.flatnonzero(mask).tolist()
                 ]
                 found.sort(key=lambda document: -(document["confidence"] or 0.0))
-                sample[field] = {"_cls": "Classifications", "classifications": found}
-                sample[field]["logits"] = None
+                sample[field] = classifications_document(found)
             sample["num_added"] = int((part.present[i] & (part.known[i] == 0)).sum())
             yield sample
 
@@ -91,12 +93,10 @@ def _samples(
 def _classification(
     labels: PartialLabels, field: str, part: CompletedPart, image: int, category: int
 ) -> dict[str, Any]:
+    identity = object_id(labels.name, field, part.file_names[image], category)
+    confidence = shortest_number(part.scores[image, category])
     return {
-        "_id": object_id(labels.name, field, part.file_names[image], category),
-        "_cls": "Classification",
-        "tags": [],
-        "label": labels.classes[category],
-        "confidence": shortest_number(part.scores[image, category]),
+        **classification_document(identity, labels.classes[category], confidence),
         "source": SOURCES[part.source[image, category]],
     }
 
@@ -118,29 +118,6 @@ def _suffix(data: bytes) -> str:
 
 
 def _schema() -> list[dict[str, Any]]:
-    f = schema_field
-    classification = [
-        f("id", "ObjectId", db_field="_id"),
-        f("tags", "List", subfield="String"),
-        f("label", "String"),
-        f("confidence", "Float"),
-        f("logits", "Vector"),
-        f("source", "String"),
-    ]
-    classifications = f(
-        "classifications",
-        "List",
-        document="fiftyone.core.labels.Classification",
-        subfield="EmbeddedDocument",
-        fields=classification,
-    )
-    fields = [
-        f(
-            name,
-            "EmbeddedDocument",
-            document="fiftyone.core.labels.Classifications",
-            fields=[classifications, f("logits", "Vector")],
-        )
-        for name in FIELDS
-    ]
-    return [*fields, f("num_added", "Int")]
+    source = schema_field("source", "String")
+    fields = [classifications_field(name, source) for name in FIELDS]
+    return [*fields, schema_field("num_added", "Int")]

@@ -23,6 +23,8 @@ OTHER_FIELDS = "other_fields"
 # The importer replaces every date by the time of the import.
 _DATE = {"$date": "2020-01-01T00:00:00Z"}
 _FIELDS = "fiftyone.core.fields."
+LABELS = "fiftyone.core.labels."
+"""The module of FiftyOne's label classes, as schemas name them."""
 
 
 def write_documents(
@@ -132,6 +134,53 @@ def detection_fields() -> list[dict[str, Any]]:
         f("confidence", "Float"),
         f("index", "Int"),
     ]
+
+
+def classification_document(
+    identity: Mapping[str, str], label: str, confidence: float | None
+) -> dict[str, Any]:
+    """A FiftyOne classification, to which further fields are added; ``identity`` of `object_id`."""
+    return {
+        "_id": identity,
+        "_cls": "Classification",
+        "tags": [],
+        "label": label,
+        "confidence": confidence,
+    }
+
+
+def classifications_document(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The value of a field of classifications."""
+    return {"_cls": "Classifications", "classifications": found, "logits": None}
+
+
+def classification_fields() -> list[dict[str, Any]]:
+    """The fields that every FiftyOne classification has."""
+    f = schema_field
+    return [
+        f("id", "ObjectId", db_field="_id"),
+        f("tags", "List", subfield="String"),
+        f("label", "String"),
+        f("confidence", "Float"),
+        f("logits", "Vector"),
+    ]
+
+
+def classifications_field(name: str, more: dict[str, Any]) -> dict[str, Any]:
+    """A sample's field of classifications that each have a further field ``more``."""
+    found = schema_field(
+        "classifications",
+        "List",
+        document=f"{LABELS}Classification",
+        subfield="EmbeddedDocument",
+        fields=[*classification_fields(), more],
+    )
+    return schema_field(
+        name,
+        "EmbeddedDocument",
+        document=f"{LABELS}Classifications",
+        fields=[found, schema_field("logits", "Vector")],
+    )
 
 
 def dataset_document(
