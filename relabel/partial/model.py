@@ -5,7 +5,7 @@ Shape legend: ``B`` images, ``C`` classes, ``D`` channels, ``H, W`` cells, ``S``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class Model(nn.Module):
     """Inputs to a method's losses or logits.
 
     Inputs are kept maps, float16 [B, D, H, W], or pixels uint8 [B, 3, S, S] where there is a body.
-    The maps' mean and deviation over the training images are part of the model, so that one
-    learning rate suits backbones of any scale.
+    Their power-normalised values' mean and deviation over the training images are part of the
+    model, so that one learning rate suits backbones of any scale.
     """
 
     mean: Tensor
@@ -54,30 +54,51 @@ class Model(nn.Module):
         pixels = inputs.to(self.mean.device, memory_format=torch.channels_last)
         return self.body(pixels.float() / 255)
 
+    def even_maps(self, inputs: Tensor) -> Tensor:
+        """Power-normalised maps [B, D, H, W]; their means [B, D, 1, 1] if a method reads no more."""
+        maps = self.raw_maps(inputs)
+        if not self.method.needs_maps:
+            maps = maps.mean((2, 3), keepdim=True)
+        return power_normalised(maps) if self.method.standardised else maps
+
     def maps(self, inputs: Tensor) -> Tensor:
-        """Standardised maps."""
-        maps = (self.raw_maps(inputs) - self.mean) * self.scale
-        return maps if self.method.needs_maps else maps.mean((2, 3), keepdim=True)
+        """Power-normalised and standardised maps, as `even_maps`."""
+        return (self.even_maps(inputs) - self.mean) * self.scale
+
+    @torch.inference_mode()
+    def standardise(self, batches: Iterable[Tensor]) -> None:
+        """From now on `maps` have mean 0 and deviation 1 per channel over these inputs."""
+        if not self.method.standardised:
+            return
+        means = [self.even_maps(inputs).mean((2, 3)).double().cpu() for inputs in batches]
+        found = torch.cat(means)
+        deviation = found.std(0, correction=0).clamp(min=1e-6)
+        self.mean.copy_(found.mean(0).view_as(self.mean))
+        self.scale.copy_((1 / deviation).view_as(self.scale))
 
     def forward(self, inputs: Tensor, known: Tensor, step: int) -> dict[str, Tensor]:
         return self.method(self.maps(inputs), known.to(self.mean.device), step)
 
 
-def build_model(
-    setup: Setup, body: Body | None, moments: tuple[Tensor, Tensor] | None = None
-) -> Model:
-    """A model with random weights from torch's global generator.
+def power_normalised(maps: Tensor) -> Tensor:
+    """Signed roots of maps [B, D, H, W], each image's scaled so that their mean has norm sqrt(D).
 
-    Args:
-        moments: mean and deviation of the maps, each [D]; None leaves the maps as they are.
+    A few channels, and a few images, have values many times the others', and would decide what a
+    classifier learns from few labels. On images that no table of ours is made of (five sets, 10 to
+    60 % known, MobileNetV2) plain BCE gains 0.8 points of mAP by it on test images and 1.5 on
+    hidden labels; SR 1.9 and 2.3.
+
+    Source: Perronnin et al., "Improving the Fisher Kernel for Large-Scale Image Classification"
+    (ECCV 2010), sections 3.2 and 3.3.
     """
-    method = METHODS[setup.settings.method](setup)
-    model = Model(method, body, setup.channels)
-    if moments is not None and method.standardised:
-        mean, deviation = moments
-        model.mean.copy_(mean.view_as(model.mean))
-        model.scale.copy_(1 / deviation.view_as(model.scale).clamp(min=1e-6))
-    return model
+    roots = maps.sign() * maps.abs().sqrt()
+    norm = roots.mean((2, 3)).norm(dim=1).clamp(min=1e-9)
+    return roots * (maps.shape[1] ** 0.5 / norm)[:, None, None, None]
+
+
+def build_model(setup: Setup, body: Body | None) -> Model:
+    """A model with random weights from torch's global generator; its maps are not standardised."""
+    return Model(METHODS[setup.settings.method](setup), body, setup.channels)
 
 
 def save_model(

@@ -56,7 +56,7 @@ class CompletionSettings(TrainSettings):
         "and to choose how far refitting goes; 0: no calibration.",
     )
 
-    epochs: NonNegative = setting(20.0, "Passes over the images.")
+    epochs: NonNegative = setting(10.0, "Passes over the images; published: 20.")
     batch_size: Positive = setting(32, "Images per step over all processes.")
     lr: NonNegative = setting(1e-3, "Peak learning rate.")
     backbone_lr_scale: NonNegative = setting(

@@ -323,18 +323,7 @@ def _new_model(
             steps,
             text_width(settings.backbone) if settings.method == CLIP_PROMPT else 0,
         )
-        return build_model(setup, body, _moments(inputs, body, device))
-
-
-def _moments(inputs: Inputs, body: Body | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation per channel of the maps' means over some training images, each [D]."""
+        model = build_model(setup, body).to(device)
     some = np.flatnonzero(inputs.readable)[:_MOMENT_IMAGES]
-    means = []
-    for part in passes(len(some), 32):
-        values = inputs.batch(some[part])
-        with torch.inference_mode():
-            if body is not None:
-                values = body.to(device)(values.to(device).float() / 255)
-            means.append(values.float().mean((2, 3)).double().cpu())
-    found = torch.cat(means)
-    return found.mean(0).float(), found.std(0, correction=0).float()
+    model.standardise(inputs.batch(some[part]) for part in passes(len(some), 32))
+    return model

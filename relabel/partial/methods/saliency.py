@@ -11,11 +11,12 @@ from relabel.partial.saliency import ALPHA, TOP, Saliency, consistent_labels
 
 DROPPED = 0.5
 """Share of the channels that the strong view lacks."""
-RATE = 0.1
+RATE = 0.4
 """Learning rate of the class maps, relative to others' layers.
 
-The few places that count most make steps larger. Measured at 10 and at 50 % known (MobileNetV2,
-150 photos, 5 classes): mAP 66.6 and 83.6 at the others' rate, 76.9 and 86.0 at a tenth of it.
+The few places that count most make steps larger. Measured on images that no table of ours is made
+of (four sets, 10 to 60 % known): mAP on test images 72.0, 71.9 and 71.5 at 0.2, 0.4 and 1, OF1 of
+hidden labels 66.6, 70.7 and 74.5, their log loss 0.321, 0.316 and 0.338.
 """
 
 
