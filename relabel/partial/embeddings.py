@@ -22,6 +22,7 @@ from relabel.workspace.fingerprint import file_fingerprint, source_identity
 
 _LEARNED_WIDTH = 300  # of GloVe's vectors, which the published networks take
 _MOST_LINE = 1 << 20
+_SHORTEST = 2
 _FORMAT = "Give a text file of a word and its numbers per line, as GloVe and word2vec have it."
 
 
@@ -60,16 +61,20 @@ def word_vectors(path: str | Path, classes: Sequence[str]) -> Tensor:
     """float32 [C, e]: the vector of a class's whole name, else the mean of its words' vectors.
 
     The file is GloVe's or word2vec's text format: a word and its numbers per line, with or without
-    a first line of two counts. A name's words are joined by ``_`` or ``-`` in such files. It is
-    read line by line, and only the vectors that are needed are kept.
+    a first line of two counts. A name's words are joined by ``_`` or ``-`` in such files. A word
+    that is not there is cut in two that are, as VOC's ``pottedplant`` and ``tvmonitor`` must be;
+    of several cuts that whose rarer part comes first in the file, which is sorted by frequency.
+    The file is read line by line, and only the vectors that are needed are kept.
 
     Raises:
         DataError: a line that is no word with numbers or shorter than the first, or a class
             without a single word in the file.
     """
     whole = {name: {j.join(words_of(name)) for j in ("_", "-", "")} for name in classes}
-    wanted = {w for name in classes for w in (*whole[name], *words_of(name))}
-    found: dict[str, np.ndarray] = {}
+    cuts = {w: _cuts(w) for name in classes for w in words_of(name)}
+    wanted = {*cuts, *(w for names in whole.values() for w in names)}
+    wanted |= {part for pairs in cuts.values() for pair in pairs for part in pair}
+    found: dict[str, np.ndarray] = {}  # in the order of the file
     width = 0
     with open_file(path) as stream, foreign(path, "a file of word vectors", remedy=_FORMAT):
         for number, line in enumerate(iter(lambda: stream.readline(_MOST_LINE), b""), start=1):
@@ -91,10 +96,19 @@ def word_vectors(path: str | Path, classes: Sequence[str]) -> Tensor:
                 if not np.isfinite(values).all():
                     raise ValueError(f"line {number} has numbers that are not finite")
                 found[text] = values
+    rank = {word: number for number, word in enumerate(found)}
+
+    def vectors(word: str) -> list[np.ndarray]:
+        if word in found:
+            return [found[word]]
+        pairs = [pair for pair in cuts[word] if pair[0] in found and pair[1] in found]
+        best = min(pairs, key=lambda pair: max(rank[part] for part in pair), default=())
+        return [found[part] for part in best]
+
     rows = []
     for name in classes:
         exact = [found[word] for word in sorted(whole[name]) if word in found]
-        parts = exact[:1] or [found[word] for word in words_of(name) if word in found]
+        parts = exact[:1] or [v for word in words_of(name) for v in vectors(word)]
         if not parts:
             raise DataError(
                 f"no word of the class {name!r} is in it",
@@ -103,6 +117,11 @@ def word_vectors(path: str | Path, classes: Sequence[str]) -> Tensor:
             )
         rows.append(np.mean(parts, axis=0))
     return torch.from_numpy(np.stack(rows))
+
+
+def _cuts(word: str) -> list[tuple[str, str]]:
+    """Every way to cut a word in two of at least `_SHORTEST` letters each."""
+    return [(word[:k], word[k:]) for k in range(_SHORTEST, len(word) - _SHORTEST + 1)]
 
 
 def text_embeddings(source: str, classes: Sequence[str]) -> Tensor:

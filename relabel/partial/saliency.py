@@ -45,8 +45,8 @@ def consistent_labels(weak: Tensor, known: Tensor) -> Tensor:
     Published are labels, present from a probability of 0.6 and absent up to 0.4. Where categories
     are rare and few labels known, nearly all unknown ones are then absent, and the network becomes
     sure of that. Here probabilities are passed on as they are. On images that no table of ours is
-    made of (four sets, 10 to 60 % known) that gains 1.0 points of mAP on test images, and lowers
-    the log loss of hidden labels from 0.332 to 0.316.
+    made of (four sets, 10 to 60 % known) that moves mAP on test images from 71.3 to 71.7, and OF1
+    and the log loss of hidden labels from 69.6 to 72.5 and from 0.342 to 0.323.
 
     Args:
         weak: logits of the weak view [B, C].

@@ -52,6 +52,19 @@ def test_a_name_is_its_own_vector_or_the_mean_of_its_words(vectors: Path) -> Non
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
+def test_a_word_that_is_not_there_is_cut_in_two_that_are(tmp_path: Path) -> None:
+    path = tmp_path / "glove.txt"
+    # By frequency: "a|bcd" is no cut, "ab|cd" has a rarer part than "abc|de" below.
+    path.write_text(
+        "tv 2 0\npotted 0 2\nplant 4 4\nmonitor 0 4\nabc 1 0\nde 0 1\nab 8 8\ncde 9 9\n"
+    )
+    found = word_vectors(path, ["tvmonitor", "PottedPlant", "pottedplant", "abcde"])
+    expected = [[1, 2], [2, 3], [2, 3], [0.5, 0.5]]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+    with pytest.raises(DataError, match="no word of the class 'tvx'"):
+        word_vectors(path, ["tvx"])
+
+
 def test_word2vec_has_a_first_line_of_counts(vectors: Path, tmp_path: Path) -> None:
     other = tmp_path / "word2vec.txt"
     other.write_text("4 3\n" + GLOVE)
