@@ -64,7 +64,7 @@ def completion(
     from relabel.studies.completion import results
     from relabel.studies.completion.measure import measure_scores
     from relabel.studies.completion.protocol import read_completion_protocol
-    from relabel.studies.completion.run import CompletionPlan, run_completion_plan
+    from relabel.studies.completion.run import CompletionPlan, run_completion_plan, unreadable
     from relabel.studies.completion.train import train_and_score
 
     runtime = given.runtime
@@ -84,8 +84,8 @@ def completion(
         out or Path("runs") / "completion",
         given.of(CompletionSettings, "complete"),
     )
-    tell_problems(problems, runtime.quiet)
     if dry_run:
+        tell_problems(problems, runtime.quiet)
         _print_plan(plan, as_json)
         return
     command = shlex.join(["relabel", *sys.argv[1:]])
@@ -97,6 +97,9 @@ def completion(
     run_completion_plan(
         plan, train_and_score, measure_scores, runtime, overwrite=overwrite, after_each=save
     )
+    for place in unreadable(plan):
+        problems.error("cannot be read; its labels are guessed without it", file=place)
+    tell_problems(problems, runtime.quiet)
     content = results.collect(plan, **about)
     files = results.write_completion(content, plan.out, command)
     print_or_save(content, results.shown_tables(content), as_json, None)

@@ -195,6 +195,12 @@ def test_images_that_cannot_be_read_are_listed(
     assert code == 0 and "broken.png: cannot be read" in err
     code, _, err = run(capsys, *call, "--out", tmp_path / "strict")
     assert code == 1 and "broken.png" in err
+    call = ["evaluate", "completion", "--dataset", labels, "--backbone", world / "net"]
+    call += ["--methods", "bce", "--proportions", "90", "--seeds", "0", "--steps", "2"]
+    call += [*(a for a in QUICK if a != "--quiet"), "--out", tmp_path / "study", "--skip-bad"]
+    for _ in range(2):  # what a finished training could not read is listed again
+        code, _, err = run(capsys, *call)
+        assert code == 0 and err.count("broken.png: cannot be read") == 1
 
 
 def test_images_that_are_completed_are_not_measured_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ from relabel.errors import ConfigError, did_you_mean
 from relabel.partial.settings import CompletionSettings
 from relabel.settings import choices_of, field_types, fit_values
 
+_NAME = r"\w[\w.-]*"
 REFIT = "+refit"
 """Behind the name of an arm: the same with each category's classifier refitted."""
 
@@ -52,6 +54,12 @@ def resolve_arms(
     arms = []
     for name in dict.fromkeys(names):
         if name in tables:
+            if re.fullmatch(_NAME, name) is None:
+                raise ConfigError(
+                    f"an arm cannot be called {name!r}, which names a folder and a row",
+                    record="[protocol.arms]",
+                    remedy="Take letters, digits, '_', '.' and '-' after a letter or digit.",
+                )
             fitted, wrong = fit_values(CompletionSettings, tables[name])
             if wrong or "seed" in fitted:
                 what = "; ".join(wrong) or "the seed is the protocol's, not an arm's"

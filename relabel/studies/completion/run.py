@@ -54,10 +54,16 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Scores of one way to complete, float [N, C] of the training and [T, C] of the test images."""
+    """Scores of one way to complete.
+
+    Attributes:
+        train, test: float [N, C] of the training and [T, C] of the test images.
+        unreadable: where those images are that could not be read, and were gone on without.
+    """
 
     train: np.ndarray
     test: np.ndarray | None
+    unreadable: tuple[str, ...] = ()
 
 
 class Trainer(Protocol):
@@ -253,6 +259,7 @@ def _train(
             "classes": full.num_classes,
             "known": int(labels.known.nnz),
             "hidden": int(np.count_nonzero(hidden)),
+            "unreadable": sorted({p for scored in found.values() for p in scored.unreadable}),
             "seconds": round(time.monotonic() - started, 1),
         },
     )
@@ -266,6 +273,12 @@ def _resampled(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """mAP of the images as they are and of each resample of them, float64 [1 + B]."""
     images = len(truth)
     return weighted_map(truth, scores, np.vstack([np.ones((1, images)), resamples(images)]))
+
+
+def unreadable(plan: CompletionPlan) -> list[str]:
+    """Where the images are that the finished trainings could not read."""
+    found = [finished(cell) for cell in plan.cells]
+    return sorted({place for metrics in found if metrics for place in metrics["unreadable"]})
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:

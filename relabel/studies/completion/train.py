@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from relabel.datasets.partial.labels import PartialLabels
 from relabel.partial.settings import CompletionSettings
 from relabel.settings import Runtime
@@ -34,10 +36,17 @@ def train_and_score(
     tested = None if test is None else opened(test)
     train(labels, inputs, folder / "network", settings, runtime)
     refit(folder / "network", labels, inputs, folder / "refitted", runtime)
+    unreadable = [
+        these.location(row)
+        for these, values in ((labels, inputs), (test, tested))
+        if these is not None
+        for row in np.flatnonzero(~values.readable).tolist()
+    ]
     return {
         variant: Scored(
             predict(folder / name, inputs, runtime, labels=labels).scores,
             None if tested is None else predict(folder / name, tested, runtime).scores,
+            tuple(unreadable),
         )
         for variant, name in (("", "network"), (REFIT, "refitted"))
     }

@@ -245,6 +245,8 @@ def test_arms() -> None:
         (["x"], {"x": {"lr": 0.1}}, "no method"),
         (["x"], {"x": {"method": "hst", "seed": 1}}, "seed"),
         (["x"], {"x": {"methods": "hst"}}, "unknown setting"),
+        (["../x"], {"../x": {"method": "hst"}}, r"cannot be called '\.\./x'"),
+        (["hst+refit"], {"hst+refit": {"method": "hst"}}, "cannot be called"),
     ):
         with pytest.raises(ConfigError, match=match):
             resolve_arms(names, wrong)
