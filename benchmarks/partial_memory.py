@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from relabel.partial.losses import instance_contrast, partial_bce, prototype_contrast
-from relabel.partial.networks import SemanticAware
-from relabel.partial.prototypes import Examples, Prototypes
-from relabel.partial.transfer import IntraImage, Thresholds, complement
+from relabel.partial.networks.prototypes import Examples, Prototypes
+from relabel.partial.networks.semantic import SemanticAware
+from relabel.partial.networks.transfer import IntraImage, Thresholds, complement
 
 
 def peak() -> float:

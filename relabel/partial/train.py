@@ -20,11 +20,11 @@ from relabel.partial.body import Body, build_body
 from relabel.partial.calibrate import Calibration, fit_calibration, hold_back
 from relabel.partial.embeddings import class_embeddings, embeddings_identity
 from relabel.partial.features import Features, Inputs, passes
-from relabel.partial.graph import label_cooccurrence
 from relabel.partial.methods.base import Setup
 from relabel.partial.methods.clip_prompt import text_width
 from relabel.partial.methods.registry import METHODS
 from relabel.partial.model import CONFIG, Model, build_model, load_model, save_model
+from relabel.partial.networks.graph import label_cooccurrence
 from relabel.partial.settings import CLIP_PROMPT, CompletionSettings
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from relabel.partial.blending import Blending
 from relabel.partial.losses import partial_bce
-from relabel.partial.prototypes import Examples, Prototypes
-from relabel.partial.saliency import ALPHA, TOP, Saliency, consistent_labels
+from relabel.partial.networks.blending import Blending
+from relabel.partial.networks.prototypes import Examples, Prototypes
+from relabel.partial.networks.saliency import ALPHA, TOP, Saliency, consistent_labels
 
 B, C, D = 5, 4, 3
 

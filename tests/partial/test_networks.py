@@ -8,9 +8,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from relabel.partial import memory
-from relabel.partial.graph import STEPS, GatedGraph, label_cooccurrence
-from relabel.partial.networks import ClassLinear, Pooled, SemanticAware, SemanticDecoupling
+from relabel.partial.networks import memory
+from relabel.partial.networks.graph import STEPS, GatedGraph, label_cooccurrence
+from relabel.partial.networks.semantic import ClassLinear, Pooled, SemanticAware, SemanticDecoupling
 from tests.partial.peak import Peak
 
 B, C, D, H, W = 3, 5, 6, 4, 2
@@ -204,7 +204,7 @@ def test_cooccurrence_does_not_shrink_with_what_is_known(monkeypatch: pytest.Mon
     hidden = np.where(rng.random(full.shape) < 0.2, full, 0)
     truth = label_cooccurrence(full)
     assert np.abs(label_cooccurrence(hidden) - truth).max() < 0.1
-    monkeypatch.setattr("relabel.partial.graph.ROWS", 7)
+    monkeypatch.setattr("relabel.partial.networks.graph.ROWS", 7)
     assert np.array_equal(label_cooccurrence(full[:50]), label_cooccurrence(csr_array(full[:50])))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relabel.partial.prototypes import Examples, Prototypes
+from relabel.partial.networks.prototypes import Examples, Prototypes
 
 B, C, D = 6, 4, 5
 

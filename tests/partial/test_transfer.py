@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from relabel.partial import memory
-from relabel.partial.graph import label_cooccurrence
-from relabel.partial.transfer import STEP, IntraImage, Thresholds, complement
+from relabel.partial.networks import memory
+from relabel.partial.networks.graph import label_cooccurrence
+from relabel.partial.networks.transfer import STEP, IntraImage, Thresholds, complement
 from tests.partial.peak import Peak
 
 B, C, D, M = 4, 5, 6, 7

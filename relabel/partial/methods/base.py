@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from relabel.partial.networks import Pooled
+from relabel.partial.networks.semantic import Pooled
 from relabel.partial.settings import CompletionSettings
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]

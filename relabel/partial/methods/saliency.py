@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from relabel.partial.losses import partial_bce
 from relabel.partial.methods.base import Method, Setup, prior_logits
-from relabel.partial.saliency import ALPHA, TOP, Saliency, consistent_labels
+from relabel.partial.networks.saliency import ALPHA, TOP, Saliency, consistent_labels
 
 DROPPED = 0.5
 """Share of the channels that the strong view lacks."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from relabel.partial.blending import Blending
 from relabel.partial.losses import instance_contrast, partial_bce, prototype_contrast
 from relabel.partial.methods.base import START, Batches, Method, Setup, plain_classifier
-from relabel.partial.networks import SemanticAware
-from relabel.partial.prototypes import Examples, Prototypes
+from relabel.partial.networks.blending import Blending
+from relabel.partial.networks.prototypes import Examples, Prototypes
+from relabel.partial.networks.semantic import SemanticAware
+from relabel.partial.networks.transfer import IntraImage, Thresholds, complement
 from relabel.partial.settings import LEARNED
-from relabel.partial.transfer import IntraImage, Thresholds, complement
 
 # The weights of the losses in the scripts of HST's, SST's and SARB's public code.
 PAIRS, CONTRAST, THRESHOLD = 10.0, 0.05, 0.1

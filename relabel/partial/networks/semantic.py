@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from relabel.partial.graph import STEPS, GatedGraph
-from relabel.partial.memory import pieces, recomputed
+from relabel.partial.networks.graph import STEPS, GatedGraph
+from relabel.partial.networks.memory import pieces, recomputed
 
 
 class Pooled(nn.Module):
@@ -91,7 +91,7 @@ class SemanticAware(nn.Module):
     Args:
         channels: D.
         embeddings: of the classes [C, e].
-        cooccurrence: [C, C], see `relabel.partial.graph.label_cooccurrence`.
+        cooccurrence: [C, C], see `relabel.partial.networks.graph.label_cooccurrence`.
         width: d.
         hidden: m of the attention.
         learned: the embeddings are trained, too.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from relabel.partial.prototypes import Prototypes
+from relabel.partial.networks.prototypes import Prototypes
 
 
 class Blending(nn.Module):

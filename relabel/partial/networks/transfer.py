@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from relabel.partial.losses import asymmetric, partial_bce
-from relabel.partial.memory import pieces, recomputed
+from relabel.partial.networks.memory import pieces, recomputed
 
 # Width of the soft step from "below the threshold" to "above it", in units of the score.
 STEP = 0.05
@@ -90,7 +90,8 @@ class IntraImage(nn.Module):
 
     Args:
         channels: d.
-        cooccurrence: [C, C], see `relabel.partial.graph.label_cooccurrence`, smoothed best.
+        cooccurrence: [C, C], see
+            `relabel.partial.networks.graph.label_cooccurrence`, smoothed best.
         hidden: m.
 
     Source: HST (arXiv 2205.11131), intra-image semantic transfer.
