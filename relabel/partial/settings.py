@@ -16,7 +16,7 @@ CLIP_PROMPT = "clip-prompt"
 """The method whose backbone is a CLIP checkpoint."""
 
 Method = Literal["hst", "bce", "asl", "csl", "curriculum", "sst", "sarb", "sr", "clip-prompt"]
-Part = Literal["ist", "cst", "dtl"]
+Part = Literal["ist", "cst", "dtl", "plain"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CompletionSettings(TrainSettings):
     without: tuple[Part, ...] = setting(
         (),
         "Parts of hst to leave out: ist (transfer within an image), cst (across images), dtl "
-        "(thresholds are learned).",
+        "(thresholds are learned), plain (the classifier beside it; published without).",
     )
     held_back: Annotated[float, Meta(ge=0, lt=1)] = setting(
         0.2,

@@ -179,6 +179,24 @@ def test_parts_of_hst_are_left_out(without: tuple[str, ...]) -> None:
     assert has_threshold == ("dtl" not in without and len(without) < 2)
 
 
+def test_hst_as_published_has_no_classifier_beside_it() -> None:
+    method, (maps, known) = build("hst", without=("plain",)), batch()
+    assert isinstance(method, Hst)
+    torch.nn.init.zeros_(method.plain.linear.weight)  # as it is before a test fills it
+    biases = method.plain.linear.bias.clone()
+    sum(method(maps, known, 20).values(), torch.zeros(())).backward()
+    assert method.plain.linear.weight.grad is None and method.net.classifier.weight.grad is not None
+    torch.testing.assert_close(method.logits(maps), method.net(maps)[0] + biases)
+    weights, _ = method.last_layer()
+    assert weights.shape == method.net.classifier.weight.shape
+    wanted = torch.randn_like(weights), torch.randn(len(CLASSES))
+    method.set_last_layer(*wanted)
+    logits = torch.einsum("bch,ch->bc", method.hidden(maps), wanted[0]) + wanted[1]
+    torch.testing.assert_close(method.logits(maps), logits, rtol=1e-4, atol=1e-4)
+    rates = {rate for p, rate in method.own_rates() if p is method.net.classifier.weight}
+    assert rates == {quick("hst").lr}
+
+
 def test_transfers_take_unknown_labels_above_their_threshold() -> None:
     method, (maps, known) = build("hst"), batch()
     assert isinstance(method, Hst) and method.ist is not None and method.cst is not None

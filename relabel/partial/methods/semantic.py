@@ -31,7 +31,8 @@ class SemanticMethod(Method):
     A class's logit is SARL's and the plain classifier's. The published networks train the backbone
     under SARL on 80,000 images; on a frozen one SARL's new layers learn a few hundred labels by
     heart. Measured with half of the labels known (MobileNetV2, 100 photos, 20 classes): mAP 45 by
-    SARL alone, 66 with the plain classifier beside it and SARL at a tenth of its rate.
+    SARL alone, 66 with the plain classifier beside it and SARL at a tenth of its rate. HST without
+    ``plain`` is SARL alone, as published.
     """
 
     needs_embeddings = True
@@ -51,9 +52,13 @@ class SemanticMethod(Method):
             learned=s.embeddings == LEARNED,
         )
         self.plain = plain_classifier(setup)
+        self.alone = s.method == "hst" and "plain" in s.without
         with torch.no_grad():
             self.net.classifier.weight.zero_()
             self.net.classifier.bias.zero_()
+        if self.alone:  # all that is left of the plain classifier is how often classes are present
+            self.rate = s.lr
+            self.plain.requires_grad_(False)
 
     def logits(self, maps: Tensor) -> Tensor:
         return self.plain(maps) + self.net(maps)[0]
@@ -62,14 +67,22 @@ class SemanticMethod(Method):
         features = self.net.features(maps)
         joined = torch.cat([self.net.graph(features), features], dim=2)
         semantic = torch.tanh(self.net.join(joined))
+        if self.alone:
+            return semantic
         pooled = maps.mean((2, 3))[:, None].expand(-1, self.classes, -1)
         return torch.cat([pooled, semantic], dim=2)
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
-        weights = torch.cat([self.plain.linear.weight, self.net.classifier.weight], dim=1)
-        return weights, self.plain.linear.bias + self.net.classifier.bias
+        biases = self.plain.linear.bias + self.net.classifier.bias
+        if self.alone:
+            return self.net.classifier.weight, biases
+        return torch.cat([self.plain.linear.weight, self.net.classifier.weight], dim=1), biases
 
     def set_last_layer(self, weights: Tensor, biases: Tensor) -> None:
+        if self.alone:
+            self.net.classifier.weight.data.copy_(weights)
+            self.net.classifier.bias.data.copy_(biases - self.plain.linear.bias)
+            return
         channels = self.plain.linear.in_features
         self.plain.linear.weight.data.copy_(weights[:, :channels])
         self.net.classifier.weight.data.copy_(weights[:, channels:])
