@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -77,7 +77,7 @@ def completion(
     )
     problems = Problems(runtime.skip_bad)
     plan = CompletionPlan(
-        [_subject(given, name, problems) for name in protocol.datasets],
+        [_subject(given, name, protocol.changes(name), problems) for name in protocol.datasets],
         protocol.rows(),
         protocol.proportions,
         protocol.seeds,
@@ -108,13 +108,13 @@ def completion(
     message(f"wrote {files['json']} and {files['markdown']}", quiet=runtime.quiet or as_json)
 
 
-def _subject(given: Given, dataset: str, problems: Problems) -> Subject:
+def _subject(given: Given, dataset: str, changes: dict[str, Any], problems: Problems) -> Subject:
     from relabel.studies.completion.run import Subject
 
     train = open_labels(given, dataset, None, None, problems)
     test = open_test(given, dataset, None, None, None, problems, train)
     name = dataset if dataset in given.catalogue.entries else train.name
-    return Subject(name, train, test)
+    return Subject(name, train, test, changes)
 
 
 def _numbers(option: str, text: str | None, kind: type) -> list:

@@ -12,6 +12,9 @@ reference = "hst"                            # what others are compared with
 method = "hst"
 without = ["ist"]
 
+[protocol.settings.streets]                  # settings over those of [complete] for one dataset
+epochs = 3
+
 The settings of all arms are those of [complete].
 """
 
@@ -25,7 +28,8 @@ import msgspec
 from msgspec import Meta
 
 from relabel.errors import ConfigError
-from relabel.settings import Count, Settings, Text, misfit, settings_from
+from relabel.partial.settings import CompletionSettings
+from relabel.settings import Count, Settings, Text, fit_values, misfit, settings_from
 from relabel.studies.completion.arms import CompletionArm, known_methods, resolve_arms
 
 if TYPE_CHECKING:
@@ -51,6 +55,7 @@ class CompletionProtocol(Settings):
         seeds: of what is hidden, and of the trainings.
         reference: the arm that the others are compared with.
         arms: settings of further arms by name.
+        settings: those of all arms on a dataset, by its name.
     """
 
     datasets: tuple[Text, ...] = ()
@@ -62,6 +67,22 @@ class CompletionProtocol(Settings):
     seeds: Annotated[tuple[Count, ...], Meta(min_length=1)] = (0, 1, 2)
     reference: Text = "hst"
     arms: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+
+    def changes(self, dataset: str) -> dict[str, Any]:
+        """What of `CompletionSettings` a dataset has of its own.
+
+        Raises:
+            ConfigError: settings that do not fit, or that are an arm's.
+        """
+        table = _table("settings", dataset, self.settings.get(dataset, {}))
+        fitted, wrong = fit_values(CompletionSettings, table)
+        wrong += [
+            f"{key} is an arm's or the protocol's" for key in ("method", "seed") if key in fitted
+        ]
+        if wrong:
+            raise ConfigError("; ".join(wrong), record=f"[{TABLE}.settings.{dataset}]")
+        return fitted
 
     def rows(self) -> tuple[CompletionArm, ...]:
         """The arms; those of ``arms`` that ``methods`` does not name come last.
@@ -69,13 +90,15 @@ class CompletionProtocol(Settings):
         Raises:
             ConfigError: an unknown method, or settings that do not fit.
         """
-        tables: dict[str, Any] = {}
-        for name, table in self.arms.items():
-            try:
-                tables[name] = msgspec.convert(table, dict[str, Any])
-            except msgspec.ValidationError:
-                raise ConfigError(misfit(name, table, dict), record=f"[{TABLE}.arms]") from None
+        tables = {name: _table("arms", name, table) for name, table in self.arms.items()}
         return resolve_arms([*self.methods, *tables], tables)
+
+
+def _table(kind: str, name: str, value: Any) -> dict[str, Any]:
+    try:
+        return msgspec.convert(value, dict[str, Any])
+    except msgspec.ValidationError:
+        raise ConfigError(misfit(name, value, dict), record=f"[{TABLE}.{kind}]") from None
 
 
 def read_completion_protocol(
@@ -117,6 +140,8 @@ def read_completion_protocol(
                 remedy=f"Give --dataset NAME, or `datasets` in a table [{TABLE}].",
             )
         written.rows()
+        for name in written.settings:
+            written.changes(name)
     except ConfigError as error:
         raise ConfigError(
             error.message,

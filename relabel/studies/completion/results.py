@@ -54,6 +54,7 @@ def collect(plan: CompletionPlan, *, title: str, reference: str) -> dict[str, An
             "test_images": 0 if subject.test is None else len(subject.test),
             "classes": subject.train.num_classes,
             "known_entries": int(subject.train.known.nnz),
+            "changes": _plain(subject.changes),
             "rows": {name: _row(these, plan) for name, these in rows.items()},
             "intervals": _intervals(cells, done, (reference, PLAIN)),
             "missing": [
@@ -205,6 +206,28 @@ def average_table(dataset: Mapping[str, Any]) -> Rows:
     return header, rows
 
 
+def overall_table(content: Mapping[str, Any]) -> Rows:
+    """A row per method: average mAP on each dataset's test images and hidden labels, and the mean
+    over the datasets; without rows where fewer than two datasets are measured."""
+    datasets = {name: of["rows"] for name, of in content["datasets"].items() if of["rows"]}
+    header, rows = ["method"], []
+    for about in ("test", "hidden"):
+        header += [f"{name}, {about}" for name in datasets] + [f"mean, {about}"]
+    shared = dict.fromkeys(row for of in datasets.values() for row in of)
+    for row in shared if len(datasets) > 1 else ():
+        cells = [row]
+        for where in WHERE:
+            found = [
+                of[row][where]["mAP"]["average"] if row in of else None for of in datasets.values()
+            ]
+            values = [None if entry is None else entry["mean"] for entry in found]
+            known = [value for value in values if value is not None]
+            mean = sum(known) / len(known) if len(known) == len(values) else None
+            cells += [percentage(value) for value in (*values, mean)]
+        rows.append(cells)
+    return header, rows
+
+
 def interval_table(dataset: Mapping[str, Any], where: str) -> Rows:
     """A row per method: its difference in average mAP to each reference, with the interval."""
     found = dataset["intervals"].get(where, {})
@@ -230,6 +253,9 @@ def _text(found: Mapping[str, Any] | None) -> str:
 def shown_tables(content: Mapping[str, Any]) -> list[tuple[str, Rows]]:
     """Tables for a terminal, with their titles."""
     shown = []
+    overall = overall_table(content)
+    if overall[1]:
+        shown.append(("Averages of mAP over the shares that are known", overall))
     for name, dataset in content["datasets"].items():
         for where, about in WHERE.items():
             if any(row[where]["mAP"]["average"] for row in dataset["rows"].values()):
@@ -273,6 +299,10 @@ def _report(content: Mapping[str, Any], command: str) -> str:
         command,
         "```",
     ]
+    overall = overall_table(content)
+    if overall[1]:
+        lines += ["", "Averages of mAP over the shares, and their means over the datasets:", ""]
+        lines += [markdown(overall)]
     for name, dataset in content["datasets"].items():
         lines += ["", f"## {name}", "", _about(dataset)]
         if not dataset["rows"]:
@@ -306,4 +336,5 @@ def _about(dataset: Mapping[str, Any]) -> str:
         f"{dataset['images']} images to complete, {dataset['test_images']} test images, "
         f"{dataset['classes']} categories; {known} of the labels have a truth. "
         f"{dataset['seconds']:.0f} s for all trainings."
+        + "".join(f" Here {key} = {value}." for key, value in dataset["changes"].items())
     )

@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,11 +45,13 @@ class Subject:
         name: of the catalogue.
         train: labels of its training images, as far as anybody knows them.
         test: the same of its test images; None without any.
+        changes: settings of all arms on it, by field name, over those that datasets share.
     """
 
     name: str
     train: PartialLabels
     test: PartialLabels | None
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ class CompletionPlan(Pipeline):
     Args:
         subjects: the datasets.
         arms: the rows of the table.
-        base: the settings of all arms.
+        base: the settings of all arms and datasets.
 
     Attributes:
         cells: every training, seed by seed.
@@ -158,7 +160,7 @@ class CompletionPlan(Pipeline):
         }
 
     def _cell(self, subject: Subject, arm: CompletionArm, proportion: float, seed: int) -> Cell:
-        settings = arm.settings(self.base, seed)
+        settings = arm.settings(replace(self.base, **subject.changes), seed)
         if settings.backbone not in self._identities:
             self._identities[settings.backbone] = source_identity(settings.backbone)
         percent = f"{100 * proportion:g}"
@@ -278,7 +280,9 @@ def _resampled(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def unreadable(plan: CompletionPlan) -> list[str]:
     """Where the images are that the finished trainings could not read."""
     found = [finished(cell) for cell in plan.cells]
-    return sorted({place for metrics in found if metrics for place in metrics["unreadable"]})
+    return sorted(
+        {place for metrics in found if metrics for place in metrics.get("unreadable", [])}
+    )
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:

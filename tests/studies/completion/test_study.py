@@ -170,6 +170,31 @@ def test_averages_and_paired_intervals(done: CompletionPlan) -> None:
     assert dataset["missing"] == []
 
 
+def test_means_over_datasets(tmp_path: Path) -> None:
+    subjects = [Subject("photos", TRAIN, TEST), Subject("more", TRAIN, None, {"epochs": 2.0})]
+    plan = plan_of(tmp_path, subjects=subjects)
+    assert {(c.subject.name, c.settings.epochs) for c in plan.cells} == {
+        ("photos", 10),
+        ("more", 2),
+    }
+    run(plan, FakeTrainer())
+    content = results.collect(plan, title="x", reference="hst")
+    header, rows = results.overall_table(content)
+    expected = [f"{n}, {w}" for w in ("test", "hidden") for n in ("photos", "more", "mean")]
+    assert header == ["method", *expected]
+    found = dict(zip(header, rows[2], strict=True))
+    assert found["method"] == "bce" and found["more, test"] == found["mean, test"] == "-"
+    both = [
+        content["datasets"][name]["rows"]["bce"]["unknown"]["mAP"]["average"]["mean"]
+        for name in ("photos", "more")
+    ]
+    assert found["mean, hidden"] == f"{100 * np.mean(both):.1f}"
+    text = results.write_completion(content, tmp_path, "x")["markdown"].read_text()
+    assert "means over the datasets" in text and "Here epochs = 2.0." in text
+    one = {**content, "datasets": {"photos": content["datasets"]["photos"]}}
+    assert results.overall_table(one)[1] == []
+
+
 def test_an_interval_of_equal_scores_is_zero_and_none_without_a_common_training() -> None:
     one = {(0.1, 0): np.array([0.5, 0.4, 0.6, 0.5]), (0.5, 0): np.array([0.7, 0.7, np.nan, 0.8])}
     found = results.paired_interval(one, one)
@@ -258,11 +283,13 @@ def test_protocol(tmp_path: Path) -> None:
         "methods": ["hst", "bce"],
         "proportions": [0.1, 1],
         "arms": {"hst-no-ist": {"method": "hst", "without": ["ist"]}},
+        "settings": {"photos": {"epochs": 3}},
     }
     catalogue = Catalogue({}, {"protocol": table}, tmp_path / "relabel.toml")
     found = read_completion_protocol(catalogue)
     assert found.datasets == ("photos",) and found.proportions == (0.1, 1.0)
     assert [arm.name for arm in found.rows()] == ["hst", "bce", "hst-no-ist"]
+    assert found.changes("photos") == {"epochs": 3.0} and found.changes("others") == {}
     typed = read_completion_protocol(catalogue, methods=["sr"], seeds=[4], proportions=[0.3])
     assert [arm.name for arm in typed.rows()] == ["sr"]
     assert typed.seeds == (4,) and typed.proportions == (0.3,)
@@ -283,6 +310,9 @@ def test_protocol(tmp_path: Path) -> None:
         ({"methods": ["hsst"]}, "hsst"),
         ({"sets": 1}, "unknown setting"),
         ({"arms": {"x": 3}}, "arms"),
+        ({"settings": {"photos": 3}}, "photos"),
+        ({"settings": {"photos": {"epoch": 3}}}, "epochs"),
+        ({"settings": {"photos": {"seed": 3}}}, "seed is an arm's"),
     ],
 )
 def test_a_wrong_protocol_is_one_line(tmp_path: Path, change: dict[str, Any], match: str) -> None:
