@@ -196,11 +196,19 @@ def completion_table(dataset: Mapping[str, Any], where: str, measure: str = "mAP
     return ["method", *(f"{key} %" for key in keys), "average"], rows
 
 
-def average_table(dataset: Mapping[str, Any]) -> Rows:
-    """A row per method: average mAP, CF1 and OF1 on test images and on hidden labels."""
+def average_table(dataset: Mapping[str, Any], *, spread: bool = True) -> Rows:
+    """A row per method: average mAP, CF1 and OF1 on test images and on hidden labels.
+
+    Args:
+        spread: with the deviation over seeds.
+    """
+
+    def text(found: Mapping[str, Any] | None) -> str:
+        return _text(found if spread or found is None else {**found, "std": None})
+
     header = ["method", *(f"{m}, {w}" for w in ("test", "hidden") for m in MEASURES)]
     rows = [
-        [name, *(_text(row[where][m]["average"]) for where in WHERE for m in MEASURES)]
+        [name, *(text(row[where][m]["average"]) for where in WHERE for m in MEASURES)]
         for name, row in dataset["rows"].items()
     ]
     return header, rows
@@ -251,19 +259,21 @@ def _text(found: Mapping[str, Any] | None) -> str:
 
 
 def shown_tables(content: Mapping[str, Any]) -> list[tuple[str, Rows]]:
-    """Tables for a terminal, with their titles."""
+    """Tables for a terminal of 80 columns, with their titles; files have those by share, too."""
     shown = []
-    overall = overall_table(content)
-    if overall[1]:
-        shown.append(("Averages of mAP over the shares that are known", overall))
+    header, rows = overall_table(content)
+    if rows:
+        kept = [i for i, name in enumerate(header) if name.split(",")[0] in ("method", "mean")]
+        short = [[row[i] for i in kept] for row in (header, *rows)]
+        shown.append(("Average mAP over the shares and the datasets", (short[0], short[1:])))
     for name, dataset in content["datasets"].items():
+        if dataset["rows"]:
+            title = f"{name}: averages over the shares that are known"
+            shown.append((title, average_table(dataset, spread=False)))
         for where, about in WHERE.items():
-            if any(row[where]["mAP"]["average"] for row in dataset["rows"].values()):
-                title = f"{name}: mAP on {about}, by the share that is known"
-                shown.append((title, completion_table(dataset, where)))
-                rows = interval_table(dataset, where)
-                if rows[1]:
-                    shown.append((f"{name}: differences in average mAP on {about}", rows))
+            rows = interval_table(dataset, where)
+            if rows[1]:
+                shown.append((f"{name}: differences in average mAP on {about}", rows))
     return shown
 
 

@@ -191,6 +191,9 @@ def test_means_over_datasets(tmp_path: Path) -> None:
     assert found["mean, hidden"] == f"{100 * np.mean(both):.1f}"
     text = results.write_completion(content, tmp_path, "x")["markdown"].read_text()
     assert "means over the datasets" in text and "Here epochs = 2.0." in text
+    title, (short, first) = results.shown_tables(content)[0]
+    assert title.startswith("Average mAP") and short == ["method", "mean, test", "mean, hidden"]
+    assert [row[0] for row in first] == [row[0] for row in rows] and len(first[0]) == 3
     one = {**content, "datasets": {"photos": content["datasets"]["photos"]}}
     assert results.overall_table(one)[1] == []
 
