@@ -111,6 +111,7 @@ def cli(
         truth=None if known is None else full,
         test=test,
     )
+    _warn_of_one_kind(completion.labels, problems)
     folder = out or Path("runs") / "completed" / full.name
     job = CompletionJob(completion, folder, runtime, measure_completion, cache=features)
     job.run(overwrite=overwrite)
@@ -129,6 +130,16 @@ def cli(
         if text:
             message(f"{name}: {text}", quiet=runtime.quiet)
     message(f"report: {folder / 'report.html'}", quiet=runtime.quiet)
+
+
+def _warn_of_one_kind(labels: PartialLabels, problems: Problems) -> None:
+    present, absent = labels.counts()
+    if present.any() and not absent.any():
+        problems.warning(
+            "no label is known to be absent, so that unknown ones will look present; in label "
+            "files -1 is absent and 0 unknown",
+            file=labels.root or labels.name,
+        )
 
 
 def open_labels(
@@ -196,8 +207,9 @@ def without_images_of(
 
 def _is_path(given: Given, dataset: str, format: str | None) -> bool:
     """Whether a dataset is a path that says itself how it is read."""
-    return (
-        format is None
-        and dataset not in given.catalogue.entries
-        and Path(dataset).expanduser().exists()
-    )
+    from relabel.datasets.partial.layouts import find_layout
+
+    path = Path(dataset).expanduser()
+    if dataset in given.catalogue.entries or not path.exists():
+        return False
+    return format is None or find_layout(path) == format.lower().replace("-", "_")

@@ -68,11 +68,17 @@ def completion(
     from relabel.studies.completion.train import train_and_score
 
     runtime = given.runtime
+    base = given.of(CompletionSettings, "complete")
+    if base.seed != CompletionSettings().seed:
+        raise click.UsageError("trainings have the seeds of --seeds; --seed says nothing here")
+    shares = _numbers("--proportions", proportions, float)
+    if shares and max(shares) < 1:
+        raise click.UsageError(f"--proportions are percent: 50, not 0.5; got {proportions}")
     protocol = read_completion_protocol(
         given.catalogue,
         datasets=comma_list(datasets),
         methods=comma_list(methods),
-        proportions=[share / 100 for share in _numbers("--proportions", proportions, float)],
+        proportions=[share / 100 for share in shares],
         seeds=_numbers("--seeds", seeds, int),
     )
     problems = Problems(runtime.skip_bad)
@@ -82,7 +88,7 @@ def completion(
         protocol.proportions,
         protocol.seeds,
         out or Path("runs") / "completion",
-        given.of(CompletionSettings, "complete"),
+        base,
     )
     if dry_run:
         tell_problems(problems, runtime.quiet)

@@ -177,6 +177,9 @@ def open_inputs(
     folder = cache / fingerprint([how, labels.fingerprint(labels=False)])[:16]
     kept = _open_kept(folder, len(labels), fingerprint(how), maps)
     if kept is not None:
+        if not runtime.skip_bad:
+            for row in np.flatnonzero(~kept.readable)[:1].tolist():
+                read_rgb(labels.location(row))  # says what is wrong, as without kept maps
         return kept
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder, f"the maps of {labels.name}")

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.datasets.partial.labels import PartialLabels
+from relabel.files.json_text import read_object
 from relabel.partial.settings import CompletionSettings
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json, temporary_name
 from relabel.workspace.fingerprint import source_identity
 from relabel.workspace.pipeline import Pipeline
+from relabel.workspace.progress import message
 from relabel.workspace.stage import Outputs, Stage
 
 if TYPE_CHECKING:
@@ -172,10 +174,16 @@ class CompletionJob(Pipeline):
         return {"network": folder.name}
 
     def _refit(self, stage: Stage) -> Outputs:
+        from relabel.partial.model import CONFIG
         from relabel.partial.refit import refit
 
         trained, folder = self.model.folder / _NETWORK, stage.folder / _NETWORK
         refit(trained, self.completion.labels, self._inputs, folder, self.runtime)
+        if read_object(folder / CONFIG)["refitted"] is None:
+            message(
+                "refitting ranks the held-back labels no better: the classifiers stay as trained",
+                quiet=self.runtime.quiet,
+            )
         return {"network": folder.name}
 
     @property

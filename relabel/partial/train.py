@@ -108,11 +108,13 @@ def prior_of(labels: PartialLabels) -> np.ndarray:
     """float64 [C]: how often each class is present among its known labels.
 
     A class of which nothing is known, or a single kind, has what it shares with all others in it.
+    Where nothing at all is known absent, labels list only what is present, and the share is that
+    of all images.
     """
     present, absent = labels.counts()
-    both = max(1, int((present + absent).sum()))
-    shared = (present.sum() + 0.5) / (both + 1)
-    return (present + shared) / (present + absent + 1)
+    known = present + absent if absent.any() else np.full_like(present, len(labels))
+    shared = (present.sum() + 0.5) / (max(1, int(known.sum())) + 1)
+    return (present + shared) / (known + 1)
 
 
 def check_some_known(labels: PartialLabels) -> None:

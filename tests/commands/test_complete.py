@@ -203,6 +203,48 @@ def test_images_that_cannot_be_read_are_listed(
         assert code == 0 and err.count("broken.png: cannot be read") == 1
 
 
+def test_labels_of_one_kind_and_a_refit_that_gains_nothing_are_said(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = world / "train" / "positives.csv"
+    labels.write_text("file_name,red,green\n" + "".join(f"{i:03d}.png,1,0\n" for i in range(8)))
+    call: list[Any] = ["complete", "--dataset", labels, "--backbone", world / "net", "--refit"]
+    call += [*(a for a in QUICK if a != "--quiet"), "--steps", "2", "--out", tmp_path / "out"]
+    code, _, err = run(capsys, *call)
+    assert code == 0 and "warning" in err and "no label is known to be absent" in err
+    assert "the classifiers stay as trained" in err
+
+
+def test_a_split_that_is_not_there(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call: list[Any] = ["complete", "-C", world / "relabel.toml", "--dataset", "colours", *QUICK]
+    code, _, err = run(capsys, *call, "--test-split", "foo", "--out", tmp_path / "out")
+    assert code == 1 and "has no split 'foo'" in err and "train, val or test" in err
+
+
+def test_a_layout_is_read_the_same_when_its_format_is_named(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """COCO's val stands in for test images, which are not trained on."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        write_pixels(tmp_path / "coco" / split / f"{split}.png", paint(rng, 0))
+        content = {
+            "images": [{"id": 1, "file_name": f"{split}.png", "width": 32, "height": 32}],
+            "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}],
+        }
+        file = tmp_path / "coco" / "annotations" / f"instances_{split}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+    call: list[Any] = ["complete", "--dataset", tmp_path / "coco", "--format", "coco", "--json"]
+    call += ["--backbone", world / "net", *QUICK, "--steps", "2", "--out", tmp_path / "out"]
+    code, text, err = run(capsys, *call)
+    assert code == 0, err
+    assert json.loads(text)["images"] == 1 and json.loads(text)["test_mAP"] == 1.0
+
+
 def test_images_that_are_completed_are_not_measured_on(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,5 +307,9 @@ def test_compare_methods(world: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert (out / "completion.md").is_file() and (out / "colours_test.png").is_file()
     code, text, _ = run(capsys, *call, "--dry-run", "--json")
     assert {row["status"] for row in json.loads(text)["trainings"]} == {"done"}
+    code, _, err = run(capsys, *call, "--seed", "3")
+    assert code == 2 and "--seed says nothing here" in err
+    code, _, err = run(capsys, *call, "--proportions", "0.5")
+    assert code == 2 and "are percent" in err
     code, _, err = run(capsys, *call, "--seeds", "a")
     assert code == 2 and "--seeds must be numbers" in err

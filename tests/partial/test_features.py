@@ -138,6 +138,8 @@ def test_images_that_cannot_be_read(settings: CompletionSettings, tmp_path: Path
         assert found.readable.tolist() == [True, True, False, True, True, True]
         assert not found.batch(np.array([2])).any()
         assert found.batch(np.array([3])).any()
+    with pytest.raises(DataError, match=r"002\.png"):  # kept maps are there now
+        open_inputs(labels, settings, RUNTIME, tmp_path / "cache")
 
 
 def test_a_damaged_folder_is_one_line(

@@ -168,6 +168,12 @@ def test_the_prior_of_a_class_of_which_nothing_is_known_is_what_all_share() -> N
     np.testing.assert_allclose(prior_of(labels_of(known)), expected)
 
 
+def test_where_nothing_is_known_absent_the_prior_is_the_share_of_all_images() -> None:
+    known = np.array([[1, 0], [1, 0], [0, 1], [0, 0]])
+    shared = (3 + 0.5) / 9
+    np.testing.assert_allclose(prior_of(labels_of(known)), [(2 + shared) / 5, (1 + shared) / 5])
+
+
 def test_predictions_come_in_parts_and_know_their_sources(tmp_path: Path) -> None:
     full, features = planted(150, 3)
     labels = hide(full, 0.5, 0)

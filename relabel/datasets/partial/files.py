@@ -9,6 +9,8 @@ Shape legend: ``N`` images, ``n`` of a block, ``C`` classes.
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,7 @@ from relabel.files.opening import open_file
 SUFFIXES = (".parquet", ".csv", ".json", ".tsv")
 SURE = 0.5
 """Probability in a TSV from which a class is present."""
+_SAME = re.compile(r"(^|/)\./|//")
 _REMEDY = f"Label files end in {', '.join(SUFFIXES)}."
 
 
@@ -156,6 +159,8 @@ def read_partial(
         names, own, known = _read_tsv(path, None if classes is None else len(classes))
     if classes is not None:
         own, known = _named(own, known, classes, path)
+    # "./a.jpg" is "a.jpg", and one image must not be there as both.
+    names = [posixpath.normpath(name) if _SAME.search(name) else name for name in names]
     check_once(names, "image", path)
     check_names(names, path)
     return PartialLabels(name or path.stem, root, names, own, known)

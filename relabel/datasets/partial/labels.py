@@ -16,7 +16,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from relabel.datasets.multilabels import label_rows, label_shape
-from relabel.datasets.pixels.location import relative_location, stored_bytes
+from relabel.datasets.pixels.location import relative_location, stored_sample
 from relabel.errors import ConfigError, DataError
 from relabel.workspace.fingerprint import fingerprint
 
@@ -120,7 +120,7 @@ class PartialLabels:
         return str(self.root / self.file_names[row])
 
     def fingerprint(self, *, labels: bool = True) -> str:
-        """SHA-256 (hex) of names, sizes of the image files, classes and what is known.
+        """SHA-256 (hex) of names, samples of the image files, classes and what is known.
 
         The place of ``root`` on the disk and the order within a row do not count.
 
@@ -134,8 +134,8 @@ class PartialLabels:
             if self.locations is not None:
                 places = [relative_location(self.location(i), root) for i in rows]
                 digest.update("\0".join(places).encode("utf-8", "surrogateescape"))
-            sizes = [stored_bytes(self.location(i)) for i in rows]
-            digest.update(np.array(sizes, np.int64).tobytes())
+            for i in rows:
+                digest.update(stored_sample(self.location(i)))
         if labels:
             digest.update(fingerprint([self.name, self.classes]).encode())
             known = self.known if self.known.has_sorted_indices else self.known.sorted_indices()

@@ -364,5 +364,7 @@ def _first_file(path: Path, names: Sequence[str]) -> Path:
         if (path / name).is_file():
             return path / name
     raise DataError(
-        f"has no file {names[0]!r}", file=path, remedy="Point at the folder that holds Flickr/."
+        f"has no file {names[0]!r}",
+        file=path,
+        remedy="Point at the folder that holds Groundtruth/, with all of its files.",
     )

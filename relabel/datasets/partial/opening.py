@@ -228,6 +228,11 @@ def _labels(
         labels = read_nus_wide(entry.root, split or part, name=entry.name)
         return labels if space is None else in_space(labels, space)
     if entry.root.is_dir():
+        if file is None and split is not None:
+            raise ConfigError(
+                f"dataset {entry.name!r} has no split {split!r}",
+                remedy="Give train, val or test, as far as its table names files for them.",
+            )
         if file is None:
             raise ConfigError(
                 f"dataset {entry.name!r} names no label file for {part}",

@@ -20,7 +20,7 @@ Shape legend: ``N`` images, ``C`` classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,9 @@ def detect(path: Path) -> str:
         fields = _decode(path, dict[str, msgspec.Raw])
         if {"images", "classes"} <= set(fields):
             return "partial"
-        return "coco" if {"images", "annotations"} <= set(fields) else "inv2"
+        if {"images", "annotations"} <= set(fields):
+            return "coco"
+        return "partial" if _lists_positions(fields.values()) else "inv2"
     if head[:1] == b"<":
         return "voc"
     if b"\t" in head:
@@ -132,6 +134,15 @@ def detect(path: Path) -> str:
         remedy="Give real.json, a multi-label JSON, COCO, VOC, a TSV or labels as CSV or Parquet "
         f"({', '.join(FORMATS)}).",
     )
+
+
+def _lists_positions(values: Iterable[msgspec.Raw]) -> bool:
+    """Whether lists have numbers, as released partial labels have; ImageNetV2's have texts."""
+    first = next((value for value in values if bytes(value).strip(b"[] \n") != b""), None)
+    try:
+        return first is not None and bool(msgspec.json.decode(first, type=list[int]))
+    except msgspec.MsgspecError:
+        return False
 
 
 def _decode(path: Path, kind: Any, *, keys_once: bool = False) -> Any:

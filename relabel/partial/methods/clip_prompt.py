@@ -142,5 +142,8 @@ def text_width(source: str) -> int:
 
     with loading("CLIP checkpoint", source, _REMEDY):
         config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        return int(config.text_config.hidden_size)
+        text = getattr(config, "text_config", None)
+        if text is None:
+            raise ValueError(f"a {config.model_type} has no text tower")
+        return int(text.hidden_size)
     raise AssertionError  # unreachable: the block above returns or raises

@@ -100,6 +100,7 @@ BAD_CSV = {
     "file_name,cat\na.jpg,1\nb.jpg,1,0\n": r"line 3: expected 2 columns, got 3",
     "file_name,cat\n,1\n": r"image 1: has no file name",
     "file_name,cat\na.jpg,1\na.jpg,1\n": r"image 'a.jpg' is there twice",
+    "file_name,cat\na.jpg,1\n./a.jpg,1\n": r"image 'a.jpg' is there twice",
     "file_name,cat\n../a.jpg,1\n": r"'../a.jpg' leads out",
     "": r"line 1: the header has 0 columns",
 }

@@ -1,11 +1,14 @@
 """The type, and hiding by the published protocol."""
 
+import os
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
 from relabel.datasets.partial import labels as module
 from relabel.datasets.partial.labels import PartialLabels, hide, known_matrix, sparse_known
+from relabel.datasets.pixels.location import stored_sample
 from relabel.errors import ConfigError, DataError
 
 
@@ -117,6 +120,23 @@ def test_the_fingerprint_tells_labels_images_and_classes_apart(tmp_path):
     before = stored.fingerprint(labels=False)
     (tmp_path / "0.jpg").write_bytes(b"123")
     assert stored.fingerprint(labels=False) != before
+
+
+def test_the_fingerprint_tells_images_of_one_size_apart(tmp_path):
+    """Uncompressed images of one size, numbered from 0 in every split: BMP, PPM."""
+    labels = [made([[1, -1]], root=tmp_path / name) for name in "abcd"]
+    for stored, at in zip(labels, (0, 30_000, 49_999, None), strict=True):
+        content = bytearray(50_000)
+        if at is not None:
+            content[at] = 1
+        assert stored.root is not None
+        stored.root.mkdir()
+        (stored.root / "0.jpg").write_bytes(content)
+    # What lies between the samples does not count: 30,000 of 50,000.
+    assert len({stored.fingerprint(labels=False) for stored in labels}) == 3
+    os.mkfifo(tmp_path / "d" / "fifo")
+    assert stored_sample(str(tmp_path / "d" / "fifo")) == bytes(16)
+    assert stored_sample("zip:" + str(tmp_path / "a" / "0.jpg") + "!x") != bytes(16)
 
 
 def test_a_short_file_that_states_too_many_entries_is_refused():

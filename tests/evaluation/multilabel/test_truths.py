@@ -157,6 +157,18 @@ def test_errors(tmp_path: Path, content: Any, message: str) -> None:
         read_truths(write(tmp_path / "truth.json", content))
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"a.jpg": [], "b.jpg": [3, 1]}, "partial"),
+        ({"a.jpg": [], "b.jpg": ["3"]}, "inv2"),
+        ({"a.jpg": []}, "inv2"),
+    ],
+)
+def test_lists_of_numbers_are_partial_labels(tmp_path: Path, content: Any, kind: str) -> None:
+    assert detect(write(tmp_path / "labels.json", content)) == kind
+
+
 def test_format_can_be_forced(tmp_path: Path) -> None:
     file = write(tmp_path / "t", {"images": ["1"], "annotations": ["2"]})
     assert detect(file) == "coco"
