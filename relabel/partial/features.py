@@ -349,7 +349,8 @@ def _check_room(name: str, folder: Path, wanted: int) -> None:
             f"the backbone's maps of {name!r} need {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
             "are free",
             file=folder,
-            remedy="Free some space, or lower --set complete.image_size.",
+            remedy="Free some space, take a method that keeps the maps' means alone, such as "
+            "--method bce, or lower --set complete.image_size.",
         )
 
 

@@ -25,7 +25,7 @@ class CompletionSettings(TrainSettings):
 
     section: ClassVar[str] = "complete"
 
-    method: Method = setting("bce", "What completes the labels.")
+    method: Method = setting("sr", "What completes the labels.")
     backbone: Text = setting(
         "facebook/dinov2-base",
         "Network below the classifier: a transformers hub id, a local folder or a torchvision "

@@ -43,7 +43,7 @@ def test_a_trained_backbone_has_a_rate() -> None:
 
 
 def test_unknown_parts_are_refused() -> None:
-    with pytest.raises(ConfigError, match="ist, cst or dtl"):
+    with pytest.raises(ConfigError, match="ist, cst, dtl or plain"):
         CompletionSettings(without=("cstt",))  # type: ignore[arg-type]
 
 
