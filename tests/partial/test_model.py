@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,7 +50,7 @@ def test_maps_are_standardised_over_the_training_images(method: str, tmp_path: P
     labels, features = planted(40, 3)
     train(labels, features, tmp_path, quick(method, steps=2, held_back=0.0), RUNTIME)
     model, _, _ = load_model(tmp_path)
-    means = model.maps(features.batch(list(range(40)))).mean((2, 3))
+    means = model.maps(features.batch(np.arange(40))).mean((2, 3))
     torch.testing.assert_close(means.mean(0), torch.zeros(means.shape[1]), atol=1e-4, rtol=0)
     torch.testing.assert_close(
         means.std(0, correction=0), torch.ones(means.shape[1]), atol=1e-3, rtol=0

@@ -39,7 +39,7 @@ def train_and_score(
     unreadable = [
         these.location(row)
         for these, values in ((labels, inputs), (test, tested))
-        if these is not None
+        if these is not None and values is not None
         for row in np.flatnonzero(~values.readable).tolist()
     ]
     return {
