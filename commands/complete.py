@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ._results import kept, print_json, with_default
 
 if TYPE_CHECKING:
     from relabel.datasets.partial.labels import PartialLabels
+    from relabel.settings import Runtime
 
 TRAINING = (
     ("--backbone", "complete.backbone", "Hub id or folder. [facebook/dinov2-base]"),
@@ -114,10 +116,9 @@ def cli(
     _warn_of_one_kind(completion.labels, problems)
     folder = out or Path("runs") / "completed" / full.name
     job = CompletionJob(completion, folder, runtime, measure_completion, cache=features)
-    job.run(overwrite=overwrite)
-    for place in sorted(job.unreadable):
-        problems.error("cannot be read; its labels are guessed without it", file=place)
     tell_problems(problems, runtime.quiet)
+    job.run(overwrite=overwrite)
+    tell_unreadable(job.unreadable, runtime)
     if fiftyone:
         message(f"FiftyOne: relabel view {job.write_fiftyone()}", quiet=runtime.quiet)
     found = json.loads((folder / METRICS).read_text(encoding="utf-8"))
@@ -140,6 +141,14 @@ def _warn_of_one_kind(labels: PartialLabels, problems: Problems) -> None:
             "files -1 is absent and 0 unknown",
             file=labels.root or labels.name,
         )
+
+
+def tell_unreadable(places: Iterable[str], runtime: Runtime) -> None:
+    """List the images that a run went on without."""
+    problems = Problems(runtime.skip_bad)
+    for place in sorted(places):
+        problems.error("cannot be read; its labels are guessed without it", file=place)
+    tell_problems(problems, runtime.quiet)
 
 
 def open_labels(

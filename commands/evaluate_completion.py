@@ -15,7 +15,7 @@ from relabel.workspace.progress import message, tell_problems
 
 from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options
 from ._results import kept, print_json, print_or_save, say
-from .complete import TRAINING, open_labels, open_test
+from .complete import TRAINING, open_labels, open_test, tell_unreadable
 
 if TYPE_CHECKING:
     from relabel.studies.completion.run import CompletionPlan, Subject
@@ -90,8 +90,8 @@ def completion(
         out or Path("runs") / "completion",
         base,
     )
+    tell_problems(problems, runtime.quiet)
     if dry_run:
-        tell_problems(problems, runtime.quiet)
         _print_plan(plan, as_json)
         return
     command = shlex.join(["relabel", *sys.argv[1:]])
@@ -103,9 +103,7 @@ def completion(
     run_completion_plan(
         plan, train_and_score, measure_scores, runtime, overwrite=overwrite, after_each=save
     )
-    for place in unreadable(plan):
-        problems.error("cannot be read; its labels are guessed without it", file=place)
-    tell_problems(problems, runtime.quiet)
+    tell_unreadable(unreadable(plan), runtime)
     content = results.collect(plan, **about)
     files = results.write_completion(content, plan.out, command)
     print_or_save(content, results.shown_tables(content), as_json, None)

@@ -176,23 +176,20 @@ def open_inputs(
     ]
     folder = cache / fingerprint([how, labels.fingerprint(labels=False)])[:16]
     kept = _open_kept(folder, len(labels), fingerprint(how), maps)
-    if kept is not None:
-        if not runtime.skip_bad:
-            for row in np.flatnonzero(~kept.readable)[:1].tolist():
-                read_rgb(labels.location(row))  # says what is wrong, as without kept maps
-        return kept
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(folder, f"the maps of {labels.name}")
-    lock.acquire(_PATIENCE)
-    try:
+    if kept is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder, f"the maps of {labels.name}")
+        lock.acquire(_PATIENCE)
+        try:
+            if _open_kept(folder, len(labels), fingerprint(how), maps) is None:
+                _fill(labels, settings, runtime, folder, maps=maps, device=device)
+        finally:
+            lock.release()
         kept = _open_kept(folder, len(labels), fingerprint(how), maps)
-        if kept is not None:
-            return kept
-        _fill(labels, settings, runtime, folder, maps=maps, device=device)
-    finally:
-        lock.release()
-    kept = _open_kept(folder, len(labels), fingerprint(how), maps)
-    assert kept is not None
+        assert kept is not None
+    if not runtime.skip_bad:
+        for row in np.flatnonzero(~kept.readable)[:1].tolist():
+            read_rgb(labels.location(row))  # says what is wrong, as without kept maps
     return kept
 
 
