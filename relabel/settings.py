@@ -26,6 +26,8 @@ Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Text = Annotated[str, Meta(min_length=1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+# What detections are ranked by: class score p, localisation quality v, p * v, sqrt(p * v).
+Ranking = Literal["score", "quality", "product", "geometric"]
 
 _WORDS = {
     bool: "true or false",

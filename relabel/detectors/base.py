@@ -14,6 +14,7 @@ import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.errors import ConfigError
+from relabel.settings import Ranking
 
 if TYPE_CHECKING:
     from relabel.backbones.stored import ImageMaps, MapStore
@@ -27,18 +28,41 @@ class Detections:
         boxes: float32 [n, 4], xyxy absolute pixels of the image as it was given.
         scores: float32 [n, C], probability of every class of the detector's label space.
         quality: float32 [n], localisation quality in [0, 1], where the detector has one.
+        ranking: what the detector wants its detections ranked by.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     quality: np.ndarray | None = None
+    ranking: Ranking = "score"
 
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @property
+    def confidences(self) -> np.ndarray:
+        """[n, C], what detections of each class are ranked by."""
+        quality = None if self.quality is None else self.quality[:, None]
+        return ranked(self.scores, quality, self.ranking)
+
     def take(self, rows: np.ndarray) -> Detections:
         quality = None if self.quality is None else self.quality[rows]
-        return Detections(self.boxes[rows], self.scores[rows], quality)
+        return Detections(self.boxes[rows], self.scores[rows], quality, self.ranking)
+
+
+def ranked(scores: np.ndarray, quality: np.ndarray | None, ranking: Ranking) -> np.ndarray:
+    """What boxes are ranked by: p, v, p * v or sqrt(p * v).
+
+    Args:
+        scores: p, of any shape, in [0, 1].
+        quality: v in [0, 1], of a shape that goes with it; None leaves p alone, whatever the ranking.
+    """
+    if quality is None or ranking == "score":
+        return scores
+    if ranking == "quality":
+        return np.broadcast_to(quality, scores.shape)
+    product = scores * quality
+    return product if ranking == "product" else np.sqrt(product)
 
 
 @dataclass(frozen=True, eq=False)
