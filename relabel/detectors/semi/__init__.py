@@ -1,0 +1,1 @@
+"""Semi-supervised training: a teacher labels images that nobody has, a student learns from both."""
