@@ -25,6 +25,7 @@ from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMiss
 )
 
 from relabel.catalogue.catalogue import load_catalogue
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.errors import ConfigError, RelabelError, did_you_mean
 from relabel.evaluation.tables import markdown
 from relabel.settings import Runtime
@@ -182,6 +183,7 @@ def request_of(catalogue: Catalogue, run: ProtocolRun, out: Path) -> Request:
         pipeline=pipeline_settings(given),
         detector=detector,
         settings=replace(given.of(DownstreamSettings, "downstream"), seeds=run.seeds),
+        semi=given.of(SemiSettings, "semi"),
         maps=run.maps,
         truth=run.truth,
     )

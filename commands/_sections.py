@@ -69,6 +69,11 @@ SECTIONS: Mapping[str, Section] = {
         "SpecialistSettings",
         "Detectors of single datasets and their training",
     ),
+    "semi": Section(
+        "detectors.semi.settings",
+        "SemiSettings",
+        "Specialists that learn from unlabelled images too",
+    ),
     "crosslabel": Section(
         "crosslabel.settings", "CrossLabelSettings", "Specialists' labels on other datasets"
     ),

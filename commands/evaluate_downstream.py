@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import DetectorSettings
 from relabel.errors import Problems
 from relabel.studies.downstream.arms import ARMS, resolve_arms
@@ -55,7 +56,7 @@ from .align import PIPELINE, PIPELINE_OPTIONS, SHARED, pipeline_settings
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @settings_options(
-    ("downstream", "detector", *PIPELINE),
+    ("downstream", "detector", "semi", *PIPELINE),
     {
         "Compared detector": (
             ("--detector", "detector.detector"),
@@ -108,6 +109,7 @@ def downstream(
         pipeline=pipeline_settings(given),
         detector=detector_settings(given),
         settings=settings,
+        semi=given.of(SemiSettings, "semi"),
         shared=shared,
         maps=_maps(maps),
     )

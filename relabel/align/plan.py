@@ -14,10 +14,11 @@ from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.crosslabel.prompted import sam3_identity
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.detectors.sam3.settings import class_prompts
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, Problems
 from relabel.lat.folds import folds
-from relabel.settings import Runtime
+from relabel.settings import Runtime, settings_dict
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.stage import Stage
 
@@ -222,14 +223,27 @@ def specialist_stage(
     fingerprint: str,
     settings: SpecialistSettings,
     backbones: Mapping[str, str],
+    *,
+    semi: SemiSettings | None = None,
+    unlabelled: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Stage:
-    """The stage of one specialist, the same for `train-specialist` and `align`."""
+    """The stage of one specialist, the same for `train-specialist` and `align`.
+
+    Args:
+        fingerprint: of the training images and their boxes.
+        semi, unlabelled: settings of semi-supervised training, and the fingerprints of the
+            unlabelled images by name; None where there are none.
+    """
+    values = stage_settings(settings, backbones)
+    if semi is not None:
+        values = {**values, "semi": settings_dict(semi)}
     return Stage(
         f"specialist {name}",
         folder,
-        settings=stage_settings(settings, backbones),
-        inputs={"train": fingerprint},
+        settings=values,
+        inputs={"train": fingerprint}
+        | {f"unlabelled {k}": v for k, v in (unlabelled or {}).items()},
         **more,
     )
 

@@ -26,7 +26,7 @@ from relabel.errors import DataError
 from relabel.files.json_text import read_object
 from relabel.files.opening import foreign, said_of
 from relabel.files.tensors import read_tensors
-from relabel.settings import settings_dict, settings_from
+from relabel.settings import Ranking, settings_dict, settings_from
 from relabel.training.loop import autocast, resolve_device
 from relabel.training.memory import keep_freed_memory
 from relabel.training.pixels import resized, stack_images
@@ -40,9 +40,11 @@ class DetectionNetwork(nn.Module):
 
     Attributes:
         divisor: sides of a batch must be multiples of it.
+        ranking: what its detections are ranked by.
     """
 
     divisor: int
+    ranking: Ranking = "score"
 
     def forward(
         self,

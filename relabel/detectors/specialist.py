@@ -54,12 +54,7 @@ def train_specialist(
     Raises:
         DataError: no images or no boxes to learn from, or an image that cannot be read.
     """
-    if len(train) == 0 or not bool(np.any(~train.boxes.ignore)):
-        raise DataError(
-            f"dataset {train.name!r} has {len(train)} images and no boxes to learn from",
-            file=train.root,
-            remedy="Check the split and the annotation file in relabel.toml.",
-        )
+    check_objects(train)
     settings = settings.resolved()
     out.mkdir(parents=True, exist_ok=True)
     trainable = new_trainable(train.space, settings)
@@ -77,6 +72,16 @@ def train_specialist(
     atomic_write_json(out / "metrics.json", {"validation": result.history})
     shutil.rmtree(out / MAPS, ignore_errors=True)
     return out
+
+
+def check_objects(train: DetectionDataset) -> None:
+    """Raise DataError where there are no images or no boxes to learn from."""
+    if len(train) == 0 or not bool(np.any(~train.boxes.ignore)):
+        raise DataError(
+            f"dataset {train.name!r} has {len(train)} images and no boxes to learn from",
+            file=train.root,
+            remedy="Check the split and the annotation file in relabel.toml.",
+        )
 
 
 class TrainingBatches:
@@ -116,14 +121,24 @@ class TrainingBatches:
         """One augmented image, pixels [3, h, w] in [0, 1] or its maps, and its target."""
         s = self.settings
         if self.store is not None:
-            mirrored = rng.random() < s.flip
-            x = self.store.read(self.dataset, row, self.files[row], mirrored)
+            mirrored = bool(rng.random() < s.flip)
+            x = self.maps(row, mirrored)
             return x, self._target(row, x.size, mirrored)
-        x = resized_pixels(load_rgb(self.dataset, row), short, s.max_image_size)
+        x = self.pixels(row, short, mirrored=False)
         x = jitter_color(x, s.color_jitter, rng)
         mirrored = rng.random() < s.flip
         target = self._target(row, x.shape[1:], mirrored)
         return x.flip(2) if mirrored else x, target
+
+    def pixels(self, row: int, short: float, mirrored: bool) -> Tensor:
+        """[3, h, w] in [0, 1], the short side at ``short``."""
+        x = resized_pixels(load_rgb(self.dataset, row), short, self.settings.max_image_size)
+        return x.flip(2) if mirrored else x
+
+    def maps(self, row: int, mirrored: bool) -> ImageMaps:
+        """The maps of an image, where a store has them."""
+        assert self.store is not None
+        return self.store.read(self.dataset, row, self.files[row], mirrored)
 
     def _target(self, row: int, size: Sequence[int], mirrored: bool) -> dict[str, Tensor]:
         """The boxes of an image that was resized to (height, width)."""

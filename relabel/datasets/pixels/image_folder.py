@@ -27,7 +27,7 @@ from relabel.datasets.pixels.location import read_rgb, stored_bytes
 from relabel.errors import DataError, Problems, did_you_mean
 from relabel.files.walk import is_hidden, walk_files
 
-_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
 )
 _UNPRINTABLE = re.compile(
@@ -157,7 +157,7 @@ def read_image_set(
         raise DataError(
             "holds no images",
             file=root,
-            remedy=f"Known are {', '.join(sorted(_SUFFIXES))} files, also in folders below it.",
+            remedy=f"Known are {', '.join(sorted(IMAGE_SUFFIXES))} files, also in folders below it.",
         )
     return ImageSet(root, names, np.array(labels, np.int32), known.names, known.keys)
 
@@ -167,7 +167,7 @@ def _from_folders(
 ) -> tuple[list[str], list[int], ClassNames]:
     loose: list[str] = []
     by_folder: dict[str, list[str]] = defaultdict(list)
-    for name in walk_files(root, _SUFFIXES):
+    for name in walk_files(root, IMAGE_SUFFIXES):
         folder, mark, _ = name.partition("/")
         (by_folder[folder] if mark else loose).append(name)
     found = dict(by_folder)
@@ -220,7 +220,7 @@ def _from_lines(
     root: Path, file: Path, known: ClassNames | None, problems: Problems
 ) -> tuple[list[str], list[int], ClassNames]:
     lines = read_label_lines(file, problems)
-    names = _printable(root, walk_files(root, _SUFFIXES), problems)
+    names = _printable(root, walk_files(root, IMAGE_SUFFIXES), problems)
     rows = {name: row for row, name in enumerate(names)}
     known = known or _classes_of(lines, file)
     folded = _folded(names) if any(line.file_name not in rows for line in lines) else {}

@@ -5,14 +5,14 @@ The list is that of "Label-Aligned Transfer" (arXiv 2506.04737) and of Liao et a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from relabel.errors import ConfigError, did_you_mean
 
 Needs = Literal["pseudo", "given", "lat", "sam3"]
-Method = Literal["labels", "student-teacher", "unified"]
+Method = Literal["labels", "semi", "unified"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,27 @@ class Arm:
             sources, the sources' boxes through its box head, the sources relabelled by LAT, or
             SAM 3.
         method: trained on labels in the target space, or by a training of its own.
+        semi: what an arm of method ``semi`` changes in `SemiSettings`.
+        detector: the family that the arm trains, where it is not that of all arms.
     """
 
     name: str
     title: str
     needs: tuple[Needs, ...] = ()
     method: Method = "labels"
+    semi: Mapping[str, Any] = field(default_factory=dict)
+    detector: Literal["certainty"] | None = None
+
+
+# Unbiased Teacher (Liu et al., ICLR 2021): one threshold on the class score, no box is learned,
+# since the score says little of where it is.
+_UNBIASED: Mapping[str, Any] = {
+    "threshold_gamma": 0.0,
+    "weight_gamma": 0.0,
+    "unsupervised_weight": 4.0,
+    "boxes": False,
+    "mix": "none",
+}
 
 
 ARMS: dict[str, Arm] = {
@@ -44,7 +59,16 @@ ARMS: dict[str, Arm] = {
         Arm("pseudo-supported", "pseudo-labels that a source box supports", ("pseudo",)),
         Arm("overlap", "best-overlap relabelling", ("pseudo",)),
         Arm("lgpl", "label-guided pseudo-labels", ("given",)),
-        Arm("student-teacher", "student–teacher", (), "student-teacher"),
+        Arm("student-teacher", "student–teacher", (), "semi", _UNBIASED),
+        Arm("mixpl", "student–teacher on mixed images", (), "semi", {"mix": "mixpl"}),
+        Arm(
+            "certainty",
+            "certainty-aware pseudo-labels, mixed images",
+            (),
+            "semi",
+            {"mix": "mixpl"},
+            "certainty",
+        ),
         Arm("unified", "unified label space", (), "unified"),
         Arm("sam3", "SAM 3 labels", ("sam3",)),
         Arm("lat", "LAT", ("lat",)),

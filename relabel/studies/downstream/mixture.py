@@ -13,6 +13,8 @@ import numpy as np
 
 from relabel.backbones.stored import MapStore
 from relabel.datasets.dataset import DetectionDataset
+from relabel.detectors.semi.batches import burn_in_steps
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import TrainingBatches, batch_of, draw_scale
 from relabel.detectors.training import Batch
@@ -20,6 +22,9 @@ from relabel.settings import Runtime
 from relabel.studies.downstream.arms import Method
 from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.order import rows_of_step
+
+# Published: as many labelled images in a batch as unlabelled ones.
+LABELLED_SHARE = 0.5
 
 
 def target_only_from(steps: int, settings: DownstreamSettings) -> int:
@@ -86,12 +91,25 @@ class Mixture:
         return dataset, position - int(self._starts[dataset])
 
 
+def half_unlabelled(
+    sizes: list[int],
+    detector: SpecialistSettings,
+    settings: DownstreamSettings,
+    semi: SemiSettings,
+) -> Mixture:
+    """Of a student and its teacher: the target alone for the burn-in, then half and half."""
+    halves = replace(settings, target_share=LABELLED_SHARE)
+    first = burn_in_steps(detector.steps, semi)
+    return Mixture(sizes, detector.steps, detector.batch_size, detector.seed, halves, first)
+
+
 def passes(
     method: Method,
     sizes: list[int],
     union: int,
     detector: SpecialistSettings,
     settings: DownstreamSettings,
+    semi: SemiSettings,
 ) -> dict[str, float]:
     """How often a training draws each image, in the mean.
 
@@ -103,13 +121,11 @@ def passes(
         ``union``: all images drawn, over those of the union, the same for every arm;
         ``target`` and ``sources``: those drawn of each, over the arm's own.
     """
-    until = 0
-    if method == "student-teacher":
-        settings = replace(settings, target_share=settings.teacher_target_share)
-        until = round(settings.burn_in * detector.steps)
-    s = detector
-    mixture = Mixture(sizes, s.steps, s.batch_size, s.seed, settings, until)
-    mine, theirs = mixture.drawn(s.steps)
+    if method == "semi":
+        mixture = half_unlabelled(sizes, detector, settings, semi)
+    else:
+        mixture = Mixture(sizes, detector.steps, detector.batch_size, detector.seed, settings)
+    mine, theirs = mixture.drawn(detector.steps)
     return {
         "union": (mine + theirs) / max(union, 1),
         "target": mine / max(sizes[0], 1),

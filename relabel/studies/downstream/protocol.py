@@ -54,9 +54,11 @@ if TYPE_CHECKING:
 TABLE = "protocol"
 STANDARD = "standard"
 _SIZED_KEYS = ("targets", "arms", "seeds", "detectors", "schedules")
-_SIZED_TABLES = ("specialist", "crosslabel", "lat", "align", "sam3", "detector", "downstream")
+_SIZED_TABLES = (
+    *("specialist", "semi", "crosslabel", "lat", "align", "sam3", "detector", "downstream"),
+)
 _Names = Annotated[tuple[Text, ...], Meta(min_length=1)]
-_Detector = Literal["faster-rcnn", "rt-detr"]
+_Detector = Literal["faster-rcnn", "rt-detr", "certainty"]
 
 
 @dataclass(frozen=True)

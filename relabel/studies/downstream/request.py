@@ -10,6 +10,7 @@ from pathlib import Path
 from relabel.align.settings import PipelineSettings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.namemap import NameMap
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, DataError, did_you_mean
 from relabel.evaluation.baselines import TargetNames
@@ -41,6 +42,7 @@ class Request:
     pipeline: PipelineSettings
     detector: SpecialistSettings
     settings: DownstreamSettings
+    semi: SemiSettings = field(default_factory=SemiSettings)
     maps: Mapping[str, Path] = field(default_factory=dict)
     truth: Mapping[str, Path] = field(default_factory=dict)
     shared: Path | None = None

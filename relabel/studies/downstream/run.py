@@ -19,10 +19,12 @@ from relabel.align.settings import PipelineSettings, stage_settings
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.detectors.base import no_box_head
+from relabel.detectors.semi.settings import SemiSettings
+from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, Problems
 from relabel.evaluation.baselines import TargetNames
 from relabel.settings import Runtime, settings_dict
-from relabel.studies.downstream.arms import Arm, Method
+from relabel.studies.downstream.arms import Arm
 from relabel.studies.downstream.given import guided_labels
 from relabel.studies.downstream.labels import label_source, name_map_of
 from relabel.studies.downstream.mixture import passes, target_only_from
@@ -154,15 +156,15 @@ class _Job:
         return direct_quality(labels, self.request.truth)
 
     def _passes(self) -> dict[str, dict[str, float]]:
-        method: dict[str, Method] = {arm.name: arm.method for arm in self.request.arms}
         union = sum(len(self.plan.datasets[s]) for s in self.request.sources) + len(self.target)
         return {
             arm: passes(
-                method.get(arm, "labels"),
+                self._arm(arm).method,
                 [len(self.target), *(len(d) for d in sources.values())],
                 union,
                 self.detector,
                 self.request.settings,
+                self._semi(self._arm(arm)),
             )
             for arm, sources in self.labels.items()
         }
@@ -304,7 +306,6 @@ class _Job:
     def _train(self) -> None:
         """Every arm and seed, seed by seed, so that a run that is cut off leaves whole seeds."""
         job = Pipeline(self.request.out, log="downstream.log", quiet=self.runtime.quiet)
-        method: dict[str, Method] = {arm.name: arm.method for arm in self.request.arms}
         shared = {
             "target": dataset_fingerprint(self.target),
             "test": dataset_fingerprint(self.test),
@@ -315,42 +316,59 @@ class _Job:
         }
         for seed in self.request.seeds:
             for arm in self.labels:
-                kind: Method = method.get(arm, "labels")
+                known = self._arm(arm)
+                more = {}
+                if known.method == "semi":
+                    more["semi"] = settings_dict(self._semi(known))
                 stage = Stage(
                     f"training {arm}, seed {seed}",
                     self.request.out / "training" / arm / f"seed{seed}",
                     settings={
-                        "method": kind,
+                        "method": known.method,
                         "seed": seed,
-                        "detector": self._detector_settings(),
-                        "downstream": self.request.settings.result_dict(kind),
+                        "detector": self._detector_settings(known),
+                        "downstream": self.request.settings.result_dict(),
+                        **more,
                     },
                     inputs={**shared, **prints[arm]},
-                    work=partial(self._train_one, arm=arm, seed=seed, method=kind),
+                    work=partial(self._train_one, arm=known, seed=seed),
                 )
                 job.add(stage)
         job.run(overwrite=self.overwrite, busy="wait")
 
-    def _train_one(self, stage: Stage, *, arm: str, seed: int, method: Method) -> None:
+    def _arm(self, name: str) -> Arm:
+        """An arm by name; one of --extra has labels and nothing else."""
+        return next((arm for arm in self.request.arms if arm.name == name), Arm(name, name))
+
+    def _semi(self, arm: Arm) -> SemiSettings:
+        """How an arm of method ``semi`` learns from images alone."""
+        return replace(self.request.semi, **arm.semi)
+
+    def _detector_of(self, arm: Arm) -> SpecialistSettings:
+        """The detector that an arm trains, all else as in every arm."""
+        return replace(self.detector, detector=arm.detector or self.detector.detector)
+
+    def _train_one(self, stage: Stage, *, arm: Arm, seed: int) -> None:
         from relabel.detectors.specialist import MAPS
         from relabel.studies.downstream.train import train_arm
 
         train_arm(
-            method,
+            arm.method,
             self.target,
-            self.labels[arm],
+            self.labels[arm.name],
             self.test,
             stage.folder,
-            replace(self.detector, seed=seed),
+            replace(self._detector_of(arm), seed=seed),
             self.request.settings,
             self.runtime,
-            f"Training {arm}, seed {seed}",
+            f"Training {arm.name}, seed {seed}",
+            semi=self._semi(arm),
             maps=self.plan.shared / MAPS,
         )
 
-    def _detector_settings(self) -> dict[str, Any]:
-        """Of every arm alike; the steps stand for the epochs, and the seed is the stage's own."""
-        values = stage_settings(self.detector, self._backbones())
+    def _detector_settings(self, arm: Arm) -> dict[str, Any]:
+        """The steps stand for the epochs, and the seed is the stage's own."""
+        values = stage_settings(self._detector_of(arm), self._backbones())
         return {k: v for k, v in values.items() if k not in ("seed", "epochs", "eval_every")}
 
     def _backbones(self) -> dict[str, str]:

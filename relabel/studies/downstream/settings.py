@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from relabel.settings import Count, NonNegative, Positive, Settings, Share, setting
+from relabel.settings import Count, Positive, Settings, Share, setting
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,9 @@ class DownstreamSettings(Settings):
     normalize_min_boxes: Count = setting(
         20, "Minimum of boxes of a class to normalise by; with fewer, all classes stand in."
     )
-    teacher_threshold: Share = setting(0.7, "Minimum score of the teacher's labels.")
-    unsupervised_weight: NonNegative = setting(4.0, "Weight of the loss on the teacher's labels.")
-    teacher_ema: Share = setting(0.999, "Decay of the teacher's weights.")
-    burn_in: Share = setting(0.2, "Share of the iterations before the teacher labels anything.")
-    teacher_target_share: Share = setting(
-        0.5, "Share of target images in a batch while the teacher labels the others."
-    )
-    teacher_boxes: bool = setting(
-        False, "Whether the student also learns the coordinates of the teacher's boxes."
-    )
 
-    def result_dict(self, how: str) -> dict[str, Any]:
+    def result_dict(self) -> dict[str, Any]:
         """What a training depends on. Thresholds of labels act through the labels alone."""
         names = ["target_share", "target_only_last"]
         names += ["anneal_on_target"] if self.anneal_on_target else []
-        if how == "student-teacher":
-            names += ["teacher_threshold", "unsupervised_weight", "teacher_ema", "burn_in"]
-            names += ["teacher_target_share", "teacher_boxes"]
         return {name: getattr(self, name) for name in names}

@@ -11,6 +11,7 @@ from typing import Any
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.base import Detector
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import MAPS
 from relabel.detectors.training import new_trainable, train_detector
@@ -18,7 +19,7 @@ from relabel.evaluation.detector import evaluate_detector
 from relabel.evaluation.resampling import match_detections
 from relabel.settings import Runtime
 from relabel.studies.downstream.arms import Method
-from relabel.studies.downstream.mixture import MixedBatches
+from relabel.studies.downstream.mixture import MixedBatches, half_unlabelled
 from relabel.studies.downstream.results import (
     CURVE,
     MATCHES,
@@ -42,6 +43,7 @@ def train_arm(
     runtime: Runtime,
     description: str,
     *,
+    semi: SemiSettings | None = None,
     maps: Path | None = None,
 ) -> None:
     """Train the detector of one arm and seed, resuming what was cut off, and measure it.
@@ -55,9 +57,9 @@ def train_arm(
             way.
         sources: relabelled (``labels``), or with their own labels.
         detector: its ``steps`` are the iterations of every arm.
+        semi: of method ``semi``, how images are learned without their labels.
         maps: folder of a frozen backbone's maps, shared by all arms and seeds; by default one
-            in ``out`` that goes with the end of the training. Only a student and its teacher run
-            the body, which strong views need.
+            in ``out`` that goes with the end of the training.
     """
     maps = maps or out / MAPS
     every = max(1, -(-detector.steps // settings.curve_points))
@@ -76,10 +78,23 @@ def train_arm(
         numbers = metrics.to_dict()
         return {k: numbers[k] for k in told}
 
-    if method == "student-teacher":
-        from relabel.studies.downstream.student_teacher import train_student_teacher
+    if method == "semi":
+        from relabel.detectors.semi.train import train_semi_supervised
 
-        train_student_teacher(target, sources, out, detector, settings, runtime, evaluate=evaluate)
+        assert semi is not None
+        used = {name: d for name, d in sources.items() if len(d)}
+        sizes = [len(target), *(len(d) for d in used.values())]
+        train_semi_supervised(
+            target,
+            used,
+            out,
+            detector,
+            semi,
+            runtime,
+            schedule=half_unlabelled(sizes, detector, settings, semi).rows,
+            evaluate=evaluate,
+            maps=maps,
+        )
     else:
         if method == "labels":
             trainable = new_trainable(target.space, detector)

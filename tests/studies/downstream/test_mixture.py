@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.studies.downstream.mixture import MixedBatches, Mixture, passes
 from relabel.studies.downstream.settings import DownstreamSettings
@@ -101,7 +102,7 @@ def test_passes_are_those_of_the_batches(sizes: list[int], settings: dict[str, A
 
 def test_passes_over_the_union_are_the_same_for_every_arm(detector: SpecialistSettings) -> None:
     detector = replace(detector, steps=80, batch_size=4)
-    shared = (40, detector, DownstreamSettings())
+    shared = (40, detector, DownstreamSettings(), SemiSettings(burn_in=0.2))
     alone = passes("labels", [10], *shared)
     assert alone == {"union": 8.0, "target": 32.0, "sources": 0.0}
     # Three quarters of 320 images are drawn evenly from all 40.
@@ -109,5 +110,5 @@ def test_passes_over_the_union_are_the_same_for_every_arm(detector: SpecialistSe
     assert passes("labels", [10, 30], *shared) == mixed
     assert passes("unified", [10, 10, 20], *shared) == mixed
     # A fifth burns in on the target, and half of what follows is the target's.
-    taught = passes("student-teacher", [10, 30], *shared)
+    taught = passes("semi", [10, 30], *shared)
     assert taught["sources"] == pytest.approx((60 - 16) * 2 / 30)

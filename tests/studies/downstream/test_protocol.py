@@ -17,6 +17,7 @@ from relabel.catalogue.catalogue import Catalogue, load_catalogue
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.namemap import NameMap
+from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError
 from relabel.lat.settings import LatSettings
@@ -47,6 +48,7 @@ SETTINGS = {
     "detector": SpecialistSettings,
     "downstream": DownstreamSettings,
     "lat": LatSettings,
+    "semi": SemiSettings,
     "specialist": SpecialistSettings,
 }
 

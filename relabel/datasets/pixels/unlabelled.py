@@ -1,0 +1,63 @@
+"""A folder of photos that nobody has labelled, as a dataset without boxes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
+from relabel.datasets.labelspace import LabelSpace
+from relabel.datasets.pixels.image_folder import IMAGE_SUFFIXES
+from relabel.datasets.pixels.location import image_size
+from relabel.errors import DataError, Problems
+from relabel.files.walk import walk_files
+from relabel.workspace.cores import reading_threads
+
+
+def read_unlabelled(
+    root: Path, name: str, problems: Problems, workers: int = -1
+) -> DetectionDataset:
+    """All images below a folder, in the order of their paths, with no class and no box.
+
+    Sizes come from the images' headers.
+
+    Args:
+        problems: images whose header cannot be read are left out where bad records are skipped.
+        workers: number of threads; -1: one per core.
+
+    Raises:
+        DataError: no image, or one that cannot be read and problems are not to be skipped.
+    """
+    names = sorted(walk_files(root, IMAGE_SUFFIXES))
+    if not names:
+        raise DataError(
+            "holds no images",
+            file=root,
+            remedy=f"Known are {', '.join(sorted(IMAGE_SUFFIXES))} files, also in folders below.",
+        )
+
+    def size_of(name: str) -> tuple[int, int] | DataError:
+        try:
+            return image_size(f"{root}/{name}")
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, reading_threads(workers))) as pool:
+        found = dict(zip(names, pool.map(size_of, names), strict=True))
+    sizes = {}
+    for name_of, size in found.items():
+        if isinstance(size, DataError):
+            problems.error(size.message, file=f"{root}/{name_of}", remedy=size.remedy)
+        else:
+            sizes[name_of] = size
+    width, height = np.array(list(sizes.values()), np.int32).reshape(-1, 2).T
+    return DetectionDataset(
+        name=name,
+        space=LabelSpace(name, ()),
+        images=Images(np.arange(1, len(sizes) + 1, dtype=np.int64), list(sizes), width, height),
+        boxes=make_boxes([], np.zeros((0, 4)), []),
+        root=root,
+        source=root,
+    )

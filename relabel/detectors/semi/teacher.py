@@ -1,0 +1,178 @@
+"""The teacher: a moving average of the student that labels what nobody has labelled.
+
+Shape legend: ``B`` images, ``n`` boxes of an image, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from relabel.backbones.extractor import FeatureMaps
+from relabel.detectors.base import ranked
+from relabel.detectors.family import Trainable
+from relabel.detectors.semi.settings import SemiSettings
+from relabel.detectors.semi.thresholds import ClassStatistics
+from relabel.settings import Ranking
+from relabel.training.ema import moving_average
+
+TEACHER_NMS = 0.5
+MIN_SIDE = 0.5
+
+
+class Teacher:
+    """A moving average with its own copy of the model (Tarvainen and Valpola, 2017).
+
+    The average starts as the student at the end of the burn-in, see `moving_average`. Running
+    statistics of norms are averaged like weights.
+
+    Args:
+        student: what to copy; its architecture stays the teacher's.
+        burn_in: number of steps after which the teacher exists.
+
+    Attributes:
+        statistics: of the foreground candidates so far, which class-wise thresholds and weights
+            are made of.
+        log: what was labelled so far.
+    """
+
+    def __init__(
+        self, student: Trainable, semi: SemiSettings, burn_in: int, device: torch.device
+    ) -> None:
+        self.average = moving_average(
+            student.model.to(device), semi.teacher_ema, use_buffers=True
+        ).requires_grad_(False)
+        self.trainable = replace(student, model=self.average.module)
+        self.semi = semi
+        self.burn_in = burn_in
+        classes = student.space.num_classes
+        self.statistics = ClassStatistics(classes)
+        self.log = PseudoBoxLog(classes)
+        own = student.model.ranking
+        self.ranking: Ranking = own if semi.confidence == "auto" else semi.confidence
+
+    def exists(self, step: int) -> bool:
+        """Whether there is a teacher after ``step`` steps."""
+        return step >= self.burn_in
+
+    def follow(self, model: nn.Module, step: int) -> None:
+        """Move towards the student, which has done ``step`` steps."""
+        if self.exists(step):
+            self.average.update_parameters(model)
+
+    def thresholds(self) -> np.ndarray:
+        """Minimum confidence of a pseudo-label of each class, float64 [C]."""
+        s = self.semi
+        if s.threshold_gamma == 0:
+            return np.full(len(self.statistics.counts), s.threshold)
+        return self.statistics.thresholds(s.threshold, s.threshold_gamma)
+
+    def weights(self) -> np.ndarray:
+        """Weight of each class's objects in the loss, float64 [C]."""
+        return self.statistics.weights(self.semi.weight_gamma)
+
+    @torch.no_grad()
+    def label(
+        self, pixels: Tensor | FeatureMaps, sizes: Sequence[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Pseudo-labels of a batch, as training targets.
+
+        After class-wise NMS, boxes whose best class is likelier than the background are the
+        foreground candidates that the statistics count; those whose confidence reaches their
+        class's threshold are labels.
+
+        Args:
+            pixels: weak views, [B, 3, H, W] in [0, 1], or maps of a frozen backbone.
+            sizes: (height, width) of each image without its padding.
+
+        Returns:
+            Per image ``boxes`` [n, 4] xyxy, ``labels`` [n] from 1, ``weights`` [n].
+        """
+        rows = self.trainable.model.eval()(pixels, list(sizes))
+        candidates = [self._candidates(row, size) for row, size in zip(rows, sizes, strict=True)]
+        for _, label, confidence, foreground in candidates:
+            self.statistics.add(label[foreground], confidence[foreground])
+        # As float32, which confidences are: 0.7 reaches 0.7.
+        thresholds, weights = self.thresholds().astype(np.float32), self.weights()
+        targets = []
+        for boxes, label, confidence, _ in candidates:
+            sure = confidence >= thresholds[label]
+            self.log.add(label, confidence, sure)
+            kept = torch.from_numpy(np.flatnonzero(sure)).to(boxes.device)
+            targets.append(
+                {
+                    "boxes": boxes[kept],
+                    "labels": torch.from_numpy(label[sure] + 1).to(boxes.device),
+                    "weights": boxes.new_tensor(weights[label[sure]]),
+                }
+            )
+        return targets
+
+    def _candidates(
+        self, row: dict[str, Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes [n, 4], classes [n], confidences [n] and whether each is foreground, bool [n]."""
+        boxes = clip_boxes_to_image(row["boxes"].float(), size)
+        vectors = row["scores"].float()
+        scores, labels = vectors.max(dim=1)
+        quality = row.get("quality")
+        best = scores.cpu().numpy()
+        confidence = ranked(best, None if quality is None else quality.cpu().numpy(), self.ranking)
+        ranks = boxes.new_tensor(confidence)
+        large = ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) > MIN_SIDE).nonzero().squeeze(1)
+        kept = large[batched_nms(boxes[large], ranks[large], labels[large], TEACHER_NMS)]
+        background = 1 - vectors.sum(dim=1)
+        at = kept.cpu().numpy()
+        foreground = (scores > background)[kept].cpu().numpy()
+        return boxes[kept], labels[kept].cpu().numpy(), confidence[at], foreground
+
+
+class PseudoBoxLog:
+    """How many boxes were labelled of each class, in all and since it was last asked.
+
+    Args:
+        classes: C.
+
+    Attributes:
+        total, recent: int64 [C].
+        images: number of images shown to the teacher since it was last asked.
+        best: float64 [C], the highest confidence since then.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.total = np.zeros(classes, np.int64)
+        self.start()
+
+    def start(self) -> None:
+        """Count anew what is recent."""
+        self.recent = np.zeros_like(self.total)
+        self.best = np.zeros(len(self.total))
+        self.images = 0
+
+    def add(self, label: np.ndarray, confidence: np.ndarray, sure: np.ndarray) -> None:
+        """One image: candidates' classes [n], confidences [n], and which are labels, bool [n]."""
+        counts = np.bincount(label[sure], minlength=len(self.total))
+        self.total += counts
+        self.recent += counts
+        self.images += 1
+        np.maximum.at(self.best, label, confidence)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "total": self.total.tolist(),
+            "recent": self.recent.tolist(),
+            "best": self.best.tolist(),
+            "images": self.images,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.total = np.array(state["total"], np.int64)
+        self.recent = np.array(state["recent"], np.int64)
+        self.best = np.array(state["best"], np.float64)
+        self.images = int(state["images"])
