@@ -55,7 +55,7 @@ def ranked(scores: np.ndarray, quality: np.ndarray | None, ranking: Ranking) -> 
 
     Args:
         scores: p, of any shape, in [0, 1].
-        quality: v in [0, 1], of a shape that goes with it; None leaves p alone, whatever the ranking.
+        quality: v in [0, 1], of a shape that goes with it; None leaves p alone.
     """
     if quality is None or ranking == "score":
         return scores

@@ -157,7 +157,7 @@ def read_image_set(
         raise DataError(
             "holds no images",
             file=root,
-            remedy=f"Known are {', '.join(sorted(IMAGE_SUFFIXES))} files, also in folders below it.",
+            remedy=f"Known are {', '.join(sorted(IMAGE_SUFFIXES))} files, also in folders below.",
         )
     return ImageSet(root, names, np.array(labels, np.int32), known.names, known.keys)
 
