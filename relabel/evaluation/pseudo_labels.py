@@ -194,10 +194,9 @@ def measure_pseudo_labels(
     found, quality = joined.found, joined.quality
     shown: tuple[Ranking, ...] = RANKINGS if quality is not None else ("score",)
     sure = {ranking: ranked(found.score, quality, ranking) for ranking in shown}
-    average: dict[Ranking, DetectionMetrics] = {
-        ranking: average_precision(joined.truth, replace(found, score=values))
-        for ranking, values in sure.items()
-    }
+    average: dict[Ranking, DetectionMetrics] = {}
+    for ranking in shown:
+        average[ranking] = average_precision(joined.truth, replace(found, score=sure[ranking]))
     counted = judged.counted[0]
     overlaps = counted & (judged.best_iou > 0)
     correlation: dict[str, dict[str, float | None]] = {}
