@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from relabel.datasets.labelspace import LabelSpace
 
 SAM3 = "sam3"
+_MOST_CLASSES = 30  # of the table; --json has all
 
 
 @click.command("cross-label", cls=GroupedCommand)
@@ -52,7 +53,9 @@ SAM3 = "sam3"
     ("crosslabel", SAM3),
     {
         "Labelling": (
-            ("--min-score", "crosslabel.min_score", "Minimum score of a pseudo-label."),
+            ("--min-score", "crosslabel.min_score", "Minimum confidence of a pseudo-label."),
+            ("--threshold", "crosslabel.threshold"),
+            ("--threshold-on", "crosslabel.threshold_on"),
             ("--nms-iou", "crosslabel.nms_iou"),
             ("--max-per-image", "crosslabel.max_per_image"),
             ("--batch-size", "crosslabel.batch_size"),
@@ -82,7 +85,7 @@ def cli(
     from relabel.align.settings import stage_settings
     from relabel.crosslabel.given import label_given_boxes, read_given_labels
     from relabel.crosslabel.prompted import cross_label_sam3, sam3_identity
-    from relabel.crosslabel.shards import read_pseudo_labels
+    from relabel.crosslabel.shards import read_selected
     from relabel.datasets.fingerprint import dataset_fingerprint
     from relabel.detectors.sam3.settings import class_prompts
     from relabel.workspace.fingerprint import fingerprint, folder_fingerprint
@@ -136,12 +139,35 @@ def cli(
 
     if not stage.run(label_it, overwrite=overwrite):
         message("Labelled already.", quiet=runtime.quiet)
-    labels = read_given_labels(out) if given_boxes else read_pseudo_labels(out)
+    labels, selection = (read_given_labels(out), None) if given_boxes else read_selected(out)
     counts = {"images": len(images), "boxes": len(labels), "by": labels.by, "on": labels.on}
+    classes = {} if selection is None else selection.by_class(labels.space, settings.min_score)
     if as_json:
-        print_json({"out": str(out), **counts})
-    else:
-        kept(f"{len(labels)} boxes on {len(images)} images: {out}")
+        print_json({"out": str(out), **counts, **({"classes": classes} if classes else {})})
+        return
+    if classes:
+        _print_classes(classes)
+    kept(f"{len(labels)} boxes on {len(images)} images: {out}")
+
+
+def _print_classes(classes: dict[str, dict[str, Any]]) -> None:
+    """A row per class with candidates, the most frequent ones where there are many."""
+    from relabel.evaluation.tables import rich_table
+
+    frequent = sorted(classes.items(), key=lambda item: -item[1]["candidates"])
+    rows = [
+        [name, str(values["candidates"]), str(values["kept"]), f"{values['threshold']:.3f}"]
+        for name, values in frequent
+        if values["candidates"]
+    ]
+    title = "Pseudo-labels per class"
+    if len(rows) > _MOST_CLASSES:
+        title += f", the {_MOST_CLASSES} most frequent of {len(rows)}"
+    if rows:
+        from rich.console import Console
+
+        head = ["class", "candidates", "kept", "threshold"]
+        Console().print(rich_table((head, rows[:_MOST_CLASSES]), title))
 
 
 def _sam3_model(checkpoint: str) -> str | None:

@@ -1,4 +1,4 @@
-"""``relabel evaluate``: score detections, or relabelled boxes against paired truth."""
+"""``relabel evaluate``: score detections, or relabelled boxes and pseudo-labels against truth."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ._results import FILE, file_option, print_or_save, result_options, warn, wi
 from .evaluate_completion import completion
 from .evaluate_downstream import downstream
 from .evaluate_multilabel import multilabel
+from .evaluate_pseudo_labels import pseudo_labels
 
 if TYPE_CHECKING:
     from relabel.evaluation.transfer import TransferMetrics
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def cli() -> None:
-    """Score detections, multi-labels, or the quality of relabelled boxes."""
+    """Score detections, multi-labels, pseudo-labels, or the quality of relabelled boxes."""
 
 
 cli.add_command(ablation.cli)
 cli.add_command(completion)
 cli.add_command(downstream)
 cli.add_command(multilabel)
+cli.add_command(pseudo_labels)
 
 _MOST_CLASSES = 30  # of a table; --json has all
 _TRUTH = file_option("--truth", "COCO annotation file.", required=True)

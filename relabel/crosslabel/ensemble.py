@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import Detections, Detector, MapReader
+from relabel.detectors.base import Detections, Detector, MapReader, ranked
 from relabel.detectors.load import load_detector
 from relabel.errors import ConfigError
 from relabel.geometry import iou_matrix
@@ -24,6 +24,8 @@ FUSE_IOU = 0.6
 # Boxes whose best class scores less are not worth fusing: as one of several members they would
 # end far below any confidence filter.
 LEAST_SCORE = 0.02
+# A box of no localisation quality still has coordinates.
+_LEAST_RANK = 1e-6
 
 
 class EnsembleDetector:
@@ -77,18 +79,20 @@ class EnsembleDetector:
 def fuse(parts: Sequence[Detections], iou: float = FUSE_IOU) -> Detections:
     """Weighted boxes fusion (Solovyev et al., arXiv 1910.13302) of whole score vectors.
 
-    From the highest score down, a box joins the first cluster whose leading box it overlaps by
+    From the highest rank down, a box joins the first cluster whose leading box it overlaps by
     ``iou``, that has no box of its member yet, and whose class it finds at least half as likely
-    as its own; else it leads a new cluster. A cluster's scores are the sum of its boxes' score
-    vectors over T, so that a member that found nothing counts as one that saw background; its
-    coordinates are the mean weighted by score. What overlaps a cluster of its own member by
-    ``iou`` under the same class is a duplicate and is dropped.
+    as its own; else it leads a new cluster. The rank is the score, unless the members rank by
+    localisation quality, too. A cluster's scores are the sum of its boxes' score vectors over T,
+    so that a member that found nothing counts as one that saw background; its coordinates are the
+    mean weighted by rank. What overlaps a cluster of its own member by ``iou`` under the same
+    class is a duplicate and is dropped.
 
     Args:
         parts: what each of T members found in one image.
 
     Returns:
-        One detection per cluster, highest score first; quality where all parts have one.
+        One detection per cluster, highest rank first; quality, by which the members' ranking may
+        go, where all parts have one.
     """
     members = len(parts)
     classes = parts[0].scores.shape[1]
@@ -97,10 +101,13 @@ def fuse(parts: Sequence[Detections], iou: float = FUSE_IOU) -> Detections:
     member = np.repeat(np.arange(members), [len(p) for p in parts])
     rated = [p.quality for p in parts if p.quality is not None]
     quality = np.concatenate(rated) if len(rated) == members else None
+    ranking = parts[0].ranking if quality is not None else "score"
     top = scores.max(axis=1, initial=0.0)
-    order = np.argsort(-top, kind="stable")
+    rank = ranked(top, quality, ranking)
+    order = np.argsort(-rank, kind="stable")
     order = order[top[order] >= LEAST_SCORE]
     boxes, scores, member, top = boxes[order], scores[order], member[order], top[order]
+    rank = np.maximum(rank[order], _LEAST_RANK)
     overlap = iou_matrix(boxes.astype(np.float32), boxes.astype(np.float32))
     leaders: list[int] = []
     clusters: list[list[int]] = []
@@ -119,10 +126,11 @@ def fuse(parts: Sequence[Detections], iou: float = FUSE_IOU) -> Detections:
     vectors = np.zeros((len(clusters), classes), np.float32)
     rating = np.zeros(len(clusters), np.float32)
     for number, rows in enumerate(clusters):
-        weights = top[rows] / top[rows].sum()
+        weights = rank[rows] / rank[rows].sum()
         fused[number] = weights @ boxes[rows]
         vectors[number] = scores[rows].sum(axis=0) / members
         if quality is not None:
             rating[number] = weights @ quality[order[rows]]
-    ranked = np.argsort(-vectors.max(axis=1, initial=0.0), kind="stable")
-    return Detections(fused[ranked], vectors[ranked], None if quality is None else rating[ranked])
+    found = Detections(fused, vectors, None if quality is None else rating, ranking)
+    best = ranked(vectors.max(axis=1, initial=0.0), found.quality, ranking)
+    return found.take(np.argsort(-best, kind="stable"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.detectors.base import Detections
+from relabel.detectors.base import Detections, ranked
 from relabel.errors import DataError
 
 
@@ -63,7 +63,9 @@ def select(
 
     Boxes are clipped to the image and dropped if nothing is left of them; scores are rounded to
     the storage precision before anything compares them, so that a filter gives the same answer
-    now and after reading; then come the confidence filter, class-wise NMS and the cap.
+    now and after reading; then come the confidence filter, class-wise NMS and the cap, which rank
+    as the settings or, with ``auto``, the detector says. Thresholds per class are no matter of one
+    image, see `relabel.crosslabel.selection`.
 
     Args:
         detections: n raw detections.
@@ -85,16 +87,15 @@ def select(
     limits = np.array([width, height, width, height], np.float32)
     boxes = np.clip(boxes, 0, limits)
     stored = scores.astype(settings.score_storage).astype(np.float32)
-    best = stored.max(1, initial=0)
+    sure = ranked(stored.max(1, initial=0), quality, settings.threshold_on)
     sides = boxes[:, 2:] - boxes[:, :2]
-    rows = np.flatnonzero((best >= np.float32(settings.min_score)) & (sides > 0).all(1))
+    rows = np.flatnonzero((sure >= np.float32(settings.min_score)) & (sides > 0).all(1))
     # Rounding makes ties; the rank is taken before it.
-    rank = scores.max(1, initial=0)[rows]
-    if settings.ranking == "score-quality" and quality is not None:
-        rank = rank * quality[rows]
+    ranking = detections.ranking if settings.ranking == "auto" else settings.ranking
+    rank = ranked(scores.max(1, initial=0), quality, ranking)[rows]
     kept = rows[class_wise_nms(boxes[rows], stored[rows], settings.nms_iou, rank=rank)]
     kept = kept[: settings.max_per_image]
-    return Detections(boxes[kept], stored[kept], None if quality is None else quality[kept])
+    return Detections(boxes, stored, quality, detections.ranking).take(kept)
 
 
 def _checked(

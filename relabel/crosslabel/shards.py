@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.crosslabel.selection import Selection, select_class_wise
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.base import Detections
 from relabel.workspace.columns import (
@@ -159,13 +160,32 @@ def label_columns(whole: Any) -> dict[str, Any]:
 def read_pseudo_labels(folder: Path) -> PseudoLabels:
     """Read the shards of a folder that `relabel.crosslabel.label.cross_label` wrote.
 
+    Of labels that were made with thresholds per class, those above are read.
+
     Raises:
         DataError: the folder has no shards, or one is missing, damaged or of another run.
     """
+    return read_selected(folder)[0]
+
+
+def read_selected(folder: Path) -> tuple[PseudoLabels, Selection]:
+    """The same, with what was kept of each class.
+
+    Shards hold every candidate: a shard cannot know how many the others have. So the thresholds
+    are found when all shards are there, which is whenever they are read: they depend on nothing
+    else, and no file of them can be left behind by an earlier run.
+
+    Raises:
+        DataError: see `read_pseudo_labels`.
+    """
     whole = read_shards(folder, PseudoShard)
-    return PseudoLabels(
+    labels = PseudoLabels(
         **label_columns(whole),
         boxes=whole.boxes,
         scores=whole.scores.astype(np.float32),
         quality=whole.quality,
     )
+    settings = whole.run["settings"]
+    if settings.get("threshold") != "classwise":
+        return labels, Selection.of_all(labels)
+    return select_class_wise(labels, settings["tau"], settings.get("threshold_on", "score"))

@@ -69,23 +69,10 @@ def join_by_name(
     Raises:
         DataError: no image in common, or a category the truth does not have.
     """
-    if predictions.images is truth.images:  # a results list has the truth's image ids
-        rows = np.arange(len(truth))
-    elif not (_named(predictions) and _named(truth)):
-        rows = _rows_by_id(predictions, truth)
-    else:
-        rows = _in_table(predictions.images.file_name, truth)
-        _complete_by_basename(rows, predictions.images.file_name, truth.images.file_name)
+    rows = image_rows(predictions, truth)
     warnings = []
     found = rows[rows >= 0]
     total = len(truth)
-    if total and not len(found) and len(rows):
-        raise DataError(
-            f"has no image in common with {truth.name}; its first is "
-            f"{_image_text(predictions, 0)}, there it is {_image_text(truth, 0)}",
-            file=predictions.name,
-            remedy="Images are joined by file_name.",
-        )
     absent = total - len(np.unique(found))
     if absent:
         warnings.append(
@@ -101,6 +88,31 @@ def join_by_name(
         kept = predictions.with_boxes(boxes)
         place = _category_positions(kept, truth, by_id=False)
     return _onto(boxes, rows, place), warnings
+
+
+def image_rows(predictions: DetectionDataset, truth: DetectionDataset) -> np.ndarray:
+    """int64 [images of the predictions]: rows of the truth, -1 where it has none.
+
+    Images are found as `join_by_name` says.
+
+    Raises:
+        DataError: no image in common.
+    """
+    if predictions.images is truth.images:  # a results list has the truth's image ids
+        return np.arange(len(truth))
+    if not (_named(predictions) and _named(truth)):
+        rows = _rows_by_id(predictions, truth)
+    else:
+        rows = _in_table(predictions.images.file_name, truth)
+        _complete_by_basename(rows, predictions.images.file_name, truth.images.file_name)
+    if len(truth) and len(rows) and not (rows >= 0).any():
+        raise DataError(
+            f"has no image in common with {truth.name}; its first is "
+            f"{_image_text(predictions, 0)}, there it is {_image_text(truth, 0)}",
+            file=predictions.name,
+            remedy="Images are joined by file_name.",
+        )
+    return rows
 
 
 def _category_positions(

@@ -11,6 +11,7 @@ from relabel.errors import shown
 from relabel.evaluation.detections import DetectionMetrics
 from relabel.evaluation.errors import ERROR_TYPES, ErrorAnalysis
 from relabel.evaluation.kept import NO_LABEL_GIVEN, AnnotationsKept, SourceConfusion
+from relabel.evaluation.pseudo_labels import IOUS, PseudoLabelMetrics, Rates
 from relabel.evaluation.transfer import TransferMetrics, Transition
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from relabel.evaluation.multilabel.evaluate import MultiLabelResult
 
 NONE = "-"
+CONFIDENCE_NAMES = {"score": "p", "quality": "v", "product": "p·v", "geometric": "√(p·v)"}
+# What labels a rank correlation is over.
+RHO_OVER = {"all": "all", "overlap": "overlapping"}
 Rows = tuple[list[str], list[list[str]]]
 
 
@@ -133,6 +137,70 @@ def confusion_rows(table: Transition) -> Rows:
     return ["", *table.columns], rows
 
 
+def label_rate_rows(rates: Rates) -> Rows:
+    """A row per IoU threshold, and their mean."""
+    columns = zip(rates.precision, rates.recall, rates.f1, strict=True)
+    rows = [
+        [f"{iou:.2f}", *map(percentage, values)] for iou, values in zip(IOUS, columns, strict=True)
+    ]
+    return ["IoU", "precision", "recall", "F1"], [*rows, ["mean", *map(percentage, rates.means())]]
+
+
+def label_ranking_rows(metrics: PseudoLabelMetrics) -> Rows:
+    """A row per ranking: AP, of all classes and of the rare ones, and Spearman's correlations."""
+    rows = []
+    for ranking, average in metrics.average.items():
+        aps = (average.AP, average.AP50, average.AP75, metrics.rare_ap(ranking))
+        signs = [_signed(told[ranking]) for told in metrics.correlation.values()]
+        rows.append([CONFIDENCE_NAMES[ranking], *map(percentage, aps), *signs])
+    header = ["ranked by", "AP", "AP50", "AP75", "AP rare"]
+    return [*header, *(f"rho, {RHO_OVER[what]}" for what in metrics.correlation)], rows
+
+
+def label_reliability_rows(metrics: PseudoLabelMetrics) -> Rows:
+    """A row per bin of confidence: what is right; of v the mean IoU."""
+    header = ["from", "labels", CONFIDENCE_NAMES[metrics.on], "right"]
+    told = [metrics.reliability]
+    if metrics.localisation is not None:
+        header += ["overlapping", "v", "IoU"]
+        told.append(metrics.localisation)
+    rows = []
+    for k in range(len(metrics.reliability.count)):
+        row = [f"{k / len(metrics.reliability.count):g}"]
+        for one in told:
+            values = (one.claimed[k], one.seen[k]) if one.count[k] else (None, None)
+            row += [str(int(one.count[k])), *map(percentage, values)]
+        rows.append(row)
+    errors = [cell for one in told for cell in ("", "", percentage(one.error))]
+    return header, [*rows, ["error", *errors]]
+
+
+def pseudo_label_class_rows(metrics: PseudoLabelMetrics) -> Rows:
+    """A row per class with true boxes or labels: at IoU 0.5, over all labels."""
+    with_v = metrics.localisation is not None
+    header = [
+        "class",
+        "truth",
+        "labels",
+        "P",
+        "R",
+        "AP",
+        "IoU",
+        "ECE",
+        *(["v-IoU"] if with_v else []),
+    ]
+    rows = []
+    for name, values in metrics.per_class.items():
+        if not values["truth"] and not values["labels"]:
+            continue
+        numbers = [values["precision"], values["recall"], values["AP"]["score"]]
+        numbers += [values["mean_iou"], values["reliability"].error]
+        numbers += [values["localisation"].error] if with_v else []
+        counts = [str(values[k]) for k in ("truth", "labels")]
+        rows.append([name, *counts, *map(percentage, numbers)])
+    return header, rows
+
+
 def summary_rows(result: MultiLabelResult) -> Rows:
     """The numbers, a row each, with how many images or classes they are means over."""
     # SciPy's sparse arrays take a quarter of a second to import: boxes are scored without them.
@@ -166,6 +234,11 @@ def label_class_rows(result: MultiLabelResult, most: int = 20) -> Rows:
     if len(values) <= most:
         values = list(result.class_aps().items())
     return ["class", "AP"], [[name, percentage(ap)] for name, ap in values[:most]]
+
+
+def _signed(value: float | None) -> str:
+    """A correlation."""
+    return NONE if value is None else f"{value:+.3f}"
 
 
 def _count(n: int, what: str) -> str:

@@ -15,12 +15,14 @@ from relabel.datasets.dataset import UNCERTAIN, DetectionDataset, Provenance, ma
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.removed import Removed
 from relabel.datasets.table import ImageTable
+from relabel.detectors.base import ranked
 from relabel.geometry import aligned_iou, iou_matrix, xyxy_to_xywh
 from relabel.lat.boxes import restyle
 from relabel.lat.calibrate import Predictions
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.decide import Decided, decide
 from relabel.lat.proposals import image_truth
+from relabel.settings import Ranking
 from relabel.workspace.columns import Shard, column, image_column
 
 PROVENANCE_IOU = 0.5
@@ -241,7 +243,7 @@ def _restyled(
         source.boxes.xyxy,
         source.boxes.category,
         error,
-        _seen(made.take(at), specialist),
+        _seen(made.take(at), specialist, trained.settings.confidence),
         placed,
     )
     limit = np.stack([source.images.width, source.images.height] * 2, axis=1)[made.image[at]]
@@ -252,12 +254,13 @@ def _restyled(
     return replace(made, boxes=boxes, iou=iou)
 
 
-def _seen(made: DraftLabels, specialist: PseudoLabels | None) -> np.ndarray:
+def _seen(made: DraftLabels, specialist: PseudoLabels | None, confidence: Ranking) -> np.ndarray:
     """The target's specialist's box of each label, xyxy [k, 4]: of its class, nearest, or NaN."""
     seen = np.full((len(made), 4), np.nan)
     if specialist is None:
         return seen
-    labels = specialist.filter(SEEN_SCORE)
+    sure = ranked(specialist.score, specialist.quality, confidence)
+    labels = specialist.take(sure >= np.float32(SEEN_SCORE))
     rows, start = np.unique(made.image, return_index=True)
     for row, at in zip(rows.tolist(), np.split(np.arange(len(made)), start[1:]), strict=False):
         of = labels.rows(row)

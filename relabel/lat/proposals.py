@@ -17,6 +17,7 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.datasets.table import Table
+from relabel.detectors.base import ranked
 from relabel.lat.settings import LatSettings
 
 MIN_SIDE = 1.0
@@ -47,6 +48,8 @@ class Proposals(Table):
             -1 for a box that only plays an annotation, -2 for a place on one.
         source_row: int64 [M], box row in the dataset for annotations and the places on them, see
             `relabel.lat.places`; what plays an annotation has any number; else -1.
+        confidence: float32 [M], S_c of one that plays nothing: 1 for an annotation, else what
+            `LatSettings.confidence` says of the pseudo-label.
         plays: int16 [M], the class of the joint space as which the box plays an annotation of its
             space, `NOBODY` if it does not; see `relabel.lat.simulate`.
     """
@@ -56,6 +59,7 @@ class Proposals(Table):
     space: np.ndarray
     variant: np.ndarray
     source_row: np.ndarray
+    confidence: np.ndarray
     plays: np.ndarray
 
     @classmethod
@@ -67,8 +71,13 @@ class Proposals(Table):
         variant: int,
         source_row: np.ndarray | int = -1,
         plays: np.ndarray | int = NOBODY,
+        confidence: np.ndarray | None = None,
     ) -> Proposals:
-        """Columns of their types; a single number is that of all."""
+        """Columns of their types; a single number is that of all.
+
+        Args:
+            confidence: default the largest score, which is 1 of an annotation.
+        """
 
         def column(values: np.ndarray | int, kind: type) -> np.ndarray:
             return np.broadcast_to(values, len(boxes)).astype(kind)
@@ -79,6 +88,9 @@ class Proposals(Table):
             column(space, np.int16),
             column(variant, np.int16),
             column(source_row, np.int64),
+            column(
+                scores.max(axis=1, initial=0.0) if confidence is None else confidence, np.float32
+            ),
             column(plays, np.int16),
         )
 
@@ -119,7 +131,9 @@ def image_proposals(
         full = np.zeros((len(order), joint.num_classes), np.float32)
         position = joint.position(name)
         full[:, joint.slice(position)] = scores[order]
-        parts.append(Proposals.of(boxes[order], full, position, variant=0))
+        quality = None if pseudo.quality is None else pseudo.quality[at][order]
+        sure = ranked(best[order], quality, settings.confidence)
+        parts.append(Proposals.of(boxes[order], full, position, variant=0, confidence=sure))
     every = Proposals.concatenate(parts)
     size = np.array([dataset.images.width[row], dataset.images.height[row]] * 2, np.float32)
     boxes = np.clip(every.boxes, 0, size)
@@ -193,7 +207,7 @@ def draw(
         kept = _one_variant_each(proposals, rng) & (rng.random(len(proposals)) >= DROPPED)
         use |= kept & training
     scores = proposals.scores.copy()
-    confidence = np.where(annotated, 1.0, scores.max(axis=1, initial=0.0))
+    confidence = proposals.confidence.copy()
     if training and settings.has("hiding"):
         seen = rng.random(len(proposals)) >= rng.uniform(0, HIDDEN)
     else:
@@ -211,7 +225,7 @@ def draw(
         scores[sure, proposals.plays[sure]] = 1.0
         confidence[sure] = 1.0
     rows = np.flatnonzero(use & (seen | annotated))
-    return rows, scores[rows], confidence[rows].astype(np.float32)
+    return rows, scores[rows], confidence[rows]
 
 
 def _one_variant_each(proposals: Proposals, rng: np.random.Generator) -> np.ndarray:

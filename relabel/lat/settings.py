@@ -11,10 +11,12 @@ from relabel.settings import (
     NonNegative,
     Positive,
     Precision,
+    Ranking,
     Settings,
     Share,
     Text,
     setting,
+    settings_dict,
     with_preset,
 )
 from relabel.training.settings import TrainSettings
@@ -93,6 +95,12 @@ class LatSettings(Settings):
         0.5, "Share of the target's images in each batch; 0 draws from all images alike."
     )
     max_images: Count = setting(5000, "Most training images per dataset; 0 takes all.")
+    confidence: Ranking = setting(
+        "score",
+        "Confidence of a pseudo-label in the fusion, and in measuring box styles for their "
+        "blending: class score p, localisation quality v, p * v (product) or its square root "
+        "(geometric); p of detectors without v.",
+    )
     min_score: Share = setting(0.05, "Pseudo-labels below this confidence are no proposals.")
     folds: Positive = setting(
         3,
@@ -121,6 +129,13 @@ class LatSettings(Settings):
                 raise ConfigError(
                     f"there is no part {part!r} of LAT", remedy=did_you_mean(part, PARTS)
                 )
+
+    def result_dict(self) -> dict[str, Any]:
+        """The settings as stages know them, without a field that came later and is unused."""
+        values = settings_dict(self)
+        if self.confidence == "score":
+            del values["confidence"]
+        return values
 
     def has(self, part: str) -> bool:
         """Whether a part of `PARTS` is in use."""

@@ -122,13 +122,12 @@ def _predict(
 ) -> Predictions:
     if len(p) == 0:
         return Predictions.none()
-    confidence = np.where(p.variant > 0, 1.0, p.scores.max(axis=1)).astype(np.float32)
     t = torch.from_numpy
     batch = ProposalBatch(
         t(region.astype(np.float32))[None],
         t(p.boxes)[None],
         t(p.scores)[None],
-        t(confidence)[None],
+        t(p.confidence)[None],
         torch.ones(1, len(p), dtype=torch.bool),
         torch.tensor([size], dtype=torch.float32),
     ).to(trained.features.device)

@@ -238,13 +238,20 @@ def heat_map(
 
 
 def reliability(
-    confidence: np.ndarray, share: np.ndarray, count: np.ndarray, *, title: str, note: str = ""
+    confidence: np.ndarray,
+    share: np.ndarray,
+    count: np.ndarray,
+    *,
+    title: str,
+    note: str = "",
+    tip: str = "confidence {confidence:.2f}: {share:.1%} of {count:,} are present",
 ) -> str:
     """How often labels of a confidence are right, as bars over the confidence in an SVG figure.
 
     Args:
         confidence, share: float [k], of each bin the mean confidence and the share that is right.
         count: int [k], labels in each bin; empty bins have no bar.
+        tip: what a bar says where the pointer rests.
     """
     if not count.sum():
         return _figure(title, note, "<p>none</p>")
@@ -254,7 +261,7 @@ def reliability(
         low, wide = k / len(count), 1 / len(count)
         (bar,) = axes.bar(low + 0.05 * wide, share[k], 0.9 * wide, align="edge", color=_BAR)
         bar.set_height(max(share[k], 0.004))
-        tips[bar] = f"confidence {confidence[k]:.2f}: {share[k]:.1%} of {count[k]:,} are present"
+        tips[bar] = tip.format(confidence=confidence[k], share=share[k], count=count[k])
     axes.plot([0, 1], [0, 1], color=_MARK, linewidth=1.5, linestyle=(0, (3.3, 2)))
     axes.axhline(0, color=SOFT, linewidth=1, clip_on=False)
     axes.set_xlim(0, 1)

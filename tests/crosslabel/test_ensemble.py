@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,21 @@ def test_quality_is_fused_where_all_have_it() -> None:
     quality = fuse([a, b]).quality
     assert quality is not None and np.allclose(quality, [0.8])
     assert fuse([a, found((box, [0.2, 0.0]))]).quality is None
+
+
+def test_members_that_rank_by_quality_are_fused_by_it() -> None:
+    a = found(([0, 0, 10, 10], [0.6, 0.0]), ([50, 0, 60, 9], [0.0, 0.9]), quality=[0.9, 0.1])
+    b = found(([2, 0, 12, 10], [0.9, 0.0]), quality=[0.2])
+    fused = fuse([replace(a, ranking="product"), replace(b, ranking="product")])
+    # Ranks 0.54 and 0.18: weights 3/4 and 1/4, whatever the scores say; 0.09 leads the other.
+    assert np.allclose(fused.boxes, [[0.5, 0, 10.5, 10], [50, 0, 60, 9]])
+    assert np.allclose(fused.scores, [[0.75, 0], [0, 0.45]])
+    assert fused.quality is not None and np.allclose(fused.quality, [0.725, 0.1])
+    assert fused.ranking == "product"
+    # By scores alone: weights 2/5 and 3/5.
+    assert np.allclose(fuse([a, b]).boxes[0], [1.2, 0, 11.2, 10])
+    nothing = replace(a, quality=np.zeros(2, np.float32), ranking="quality")
+    assert np.isfinite(fuse([nothing, nothing]).boxes).all()
 
 
 def test_one_member_changes_nothing_but_what_is_hopeless() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from torchvision.ops import nms as torchvision_nms
 from relabel.crosslabel.nms import class_wise_nms, select
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.detectors.base import Detections
+from relabel.detectors.semi.thresholds import CLIP
 from relabel.errors import ConfigError, DataError
 from relabel.geometry import iou_matrix
-from relabel.settings import fit_values
+from relabel.settings import Ranking, field_types, fit_values, range_of
 
 
 def reference(boxes: np.ndarray, scores: np.ndarray, iou: float, rank: np.ndarray) -> list[int]:
@@ -157,20 +159,50 @@ def test_select_compares_scores_as_they_are_stored() -> None:
     assert len(pick(one, score_storage="float32")) == 1
 
 
-def test_quality_joins_the_ranking_by_an_option() -> None:
-    both = Detections(
-        np.array([[0, 0, 10, 10], [0, 0, 10, 9]], np.float32),
-        np.array([[0.9, 0], [0.8, 0]], np.float32),
-        np.array([0.5, 0.75], np.float32),
-    )
-    by_score = pick(both)
-    assert by_score.boxes.tolist() == [[0, 0, 10, 10]]
-    by_product = pick(both, ranking="score-quality")  # 0.45 against 0.6
-    assert by_product.boxes.tolist() == [[0, 0, 10, 9]]
-    assert by_product.quality is not None
-    assert by_product.quality.tolist() == [0.75]
-    without = Detections(both.boxes, both.scores)
-    assert pick(without, ranking="score-quality").boxes.tolist() == [[0, 0, 10, 10]]
+BOTH = Detections(
+    np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 0, 60, 10]], np.float32),
+    np.array([[0.9, 0], [0.8, 0], [0.85, 0]], np.float32),
+    np.array([0.5, 0.75, 0.6], np.float32),
+)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "first"),
+    [
+        ("score", [0, 2]),  # 0.9 before 0.85 before 0.8
+        ("quality", [1, 2]),
+        ("product", [1, 2]),  # 0.6, 0.51, 0.45
+        ("geometric", [1, 2]),
+    ],
+)
+def test_nms_and_the_cap_rank_as_asked_or_as_the_detector_says(
+    ranking: Ranking, first: list[int]
+) -> None:
+    for found in (
+        pick(BOTH, ranking=ranking),
+        pick(replace(BOTH, ranking=ranking)),
+        pick(replace(BOTH, ranking="quality"), ranking=ranking),
+    ):
+        assert found.boxes.tolist() == BOTH.boxes[first].tolist()
+        assert found.quality is not None and BOTH.quality is not None
+        assert found.quality.tolist() == BOTH.quality[first].tolist()
+    assert pick(replace(BOTH, ranking=ranking)).ranking == ranking
+    best = pick(BOTH, ranking=ranking, max_per_image=1)
+    assert best.boxes.tolist() == BOTH.boxes[first[:1]].tolist()
+    without = Detections(BOTH.boxes, BOTH.scores)
+    assert pick(without, ranking=ranking).boxes.tolist() == BOTH.boxes[[0, 2]].tolist()
+
+
+def test_the_confidence_filter_looks_at_what_is_asked_for() -> None:
+    def left(on: str, least: float) -> list[list[float]]:
+        return pick(BOTH, threshold_on=on, min_score=least, nms_iou=1).boxes.tolist()
+
+    assert left("score", 0.85) == BOTH.boxes[[0, 2]].tolist()
+    assert left("quality", 0.6) == BOTH.boxes[[2, 1]].tolist()
+    assert left("product", 0.5) == BOTH.boxes[[2, 1]].tolist()
+    assert left("geometric", 0.73) == BOTH.boxes[[1]].tolist()
+    without = Detections(BOTH.boxes, BOTH.scores)
+    assert len(pick(without, threshold_on="quality", min_score=0.85)) == 2
 
 
 @pytest.mark.parametrize(
@@ -188,11 +220,39 @@ def test_nonsense_of_a_detector_is_named(boxes, scores, quality, said: str) -> N
         pick(Detections(boxes, scores, quality))
 
 
+def test_labels_of_earlier_versions_stay_those_of_the_defaults() -> None:
+    assert CrossLabelSettings().result_dict() == {
+        "min_score": 0.05,
+        "nms_iou": 0.5,
+        "ranking": "score",
+        "ensemble": True,
+        "max_per_image": 100,
+        "score_storage": "float16",
+    }
+
+
+def test_what_labels_depend_on_is_told_apart() -> None:
+    different: list[dict[str, Any]] = [
+        {},
+        *({"ranking": ranking} for ranking in get_args(Ranking)),
+        *({"threshold_on": on} for on in ("quality", "product", "geometric")),
+        {"threshold": "classwise"},
+        {"threshold": "classwise", "tau": 0.5},
+    ]
+    told = [CrossLabelSettings(**values).result_dict() for values in different]
+    assert all(told.count(values) == 1 for values in told)
+    # What is not looked at changes nothing.
+    assert CrossLabelSettings(tau=0.5).result_dict() == told[0]
+
+
+def test_the_range_of_tau_is_that_of_the_thresholds() -> None:
+    assert range_of(field_types(CrossLabelSettings)["tau"]) == {"ge": CLIP[0], "le": CLIP[1]}
+
+
 def test_settings_are_checked() -> None:
     assert fit_values(CrossLabelSettings, {"batch_size": "16"}, text=True)[0] == {"batch_size": 16}
     assert CrossLabelSettings().images_per_batch("cpu") == 8
     assert CrossLabelSettings().images_per_batch("cuda") == 32
-    assert "batch_size" not in CrossLabelSettings().result_dict()
     wrong: list[dict[str, Any]] = [
         {"min_score": 1.5},
         {"nms_iou": -0.1},
@@ -201,6 +261,10 @@ def test_settings_are_checked() -> None:
         {"batch_size": "many"},
         {"shard_images": 0},
         {"ranking": "luck"},
+        {"ranking": "score-quality"},
+        {"threshold": "none"},
+        {"threshold_on": "auto"},
+        {"tau": 0.95},
         {"score_storage": "int8"},
     ]
     for bad in wrong:

@@ -31,6 +31,7 @@ def proposals(boxes: list[list[float]], scores: list[list[float]]) -> Proposals:
         np.ones(n, np.int16),
         np.zeros(n, np.int16),
         np.full(n, -1, np.int64),
+        full.max(axis=1, initial=0),
         np.full(n, NOBODY, np.int16),
     )
 

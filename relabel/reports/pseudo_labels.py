@@ -1,0 +1,179 @@
+"""The report of pseudo-labels against their truth: numbers, reliability, the worst in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relabel.reports import charts
+from relabel.reports.page import (
+    details,
+    embedded,
+    note,
+    picture_section,
+    swatch,
+    table,
+    tiles,
+    write_page,
+)
+from relabel.reports.pictures import Color, class_palette, draw_boxes
+from relabel.reports.style import escaped
+
+_WIDTH = 320  # pixels of a picture
+_CHARTS = 12  # of classes
+
+
+@dataclass(frozen=True, eq=False)
+class LabelPicture:
+    """One label of the report.
+
+    Attributes:
+        name: the image's file name.
+        group: the heading it goes under.
+        pixels: uint8 [H, W, 3], the part of the image around it.
+        boxes: float64 [k, 4] xyxy there: the label's, and the true box that is near, if one is.
+        classes: k names.
+        claims: confidence and quality.
+        text: what the truth says.
+    """
+
+    name: str
+    group: str
+    pixels: np.ndarray
+    boxes: np.ndarray
+    classes: Sequence[str]
+    claims: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Bars:
+    """A reliability diagram: mean claim, what was seen, and labels of each bin.
+
+    Attributes:
+        title: what is compared.
+        claimed, seen: float [b].
+        count: int [b].
+        error: expected calibration error, None without labels.
+    """
+
+    title: str
+    claimed: np.ndarray
+    seen: np.ndarray
+    count: np.ndarray
+    error: float | None
+
+
+def write_pseudo_label_report(
+    out: Path,
+    *,
+    title: str,
+    numbers: Mapping[str, object],
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]],
+    overall: Sequence[Bars],
+    classes: Sequence[Bars],
+    pictures: Sequence[LabelPicture],
+    missing: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the report; the same inputs give the same bytes.
+
+    Args:
+        out: the HTML file.
+        title: its heading.
+        numbers: by what they are, for the tiles.
+        tables: header and rows by title.
+        overall: reliability of all labels.
+        classes: and of each class, those with the most labels first.
+        pictures: the worst labels, in the order of their groups.
+        missing: why there are no pictures of some, in a sentence.
+        about: what was measured, folded at the end.
+
+    Returns:
+        ``out``.
+    """
+    palette = class_palette({name for picture in pictures for name in picture.classes})
+    shown = picture_section(pictures, _KEY, lambda picture: _card(picture, palette))
+    if missing:
+        shown = shown or '<section id="pictures"><h2>Pictures</h2></section>'
+        shown = shown.removesuffix("</section>") + note(escaped(missing)) + "</section>"
+    made = "".join(table(*content, title=name) for name, content in tables.items())
+    contents = {"measured": "Measured", "reliability": "Reliability"}
+    contents |= {"pictures": "Pictures"} if shown else {}
+    sections = [
+        f"<section>{tiles(numbers)}</section>",
+        f'<section id="measured"><h2>Measured</h2>{note(_MEASURED)}'
+        f'<div class="tables">{made}</div></section>',
+        _reliability(overall, classes),
+        shown,
+    ]
+    return write_page(out, title, contents, sections, about)
+
+
+_MEASURED = (
+    "A label is right if it is matched to a true box of its class, one to one and by confidence. "
+    "Labels in ignore regions count neither way. p is the class score, v the localisation quality, "
+    "rho Spearman's rank correlation with the IoU of a label with the nearest true box of its "
+    "class: over all labels, and over those that overlap one."
+)
+_KEY = note(
+    "A label has a plain frame, the true box that is nearest a dashed one, each in the colour of "
+    "its class."
+)
+
+
+def _reliability(overall: Sequence[Bars], classes: Sequence[Bars]) -> str:
+    text = (
+        "What labels claim, and what is true of them: the share that is right at IoU 0.5, by "
+        "confidence, and the mean IoU, by localisation quality. Claims that can be taken at their "
+        "word have bars that end at the dashed line."
+    )
+    parts = ['<section id="reliability"><h2>Reliability</h2>', note(text)]
+    parts.append(f'<div class="charts">{"".join(map(_chart, overall))}</div>')
+    some = [bars for bars in classes if bars.count.sum()]
+    if len(some) > 1:
+        drawn = "".join(map(_chart, some[:_CHARTS]))
+        left = len(some) - _CHARTS
+        more = note(f"and {left:,} classes with fewer labels") if left > 0 else ""
+        parts.append(details("By class", f'<div class="charts">{drawn}</div>{more}'))
+    return "".join([*parts, "</section>"])
+
+
+def _chart(bars: Bars) -> str:
+    gap = "" if bars.error is None else f", {bars.error:.3f} from the line in the mean"
+    return charts.reliability(
+        bars.claimed,
+        bars.seen,
+        bars.count,
+        title=bars.title,
+        note=f"{int(bars.count.sum()):,} labels{gap}",
+        tip="claimed {confidence:.2f}, true {share:.2f}: {count:,} labels",
+    )
+
+
+def _card(picture: LabelPicture, palette: Mapping[str, Color]) -> str:
+    dashed = np.arange(len(picture.boxes)) > 0
+    drawn = draw_boxes(
+        picture.pixels,
+        picture.boxes,
+        picture.classes,
+        colors=palette,
+        dashed=dashed,
+        width=_WIDTH,
+        tags=False,
+        line=3,
+    )
+    items = "".join(
+        f"<li>{swatch(palette[name])}<span>{escaped(name)}</span><span>{escaped(said)}</span></li>"
+        for name, said in zip(picture.classes, (picture.claims, "true"), strict=False)
+    )
+    text = f"{picture.classes[0]}: {picture.text}"
+    return (
+        f"<figure>{embedded(drawn, text)}<figcaption><ul>{items}</ul>"
+        f"<p>{escaped(picture.text)}</p><small>{escaped(picture.name)}</small>"
+        "</figcaption></figure>"
+    )
