@@ -55,7 +55,8 @@ def ranked(scores: np.ndarray, quality: np.ndarray | None, ranking: Ranking) -> 
 
     Args:
         scores: p, of any shape, in [0, 1].
-        quality: v in [0, 1], of a shape that goes with it; None leaves p alone, whatever the ranking.
+        quality: v in [0, 1], of a shape that goes with it; None leaves p alone, whatever the
+            ranking.
     """
     if quality is None or ranking == "score":
         return scores
@@ -85,8 +86,8 @@ def no_box_head() -> ConfigError:
     """The error of a detector that cannot classify boxes it is given."""
     return ConfigError(
         "an RT-DETR has no head that classifies and refines given boxes",
-        remedy="Take specialists with one (--set specialist.detector=faster-rcnn), or leave out "
-        "the arm lgpl.",
+        remedy="Take specialists with one (--set specialist.detector=faster-rcnn or certainty), or "
+        "leave out the arm lgpl.",
     )
 
 

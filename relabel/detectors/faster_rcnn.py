@@ -85,12 +85,16 @@ class MaskablePredictor(FastRCNNPredictor):
     possible: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits, deltas = super().forward(x)
+        return self.classify(x), self.bbox_pred(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Logits [RoIs, C + 1] of features [RoIs, d]."""
+        logits = self.cls_score(x)
         if self.known is not None:
             logits = logits.masked_fill(~self.known, UNKNOWN_LOGIT)
         if self.possible is not None:
             logits = joined(logits.float(), *self.possible)
-        return logits, deltas
+        return logits
 
 
 def joined(logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
@@ -115,6 +119,23 @@ class ScoreVectorRoIHeads(RoIHeads):
 
     _ignored: list[Tensor]
     box_predictor: MaskablePredictor
+
+    def __init__(self, width: int, classes: int, s: SpecialistSettings) -> None:
+        """Heads for ``classes`` on a pyramid of ``width`` channels."""
+        pool = SeparableRoIAlign([str(v) for v in s.fpn_strides], output_size=7, sampling_ratio=2)
+        super().__init__(
+            pool,
+            TwoMLPHead(width * 49, s.head_channels),
+            MaskablePredictor(s.head_channels, classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=s.rois_per_image,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=MIN_SCORE,
+            nms_thresh=0.5,
+            detections_per_img=TOP_DETECTIONS,
+        )
 
     def forward(
         self,
@@ -178,9 +199,25 @@ class ScoreVectorRoIHeads(RoIHeads):
                 column.append(value[rows])
         return out
 
+    def score_boxes(
+        self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Probabilities [n, C] and refined boxes [n, C, 4] of given boxes, all images' together."""
+        pooled = self.box_roi_pool(features, boxes, sizes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        # torchvision decodes no boxes at all to a shape of its own.
+        refined = self.box_coder.decode(deltas, boxes).reshape(*logits.shape, 4)[:, 1:]
+        return F.softmax(logits, -1)[:, 1:], refined
+
 
 class FasterRCNN(DetectionNetwork):
-    """Backbone, pyramid, RPN and box head for ``C`` classes."""
+    """Backbone, pyramid, RPN and box head for ``C`` classes.
+
+    Attributes:
+        new_heads: what makes the second stage.
+    """
+
+    new_heads: type[ScoreVectorRoIHeads] = ScoreVectorRoIHeads
 
     def __init__(self, backbone: PyramidBackbone, classes: int, s: SpecialistSettings) -> None:
         super().__init__()
@@ -204,20 +241,7 @@ class FasterRCNN(DetectionNetwork):
             post_nms_top_n={"training": s.rpn_proposals, "testing": s.rpn_proposals},
             nms_thresh=0.7,
         )
-        pool = SeparableRoIAlign([str(v) for v in s.fpn_strides], output_size=7, sampling_ratio=2)
-        self.roi_heads = ScoreVectorRoIHeads(
-            pool,
-            TwoMLPHead(width * 49, s.head_channels),
-            MaskablePredictor(s.head_channels, classes + 1),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=s.rois_per_image,
-            positive_fraction=0.25,
-            bbox_reg_weights=None,
-            score_thresh=MIN_SCORE,
-            nms_thresh=0.5,
-            detections_per_img=TOP_DETECTIONS,
-        )
+        self.roi_heads = self.new_heads(width, classes, s)
 
     def forward(
         self,
@@ -244,16 +268,13 @@ class FasterRCNN(DetectionNetwork):
     def score_boxes(
         self, pixels: Tensor | FeatureMaps, sizes: list[tuple[int, int]], boxes: list[Tensor]
     ) -> list[dict[str, Tensor]]:
-        heads, counts = self.roi_heads, [len(b) for b in boxes]
-        predictor = heads.box_predictor
+        counts = [len(b) for b in boxes]
+        predictor = self.roi_heads.box_predictor
         predictor.known = predictor.possible = None
         features = self.backbone(pixels)
         with torch.autocast(pixels.device.type, enabled=False):
             features = {k: v.float() for k, v in features.items()}
-            logits, deltas = predictor(heads.box_head(heads.box_roi_pool(features, boxes, sizes)))
-            # torchvision decodes no boxes at all to a shape of its own.
-            refined = heads.box_coder.decode(deltas, boxes).reshape(*logits.shape, 4)[:, 1:]
-            scores = F.softmax(logits, -1)[:, 1:]
+            scores, refined = self.roi_heads.score_boxes(features, boxes, sizes)
         return [
             {"scores": score, "boxes": box}
             for score, box in zip(scores.split(counts), refined.split(counts), strict=True)
@@ -270,12 +291,17 @@ class FasterRCNN(DetectionNetwork):
 
 
 def build_faster_rcnn(
-    classes: int, s: SpecialistSettings, spec: BackboneSpec, weights: str | None
+    classes: int,
+    s: SpecialistSettings,
+    spec: BackboneSpec,
+    weights: str | None,
+    *,
+    network: type[FasterRCNN] = FasterRCNN,
 ) -> FasterRCNN:
     """A model of ``C`` classes; ``weights`` names pretrained backbone weights, if any."""
     body = FeatureExtractor(spec, weights, pretrained=s.pretrained)
     body.freeze(s.frozen_stride)
-    return FasterRCNN(PyramidBackbone(body, s.fpn_strides, s.fpn_channels), classes, s)
+    return network(PyramidBackbone(body, s.fpn_strides, s.fpn_channels), classes, s)
 
 
 def restricted_faster_rcnn(model: FasterRCNN, classes: Sequence[int]) -> FasterRCNN:
@@ -283,12 +309,13 @@ def restricted_faster_rcnn(model: FasterRCNN, classes: Sequence[int]) -> FasterR
     model = copy.deepcopy(model)
     head = model.roi_heads.box_predictor
     rows = torch.tensor([0, *(c + 1 for c in classes)])
-    _keep_rows(head.cls_score, rows)
-    _keep_rows(head.bbox_pred, (rows[:, None] * 4 + torch.arange(4)).flatten())
+    keep_rows(head.cls_score, rows)
+    keep_rows(head.bbox_pred, (rows[:, None] * 4 + torch.arange(4)).flatten())
     return model
 
 
-def _keep_rows(layer: nn.Linear, rows: Tensor) -> None:
+def keep_rows(layer: nn.Linear, rows: Tensor) -> None:
+    """Leave only some outputs [k] of a layer, in that order."""
     rows = rows.to(layer.weight.device)
     layer.weight = nn.Parameter(layer.weight.detach()[rows])
     layer.bias = nn.Parameter(layer.bias.detach()[rows])
