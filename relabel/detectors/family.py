@@ -26,7 +26,7 @@ from relabel.errors import DataError
 from relabel.files.json_text import read_object
 from relabel.files.opening import foreign, said_of
 from relabel.files.tensors import read_tensors
-from relabel.settings import settings_dict, settings_from
+from relabel.settings import Ranking, settings_dict, settings_from
 from relabel.training.loop import autocast, resolve_device
 from relabel.training.memory import keep_freed_memory
 from relabel.training.pixels import resized, stack_images
@@ -40,9 +40,11 @@ class DetectionNetwork(nn.Module):
 
     Attributes:
         divisor: sides of a batch must be multiples of it.
+        ranking: what its detections are ranked by.
     """
 
     divisor: int
+    ranking: Ranking = "score"
 
     def forward(
         self,
@@ -63,7 +65,8 @@ class DetectionNetwork(nn.Module):
 
         Returns:
             In evaluation mode a dict per image with ``boxes`` [n, 4] xyxy in pixels of the batch
-            and ``scores`` [n, C].
+            and ``scores`` [n, C], and ``quality`` [n] in [0, 1] where the network judges how
+            well boxes are located.
         """
         raise NotImplementedError
 
@@ -318,5 +321,10 @@ class NetworkDetector:
             boxes = row["boxes"].float().cpu().numpy() / np.array([sx, sy, sx, sy], np.float32)
             boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
             scores = row["scores"].float().cpu().numpy()
-            results.append(Detections(boxes.astype(np.float32), scores))
+            quality = None
+            if "quality" in row:
+                quality = row["quality"].float().clamp(0, 1).cpu().numpy()
+            results.append(
+                Detections(boxes.astype(np.float32), scores, quality, self.model.ranking)
+            )
         return results

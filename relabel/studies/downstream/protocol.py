@@ -56,7 +56,7 @@ STANDARD = "standard"
 _SIZED_KEYS = ("targets", "arms", "seeds", "detectors", "schedules")
 _SIZED_TABLES = ("specialist", "crosslabel", "lat", "align", "sam3", "detector", "downstream")
 _Names = Annotated[tuple[Text, ...], Meta(min_length=1)]
-_Detector = Literal["faster-rcnn", "rt-detr"]
+_Detector = Literal["faster-rcnn", "rt-detr", "certainty"]
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,7 @@ def test_coordinates_are_not_learned_from_the_teacher(
     expected = {
         "faster-rcnn": {"loss_box_reg", "loss_rpn_box_reg"},
         "rt-detr": {f"loss_{b}{end}" for b in ("bbox", "giou") for end in ("", "_aux", "_dn")},
+        "certainty": {"loss_box_interval", "loss_box_offset", "loss_rpn_box_reg"},
     }
     assert about_boxes == expected[family]
     assert names - about_boxes
