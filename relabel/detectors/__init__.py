@@ -1,4 +1,4 @@
-"""Detectors: Faster R-CNN, RT-DETR and SAM 3 behind one interface.
+"""Detectors: Faster R-CNN, its certainty-aware kin, RT-DETR and SAM 3 behind one interface.
 
 In: a `DetectionDataset`. Out: a checkpoint folder, and `Detections` for images.
 """

@@ -85,8 +85,8 @@ def no_box_head() -> ConfigError:
     """The error of a detector that cannot classify boxes it is given."""
     return ConfigError(
         "an RT-DETR has no head that classifies and refines given boxes",
-        remedy="Take specialists with one (--set specialist.detector=faster-rcnn), or leave out "
-        "the arm lgpl.",
+        remedy="Take specialists with one (--set specialist.detector=faster-rcnn or certainty), or "
+        "leave out the arm lgpl.",
     )
 
 

@@ -61,11 +61,13 @@ class DetectionNetwork(nn.Module):
                 1, ``ignored`` [m, 4] and, in all images or in none, ``classes`` bool [C + 1]: the
                 background (0) and the classes that the image's dataset knows; the others get
                 neither loss nor gradient. Images may have ``possible`` bool [n, C + 1], the
-                classes each box may be of: the loss asks for any of them.
+                classes each box may be of: the loss asks for any of them; and ``weights`` [n] that
+                the losses of each box are multiplied by.
 
         Returns:
             In evaluation mode a dict per image with ``boxes`` [n, 4] xyxy in pixels of the batch
-            and ``scores`` [n, C].
+            and ``scores`` [n, C], and ``quality`` [n] in [0, 1] where the network judges how
+            well boxes are located.
         """
         raise NotImplementedError
 
@@ -320,5 +322,10 @@ class NetworkDetector:
             boxes = row["boxes"].float().cpu().numpy() / np.array([sx, sy, sx, sy], np.float32)
             boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
             scores = row["scores"].float().cpu().numpy()
-            results.append(Detections(boxes.astype(np.float32), scores))
+            quality = None
+            if "quality" in row:
+                quality = row["quality"].float().clamp(0, 1).cpu().numpy()
+            results.append(
+                Detections(boxes.astype(np.float32), scores, quality, self.model.ranking)
+            )
         return results

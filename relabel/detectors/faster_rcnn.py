@@ -85,12 +85,16 @@ class MaskablePredictor(FastRCNNPredictor):
     possible: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits, deltas = super().forward(x)
+        return self.classify(x), self.bbox_pred(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Logits [RoIs, C + 1] of features [RoIs, d]."""
+        logits = self.cls_score(x)
         if self.known is not None:
             logits = logits.masked_fill(~self.known, UNKNOWN_LOGIT)
         if self.possible is not None:
             logits = joined(logits.float(), *self.possible)
-        return logits, deltas
+        return logits
 
 
 def joined(logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
@@ -105,16 +109,57 @@ def joined(logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
     return torch.where(own & several, together, spread)
 
 
+def roi_weights(
+    targets: Sequence[dict[str, Tensor]], matched: list[Tensor], labels: list[Tensor]
+) -> Tensor:
+    """Weight of each RoI's losses, [R]: its box's, 1 for background and where there are none.
+
+    Args:
+        targets: of each image, some with ``weights`` [n].
+        matched, labels: of `RoIHeads.select_training_samples`.
+    """
+    parts = []
+    for target, at, label in zip(targets, matched, labels, strict=True):
+        weight = torch.ones(len(label), device=label.device)
+        if "weights" in target and len(target["weights"]):
+            weight = torch.where(label > 0, target["weights"][at].to(weight), weight)
+        parts.append(weight)
+    return torch.cat(parts)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Mean cross entropy of logits [R, C + 1], that of each RoI multiplied by its weight [R]."""
+    return (F.cross_entropy(logits.float(), labels, reduction="none") * weights).mean()
+
+
 class ScoreVectorRoIHeads(RoIHeads):
     """torchvision's RoI heads, aware of ignore regions, that keep whole score vectors.
 
     Where targets name the ``classes`` their image knows, the others take no part in the loss;
     where they name classes ``possible`` for a box, the loss asks for any of them. Box offsets are
-    learned for the label alone, as each class has its own.
+    learned for the label alone, as each class has its own. Where targets have ``weights``, losses
+    of a positive RoI are multiplied by its box's.
     """
 
     _ignored: list[Tensor]
     box_predictor: MaskablePredictor
+
+    def __init__(self, width: int, classes: int, s: SpecialistSettings) -> None:
+        """Heads for ``classes`` on a pyramid of ``width`` channels."""
+        pool = SeparableRoIAlign([str(v) for v in s.fpn_strides], output_size=7, sampling_ratio=2)
+        super().__init__(
+            pool,
+            TwoMLPHead(width * 49, s.head_channels),
+            MaskablePredictor(s.head_channels, classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=s.rois_per_image,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=MIN_SCORE,
+            nms_thresh=0.5,
+            detections_per_img=TOP_DETECTIONS,
+        )
 
     def forward(
         self,
@@ -124,7 +169,21 @@ class ScoreVectorRoIHeads(RoIHeads):
         targets: Any = None,
     ) -> Any:
         self.box_predictor.known = self.box_predictor.possible = None
-        return super().forward(features, proposals, image_shapes, targets)
+        if not self.training or not any("weights" in t for t in targets):
+            return super().forward(features, proposals, image_shapes, targets)
+        proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
+        weights = roi_weights(targets, matched, labels)
+        pooled = self.box_roi_pool(features, proposals, image_shapes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        label, goal = torch.cat(labels), torch.cat(wanted)
+        positive = (label > 0).nonzero().squeeze(1)
+        own = deltas.unflatten(1, (-1, 4))[positive, label[positive]]
+        # As torchvision's, which takes no weights.
+        box = F.smooth_l1_loss(own, goal[positive], beta=1 / 9, reduction="none").sum(dim=1)
+        return [], {
+            "loss_classifier": classification_loss(logits, label, weights),
+            "loss_box_reg": (box * weights[positive]).sum() / len(label),
+        }
 
     def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
         self._ignored = [t["ignored"] for t in targets]
@@ -178,9 +237,25 @@ class ScoreVectorRoIHeads(RoIHeads):
                 column.append(value[rows])
         return out
 
+    def score_boxes(
+        self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Probabilities [n, C] and refined boxes [n, C, 4] of given boxes, all images' together."""
+        pooled = self.box_roi_pool(features, boxes, sizes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        # torchvision decodes no boxes at all to a shape of its own.
+        refined = self.box_coder.decode(deltas, boxes).reshape(*logits.shape, 4)[:, 1:]
+        return F.softmax(logits, -1)[:, 1:], refined
+
 
 class FasterRCNN(DetectionNetwork):
-    """Backbone, pyramid, RPN and box head for ``C`` classes."""
+    """Backbone, pyramid, RPN and box head for ``C`` classes.
+
+    Attributes:
+        new_heads: what makes the second stage.
+    """
+
+    new_heads: type[ScoreVectorRoIHeads] = ScoreVectorRoIHeads
 
     def __init__(self, backbone: PyramidBackbone, classes: int, s: SpecialistSettings) -> None:
         super().__init__()
@@ -204,20 +279,7 @@ class FasterRCNN(DetectionNetwork):
             post_nms_top_n={"training": s.rpn_proposals, "testing": s.rpn_proposals},
             nms_thresh=0.7,
         )
-        pool = SeparableRoIAlign([str(v) for v in s.fpn_strides], output_size=7, sampling_ratio=2)
-        self.roi_heads = ScoreVectorRoIHeads(
-            pool,
-            TwoMLPHead(width * 49, s.head_channels),
-            MaskablePredictor(s.head_channels, classes + 1),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=s.rois_per_image,
-            positive_fraction=0.25,
-            bbox_reg_weights=None,
-            score_thresh=MIN_SCORE,
-            nms_thresh=0.5,
-            detections_per_img=TOP_DETECTIONS,
-        )
+        self.roi_heads = self.new_heads(width, classes, s)
 
     def forward(
         self,
@@ -244,16 +306,13 @@ class FasterRCNN(DetectionNetwork):
     def score_boxes(
         self, pixels: Tensor | FeatureMaps, sizes: list[tuple[int, int]], boxes: list[Tensor]
     ) -> list[dict[str, Tensor]]:
-        heads, counts = self.roi_heads, [len(b) for b in boxes]
-        predictor = heads.box_predictor
+        counts = [len(b) for b in boxes]
+        predictor = self.roi_heads.box_predictor
         predictor.known = predictor.possible = None
         features = self.backbone(pixels)
         with torch.autocast(pixels.device.type, enabled=False):
             features = {k: v.float() for k, v in features.items()}
-            logits, deltas = predictor(heads.box_head(heads.box_roi_pool(features, boxes, sizes)))
-            # torchvision decodes no boxes at all to a shape of its own.
-            refined = heads.box_coder.decode(deltas, boxes).reshape(*logits.shape, 4)[:, 1:]
-            scores = F.softmax(logits, -1)[:, 1:]
+            scores, refined = self.roi_heads.score_boxes(features, boxes, sizes)
         return [
             {"scores": score, "boxes": box}
             for score, box in zip(scores.split(counts), refined.split(counts), strict=True)
@@ -270,12 +329,17 @@ class FasterRCNN(DetectionNetwork):
 
 
 def build_faster_rcnn(
-    classes: int, s: SpecialistSettings, spec: BackboneSpec, weights: str | None
+    classes: int,
+    s: SpecialistSettings,
+    spec: BackboneSpec,
+    weights: str | None,
+    *,
+    network: type[FasterRCNN] = FasterRCNN,
 ) -> FasterRCNN:
     """A model of ``C`` classes; ``weights`` names pretrained backbone weights, if any."""
     body = FeatureExtractor(spec, weights, pretrained=s.pretrained)
     body.freeze(s.frozen_stride)
-    return FasterRCNN(PyramidBackbone(body, s.fpn_strides, s.fpn_channels), classes, s)
+    return network(PyramidBackbone(body, s.fpn_strides, s.fpn_channels), classes, s)
 
 
 def restricted_faster_rcnn(model: FasterRCNN, classes: Sequence[int]) -> FasterRCNN:
@@ -283,12 +347,13 @@ def restricted_faster_rcnn(model: FasterRCNN, classes: Sequence[int]) -> FasterR
     model = copy.deepcopy(model)
     head = model.roi_heads.box_predictor
     rows = torch.tensor([0, *(c + 1 for c in classes)])
-    _keep_rows(head.cls_score, rows)
-    _keep_rows(head.bbox_pred, (rows[:, None] * 4 + torch.arange(4)).flatten())
+    keep_rows(head.cls_score, rows)
+    keep_rows(head.bbox_pred, (rows[:, None] * 4 + torch.arange(4)).flatten())
     return model
 
 
-def _keep_rows(layer: nn.Linear, rows: Tensor) -> None:
+def keep_rows(layer: nn.Linear, rows: Tensor) -> None:
+    """Leave only some outputs [k] of a layer, in that order."""
     rows = rows.to(layer.weight.device)
     layer.weight = nn.Parameter(layer.weight.detach()[rows])
     layer.bias = nn.Parameter(layer.bias.detach()[rows])

@@ -37,6 +37,10 @@ def load_detector(checkpoint: Path, device: str = "auto") -> Detector:
         from relabel.detectors.faster_rcnn import FAMILY
 
         return FAMILY.load(Path(checkpoint), device)
+    if kind == "certainty":
+        from relabel.detectors.certainty.detector import FAMILY
+
+        return FAMILY.load(Path(checkpoint), device)
     if kind == "rt_detr":
         from relabel.detectors.rt_detr.build import FAMILY
 
@@ -46,7 +50,9 @@ def load_detector(checkpoint: Path, device: str = "auto") -> Detector:
 
         return Sam3Detector.from_folder(Path(checkpoint), device=device)
     raise DataError(
-        f"unknown detector type {kind!r}", file=config, remedy="Known: faster_rcnn, rt_detr, sam3."
+        f"unknown detector type {kind!r}",
+        file=config,
+        remedy="Known: certainty, faster_rcnn, rt_detr, sam3.",
     )
 
 
@@ -58,6 +64,8 @@ def build_trainable(space: LabelSpace, settings: SpecialistSettings) -> Trainabl
     """
     if settings.detector == "rt-detr":
         from relabel.detectors.rt_detr.build import FAMILY
+    elif settings.detector == "certainty":
+        from relabel.detectors.certainty.detector import FAMILY
     else:
         from relabel.detectors.faster_rcnn import FAMILY
     return FAMILY.trainable(space, settings)

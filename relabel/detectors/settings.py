@@ -14,6 +14,7 @@ from relabel.settings import (
     Count,
     NonNegative,
     Positive,
+    Ranking,
     Share,
     Text,
     setting,
@@ -22,10 +23,14 @@ from relabel.settings import (
 )
 from relabel.training.settings import TrainSettings
 
+# How scores of intervals become a localisation quality: `relabel.detectors.certainty.intervals`.
+Quality = Literal["max", "adjacent", "alone"]
+
 
 @dataclass(frozen=True)
 class SpecialistSettings(TrainSettings):
-    """A Faster R-CNN with FPN or an RT-DETRv2, on any backbone, and how it is trained."""
+    """A Faster R-CNN with FPN, also one that locates by classification, or an RT-DETRv2, on any
+    backbone, and how it is trained."""
 
     section: ClassVar[str] = "specialist"
     preset: Literal["light", "standard"] = setting(
@@ -33,7 +38,11 @@ class SpecialistSettings(TrainSettings):
         "Group of settings: light trains on a few cores in minutes, standard has the sizes that "
         "were published for the detector and wants a GPU.",
     )
-    detector: Literal["faster-rcnn", "rt-detr"] = setting("faster-rcnn", "Detector family.")
+    detector: Literal["faster-rcnn", "rt-detr", "certainty"] = setting(
+        "faster-rcnn",
+        "Detector family; certainty is a Faster R-CNN that classifies where each side of a box "
+        "lies and says how sure it is.",
+    )
     epochs: NonNegative = setting(10.0, "Passes over the training images.")
     lr: NonNegative = setting(
         1e-3, "Peak learning rate; an RT-DETR starts from 5e-4 (light) or 1e-4."
@@ -88,6 +97,23 @@ class SpecialistSettings(TrainSettings):
         0.5, "Inner width of the pyramid's blocks in a built RT-DETR, relative to its width."
     )
 
+    certainty_intervals: Positive = setting(
+        30, "Intervals that each side of a box is searched in (30 published; under 20 is worse)."
+    )
+    certainty_segment: Annotated[float, Meta(ge=1)] = setting(
+        1.7, "Size of the box that the intervals reach to from the centre, relative to a proposal."
+    )
+    certainty_quality: Quality = setting(
+        "alone",
+        "Localisation quality, mean over the sides: score of the best interval (max, published), "
+        "with its better neighbour's (adjacent), or that times their share of all scores (alone).",
+    )
+    certainty_ranking: Ranking = setting(
+        "product",
+        "What detections are ranked by: class probability p (score), localisation quality v, "
+        "p * v (product), or its root (geometric).",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         channels, heads = self.rtdetr_channels, self.rtdetr_heads
@@ -100,12 +126,15 @@ class SpecialistSettings(TrainSettings):
     def result_dict(self) -> dict[str, Any]:
         """What the trained weights depend on: the settings of other families are left out."""
         values = settings_dict(self)
+        others = {"faster-rcnn": ("rtdetr_", "certainty_"), "certainty": ("rtdetr_",)}
+        prefixes = others.get(self.detector, ("certainty_",))
+        unused = tuple(k for k in values if k.startswith(prefixes))
         if self.detector == "faster-rcnn":
-            unused = ("detector", *(k for k in values if k.startswith("rtdetr_")))
-        else:
+            unused = (*unused, "detector")
+        elif self.detector == "rt-detr":
             built = ("layers", "channels", "ffn", "heads", "expansion")
             from_hub = ("backbone", *(f"rtdetr_{k}" for k in built))
-            unused = FASTER_RCNN_ONLY + (from_hub if self.rtdetr_model else ("rtdetr_model",))
+            unused += FASTER_RCNN_ONLY + (from_hub if self.rtdetr_model else ("rtdetr_model",))
         if self.decay == 1.0:  # so that what was made before the setting came stays valid
             unused = (*unused, "decay")
         return {k: v for k, v in values.items() if k not in unused}
@@ -121,7 +150,7 @@ class SpecialistSettings(TrainSettings):
     @property
     def keeps_maps(self) -> bool:
         """Whether the backbone's maps are computed once and kept, as it never learns."""
-        return self.detector == "faster-rcnn" and self.frozen_stride >= WHOLE_BODY
+        return self.detector != "rt-detr" and self.frozen_stride >= WHOLE_BODY
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ def evaluate_dataset(
     """COCO AP of a detector's output, as measured during training.
 
     Every class with a score above 0.01 gives a detection of its own; class-wise NMS at IoU 0.5
-    follows, and the best ``max_detections`` of each image stay. Ignored boxes count as crowd
+    follows, and the best ``max_detections`` of each image stay, by what the detector ranks its
+    detections by (`Detections.confidences`). Ignored boxes count as crowd
     regions, boxes of ``ignore`` categories as crowd regions of every class.
 
     Args:
@@ -202,7 +203,7 @@ def evaluate_dataset(
     reference = reference.with_boxes(replace(reference.boxes, id=ids))
     counts = np.array([len(d) for d in detections], dtype=np.int64)
     n = int(counts.sum())
-    boxes, scores = np.zeros((0, 4)), np.zeros((0, classes))
+    boxes, scores, ranks = np.zeros((0, 4)), np.zeros((0, classes)), np.zeros((0, classes))
     if n:
         boxes = np.concatenate([np.asarray(d.boxes, np.float64).reshape(-1, 4) for d in detections])
         scores = np.concatenate(
@@ -213,9 +214,10 @@ def evaluate_dataset(
                 f"scores have {scores.shape[1]} classes, label space {truth.space.name!r} "
                 f"has {classes}"
             )
+        ranks = np.concatenate([d.confidences for d in detections if len(d)])
     image = np.repeat(np.searchsorted(reference.images.id, truth.images.id), counts)
     row, category = np.nonzero(scores > 0.01)
-    score = scores[row, category]
+    score = ranks.astype(np.float64)[row, category]
     keep = suppress(boxes[row], score, image[row] * classes + category, 0.5)
     row, category, score = row[keep], category[keep], score[keep]
     order = np.lexsort((-score, image[row]))

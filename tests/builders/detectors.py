@@ -19,7 +19,7 @@ from relabel.settings import Runtime
 from tests.builders.blocks import tiny_backbone
 
 RUNTIME = Runtime(device="cpu", workers=0, quiet=True)
-FAMILIES = ("faster-rcnn", "rt-detr")
+FAMILIES = ("faster-rcnn", "rt-detr", "certainty")
 SPACE = LabelSpace.from_names("three", ["a", "b", "c"])
 CPU = torch.device("cpu")
 

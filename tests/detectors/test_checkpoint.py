@@ -1,4 +1,4 @@
-"""Checkpoints of both families: what they hold, and what is said of damaged ones."""
+"""Checkpoints of all families: what they hold, and what is said of damaged ones."""
 
 from __future__ import annotations
 

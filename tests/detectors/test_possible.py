@@ -59,7 +59,7 @@ def test_boxes_of_either_class_teach_where_objects_are_and_not_which(
         torch.manual_seed(0)
         parts = trainable.model.train()(pixels, [(96, 96)], [of])
         found[name] = float(
-            (parts["loss_classifier"] if family == "faster-rcnn" else parts["loss_vfl"]).detach()
+            parts["loss_vfl" if family == "rt-detr" else "loss_classifier"].detach()
         )
     assert found["either"] < min(found["a"], found["b"])
     assert all(np.isfinite(v) for v in found.values())

@@ -215,6 +215,27 @@ def test_dataset_keeps_the_best_detections_of_an_image() -> None:
     assert evaluate_dataset(truth, [nothing, nothing]).AP == 0.0
 
 
+def test_dataset_ranks_detections_as_their_detector_does() -> None:
+    truth = dataset(SPACE, make_boxes([0], [[0, 0, 50, 50]], [0]))
+    boxes = np.array([[0, 0, 50, 50], [0, 0, 50, 40], [100, 0, 150, 50]], np.float32)
+    scores = np.array([[0.5, 0], [0.6, 0], [0.9, 0.0]], np.float32)
+    quality = np.array([0.9, 0.2, 0.4], np.float32)
+    nothing = Detections(boxes[:0], scores[:0])
+
+    def measured(**more: Any) -> tuple[float | None, float | None]:
+        metrics = evaluate_dataset(truth, [Detections(boxes, scores, **more), nothing])
+        return metrics.AP50, metrics.AP
+
+    # By score the box that is nowhere comes first, and the looser of the other two is kept.
+    assert measured(quality=quality) == measured() == (0.5, pytest.approx(0.35))
+    # By p * v (0.45, 0.12, 0.36) the exact box does, and the looser one goes as its copy.
+    assert measured(quality=quality, ranking="product") == pytest.approx((1.0, 1.0))
+    # What counts is told by p: a box of quality 1 with p of 0.01 is none.
+    hopeless = np.array([[0.005, 0]] * 3, np.float32)
+    found = Detections(boxes, hopeless, np.ones(3, np.float32), "quality")
+    assert evaluate_dataset(truth, [found, nothing]).AP == 0.0
+
+
 def test_dataset_refuses_what_does_not_fit() -> None:
     truth = dataset(SPACE, make_boxes([0], [[0, 0, 50, 50]], [0]))
     wrong = Detections(np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float32))

@@ -33,6 +33,7 @@ class Truth:
         ignored: [m, 4], xyxy in pixels.
         known: bool [C], the classes that the image's dataset knows; None for all.
         possible: bool [n, C], the classes each box may be of; None where it is its label alone.
+        weights: [n], what the losses of each box are multiplied by; None for 1.
     """
 
     boxes: Tensor
@@ -40,9 +41,15 @@ class Truth:
     ignored: Tensor
     known: Tensor | None
     possible: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @property
+    def box_weights(self) -> Tensor:
+        """``weights`` [n] with None spelled out."""
+        return self.boxes.new_ones(len(self)) if self.weights is None else self.weights
 
     def classes(self, count: int) -> Tensor:
         """The classes each box may be of, bool [n, count]."""
@@ -68,7 +75,8 @@ def truths_of(targets: Sequence[dict[str, Tensor]], size: tuple[int, int]) -> li
 
     Args:
         targets: ``boxes`` [n, 4] xyxy pixels, ``labels`` [n] from 1, ``ignored`` [m, 4], and
-            optionally ``classes`` bool [C + 1] and ``possible`` bool [n, C + 1], background first.
+            optionally ``classes`` bool [C + 1] and ``possible`` bool [n, C + 1], background first,
+            and ``weights`` [n].
         size: height and width of the padded batch.
     """
     found = []
@@ -82,7 +90,9 @@ def truths_of(targets: Sequence[dict[str, Tensor]], size: tuple[int, int]) -> li
             keep &= known[labels]
         boxes = box_convert(boxes[keep], "xyxy", "cxcywh")
         possible = target["possible"][keep, 1:] if "possible" in target else None
-        found.append(Truth(boxes, labels[keep], target["ignored"].float(), known, possible))
+        weights = target["weights"][keep] if "weights" in target else None
+        ignored = target["ignored"].float()
+        found.append(Truth(boxes, labels[keep], ignored, known, possible, weights))
     return found
 
 
@@ -132,6 +142,7 @@ class Criterion:
         image, level, query = pairs.image, pairs.set, pairs.query
         wanted = torch.cat([t.boxes for t in truths])[pairs.box]
         possible = torch.cat([t.classes(logits.shape[-1]) for t in truths])[pairs.box]
+        own_weight = torch.cat([t.box_weights for t in truths])[pairs.box]
         mine = boxes[image, level, query]
         mine_xyxy = box_convert(mine, "cxcywh", "xyxy")
         wanted_xyxy = box_convert(wanted, "cxcywh", "xyxy")
@@ -149,13 +160,14 @@ class Criterion:
             # The others are neither asked for nor denied.
             spared = possible.clone()
             spared[torch.arange(len(label), device=label.device), label] = False
-            weight[image, level, query] *= ~spared
+            weight[image, level, query] *= ~spared * own_weight[:, None]
         vfl = F.binary_cross_entropy_with_logits(logits, quality, weight, reduction="none")
 
         # A product instead of index_add, whose order of summation is random on a GPU.
         of_set = F.one_hot(level, logits.shape[1]).to(mine.dtype)
-        l1 = (mine - wanted).abs().sum(dim=1) @ of_set
-        giou = generalized_box_iou_loss(mine_xyxy, wanted_xyxy, reduction="none") @ of_set
+        l1 = ((mine - wanted).abs().sum(dim=1) * own_weight) @ of_set
+        overlap = generalized_box_iou_loss(mine_xyxy, wanted_xyxy, reduction="none")
+        giou = (overlap * own_weight) @ of_set
         parts = torch.stack([vfl.sum(dim=(0, 2, 3)), l1, giou], dim=1)
         return parts * parts.new_tensor(self.weights) / total
 

@@ -209,7 +209,7 @@ def train_semi_supervised(
 
 def is_box_loss(name: str) -> bool:
     """Whether a named loss is about coordinates, as opposed to classes or objectness."""
-    return "box" in name or "giou" in name or "localisation" in name
+    return "box" in name or "giou" in name
 
 
 def pseudo_boxes(teacher: Teacher) -> dict[str, dict[str, float]]:

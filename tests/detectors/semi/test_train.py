@@ -121,7 +121,11 @@ def test_losses_of_coordinates_are_known_by_name(world: World, tmp_path: Path, f
     names = model(torch.rand(1, 3, 96, 96), [(96, 96)], [target]).keys()
     about_boxes = {name for name in names if is_box_loss(name)}
     rt_detr = {f"loss_{b}{end}" for b in ("bbox", "giou") for end in ("", "_aux", "_dn")}
-    expected = {"rt-detr": rt_detr, "faster-rcnn": {"loss_box_reg", "loss_rpn_box_reg"}}
+    expected = {
+        "rt-detr": rt_detr,
+        "faster-rcnn": {"loss_box_reg", "loss_rpn_box_reg"},
+        "certainty": {"loss_box_interval", "loss_box_offset", "loss_rpn_box_reg"},
+    }
     assert about_boxes == expected[family]
     assert names - about_boxes
 

@@ -155,7 +155,7 @@ def test_an_image_gives_no_gradient_to_classes_its_dataset_does_not_know(
         losses = model(pixels[images], [sizes[i] for i in images], chosen)
         torch.stack(list(losses.values())).sum().backward()
         rows = class_rows(model, 3)
-        assert len(rows) == {"faster-rcnn": 2, "rt-detr": 7}[family]
+        assert len(rows) == {"faster-rcnn": 2, "rt-detr": 7, "certainty": 2}[family]
         for name, grad in rows.items():
             assert float(grad[unknown].abs().max()) == 0.0, name
         largest = torch.stack(
