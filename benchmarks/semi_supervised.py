@@ -53,7 +53,7 @@ CONFIDENCES = ("score", "quality", "product", "geometric")
 
 @dataclass(frozen=True)
 class SetTable(Settings):
-    """``[study.sets.NAME]``: which images are labelled, and which are there beside them."""
+    """``[protocol.sets.NAME]``: which images are labelled, and which are there beside them."""
 
     labelled: str = ""
     unlabelled: tuple[str, ...] = ()
@@ -100,9 +100,9 @@ class Study:
         self.args = args
         self.catalogue: Catalogue = load_catalogue(config=args.protocol)
         self.given = Given(self.catalogue, ("specialist", "semi"), assignments=args.set)
-        table = self.catalogue.table("study")
+        table = self.catalogue.table("protocol")
         self.sets = {
-            name: settings_from(SetTable, values, where=f"[study.sets.{name}]")
+            name: settings_from(SetTable, values, where=f"[protocol.sets.{name}]")
             for name, values in _chosen(table["sets"], args.sets).items()
         }
         self.arms = _chosen(table["arms"], args.arms)
