@@ -49,6 +49,7 @@ SETTINGS_TABLES = (
     "detector",
     "maskcut",
     "label_maps",
+    "semi",
     "filter",
     "region_classifier",
     "labels",

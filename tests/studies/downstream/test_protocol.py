@@ -33,11 +33,11 @@ from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.loop import total_steps
 
 ROOT = Path(__file__).resolve().parents[3]
-# Those of completion are another study's.
+# Those of completion and of semi-supervised training are other studies'.
 FILES = sorted(
     file
     for file in (ROOT / "benchmarks" / "protocols").glob("*.toml")
-    if not file.stem.startswith("completion")
+    if not file.stem.startswith(("completion", "semi_supervised"))
 )
 DATASETS = "".join(
     f'[datasets.{name}]\nformat = "coco"\nroot = "{name}"\ntest = "test.json"\n' for name in "abc"
