@@ -105,7 +105,8 @@ def test_what_cannot_be_loaded_is_one_line_with_a_remedy(
 def test_fingerprints_hold_what_the_family_uses(rt_detr: SpecialistSettings, whole: Path) -> None:
     plain = SpecialistSettings()
     later = {"detector", "decay"}
-    before = {f.name for f in fields(plain) if not f.name.startswith("rtdetr_")} - later
+    others = ("rtdetr_", "certainty_")
+    before = {f.name for f in fields(plain) if not f.name.startswith(others)} - later
     assert set(plain.result_dict()) == before
     assert plain.result_dict() == {k: v for k, v in settings_dict(plain).items() if k in before}
     assert replace(plain, rtdetr_queries=7).result_dict() == plain.result_dict()
@@ -115,6 +116,7 @@ def test_fingerprints_hold_what_the_family_uses(rt_detr: SpecialistSettings, who
     assert built["rtdetr_channels"] == 32
     assert "rtdetr_model" not in built
     assert "fpn_channels" not in built
+    assert replace(rt_detr, certainty_intervals=7).result_dict() == built
     loaded = stage_settings(replace(rt_detr, rtdetr_model=str(whole)))
     assert "backbone" not in loaded
     assert "rtdetr_channels" not in loaded
