@@ -256,7 +256,7 @@ class Study:
             f"{len(subject.labelled)} labelled images, unlabelled {others}; "
             f"{len(subject.test)} test images; seeds {', '.join(map(str, seeds))}. Rare: "
             f"{', '.join(rare)}.\n",
-            markdown(header, rows),
+            markdown((header, rows)),
         ]
         values: dict[str, Any] = {"arms": found, "intervals": {}}
         for reference in ("supervised", "pseudo"):
@@ -271,7 +271,7 @@ class Study:
                 if both is not None:
                     values["intervals"].setdefault(reference, {})[arm] = [i.to_dict() for i in both]
             text.append(f"\nMinus {reference}, percent, with 95 % bootstrap intervals:\n")
-            text.append(markdown(["arm", "AP", "AP50", "AP75"], lines))
+            text.append(markdown((["arm", "AP", "AP50", "AP75"], lines)))
         return "\n".join(text) + "\n", values
 
 
