@@ -126,9 +126,7 @@ class CertaintyRoIHeads(ScoreVectorRoIHeads):
         """Detections per image and named losses, one of the two empty."""
         self.box_predictor.known = self.box_predictor.possible = None
         if not self.training:
-            logits = self.classified(features, proposals, image_shapes)
-            located = self.located(features, proposals, image_shapes)
-            return self.detections(logits, *located, proposals, image_shapes), {}
+            return self.found(features, proposals, image_shapes), {}
         proposals, matched, labels, _ = self.select_training_samples(proposals, targets)
         logits = self.classified(features, proposals, image_shapes)
         weights = roi_weights(targets, matched, labels)
@@ -173,40 +171,46 @@ class CertaintyRoIHeads(ScoreVectorRoIHeads):
         refined = intervals.decode(positions, torch.cat(boxes), self.scale, self.count)
         return refined, intervals.quality(scores, self.how)
 
-    def detections(
-        self,
-        logits: Tensor,
-        refined: Tensor,
-        quality: Tensor,
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
+    def found(
+        self, features: dict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Per image boxes [n, 4], score vectors [n, C], best class [n], quality [n]."""
-        counts = [len(p) for p in proposals]
-        probabilities = F.softmax(logits.float(), -1)[:, 1:].split(counts)
+        """Per image boxes [n, 4], score vectors [n, C], best class [n], quality [n].
+
+        Only proposals that may be of a class are located, which is most of the work.
+        """
+        logits = self.classified(features, proposals, sizes)
+        vectors = F.softmax(logits.float(), -1)[:, 1:].split([len(p) for p in proposals])
+        likely = [v.amax(dim=1) > MIN_SCORE for v in vectors]
+        kept = [p[rows] for p, rows in zip(proposals, likely, strict=True)]
+        refined, quality = self.located(features, kept, sizes)
+        counts = [len(p) for p in kept]
         columns = zip(
-            refined.split(counts), probabilities, quality.split(counts), image_shapes, strict=True
+            refined.split(counts),
+            (v[rows] for v, rows in zip(vectors, likely, strict=True)),
+            quality.split(counts),
+            sizes,
+            strict=True,
         )
-        found = []
-        for box, score, v, shape in columns:
-            best, label = score.max(dim=1)
-            box = clip_boxes_to_image(box, shape)
-            sides = box[:, 2:] - box[:, :2]
-            rows = ((best > MIN_SCORE) & (sides.amin(dim=1) > 0.5)).nonzero().squeeze(1)
-            box, score, label, v = box[rows], score[rows], label[rows], v[rows]
-            confidence = ranked(best[rows].cpu().numpy(), v.cpu().numpy(), self.ranking)
-            # Near copies only: the class-wise NMS with its own threshold is cross-labelling's.
-            order = torch.tensor(confidence, device=box.device)
-            rows = batched_nms(box, order, label, DUPLICATE_IOU)[:TOP_DETECTIONS]
-            found.append(
-                {
-                    "boxes": box[rows],
-                    "scores": score[rows],
-                    "labels": label[rows],
-                    "quality": v[rows],
-                }
-            )
-        return found
+        return [self._best(*column) for column in columns]
+
+    def _best(
+        self, box: Tensor, score: Tensor, v: Tensor, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """One image's detections, without near copies, best first."""
+        box = clip_boxes_to_image(box, size)
+        rows = ((box[:, 2:] - box[:, :2]).amin(dim=1) > 0.5).nonzero().squeeze(1)
+        box, score, v = box[rows], score[rows], v[rows]
+        best, label = score.max(dim=1)
+        confidence = ranked(best.cpu().numpy(), v.cpu().numpy(), self.ranking)
+        # Near copies only: the class-wise NMS with its own threshold is cross-labelling's.
+        order = torch.tensor(confidence, device=box.device)
+        rows = batched_nms(box, order, label, DUPLICATE_IOU)[:TOP_DETECTIONS]
+        return {
+            "boxes": box[rows],
+            "scores": score[rows],
+            "labels": label[rows],
+            "quality": v[rows],
+        }
 
     def score_boxes(
         self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
