@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from relabel.settings import NonNegative, Positive, Settings, Share, setting
+from relabel.settings import NonNegative, Positive, Ranking, Settings, Share, setting
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class SemiSettings(Settings):
         0.999, "Decay of the teacher's weights, the moving average of the student's."
     )
     threshold: Share = setting(0.7, "Minimum confidence of a pseudo-label.")
-    confidence: Literal["auto", "score", "quality", "product", "geometric"] = setting(
-        "auto",
-        "What the threshold is for: the class score, the localisation quality, their product or "
-        "its root; auto takes what the detector ranks by.",
+    confidence: Ranking = setting(
+        "score",
+        "What the threshold is for: class score p, localisation quality v, p * v (product) or its "
+        "square root (geometric); p of detectors without v.",
     )
     threshold_gamma: NonNegative = setting(
         0.05,

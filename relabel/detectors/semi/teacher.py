@@ -6,7 +6,7 @@ Shape legend: ``B`` images, ``n`` boxes of an image, ``C`` classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,7 @@ class Teacher:
         classes = student.space.num_classes
         self.statistics = ClassStatistics(classes)
         self.log = PseudoBoxLog(classes)
-        own = student.model.ranking
-        self.ranking: Ranking = own if semi.confidence == "auto" else semi.confidence
+        self.ranking: Ranking = student.model.ranking
 
     def exists(self, step: int) -> bool:
         """Whether there is a teacher after ``step`` steps."""
@@ -83,9 +82,9 @@ class Teacher:
     ) -> list[dict[str, Tensor]]:
         """Pseudo-labels of a batch, as training targets.
 
-        After class-wise NMS, boxes whose best class is likelier than the background are the
-        foreground candidates that the statistics count; those whose confidence reaches their
-        class's threshold are labels.
+        After class-wise NMS by what the detector ranks by, boxes whose best class is likelier than
+        the background are the foreground candidates that the statistics count, with p * v; those
+        whose confidence reaches their class's threshold are labels.
 
         Args:
             pixels: weak views, [B, 3, H, W] in [0, 1], or maps of a frozen backbone.
@@ -96,14 +95,16 @@ class Teacher:
         """
         rows = self.trainable.model.eval()(pixels, list(sizes))
         candidates = [self._candidates(row, size) for row, size in zip(rows, sizes, strict=True)]
-        for _, label, confidence, foreground in candidates:
-            self.statistics.add(label[foreground], confidence[foreground])
+        for found in candidates:
+            rows = found.foreground
+            self.statistics.add(found.label[rows], found.weight[rows])
         # As float32, which confidences are: 0.7 reaches 0.7.
         thresholds, weights = self.thresholds().astype(np.float32), self.weights()
         targets = []
-        for boxes, label, confidence, _ in candidates:
-            sure = confidence >= thresholds[label]
-            self.log.add(label, confidence, sure)
+        for found in candidates:
+            label, boxes = found.label, found.boxes
+            sure = found.confidence >= thresholds[label]
+            self.log.add(label, found.confidence, sure)
             kept = torch.from_numpy(np.flatnonzero(sure)).to(boxes.device)
             targets.append(
                 {
@@ -114,23 +115,44 @@ class Teacher:
             )
         return targets
 
-    def _candidates(
-        self, row: dict[str, Tensor], size: tuple[int, int]
-    ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes [n, 4], classes [n], confidences [n] and whether each is foreground, bool [n]."""
+    def _candidates(self, row: dict[str, Tensor], size: tuple[int, int]) -> Candidates:
+        """What may be a label of one image."""
         boxes = clip_boxes_to_image(row["boxes"].float(), size)
         vectors = row["scores"].float()
         scores, labels = vectors.max(dim=1)
-        quality = row.get("quality")
-        best = scores.cpu().numpy()
-        confidence = ranked(best, None if quality is None else quality.cpu().numpy(), self.ranking)
-        ranks = boxes.new_tensor(confidence)
+        p = scores.cpu().numpy()
+        v = row["quality"].float().cpu().numpy() if "quality" in row else None
+        ranks = boxes.new_tensor(ranked(p, v, self.ranking))
         large = ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) > MIN_SIDE).nonzero().squeeze(1)
         kept = large[batched_nms(boxes[large], ranks[large], labels[large], TEACHER_NMS)]
-        background = 1 - vectors.sum(dim=1)
+        foreground = scores > 1 - vectors.sum(dim=1)
         at = kept.cpu().numpy()
-        foreground = (scores > background)[kept].cpu().numpy()
-        return boxes[kept], labels[kept].cpu().numpy(), confidence[at], foreground
+        return Candidates(
+            boxes[kept],
+            labels.cpu().numpy()[at],
+            ranked(p, v, self.semi.confidence)[at],
+            ranked(p, v, "product")[at],
+            foreground.cpu().numpy()[at],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Boxes of one image after NMS.
+
+    Attributes:
+        boxes: [n, 4] xyxy.
+        label: int64 [n], the best class.
+        confidence: float32 [n], what the threshold is for.
+        weight: float32 [n], p * v.
+        foreground: bool [n], the best class is likelier than the background.
+    """
+
+    boxes: Tensor
+    label: np.ndarray
+    confidence: np.ndarray
+    weight: np.ndarray
+    foreground: np.ndarray
 
 
 class PseudoBoxLog:

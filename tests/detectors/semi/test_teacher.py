@@ -99,7 +99,6 @@ def test_the_teacher_labels_what_it_is_sure_of_once() -> None:
         ("quality", [1, 2]),  # 0.5, 0.9, 0.95
         ("product", [1]),  # 0.45, 0.72, 0.475
         ("geometric", [1]),  # 0.67, 0.85, 0.69
-        ("auto", [1]),
     ],
 )
 def test_the_threshold_is_for_the_score_the_quality_or_both(
@@ -112,7 +111,10 @@ def test_the_threshold_is_for_the_score_the_quality_or_both(
         "quality": torch.tensor([0.5, 0.9, 0.95]),
     }
     semi = SemiSettings(threshold_gamma=0.0, confidence=confidence)
-    [found] = label(Teacher(fake(Known([row], "geometric")), semi, 0, CPU))
+    teacher = Teacher(fake(Known([row], "product")), semi, 0, CPU)
+    [found] = label(teacher)
+    # The statistics are of p * v, whatever the threshold is for.
+    assert teacher.statistics.confidences.tolist() == pytest.approx([0.45 + 0.72, 0])
     assert sorted(found["boxes"].tolist()) == boxes[kept].tolist()
 
 
