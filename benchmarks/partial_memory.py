@@ -2,8 +2,9 @@ r"""What one step of HST takes beyond the backbone's maps: the process's peak me
 
     python benchmarks/partial_memory.py --classes 80 --width 1024 --hidden 512
 
-All its parts, forward and backward, with an Adam step: semantic decoupling, graph, IST, CST,
-thresholds, both contrasts, three partial BCEs, on random maps and labels with everything known.
+All its parts, forward and backward, with an Adam step: power normalisation, semantic decoupling,
+graph, IST, CST, thresholds, both contrasts, three partial BCEs, on random maps and labels with
+everything known.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from relabel.partial.losses import instance_contrast, partial_bce, prototype_contrast
+from relabel.partial.model import power_normalised
 from relabel.partial.networks.prototypes import Examples, Prototypes
 from relabel.partial.networks.semantic import SemanticAware
 from relabel.partial.networks.transfer import IntraImage, Thresholds, complement
@@ -55,7 +57,7 @@ def main() -> None:
     weights = peak() - before
     for step in range(2):  # Adam's own memory is there from the second
         start = time.perf_counter()
-        logits, features = net(maps)
+        logits, features = net(power_normalised(maps))
         pairs = ist(features, known)
         examples.add(features, known)
         if step == 0:
