@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,6 +41,9 @@ from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.progress import progress
 
 LARGEST = 65504.0  # of float16
+# What is shown of an image: its resized pixels [3, h, w] and the file of its maps to pixels.
+View = Callable[[Tensor, Path], Tensor]
+MIRROR = "mirror"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class MapStore:
         *,
         mirrored: bool,
         runtime: Runtime,
+        views: Mapping[str, View] | None = None,
     ) -> list[Path]:
         """Compute what is missing of a dataset's images; the file of each, for `read`.
 
@@ -113,6 +117,8 @@ class MapStore:
         Args:
             rows: these images only; the files of others are named all the same.
             mirrored: the mirror images as well.
+            views: further views of every image by name, which stands for how they are made: what
+                is there under a name is never made again. They have the size of the image.
 
         Raises:
             DataError: an image that cannot be read.
@@ -120,16 +126,20 @@ class MapStore:
         """
         files = [self._file(dataset, row) for row in range(len(dataset))]
         wanted = range(len(dataset)) if rows is None else rows
-        todo = [int(r) for r in wanted if self._missing(files[r], mirrored)]
+        ways: dict[str, View] = {"": lambda x, _: x}
+        if mirrored:
+            ways[MIRROR] = lambda x, _: x.flip(2)
+        ways |= views or {}
+        todo = [int(r) for r in wanted if self._missing(files[r], ways)]
         if not todo:
             return files
-        self._check_room(dataset, todo, mirrored)
+        self._check_room(dataset, todo, len(ways))
         start = os.getpid() * 7919 % len(todo)
         turned = todo[start:] + todo[:start]
 
         def missing() -> Iterator[list[int]]:
             for row in turned:
-                if self._missing(files[row], mirrored):
+                if self._missing(files[row], ways):
                     yield [row]
 
         title = f"Computing the backbone's maps of {dataset.name}"
@@ -140,8 +150,8 @@ class MapStore:
             for found, images in batches:
                 for row, image in zip(found.tolist(), images, strict=True):
                     x = resized_pixels(image, self.sizes.image_size, self.sizes.max_image_size)
-                    for flip in self._missing(files[row], mirrored):
-                        self._write(mirror_of(files[row], flip), x.flip(2) if flip else x)
+                    for name in self._missing(files[row], ways):
+                        self._write(view_of(files[row], name), ways[name](x, files[row]))
                 bar.update(len(images))
         return files
 
@@ -154,11 +164,18 @@ class MapStore:
                 return None
         return files
 
-    def read(self, dataset: DetectionDataset, row: int, file: Path, mirrored: bool) -> ImageMaps:
-        """The maps of an image of a dataset, from its file as `fill` named it."""
+    def read(
+        self, dataset: DetectionDataset, row: int, file: Path, mirrored: bool, view: str = ""
+    ) -> ImageMaps:
+        """The maps of an image of a dataset, from its file as `fill` named it.
+
+        Args:
+            view: the name of a further view, in place of the image and its mirror image.
+        """
         size = self._size(dataset, row)
         height, width = self._padded(size)
-        values = torch.from_numpy(np.fromfile(mirror_of(file, mirrored), np.float16))
+        path = view_of(file, view or (MIRROR if mirrored else ""))
+        values = torch.from_numpy(np.fromfile(path, np.float16))
         levels, at = {}, 0
         for stride in self.strides:
             shape = (height // stride, width // stride, self.body.channels[stride])
@@ -186,8 +203,8 @@ class MapStore:
                     )
                 stream.write(level.permute(1, 2, 0).contiguous().cpu().numpy().tobytes())
 
-    def _check_room(self, dataset: DetectionDataset, rows: Sequence[int], mirrored: bool) -> None:
-        wanted = sum(self._bytes(dataset, row) for row in rows) * (1 + mirrored)
+    def _check_room(self, dataset: DetectionDataset, rows: Sequence[int], views: int) -> None:
+        wanted = sum(self._bytes(dataset, row) for row in rows) * views
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if wanted > free:
@@ -211,9 +228,9 @@ class MapStore:
         height, width = (-(-side // self.divisor) * self.divisor for side in size)
         return height, width
 
-    def _missing(self, file: Path, mirrored: bool) -> list[bool]:
-        """Which of the image and its mirror image are wanted and not there."""
-        return [f for f in (False, True)[: 1 + mirrored] if not mirror_of(file, f).is_file()]
+    def _missing(self, file: Path, names: Iterable[str]) -> list[str]:
+        """Which views of an image are not there."""
+        return [name for name in names if not view_of(file, name).is_file()]
 
     def _file(self, dataset: DetectionDataset, row: int) -> Path:
         """Named by the image alone, so that datasets that relabel it share it.
@@ -234,9 +251,9 @@ class MapStore:
         return self.folder / name[:2] / f"{name[2:32]}.f16"
 
 
-def mirror_of(file: Path, mirrored: bool = True) -> Path:
-    """The file of an image's mirror image."""
-    return file.with_suffix(".mirror.f16") if mirrored else file
+def view_of(file: Path, name: str = MIRROR) -> Path:
+    """The file of a view of an image, by default its mirror image; "" is the image itself."""
+    return file.with_suffix(f".{name}.f16") if name else file
 
 
 def stacked(images: Sequence[ImageMaps]) -> tuple[FeatureMaps, list[tuple[int, int]]]:

@@ -135,10 +135,10 @@ class TrainingBatches:
         x = resized_pixels(load_rgb(self.dataset, row), short, self.settings.max_image_size)
         return x.flip(2) if mirrored else x
 
-    def maps(self, row: int, mirrored: bool) -> ImageMaps:
-        """The maps of an image, where a store has them."""
+    def maps(self, row: int, mirrored: bool, view: str = "") -> ImageMaps:
+        """The maps of an image, or of a further view of it, where a store has them."""
         assert self.store is not None
-        return self.store.read(self.dataset, row, self.files[row], mirrored)
+        return self.store.read(self.dataset, row, self.files[row], mirrored, view)
 
     def _target(self, row: int, size: Sequence[int], mirrored: bool) -> dict[str, Tensor]:
         """The boxes of an image that was resized to (height, width)."""

@@ -12,7 +12,7 @@ import torch
 
 from relabel.backbones import stored
 from relabel.backbones.extractor import FeatureExtractor, PyramidBackbone, resolve_backbone
-from relabel.backbones.stored import MapSizes, MapStore, mirror_of, stacked
+from relabel.backbones.stored import MapSizes, MapStore, stacked, view_of
 from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import load_rgb
@@ -117,7 +117,7 @@ def test_images_are_computed_once_whatever_their_labels(
         MapStore, "_write", lambda self, file, x: (computed.append(file), write(self, file, x))
     )
     assert store.fill(relabelled, mirrored=True, runtime=RUNTIME) == files
-    assert set(computed) == {files[1], mirror_of(files[1])}
+    assert set(computed) == {files[1], view_of(files[1])}
     part = store.fill(dataset.subset([2, 1]), mirrored=True, runtime=RUNTIME)
     assert part == [files[2], files[1]]
     assert len(computed) == 2
@@ -182,4 +182,4 @@ def test_maps_that_the_disk_has_no_room_for_are_refused_before_the_first(
         store.fill(dataset, mirrored=True, runtime=RUNTIME)
     Usage.free = needed
     files = store.fill(dataset, mirrored=True, runtime=RUNTIME)
-    assert sum(f.stat().st_size for f in (files[0], mirror_of(files[0]))) == needed
+    assert sum(f.stat().st_size for f in (files[0], view_of(files[0]))) == needed

@@ -5,15 +5,17 @@ Shape legend: ``B`` images, ``H, W`` pixels of a padded batch.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relabel.backbones.extractor import FeatureMaps
-from relabel.backbones.stored import MapStore
+from relabel.backbones.stored import ImageMaps, MapStore, View
 from relabel.datasets.dataset import DetectionDataset
 from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.semi.views import Placement, mixed_views, strong_view
@@ -22,7 +24,6 @@ from relabel.detectors.specialist import Example, TrainingBatches, batch_of, dra
 from relabel.detectors.training import Batch
 from relabel.settings import Runtime
 from relabel.training.order import rows_of_step
-from relabel.training.pixels import pad_batch
 
 Schedule = Callable[[int], Sequence[tuple[int, int]]]
 
@@ -35,14 +36,14 @@ class SemiBatch:
         labelled: with their labels, or None.
         weak: what the teacher labels, pixels [B, 3, H, W] or a frozen backbone's maps, or None.
         sizes: (height, width) of the teacher's images without padding.
-        views: [3, h, w] each, what the student sees.
+        views: what the student sees, each [3, h, w] or a frozen backbone's maps.
         placements: what lies where in each view.
     """
 
     labelled: Batch | None
     weak: Tensor | FeatureMaps | None
     sizes: list[tuple[int, int]]
-    views: list[Tensor]
+    views: list[Tensor] | list[ImageMaps]
     placements: list[list[Placement]]
 
 
@@ -59,8 +60,8 @@ class SemiBatches:
         schedule: step to (dataset number, image row) of each of its images; the labelled dataset
             is number 0, the others follow in their order.
         divisor: sides of a batch are multiples of it.
-        store, runtime: as `TrainingBatches` takes them. Strong views are computed from pixels all
-            the same.
+        store, runtime: as `TrainingBatches` takes them. Strong views are kept as well where the
+            settings say how many; else they are drawn anew and are pixels.
     """
 
     def __init__(
@@ -84,6 +85,11 @@ class SemiBatches:
             TrainingBatches(labelled, detector, divisor, store, runtime),
             *(TrainingBatches(d, plain, divisor, store, runtime) for d in images),
         ]
+        self.kept = 0 if store is None or semi.mix != "none" else semi.kept_views
+        if store is not None and self.kept:
+            views = kept_views(self.kept, mirrored=detector.flip > 0)
+            for d in images:
+                store.fill(d, mirrored=False, runtime=runtime or Runtime(), views=views)
 
     def __call__(self, step: int) -> SemiBatch:
         s = self.detector
@@ -93,10 +99,17 @@ class SemiBatches:
         mine: list[Example] = []
         weak: list[Example] = []
         strong: list[Tensor] = []
+        kept: list[ImageMaps] = []
         for part, row in self.schedule(step):
             source = self.parts[part]
             if part == 0:
                 mine.append(source.image(row, short, rng))
+                continue
+            if self.kept:
+                number = int(rng.integers(self.kept))
+                mirrored = _is_mirrored(number, s.flip > 0)
+                weak.append((source.maps(row, mirrored), NO_TARGET))
+                kept.append(source.maps(row, False, view_name(number, s.flip > 0)))
                 continue
             mirrored = bool(rng.random() < s.flip)
             x = source.pixels(row, short, mirrored)
@@ -106,6 +119,9 @@ class SemiBatches:
         if not weak:
             return SemiBatch(labelled, None, [], [], [])
         seen, sizes, _ = batch_of(weak, self.divisor)
+        if kept:
+            alone = [[Placement(i)] for i in range(len(kept))]
+            return SemiBatch(labelled, seen, sizes, kept, alone)
         if self.semi.mix == "mixpl":
             views = mixed_views(strong, strong_rng)
         else:
@@ -128,24 +144,49 @@ def student_batch(
         found: the teacher's labels of each image: ``boxes`` [n, 4] xyxy, ``labels`` [n] from 1,
             ``weights`` [n].
     """
-    pixels, targets = [], []
+    examples: list[Example] = []
     for view, placements in zip(batch.views, batch.placements, strict=True):
         rows = [found[p.image] for p in placements]
         if not any(len(row["boxes"]) for row in rows):
             continue
         boxes = torch.cat([p.boxes(r["boxes"]) for p, r in zip(placements, rows, strict=True)])
-        pixels.append(view)
-        targets.append(
-            {
-                "boxes": boxes,
-                "labels": torch.cat([row["labels"] for row in rows]),
-                "weights": torch.cat([row["weights"] for row in rows]),
-                "ignored": boxes.new_zeros(0, 4),
-            }
-        )
-    if not pixels:
-        return None
-    return *pad_batch(pixels, divisor), targets
+        target = {
+            "boxes": boxes,
+            "labels": torch.cat([row["labels"] for row in rows]),
+            "weights": torch.cat([row["weights"] for row in rows]),
+            "ignored": boxes.new_zeros(0, 4),
+        }
+        examples.append((view, target))
+    return batch_of(examples, divisor) if examples else None
+
+
+def kept_views(count: int, *, mirrored: bool) -> dict[str, View]:
+    """Strong views of every image that are computed once, by their names.
+
+    What is drawn depends on the image's file and the number of the view alone, so that trainings
+    of other seeds share them.
+
+    Args:
+        mirrored: every other one is of the mirror image.
+    """
+
+    def of(number: int) -> View:
+        def view(x: Tensor, file: Path) -> Tensor:
+            rng = np.random.default_rng([zlib.crc32(file.stem.encode()), number])
+            return strong_view(x.flip(2) if _is_mirrored(number, mirrored) else x, rng)
+
+        return view
+
+    return {view_name(number, mirrored): of(number) for number in range(count)}
+
+
+def view_name(number: int, mirrored: bool) -> str:
+    """Of a kept strong view; changes with how strong views are made."""
+    return f"strong1-{number}" + ("m" if _is_mirrored(number, mirrored) else "")
+
+
+def _is_mirrored(number: int, mirrored: bool) -> bool:
+    return mirrored and number % 2 == 1
 
 
 def burn_in_steps(steps: int, semi: SemiSettings) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from relabel.settings import NonNegative, Positive, Ranking, Settings, Share, setting
+from relabel.settings import Count, NonNegative, Positive, Ranking, Settings, Share, setting
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class SemiSettings(Settings):
         1.0, "Weight of the loss on pseudo-labels relative to that on labels."
     )
     boxes: bool = setting(True, "Whether the student also learns the boxes of pseudo-labels.")
+    kept_views: Count = setting(
+        0,
+        "Strong views of every unlabelled image that are computed once, where the whole backbone "
+        "is frozen and images are not mixed; 0 draws them anew each time, through the backbone.",
+    )
     mix: Literal["none", "mixpl"] = setting(
         "none",
         "mixpl shows the student pairs of images on top of each other and four in one, and "

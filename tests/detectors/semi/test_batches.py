@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from relabel.backbones.extractor import FeatureMaps
+from relabel.backbones.stored import ImageMaps
 from relabel.detectors.semi.batches import (
     SemiBatch,
     SemiBatches,
@@ -18,10 +23,12 @@ from relabel.detectors.semi.batches import (
     without_boxes,
 )
 from relabel.detectors.semi.settings import SemiSettings
-from relabel.detectors.semi.views import Placement
+from relabel.detectors.semi.views import Placement, strong_view
 from relabel.detectors.settings import SpecialistSettings
+from relabel.detectors.training import new_trainable
 from tests.builders.blocks import World
 from tests.builders.datasets import dataset_of
+from tests.builders.detectors import RUNTIME, tiny_detector
 
 
 def test_labelled_images_alone_come_first_and_then_both(
@@ -123,3 +130,71 @@ def test_a_view_has_the_labels_of_all_its_images_and_one_without_any_is_left_out
     assert targets[1]["weights"].tolist() == [0.5, 1.0]
     assert targets[1]["ignored"].shape == (0, 4)
     assert student_batch(batch, [found([], []), found([], [])], 32) is None
+
+
+def test_kept_strong_views_are_the_maps_of_what_would_be_drawn_and_fit_their_weak_view(
+    world: World, tmp_path: Path
+) -> None:
+    frozen = tiny_detector(
+        tmp_path / "backbone", frozen_stride=32, steps=8, batch_size=1, flip=0.5
+    ).resolved()
+    semi = SemiSettings(burn_in=0, unlabeled_images=3, kept_views=4)
+    trainable = new_trainable(world.target.space, frozen)
+    store = trainable.map_store(tmp_path / "maps", torch.device("cpu"))
+    assert store is not None
+    others = {"loose": world.source}
+    schedule = usual_schedule(world.target, others, frozen, semi)
+
+    def batches(seed: int, **more: Any) -> SemiBatches:
+        settings = replace(frozen, seed=seed)
+        changed = replace(semi, **more)
+        return SemiBatches(
+            world.target, others, schedule, settings, changed, 32, store, replace(RUNTIME)
+        )
+
+    made = batches(0)
+    files = sorted(store.folder.rglob("*strong*"))
+    assert len(files) == 4 * len(world.source)
+    written = [f.stat().st_mtime_ns for f in files]
+    part, body = made.parts[1], trainable.model.pretrained().eval()
+    seen = set()
+    for step in range(8):
+        batch = made(step)
+        assert isinstance(batch.weak, FeatureMaps)
+        assert batch.placements == [[Placement(0)], [Placement(1)], [Placement(2)]]
+        rows = [row for number, row in schedule(step) if number]
+        for i, (row, view) in enumerate(zip(rows, batch.views, strict=True)):
+            assert isinstance(view, ImageMaps)
+            weak = {s: m[i].half() for s, m in batch.weak.levels.items()}
+            sides = [part.maps(row, mirrored) for mirrored in (False, True)]
+            (mirrored,) = [
+                k
+                for k, m in enumerate(sides)
+                if all(torch.equal(m.levels[s], weak[s]) for s in weak)
+            ]
+            x = part.pixels(row, frozen.image_size, bool(mirrored))
+            candidates = []
+            for number in range(mirrored, 4, 2):
+                crc = zlib.crc32(part.files[row].stem.encode())
+                strong = strong_view(x, np.random.default_rng([crc, number]))
+                with torch.no_grad():
+                    candidates.append(body(strong[None].to(memory_format=torch.channels_last)))
+            stride = min(view.levels)
+            gaps = [float((c[stride][0] - view.levels[stride]).abs().max()) for c in candidates]
+            assert min(gaps) < 0.02 * float(candidates[0][stride].abs().max())
+            seen.add((row, mirrored, int(np.argmin(gaps))))
+    assert len(seen) > 10
+    label = {
+        "boxes": torch.tensor([[1.0, 2, 3, 4]]),
+        "labels": torch.tensor([1]),
+        "weights": torch.ones(1),
+    }
+    nothing = {k: v[:0] for k, v in label.items()}
+    student = student_batch(made(0), [label, nothing, label], 32)
+    assert student is not None and isinstance(student[0], FeatureMaps)
+    assert len(student[1]) == len(student[2]) == 2
+    # Another seed reads the same files; mixed images are always drawn anew.
+    batches(1)(0)
+    assert [f.stat().st_mtime_ns for f in files] == written
+    assert isinstance(batches(0, mix="mixpl")(0).views[0], torch.Tensor)
+    assert isinstance(batches(0, kept_views=0)(0).views[0], torch.Tensor)
