@@ -83,6 +83,8 @@ def cli(
     folder = out or Path("runs") / "specialists" / entry.name
     problems = Problems(runtime.skip_bad)
     train = read_training_set(entry, folder.parent, runtime, problems)
+    if unlabeled and not comma_list(unlabeled):
+        raise click.BadParameter("names nothing.", param_hint="'--unlabeled'")
     images = _unlabelled(unlabeled, given.catalogue, folder.parent, runtime, problems)
     tell_problems(problems, runtime.quiet)
     semi = given.of(SemiSettings, "semi") if images else None

@@ -113,6 +113,15 @@ def test_a_text_file_and_photos_of_which_none_can_be_read_are_one_line(
     assert code == 1 and "no image of --unlabeled can be read" in err
 
 
+def test_an_option_that_names_nothing_is_refused(
+    tmp_path: Path, coco_set: Callable[..., Path], run: Run
+) -> None:
+    fine = coco_set("fine", ["car", "bus"])
+    for nothing in ("", " , "):
+        code, _, err = run(*options(tmp_path, fine, "--unlabeled", nothing))
+        assert code == 2 and "--unlabeled" in err and "names nothing" in err
+
+
 def test_a_folder_that_is_named_twice_counts_once(photos: Path) -> None:
     names = [f"{photos},{photos}/", str(photos / "deep" / "..")]
     found = _unlabelled(names, Catalogue(), photos.parent, Runtime(workers=0), Problems(False))

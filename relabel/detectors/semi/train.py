@@ -268,6 +268,12 @@ class Watch:
                 "images per step are too few for most published recipes: raise --batch-size and "
                 "semi.unlabeled_images if training does not gain",
             )
+        if self.teacher.burn_in >= self.detector.steps:
+            self._say(
+                "burn-in",
+                "the burn-in is the whole training, unlabelled images are not looked at: lower "
+                f"semi.burn_in (now {self.semi.burn_in:g})",
+            )
 
     def saw(self, losses: Mapping[str, Tensor]) -> None:
         """The named losses of a step with unlabelled images."""

@@ -381,6 +381,13 @@ def test_batches_of_two_and_two_are_warned_of(
     assert len(told) == 1 and told[0].startswith("2 labelled and 2 unlabelled images per step")
 
 
+def test_a_burn_in_without_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, told = watched(tmp_path, monkeypatch, burn_in=1.0)
+    watch.teacher.burn_in = 15
+    watch.begin()
+    assert len(told) == 1 and "semi.burn_in (now 1)" in told[0]
+
+
 def test_a_loss_of_weight_zero_is_no_surprise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
