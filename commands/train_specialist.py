@@ -11,7 +11,7 @@ import click
 
 from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
-from relabel.errors import Problems
+from relabel.errors import ConfigError, Problems
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options
@@ -83,6 +83,8 @@ def cli(
     folder = out or Path("runs") / "specialists" / entry.name
     problems = Problems(runtime.skip_bad)
     train = read_training_set(entry, folder.parent, runtime, problems)
+    if unlabeled and not comma_list(unlabeled):
+        raise click.BadParameter("names nothing.", param_hint="'--unlabeled'")
     images = _unlabelled(unlabeled, given.catalogue, folder.parent, runtime, problems)
     tell_problems(problems, runtime.quiet)
     semi = given.of(SemiSettings, "semi") if images else None
@@ -112,7 +114,7 @@ def cli(
 
     if not stage.run(train_it, overwrite=overwrite):
         message("Trained already.", quiet=runtime.quiet)
-    measured = _last_validation(folder)
+    measured = _validation(folder)
     if as_json:
         print_json({"checkpoint": str(folder), "validation": measured})
         return
@@ -124,24 +126,45 @@ def cli(
 def _unlabelled(
     names: Iterable[str], catalogue: Catalogue, work: Path, runtime: Runtime, problems: Problems
 ) -> dict[str, DetectionDataset]:
-    """The images that --unlabeled names, without their boxes."""
+    """The images that --unlabeled names, without their boxes; a folder named twice counts once."""
     from relabel.align.inputs import usable_images
     from relabel.datasets.pixels.unlabelled import read_unlabelled
 
-    found = {}
+    found: dict[str, DetectionDataset] = {}
+    folders: set[Path] = set()
     for name in comma_list(names):
-        if name not in catalogue.entries and Path(name).is_dir():
-            images = read_unlabelled(Path(name), name, problems, runtime.workers)
+        path = Path(name)
+        if name not in catalogue.entries and path.is_dir():
+            if path.resolve() in folders:
+                continue
+            folders.add(path.resolve())
+            images = read_unlabelled(path, name, problems, runtime.workers)
+        elif name not in catalogue.entries and path.is_file() and ".json" not in path.suffixes:
+            raise ConfigError(
+                "--unlabeled cannot read this file",
+                file=path,
+                remedy="Name a dataset of relabel.toml, a folder of photos or a COCO file (.json).",
+            )
         else:
             # Whatever is wrong with boxes that nobody reads must not be in the way.
             boxes = Problems(skip_bad=True)
             images = catalogue.resolve(name).read("train", problems=boxes)
         found[name] = usable_images(images, work, runtime, problems)
+        if not len(found[name]):
+            raise ConfigError(
+                "no image of --unlabeled can be read",
+                file=images.root,
+                remedy="Check the folder or the dataset's split, or leave it out.",
+            )
     return found
 
 
-def _last_validation(folder: Path) -> dict[str, float] | None:
-    """The metrics of the last validation, None if there was none."""
+def _validation(folder: Path) -> dict[str, float] | None:
+    """The metrics of the weights that were kept, None if there was no validation."""
     file = folder / "metrics.json"
-    history = json.loads(file.read_text(encoding="utf-8"))["validation"] if file.is_file() else []
-    return {k: v for k, v in history[-1].items() if k.startswith("AP")} if history else None
+    told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    history = told.get("validation") or []
+    if not history:
+        return None
+    kept = next((row for row in history if row["step"] == told.get("kept")), history[-1])
+    return {k: v for k, v in kept.items() if k.startswith("AP")}

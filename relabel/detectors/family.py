@@ -41,10 +41,13 @@ class DetectionNetwork(nn.Module):
     Attributes:
         divisor: sides of a batch must be multiples of it.
         ranking: what its detections are ranked by.
+        exclusive: whether the scores of a box and that of the background sum to 1; else each class
+            is a question of its own.
     """
 
     divisor: int
     ranking: Ranking = "score"
+    exclusive: bool = True
 
     def forward(
         self,

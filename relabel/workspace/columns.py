@@ -24,6 +24,7 @@ from relabel.workspace.atomic import atomic_path
 from relabel.workspace.stage import Shards
 
 AGAIN = "Remove it and run the same command again; what is finished elsewhere is kept."
+ELSEWHERE = "Check the path; where it is right, run the command that writes them again."
 _KEY, _SEAL = b"relabel", b"relabel.seal"
 
 
@@ -182,10 +183,13 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     found = {p.name for p in folder.glob("shard-*-of-*.parquet")} if folder.is_dir() else set()
     counts = {name.rpartition("-of-")[2].removesuffix(".parquet").lstrip("0") for name in found}
+    if not found:
+        raise DataError("holds no shards", file=folder, remedy=ELSEWHERE)
     if len(counts) != 1 or not (total := counts.pop()).isdecimal():
         sizes = " and ".join(f"of {n}" for n in sorted(counts))
-        what = f"shards of runs of different sizes, {sizes} shards" if found else "no shards"
-        raise DataError(f"holds {what}", file=folder, remedy=AGAIN)
+        raise DataError(
+            f"holds shards of runs of different sizes, {sizes} shards", file=folder, remedy=AGAIN
+        )
     paths = Shards(folder, total=int(total), size=1).paths
     missing = [path.name for path in paths if path.name not in found]
     if missing:

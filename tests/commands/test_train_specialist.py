@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from relabel.commands.train_specialist import (  # pyright: ignore[reportMissingImports]
+    _unlabelled,
+    _validation,
+)
 
+from relabel.catalogue.catalogue import Catalogue
 from relabel.cli import main
+from relabel.errors import Problems
+from relabel.settings import Runtime
 from tests.builders.blocks import tiny_backbone
 
 Run = Callable[..., tuple[int, str, str]]
@@ -88,3 +95,45 @@ def test_an_unknown_name_and_an_empty_folder_are_one_line(
     assert code == 1 and "fime" in err and "fine" in err and len(err.splitlines()) == 1
     code, _, err = run(*options(tmp_path, fine, "--unlabeled", str(tmp_path / "nothing")))
     assert code == 1 and "holds no images" in err
+
+
+def test_a_text_file_and_photos_of_which_none_can_be_read_are_one_line(
+    tmp_path: Path, coco_set: Callable[..., Path], run: Run
+) -> None:
+    fine = coco_set("fine", ["car", "bus"])
+    notes = tmp_path / "notes.txt"
+    notes.write_text("hello")
+    code, _, err = run(*options(tmp_path, fine, "--unlabeled", str(notes), "--quiet"))
+    assert code == 1 and "notes.txt" in err and "folder of photos" in err
+    assert "--format" not in err and len(err.splitlines()) == 1
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.jpg").write_bytes(b"nothing")
+    more = ("--unlabeled", str(tmp_path / "broken"), "--skip-bad", "--quiet")
+    code, _, err = run(*options(tmp_path, fine, *more))
+    assert code == 1 and "no image of --unlabeled can be read" in err
+
+
+def test_an_option_that_names_nothing_is_refused(
+    tmp_path: Path, coco_set: Callable[..., Path], run: Run
+) -> None:
+    fine = coco_set("fine", ["car", "bus"])
+    for nothing in ("", " , "):
+        code, _, err = run(*options(tmp_path, fine, "--unlabeled", nothing))
+        assert code == 2 and "--unlabeled" in err and "names nothing" in err
+
+
+def test_a_folder_that_is_named_twice_counts_once(photos: Path) -> None:
+    names = [f"{photos},{photos}/", str(photos / "deep" / "..")]
+    found = _unlabelled(names, Catalogue(), photos.parent, Runtime(workers=0), Problems(False))
+    assert [len(d) for d in found.values()] == [3]
+
+
+def test_the_ap_that_is_told_is_that_of_the_weights_that_are_kept(tmp_path: Path) -> None:
+    history = [{"step": 2, "AP": 0.4, "AP50": 0.6}, {"step": 4, "AP": 0.1, "AP50": 0.2}]
+    told = tmp_path / "metrics.json"
+    told.write_text(json.dumps({"validation": history, "kept": 2}))
+    assert _validation(tmp_path) == {"AP": 0.4, "AP50": 0.6}
+    told.write_text(json.dumps({"validation": history}))
+    assert _validation(tmp_path) == {"AP": 0.1, "AP50": 0.2}
+    told.write_text(json.dumps({"validation": []}))
+    assert _validation(tmp_path) is None

@@ -34,6 +34,8 @@ class RTDetr(DetectionNetwork):
         parts: JSON-ready description from which `rebuild` (rt_detr/build.py) makes it again.
     """
 
+    exclusive = False
+
     def __init__(self, net: Any, divisor: int, parts: dict[str, Any]) -> None:
         super().__init__()
         self.net = net

@@ -23,7 +23,11 @@ class SemiSettings(Settings):
     teacher_ema: Annotated[float, Meta(ge=0, lt=1)] = setting(
         0.999, "Decay of the teacher's weights, the moving average of the student's."
     )
-    threshold: Share = setting(0.7, "Minimum confidence of a pseudo-label.")
+    threshold: Share = setting(
+        0.7,
+        "Minimum confidence of a pseudo-label; class-wise thresholds around it stay within 0.4 "
+        "and 0.9.",
+    )
     confidence: Ranking = setting(
         "score",
         "What the threshold is for: class score p, localisation quality v, p * v (product) or its "

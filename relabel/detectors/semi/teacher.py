@@ -83,8 +83,9 @@ class Teacher:
         """Pseudo-labels of a batch, as training targets.
 
         After class-wise NMS by what the detector ranks by, boxes whose best class is likelier than
-        the background are the foreground candidates that the statistics count, with p * v; those
-        whose confidence reaches their class's threshold are labels.
+        the background (than not, where scores have no background) are the foreground candidates
+        that the statistics count, with p * v; those whose confidence reaches their class's
+        threshold are labels.
 
         Args:
             pixels: weak views, [B, 3, H, W] in [0, 1], or maps of a frozen backbone.
@@ -125,7 +126,8 @@ class Teacher:
         ranks = boxes.new_tensor(ranked(p, v, self.ranking))
         large = ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) > MIN_SIDE).nonzero().squeeze(1)
         kept = large[batched_nms(boxes[large], ranks[large], labels[large], TEACHER_NMS)]
-        foreground = scores > 1 - vectors.sum(dim=1)
+        rest = vectors.sum(dim=1) if self.trainable.model.exclusive else scores
+        foreground = scores > 1 - rest
         at = kept.cpu().numpy()
         return Candidates(
             boxes[kept],

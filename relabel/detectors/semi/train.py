@@ -43,6 +43,7 @@ from relabel.workspace.atomic import atomic_path, atomic_write_json
 from relabel.workspace.progress import message
 
 PSEUDO_BOXES = "pseudo_boxes.json"
+TRAINING = "training.json"
 UNSUPERVISED = "pseudo_"
 _BEST = "best.safetensors"
 # Evaluations of a training that keeps its best, where the settings name no interval.
@@ -67,13 +68,15 @@ def train_with_unlabelled(
     """Train a specialist on its dataset and on images without labels.
 
     What `relabel.detectors.specialist.train_specialist` is for labels alone, with the same files.
-    ``epochs`` are passes over labelled and unlabelled images together.
+    ``epochs`` count labelled and unlabelled images together, in steps of ``batch_size`` images: the
+    unlabelled ones of a step come on top.
 
     Args:
         train: the labelled images.
         unlabelled: by name; only their images are used.
         validate: named results of a detector on held-back images; the weights with the highest
-            ``AP`` are kept. Without it the last ones are.
+            ``AP`` are kept, and their step is ``kept`` in ``metrics.json``. Without it the last
+            ones are.
         maps: folder of a frozen backbone's maps that stays; by default one in ``out`` that goes.
 
     Raises:
@@ -93,8 +96,9 @@ def train_with_unlabelled(
         keep_best=validate is not None,
         maps=maps or out / MAPS,
     )
-    history = read_object(out / "training.json")["validation"]
-    atomic_write_json(out / "metrics.json", {"validation": history})
+    told = read_object(out / TRAINING)
+    metrics = {k: told[k] for k in ("validation", "kept") if k in told}
+    atomic_write_json(out / "metrics.json", metrics)
     shutil.rmtree(out / MAPS, ignore_errors=True)
     return out
 
@@ -169,7 +173,7 @@ def train_semi_supervised(
                 if semi.boxes or not is_box_loss(name):
                     parts[UNSUPERVISED + name] = semi.unsupervised_weight * value
         watch.saw(parts)
-        return parts
+        return parts or {UNSUPERVISED + "none": zero_loss(student.model)}
 
     def after_step(model: nn.Module, step: int) -> None:
         teacher.follow(model, step)
@@ -200,11 +204,18 @@ def train_semi_supervised(
     )
     final = teacher.trainable if teacher.exists(detector.steps) else student
     best.restore(final, detector.steps, runtime.quiet)
+    if keep_best:
+        atomic_write_json(out / TRAINING, {**read_object(out / TRAINING), "kept": best.step})
     atomic_write_json(out / PSEUDO_BOXES, pseudo_boxes(teacher))
     final.save(out)
     drop_checkpoint(out)
     best.file.unlink(missing_ok=True)
     return out
+
+
+def zero_loss(model: nn.Module) -> Tensor:
+    """What a step costs in which there is nothing to learn: 0, with a gradient of zeros."""
+    return 0 * next(p for p in model.parameters() if p.requires_grad).sum()
 
 
 def is_box_loss(name: str) -> bool:
@@ -256,6 +267,12 @@ class Watch:
                 f"{self.detector.batch_size} labelled and {self.semi.unlabeled_images} unlabelled "
                 "images per step are too few for most published recipes: raise --batch-size and "
                 "semi.unlabeled_images if training does not gain",
+            )
+        if self.teacher.burn_in >= self.detector.steps:
+            self._say(
+                "burn-in",
+                "the burn-in is the whole training, unlabelled images are not looked at: lower "
+                f"semi.burn_in (now {self.semi.burn_in:g})",
             )
 
     def saw(self, losses: Mapping[str, Tensor]) -> None:

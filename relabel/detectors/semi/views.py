@@ -68,7 +68,9 @@ def strong_view(x: Tensor, rng: np.random.Generator) -> Tensor:
         x = TF.rgb_to_grayscale(x, num_output_channels=3)
     if rng.random() < 0.5:
         sigma = float(rng.uniform(0.1, 2.0))
-        x = TF.gaussian_blur(x, [2 * math.ceil(2 * sigma) + 1] * 2, [sigma] * 2)
+        # A kernel reaches less far than the image does, which may be a strip.
+        kernel = [2 * min(math.ceil(2 * sigma), side - 1) + 1 for side in (x.shape[2], x.shape[1])]
+        x = TF.gaussian_blur(x, kernel, [sigma] * 2)
     x = x.clone()
     height, width = x.shape[1:]
     for chance, area, aspect in ERASED:
@@ -131,7 +133,8 @@ def mosaic(images: Sequence[Tensor], four: Sequence[int], centre: tuple[float, f
         four: numbers of the images: top left, top right, bottom left, bottom right.
         centre: (x, y) of the common corner, as shares of width and height.
     """
-    height, width = images[four[0]].shape[1:]
+    # All four have room even in the frame of a strip.
+    height, width = (max(side, 2) for side in images[four[0]].shape[1:])
     middle_x, middle_y = round(centre[0] * width), round(centre[1] * height)
     canvas = images[four[0]].new_zeros(3, height, width)
     placements = []

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from relabel.datasets.labelspace import LabelSpace
 from relabel.detectors.family import DetectionNetwork, Trainable
+from relabel.detectors.faster_rcnn import FasterRCNN
+from relabel.detectors.rt_detr.model import RTDetr
 from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.semi.teacher import Teacher
 from relabel.settings import Ranking
@@ -22,10 +24,13 @@ CPU = torch.device("cpu")
 class Known(nn.Module):
     """Finds what it was told."""
 
-    def __init__(self, rows: list[dict[str, Tensor]], ranking: Ranking = "score") -> None:
+    def __init__(
+        self, rows: list[dict[str, Tensor]], ranking: Ranking = "score", exclusive: bool = True
+    ) -> None:
         super().__init__()
         self.rows = rows
         self.ranking = ranking
+        self.exclusive = exclusive
 
     def forward(self, _pixels: Tensor, _sizes: Any) -> list[dict[str, Tensor]]:
         assert not self.training
@@ -145,3 +150,14 @@ def test_what_is_likelier_background_is_not_counted() -> None:
     label(teacher)
     assert teacher.statistics.counts.tolist() == [1, 0]
     assert teacher.statistics.confidences.tolist() == pytest.approx([0.45, 0])
+
+
+def test_where_every_class_is_a_question_of_its_own_yes_is_likelier_than_no() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
+    scores = torch.tensor([[0.6, 0.1], [0.3, 0.3]])  # a sum of 0.6 says nothing of the second
+    scores = torch.cat([scores, torch.full((2, 30), 0.02)], dim=1)
+    known = Known([{"boxes": boxes, "scores": scores}], exclusive=False)
+    teacher = Teacher(fake(known, 32), SemiSettings(), 0, CPU)
+    label(teacher)
+    assert teacher.statistics.counts[:2].tolist() == [1, 0]
+    assert not RTDetr.exclusive and FasterRCNN.exclusive

@@ -105,6 +105,10 @@ def test_the_student_learns_labels_of_the_teacher_on_the_strong_view(
     assert parts(weighted, 1) == mine
     monkeypatch.setattr(Teacher, "label", lambda *_: [{k: v[:0] for k, v in label.items()}])
     assert parts(weighted, 3) == mine
+    # Where the teacher labels nothing in a step of unlabelled images alone, nothing is learned.
+    nothing = fitted["losses"](net, replace(batch, labelled=None))
+    assert {k: float(v.detach()) for k, v in nothing.items()} == {"pseudo_none": 0.0}
+    nothing["pseudo_none"].backward()
     # The teacher is the average; another one would be measured in its place.
     assert fitted["settings"].ema == 0.0
 
@@ -377,6 +381,13 @@ def test_batches_of_two_and_two_are_warned_of(
     assert len(told) == 1 and told[0].startswith("2 labelled and 2 unlabelled images per step")
 
 
+def test_a_burn_in_without_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, told = watched(tmp_path, monkeypatch, burn_in=1.0)
+    watch.teacher.burn_in = 15
+    watch.begin()
+    assert len(told) == 1 and "semi.burn_in (now 1)" in told[0]
+
+
 def test_a_loss_of_weight_zero_is_no_surprise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,9 +442,11 @@ def test_two_labelled_images_and_forty_others_teach_what_a_block_is(tmp_path: Pa
         validate=validator(held_back, RUNTIME),
     )
     # Epochs count all 42 images: 231 steps, looked at ten times.
-    history = json.loads((folder / "metrics.json").read_text())["validation"]
+    measured = json.loads((folder / "metrics.json").read_text())
+    history = measured["validation"]
     assert [row["step"] for row in history] == [*range(24, 231, 24), 231]
-    best = max(row["AP"] for row in history)
+    [best] = [row["AP"] for row in history if row["step"] == measured["kept"]]
+    assert best == max(row["AP"] for row in history)
     kept = validation_scores(load_detector(folder, "cpu"), held_back, RUNTIME)["AP"]
     assert kept == pytest.approx(best, abs=1e-6)
     # A detector that knows nothing has an AP below 0.01.

@@ -115,3 +115,14 @@ def test_a_single_image_stays_as_it_is_and_three_make_no_mosaic() -> None:
     assert mixed_views([], np.random.default_rng(0)) == []
     three = mixed_views([one, one, one], np.random.default_rng(0))
     assert [len(p) for _, p in three] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("size", [(1, 90), (90, 1), (2, 3), (1, 1)])
+def test_strips_are_blurred_and_mixed_as_well(size: tuple[int, int]) -> None:
+    x = torch.rand(3, *size)
+    views = [strong_view(x, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(view.shape == x.shape and bool(view.isfinite().all()) for view in views)
+    for seed in range(10):
+        found = mixed_views([x, torch.rand(3, 30, 40), x, x], np.random.default_rng(seed))
+        assert len(found) == 5
+        assert all(bool(view.isfinite().all()) for view, _ in found)
