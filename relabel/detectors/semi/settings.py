@@ -26,7 +26,7 @@ class SemiSettings(Settings):
     threshold: Share = setting(
         0.7,
         "Minimum confidence of a pseudo-label; class-wise thresholds around it stay within 0.4 "
-        "and 0.9.",
+        "and 0.9, or within it and these where it is beyond them.",
     )
     confidence: Ranking = setting(
         "score",

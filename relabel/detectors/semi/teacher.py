@@ -18,7 +18,7 @@ from relabel.backbones.extractor import FeatureMaps
 from relabel.detectors.base import ranked
 from relabel.detectors.family import Trainable
 from relabel.detectors.semi.settings import SemiSettings
-from relabel.detectors.semi.thresholds import ClassStatistics
+from relabel.detectors.semi.thresholds import CLIP, ClassStatistics
 from relabel.settings import Ranking
 from relabel.training.ema import moving_average
 
@@ -70,7 +70,9 @@ class Teacher:
         s = self.semi
         if s.threshold_gamma == 0:
             return np.full(len(self.statistics.counts), s.threshold)
-        return self.statistics.thresholds(s.threshold, s.threshold_gamma)
+        # Who asks for a threshold beyond the published range means it.
+        clip = min(CLIP[0], s.threshold), max(CLIP[1], s.threshold)
+        return self.statistics.thresholds(s.threshold, s.threshold_gamma, clip)
 
     def weights(self) -> np.ndarray:
         """Weight of each class's objects in the loss, float64 [C]."""

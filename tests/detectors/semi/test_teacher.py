@@ -161,3 +161,13 @@ def test_where_every_class_is_a_question_of_its_own_yes_is_likelier_than_no() ->
     label(teacher)
     assert teacher.statistics.counts[:2].tolist() == [1, 0]
     assert not RTDetr.exclusive and FasterRCNN.exclusive
+
+
+@pytest.mark.parametrize(("threshold", "low", "high"), [(0.7, 0.4, 0.9), (0.2, 0.2, 0.9)])
+def test_thresholds_stay_within_their_range(threshold: float, low: float, high: float) -> None:
+    semi = SemiSettings(threshold=threshold, threshold_gamma=2.0)
+    teacher = Teacher(fake(Known([]), 3), semi, 0, CPU)
+    teacher.statistics.add(np.array([0] * 50 + [1]), np.array([0.95] * 50 + [0.3]))
+    found = teacher.thresholds()
+    assert found.min() == low
+    assert found.max() == pytest.approx(min(high, threshold * (50 * 0.95 / 17) ** 2))
