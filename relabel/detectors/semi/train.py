@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from relabel.datasets.dataset import DetectionDataset
@@ -37,6 +37,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import MAPS, check_objects
 from relabel.detectors.training import Evaluate, new_trainable, on_device
 from relabel.files.json_text import read_object
+from relabel.files.tensors import read_tensors
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, total_steps
 from relabel.workspace.atomic import atomic_path, atomic_write_json
@@ -349,7 +350,7 @@ class BestWeights:
     def restore(self, trainable: Trainable, steps: int, quiet: bool) -> None:
         """Put the best weights into a model, where the last ones are worse."""
         if self.step and self.step != steps:
-            trainable.model.load_state_dict(load_file(str(self.file)))
+            trainable.model.load_state_dict(read_tensors(self.file))
             message(
                 f"AP fell from {100 * self.ap:.1f} after step {self.step} to "
                 f"{100 * self.last:.1f} at the end: the weights of step {self.step} are kept",
