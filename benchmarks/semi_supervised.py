@@ -35,7 +35,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import MAPS, train_specialist
 from relabel.errors import ConfigError, Problems, RelabelError, did_you_mean
 from relabel.evaluation.detector import evaluate_detector
-from relabel.evaluation.resampling import Matches, match_detections
+from relabel.evaluation.resampling import Matches, ap_by_iou, match_detections
 from relabel.evaluation.tables import markdown, percentage
 from relabel.geometry import iou_matrix
 from relabel.settings import Runtime, Settings, settings_dict, settings_from
@@ -227,10 +227,12 @@ class Study:
             }
             for arm in self.arms
         }
-        draws = {
-            arm: resampled({s: Matches.load(self.folder(name, arm, s) / MATCHES) for s in seeds})
+        matches = {
+            arm: {s: Matches.load(self.folder(name, arm, s) / MATCHES) for s in seeds}
             for arm in self.arms
         }
+        draws = {arm: resampled(of) for arm, of in matches.items()}
+        by_iou = {arm: {s: ap_by_iou(m) for s, m in of.items()} for arm, of in matches.items()}
         subject = self.subject(name, seeds[0])
         rare = rarest(subject.test)
         header = ["arm", "AP", "AP50", "AP75", "rare AP", "ρ p", "ρ v", "ρ p·v"]
@@ -251,6 +253,10 @@ class Study:
                 ]
             )
         others = ", ".join(f"{len(d)} of {n}" for n, d in subject.unlabelled.items())
+        over = [
+            [arm, *(percentage(float(v)) for v in np.mean(list(at.values()), axis=0))]
+            for arm, at in by_iou.items()
+        ]
         text = [
             f"## {name}\n",
             f"{len(subject.labelled)} labelled images, unlabelled {others}; "
@@ -258,6 +264,8 @@ class Study:
             f"{', '.join(rare)}.\n",
             markdown((header, rows)),
         ]
+        text.append("\nAP over the IoU that a box needs:\n")
+        text.append(markdown((["arm", *(f"{t / 100:.2f}" for t in range(50, 100, 5))], over)))
         values: dict[str, Any] = {"arms": found, "intervals": {}}
         for reference in ("supervised", "pseudo"):
             if reference not in found:

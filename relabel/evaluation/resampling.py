@@ -152,6 +152,18 @@ def weighted_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
 
 
+def ap_by_iou(matches: Matches) -> np.ndarray:
+    """AP at each IoU threshold, 0.5, 0.55, ..., 0.95, float64 [T]; NaN without truth."""
+    found = []
+    for k in np.flatnonzero(matches.truths.sum(axis=0)):
+        mine = np.flatnonzero(matches.category == k)
+        order = mine[np.argsort(-matches.score[mine], kind="stable")]
+        alike = np.ones((1, len(matches.truths)))
+        rows = matches.image[order], matches.state[order]
+        found.append(_class_ap(*rows, matches.truths[:, k], alike)[:, 0])
+    return np.mean(found, axis=0) if found else np.full(10, np.nan)
+
+
 def _class_ap(
     image: np.ndarray, state: np.ndarray, truths: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:

@@ -16,7 +16,13 @@ from relabel.datasets.dataset import make_boxes
 from relabel.datasets.formats.coco.as_written import Strict
 from relabel.errors import DataError
 from relabel.evaluation.detections import read_scored
-from relabel.evaluation.resampling import Matches, match_detections, resamples, weighted_ap
+from relabel.evaluation.resampling import (
+    Matches,
+    ap_by_iou,
+    match_detections,
+    resamples,
+    weighted_ap,
+)
 
 from .coco_cases import cases, pycocotools_numbers
 
@@ -45,8 +51,13 @@ def assert_is(found: np.ndarray, stats: np.ndarray) -> None:
 @given(cases())
 def test_the_plain_sample_has_pycocotools_numbers(case: Case) -> None:
     truth, results = numbered(case)
-    found = weighted_ap(matches_of(truth, results), np.ones((1, len(truth["images"]))))
-    assert_is(found[0], pycocotools_numbers(truth, results).stats)
+    matches = matches_of(truth, results)
+    found = weighted_ap(matches, np.ones((1, len(truth["images"]))))
+    stats = pycocotools_numbers(truth, results).stats
+    assert_is(found[0], stats)
+    over = ap_by_iou(matches)
+    assert over.shape == (10,)
+    assert_is(np.array([over.mean(), over[0], over[5]]), stats)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=CHECKS)
@@ -128,3 +139,4 @@ def test_without_truth_there_is_no_ap() -> None:
     found = match_detections(reference, nothing)
     assert len(found.image) == 0 and found.truths.shape == (1, 1)
     assert np.isnan(weighted_ap(found, np.ones((2, 1)))).all()
+    assert np.isnan(ap_by_iou(found)).all()
