@@ -35,6 +35,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import MAPS, train_specialist
 from relabel.errors import ConfigError, Problems, RelabelError, did_you_mean
 from relabel.evaluation.detector import evaluate_detector
+from relabel.evaluation.pseudo_labels import spearman
 from relabel.evaluation.resampling import Matches, ap_by_iou, match_detections
 from relabel.evaluation.tables import markdown, percentage
 from relabel.geometry import iou_matrix
@@ -244,7 +245,10 @@ class Study:
                     arm,
                     *means,
                     _mean_sd(
-                        [np.mean([m["per_class"][c] for c in rare]) for m in by_seed.values()]
+                        [
+                            float(np.mean([m["per_class"][c] for c in rare]))
+                            for m in by_seed.values()
+                        ]
                     ),
                     *(
                         _mean([m["spearman"][k] for m in by_seed.values()])
@@ -289,8 +293,6 @@ def correlations(found: Detector, test: DetectionDataset, runtime: Runtime) -> d
     Of every detection whose best class scores at least `MIN_SCORE`, after class-wise NMS by the
     detector's own ranking; its IoU is the largest with a true box of its class, 0 for none.
     """
-    from scipy.stats import spearmanr
-
     from relabel.crosslabel.nms import select
     from relabel.crosslabel.settings import CrossLabelSettings
     from relabel.detectors.base import ranked
@@ -317,8 +319,7 @@ def correlations(found: Detector, test: DetectionDataset, runtime: Runtime) -> d
                 for name in CONFIDENCES:
                     columns[name].append(ranked(score, kept.quality, name))
     iou = np.concatenate(columns.pop("iou"))
-    found_pairs = {k: spearmanr(np.concatenate(v), iou).statistic for k, v in columns.items()}
-    return {k: round(float(v), 4) for k, v in found_pairs.items()}
+    return {k: round(spearman(np.concatenate(v), iou) or 0.0, 4) for k, v in columns.items()}
 
 
 def rarest(test: DetectionDataset) -> list[str]:
