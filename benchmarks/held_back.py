@@ -115,7 +115,7 @@ def measure(args: argparse.Namespace) -> None:
                 out,
                 settings={
                     **settings_dict(trained),
-                    **mixed.result_dict("labels"),
+                    **mixed.result_dict(),
                     "fold": [fold, FOLDS, STRETCHES, GAP],
                 },
                 inputs=inputs,
