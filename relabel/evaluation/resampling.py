@@ -12,6 +12,7 @@ resamples, ``U`` detections that are a true positive at some threshold.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,14 +138,10 @@ def weighted_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
     """
     weights = np.asarray(weights, np.float64)
     found = np.full((matches.truths.shape[1], len(weights), 3), np.nan)
-    for k in np.flatnonzero(matches.truths.sum(axis=0)):
-        mine = np.flatnonzero(matches.category == k)
-        order = mine[np.argsort(-matches.score[mine], kind="stable")]
+    for k, image, state, truths in _classes(matches):
         for start in range(0, len(weights), _CHUNK):
             part = slice(start, start + _CHUNK)
-            ap = _class_ap(
-                matches.image[order], matches.state[order], matches.truths[:, k], weights[part]
-            )
+            ap = _class_ap(image, state, truths, weights[part])
             found[k, part] = np.stack([ap.mean(axis=0), ap[0], ap[5]], axis=1)
     measured = ~np.isnan(found)
     total = np.where(measured, found, 0.0).sum(axis=0)
@@ -154,14 +151,20 @@ def weighted_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
 
 def ap_by_iou(matches: Matches) -> np.ndarray:
     """AP at each IoU threshold, 0.5, 0.55, ..., 0.95, float64 [T]; NaN without truth."""
-    found = []
-    for k in np.flatnonzero(matches.truths.sum(axis=0)):
+    alike = np.ones((1, len(matches.truths)))
+    found = [
+        _class_ap(image, state, truths, alike)[:, 0]
+        for _, image, state, truths in _classes(matches)
+    ]
+    return np.mean(found, axis=0) if found else np.full(10, np.nan)
+
+
+def _classes(matches: Matches) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each class with truth: its position, and what `_class_ap` takes, detections best first."""
+    for k in np.flatnonzero(matches.truths.sum(axis=0)).tolist():
         mine = np.flatnonzero(matches.category == k)
         order = mine[np.argsort(-matches.score[mine], kind="stable")]
-        alike = np.ones((1, len(matches.truths)))
-        rows = matches.image[order], matches.state[order]
-        found.append(_class_ap(*rows, matches.truths[:, k], alike)[:, 0])
-    return np.mean(found, axis=0) if found else np.full(10, np.nan)
+        yield k, matches.image[order], matches.state[order], matches.truths[:, k]
 
 
 def _class_ap(
