@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from scipy.stats import spearmanr
+from relabel.evaluation.pseudo_labels import spearman
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.coco import read as coco
@@ -120,8 +120,8 @@ def row_of(held: DetectionDataset, found: list[Detections], name: str) -> str:
     p, v, iou = certainties(held, found)
     for value in (p, v, p * v) if found[0].quality is not None else (p,):
         near = iou >= 0.1
-        both: list[Any] = [spearmanr(value, iou), spearmanr(value[near], iou[near])]
-        numbers.append(f"{both[0].statistic:.2f} ({both[1].statistic:.2f})")
+        both = [spearman(value, iou) or 0.0, spearman(value[near], iou[near]) or 0.0]
+        numbers.append(f"{both[0]:.2f} ({both[1]:.2f})")
     numbers += [""] * (6 - len(numbers))
     return " | ".join([name, *numbers]) + " |"
 

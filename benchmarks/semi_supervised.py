@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,18 @@ CONFIDENCES = ("score", "quality", "product", "geometric")
 
 @dataclass(frozen=True)
 class SetTable(Settings):
-    """``[protocol.sets.NAME]``: which images are labelled, and which are there beside them."""
+    """``[protocol.sets.NAME]``: which images are labelled, and which are there beside them.
+
+    ``specialist`` and ``semi`` are what all its arms have otherwise than the protocol.
+    """
 
     labelled: str = ""
     unlabelled: tuple[str, ...] = ()
     rest: bool = False
     images: float = 1.0
     seeds: tuple[int, ...] = (0, 1, 2)
+    specialist: dict[str, Any] = field(default_factory=dict)
+    semi: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,13 +144,16 @@ class Study:
             others["rest"] = whole.subset(rest)
         return Subject(whole.subset(labelled), others, test)
 
-    def settings(self, arm: str, seed: int) -> tuple[SpecialistSettings, SemiSettings | None]:
-        own = self.arms[arm]
-        detector = self.given.of(SpecialistSettings, "specialist", over=own.get("specialist"))
+    def settings(
+        self, name: str, arm: str, seed: int
+    ) -> tuple[SpecialistSettings, SemiSettings | None]:
+        table, own = self.sets[name], self.arms[arm]
+        over = {**table.specialist, **own.get("specialist", {})}
+        detector = self.given.of(SpecialistSettings, "specialist", over=over)
         detector = replace(detector.resolved(), seed=seed)
         if "semi" not in own:
             return detector, None
-        return detector, self.given.of(SemiSettings, "semi", over=own["semi"])
+        return detector, self.given.of(SemiSettings, "semi", over={**table.semi, **own["semi"]})
 
     def folder(self, name: str, arm: str, seed: int) -> Path:
         return self.args.out / name / arm / f"seed{seed}"
@@ -163,7 +171,7 @@ class Study:
 
     def _stage(self, name: str, arm: str, seed: int) -> Stage:
         subject = self.subject(name, seed)
-        detector, semi = self.settings(arm, seed)
+        detector, semi = self.settings(name, arm, seed)
         values: dict[str, Any] = {"detector": detector.result_dict()}
         inputs = {"labelled": subject.labelled, "test": subject.test}
         prints = {k: dataset_fingerprint(d) for k, d in inputs.items()}

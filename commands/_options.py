@@ -167,6 +167,10 @@ class Given:
         except ConfigError as error:
             raise ConfigError(error.message, record=f"[{section}]", remedy=error.remedy) from None
 
+    def typed(self, section: str) -> set[str]:
+        """The settings of a section that the command line has."""
+        return set(self._typed.get(section, {}))
+
     def table(self, section: str) -> dict[str, Any]:
         """What relabel.toml says of a section."""
         return dict(self._file.get(section, {}))

@@ -106,6 +106,8 @@ def cli(
         )
     if given_boxes and model is not None:
         raise click.UsageError("--given-boxes is for a specialist; sam3 has no box head.")
+    if given_boxes and given.typed("crosslabel") - {"batch_size"}:
+        message("With --given-boxes nothing is filtered: thresholds change nothing.")
     entry = catalogue.resolve(dataset, format, split)
     problems = Problems(runtime.skip_bad)
     images = read_training_set(entry, out.parent, runtime, problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,8 +86,12 @@ def cli(
     if unlabeled and not comma_list(unlabeled):
         raise click.BadParameter("names nothing.", param_hint="'--unlabeled'")
     images = _unlabelled(unlabeled, given.catalogue, folder.parent, runtime, problems)
+    val = entry.read("val", problems=problems) if entry.has("val") else None
+    images = _apart(images, {"training": train, "validation": val}, runtime)
     tell_problems(problems, runtime.quiet)
     semi = given.of(SemiSettings, "semi") if images else None
+    if semi is None and given.typed("semi"):
+        message("Without --unlabeled, settings of [semi] change nothing.", quiet=runtime.quiet)
     stage = specialist_stage(
         entry.name,
         folder,
@@ -103,9 +107,6 @@ def cli(
         from relabel.detectors.specialist import train_specialist
         from relabel.evaluation.detector import validator
 
-        problems = Problems(runtime.skip_bad)
-        val = entry.read("val", problems=problems) if entry.has("val") else None
-        tell_problems(problems, runtime.quiet)
         validate = validator(val, runtime)
         if semi is None:
             train_specialist(train, folder, settings, runtime, validate=validate)
@@ -131,24 +132,26 @@ def _unlabelled(
     from relabel.datasets.pixels.unlabelled import read_unlabelled
 
     found: dict[str, DetectionDataset] = {}
-    folders: set[Path] = set()
-    for name in comma_list(names):
-        path = Path(name)
-        if name not in catalogue.entries and path.is_dir():
-            if path.resolve() in folders:
-                continue
-            folders.add(path.resolve())
-            images = read_unlabelled(path, name, problems, runtime.workers)
-        elif name not in catalogue.entries and path.is_file() and ".json" not in path.suffixes:
+    seen: set[str | Path] = set()
+    for text in comma_list(names):
+        path, known = Path(text).resolve(), text in catalogue.entries
+        if (text if known else path) in seen:
+            continue
+        seen.add(text if known else path)
+        # A folder is the same input however it is typed, and wherever it is moved to.
+        name = text if known or path.name in found else path.name
+        if known or not path.exists():
+            images = _images_of(catalogue, text)
+        elif path.is_dir():
+            images = read_unlabelled(Path(text), name, problems, runtime.workers)
+        elif ".json" in path.suffixes:
+            images = _images_of(catalogue, text)
+        else:
             raise ConfigError(
                 "--unlabeled cannot read this file",
-                file=path,
+                file=text,
                 remedy="Name a dataset of relabel.toml, a folder of photos or a COCO file (.json).",
             )
-        else:
-            # Whatever is wrong with boxes that nobody reads must not be in the way.
-            boxes = Problems(skip_bad=True)
-            images = catalogue.resolve(name).read("train", problems=boxes)
         found[name] = usable_images(images, work, runtime, problems)
         if not len(found[name]):
             raise ConfigError(
@@ -156,6 +159,36 @@ def _unlabelled(
                 file=images.root,
                 remedy="Check the folder or the dataset's split, or leave it out.",
             )
+    return found
+
+
+def _images_of(catalogue: Catalogue, text: str) -> DetectionDataset:
+    """A dataset to take images from: what is wrong with its boxes must not be in the way."""
+    return catalogue.resolve(text).read("train", problems=Problems(skip_bad=True))
+
+
+def _apart(
+    images: Mapping[str, DetectionDataset],
+    labelled: Mapping[str, DetectionDataset | None],
+    runtime: Runtime,
+) -> dict[str, DetectionDataset]:
+    """The unlabelled images without those that are labelled ones, which is said."""
+    from relabel.datasets.pixels.unlabelled import without_images_of
+
+    found = {}
+    for name, these in images.items():
+        for what, dataset in labelled.items():
+            left = these if dataset is None else without_images_of(these, [dataset])
+            if len(left) < len(these):
+                text = f"{len(these) - len(left)} images of {name} are {what} images"
+                message(f"{text}, and not learned from as unlabelled ones.", quiet=runtime.quiet)
+            these = left
+        if not len(these):
+            raise ConfigError(
+                f"all images of {name} are labelled ones already",
+                remedy="Leave it out of --unlabeled.",
+            )
+        found[name] = these
     return found
 
 

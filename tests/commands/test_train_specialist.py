@@ -113,6 +113,17 @@ def test_a_text_file_and_photos_of_which_none_can_be_read_are_one_line(
     assert code == 1 and "no image of --unlabeled can be read" in err
 
 
+def test_labelled_images_are_no_unlabelled_ones_and_idle_settings_are_named(
+    tmp_path: Path, coco_set: Callable[..., Path], run: Run
+) -> None:
+    fine = coco_set("fine", ["car", "bus"])
+    line = options(tmp_path, fine)
+    code, _, err = run(*line, "--unlabeled", str(fine))
+    assert code == 1 and "are training images" in err and "labelled ones already" in err
+    code, _, err = run(*line, "--set", "semi.mix=mixpl", "--steps", "1")
+    assert code == 0 and "Without --unlabeled" in err
+
+
 def test_an_option_that_names_nothing_is_refused(
     tmp_path: Path, coco_set: Callable[..., Path], run: Run
 ) -> None:
@@ -125,7 +136,7 @@ def test_an_option_that_names_nothing_is_refused(
 def test_a_folder_that_is_named_twice_counts_once(photos: Path) -> None:
     names = [f"{photos},{photos}/", str(photos / "deep" / "..")]
     found = _unlabelled(names, Catalogue(), photos.parent, Runtime(workers=0), Problems(False))
-    assert [len(d) for d in found.values()] == [3]
+    assert {name: len(d) for name, d in found.items()} == {photos.name: 3}
 
 
 def test_the_ap_that_is_told_is_that_of_the_weights_that_are_kept(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.image_folder import IMAGE_SUFFIXES
-from relabel.datasets.pixels.location import image_size
+from relabel.datasets.pixels.location import image_location, image_size
 from relabel.errors import DataError, Problems
 from relabel.files.walk import walk_files
 from relabel.workspace.cores import reading_threads
@@ -61,3 +63,17 @@ def read_unlabelled(
         root=root,
         source=root,
     )
+
+
+def without_images_of(
+    images: DetectionDataset, others: Iterable[DetectionDataset]
+) -> DetectionDataset:
+    """The images that no other dataset has, told by where their pixels are stored."""
+    taken = {_place(d, row) for d in others for row in range(len(d))}
+    left = [row for row in range(len(images)) if _place(images, row) not in taken]
+    return images if len(left) == len(images) else images.subset(left)
+
+
+def _place(dataset: DetectionDataset, row: int) -> str:
+    # Links are not followed: a million images would be a million looks at the disk.
+    return os.path.abspath(image_location(dataset, row))  # noqa: PTH100

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from relabel.datasets.pixels.location import load_rgb
-from relabel.datasets.pixels.unlabelled import read_unlabelled
+from relabel.datasets.pixels.unlabelled import read_unlabelled, without_images_of
 from relabel.errors import DataError, Problems
 
 
@@ -51,3 +51,13 @@ def test_a_damaged_image_is_named_or_left_out(tmp_path: Path) -> None:
 def test_a_folder_without_images_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no images"):
         read_unlabelled(tmp_path, "photos", Problems())
+
+
+def test_images_of_another_dataset_are_told_by_their_place(tmp_path: Path) -> None:
+    for name in ("a.png", "deep/a.png", "deep/b.png"):
+        photo(tmp_path / name, (8, 9))
+    both = read_unlabelled(tmp_path, "both", Problems())
+    deep = read_unlabelled(tmp_path / "deep" / ".." / "deep", "deep", Problems())
+    assert without_images_of(both, [deep.subset([1])]).images.file_name == ["a.png", "deep/a.png"]
+    assert without_images_of(both, [deep]).images.file_name == ["a.png"]
+    assert without_images_of(both, []) is both
