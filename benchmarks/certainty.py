@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from relabel.evaluation.pseudo_labels import spearman
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.coco import read as coco
@@ -28,6 +27,7 @@ from relabel.detectors.settings import Quality, SpecialistSettings
 from relabel.detectors.specialist import MAPS, train_specialist
 from relabel.errors import Problems
 from relabel.evaluation.detections import evaluate_dataset
+from relabel.evaluation.pseudo_labels import spearman
 from relabel.geometry import iou_matrix
 from relabel.settings import Ranking, Runtime
 from relabel.workspace.atomic import atomic_write_bytes
