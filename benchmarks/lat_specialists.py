@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from relabel.commands._options import Given  # pyright: ignore[reportMissingImports]
 from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
     detector_settings,
@@ -29,7 +28,7 @@ from relabel.catalogue.selection import Selection
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, RelabelError, did_you_mean
-from relabel.evaluation.tables import markdown, percentage
+from relabel.evaluation.tables import markdown
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime, Settings, settings_from
 from relabel.studies.downstream.arms import ARMS
@@ -179,7 +178,7 @@ def _told(
             labels.append([arm, source, *cells])
         both = None if arm == reference else paired_intervals(draws[arm], draws[reference])
         test = [
-            percentage(float(np.mean([c.arms[LAT].metrics[s][key] for s, c in by_seed.items()])))
+            mean_percentage(Mean.of([c.arms[LAT].values(key)[s] for s, c in by_seed.items()]))
             for key in METRIC_NAMES
         ]
         detectors.append([arm, *test, *(interval_text(i) for i in both or (None,) * 3)])
