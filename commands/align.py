@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,7 @@ from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
+from relabel.files.json_text import read_object
 from relabel.lat.settings import LatSettings
 from relabel.workspace.progress import message, tell_problems
 
@@ -40,6 +42,7 @@ PIPELINE_OPTIONS = {
         ("--lat-steps", "lat.steps", "Training steps; 0: by epochs."),
     ),
 }
+_MOST_CLASSES = 30  # of the table; the report has all
 _STATUS = {
     "missing": "to do",
     "partial": "resume",
@@ -178,6 +181,8 @@ def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
     folder = plan.result.folder
     annotations = {name: folder / name / "annotations.json" for name in plan.sources}
     merged, report = folder / "merged.json", folder / "report.html"
+    # A result of an older version does not tell.
+    changed = read_object(folder / "manifest.json").get("changes", {})
     if as_json:
         summary = {
             "result": str(folder),
@@ -186,9 +191,42 @@ def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
             "report": str(report),
             "ran": list(ran),
         }
-        print_json(summary)
+        print_json({**summary, "changes": changed})
         return
+    for name, change in changed.items():
+        _print_changes(name, plan.target, change)
     for name, path in annotations.items():
         kept(f"{name} in the label space of {plan.target}: {path}")
     kept(f"target and sources in one file: {merged}")
     kept(f"report: {report}")
+    if not plan.runtime.quiet:
+        file = shlex.quote(str(merged))
+        message("Next: look at it in FiftyOne, train on it, or take it elsewhere.")
+        message(f"    relabel view {shlex.quote(str(plan.out))}")
+        message(f"    relabel train-specialist {file}")
+        message(f"    relabel datasets convert {file} --to yolo --out merged_yolo")
+
+
+def _print_changes(source: str, target: str, change: dict[str, Any]) -> None:
+    """A row per source class with annotations: what happened to them."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+
+    from relabel.evaluation.tables import rich_table
+
+    head, rows = ["class"], []
+    for name, counts in change["classes"].items():
+        head = ["class", *counts]
+        rows.append([name, *(f"{n:,}" if n else "·" for n in counts.values())])
+    if len(rows) > _MOST_CLASSES:
+        rows.sort(key=lambda row: -sum(change["classes"][row[0]].values()))
+        rows = rows[:_MOST_CLASSES]
+    title = f"{source} in the label space of {target}"
+    if rows:
+        table = rich_table((head, rows), title)
+        # All eight columns stand whole on 80 characters; long names of classes are folded.
+        table.box, table.padding = SIMPLE_HEAD, (0, 1, 0, 0)
+        for column in table.columns:
+            column.no_wrap = column is not table.columns[0]
+        Console().print(table)
+    say(f"added, labels of objects without an annotation: {change['added']:,}")

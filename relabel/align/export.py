@@ -77,7 +77,7 @@ def write_align_result(
     outputs: dict[str, str | Path] = {}
     target = plan.datasets[plan.target]
     place_images(target, out / "images" / target.name, "hard", quiet=quiet)
-    reports, parts, counts = [], [target], {}
+    reports, parts, counts, changed = [], [target], {}, {}
     for result in results:
         name = result.before.name
         place_images(result.before, out / "images" / name, "hard", quiet=quiet)
@@ -109,7 +109,9 @@ def write_align_result(
             elif format != "coco":
                 write_dataset(after, format, out / name / format, copy_images="link")
                 outputs[f"{name}/{format}"] = f"{name}/{format}"
-        reports.append(SourceReport(name, before, after, pseudo, removed))
+        report = SourceReport(name, before, after, pseudo, removed)
+        changed[name] = {"classes": report.changes.to_dict(), "added": report.changes.added}
+        reports.append(report)
         parts.append(labelled)
     outputs["merged.json"] = _write_merged(plan, parts, out)
     write_align_report(
@@ -122,7 +124,7 @@ def write_align_result(
         seed=plan.settings.lat.seed,
     )
     outputs["report.html"] = "report.html"
-    outputs["manifest.json"] = _write_manifest(plan, parts, counts, outputs, out)
+    outputs["manifest.json"] = _write_manifest(plan, parts, counts, changed, outputs, out)
     return outputs
 
 
@@ -188,6 +190,7 @@ def _write_manifest(
     plan: AlignJob,
     parts: Sequence[DetectionDataset],
     removed: Mapping[str, Mapping[str, int]],
+    changed: Mapping[str, Mapping[str, Any]],
     outputs: Mapping[str, str | Path],
     out: Path,
 ) -> str:
@@ -216,6 +219,7 @@ def _write_manifest(
         "stages": {name: stage.fingerprint for name, stage in plan.stages.items()},
         "boxes": {part.name: int((~part.boxes.ignore).sum()) for part in parts},
         "removed": removed,
+        "changes": changed,
         "files": files,
     }
     atomic_write_json(out / "manifest.json", manifest, indent=1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from relabel.datasets.alternatives import alternatives_of
+from relabel.datasets.changes import ChangeCounts, change_counts, changes, pair_boxes
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import load_rgb
 from relabel.datasets.removed import Removed, without_label
@@ -17,7 +19,7 @@ from relabel.errors import DataError
 from relabel.reports import charts, statistics
 from relabel.reports.page import Cell, details, embedded, nested, note, swatch, table, write_page
 from relabel.reports.pictures import Color, class_palette, draw_boxes
-from relabel.reports.removed import fates_bar, fates_table, removed_section
+from relabel.reports.removed import changes_bar, changes_table, removed_section
 from relabel.reports.style import escaped
 
 _PICTURE_WIDTH = 640
@@ -46,6 +48,11 @@ class SourceReport:
     def gone(self) -> Removed:
         """``removed``, or what stands for it."""
         return without_label(self.before, self.after) if self.removed is None else self.removed
+
+    @cached_property
+    def changes(self) -> ChangeCounts:
+        """What became of its annotations, by class."""
+        return change_counts(self.before, changes(self.before, self.after, self.gone))
 
 
 def write_align_report(
@@ -105,8 +112,8 @@ def _overview(target: DetectionDataset, sources: Sequence[SourceReport]) -> str:
     head = ["source", "images", "annotations", "labels", "from an annotation", "new"]
     head += ["annotations without a label of their own", "mean IoU with the annotation"]
     bars = "".join(
-        f"<h4>The {_fates(s).counts.sum():,} annotations of {escaped(s.name)}</h4>"
-        f"{fates_bar(_fates(s))}"
+        f"<h4>The {s.changes.counts.sum():,} annotations of {escaped(s.name)}</h4>"
+        f"{changes_bar(s.changes)}"
         for s in sources
     )
     return (
@@ -115,10 +122,6 @@ def _overview(target: DetectionDataset, sources: Sequence[SourceReport]) -> str:
         f"{int((~target.boxes.ignore).sum()):,} boxes. Counts leave ignored regions out.</p>"
         f"{bars}{table(head, rows)}</section>"
     )
-
-
-def _fates(source: SourceReport) -> statistics.Fates:
-    return statistics.fates(source.before, source.after, source.gone)
 
 
 def _source(
@@ -145,7 +148,7 @@ def _source(
     parts = [
         f'<section id="source-{k}"><h2>{escaped(source.name)}</h2>',
         "<h3>What became of the annotations</h3>",
-        fates_table(_fates(source), int(flow.counts[-1].sum())),
+        changes_table(source.changes),
         "<h3>Classes: source to target</h3>",
         note(
             "Labels by the class of the annotation that they come from, shaded by share of the "
@@ -258,7 +261,7 @@ def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, se
     lost = np.zeros(len(before.boxes), bool)
     lost[source.gone.row[~source.gone.merged]] = True
     new = ~after.boxes.ignore
-    new[statistics.pair_boxes(before, after)[0]] = False
+    new[pair_boxes(before, after)[0]] = False
     dashed = (lost, new)
     figures, unreadable = [], 0
     seen: tuple[set[str], set[str]] = (set(), set())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from relabel.datasets.changes import CHANGES, SAME_BOX_IOU, ChangeCounts
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import load_rgb
@@ -15,34 +16,34 @@ from relabel.errors import DataError
 from relabel.reports import charts
 from relabel.reports.page import Cell, embedded, note, table
 from relabel.reports.pictures import Color, crop_around, draw_boxes
-from relabel.reports.statistics import FATES, Fates
 from relabel.reports.style import escaped
 
 _CROP_WIDTH = 320
 
 
-def fates_bar(found: Fates) -> str:
+def changes_bar(found: ChangeCounts) -> str:
     """The annotations of a source by what became of them."""
-    return charts.share_bar(dict(zip(FATES, found.counts.sum(axis=0).tolist(), strict=True)))
+    return charts.share_bar(dict(zip(CHANGES, found.counts.sum(axis=0).tolist(), strict=True)))
 
 
-def fates_table(found: Fates, new: int) -> str:
+def changes_table(found: ChangeCounts) -> str:
     """A row per source class with annotations, one of all of them, and how many labels are new."""
     rows: list[list[object]] = []
     every = [*found.counts.tolist(), found.counts.sum(axis=0).tolist()]
-    renamed = [*found.renamed.tolist(), int(found.renamed.sum())]
-    for name, counts, other in zip([*found.rows, "all"], every, renamed, strict=True):
+    doubtful = [*found.doubtful.tolist(), int(found.doubtful.sum())]
+    for name, counts, unsure in zip([*found.classes, "all"], every, doubtful, strict=True):
         total = sum(counts)
         if total:
-            several, merged, none = counts[1:]
-            cells = (total - none, other, several, merged, none)
-            rows.append([name, total, *(_shared(n, total) for n in cells)])
-    head = ["source class", "annotations", "kept", "under another class name", "split", "merged"]
+            rows.append([name, total, *(_shared(n, total) for n in (*counts, unsure))])
     text = (
-        "Kept are the annotations that left a label: one, several (split), or one that they share "
-        f"with another annotation (merged). {new:,} labels are of objects that have no annotation."
+        "Kept: one label of the same class name in nearly the same box. Renamed: one of another "
+        f"name. Reshaped: one of the same name in another box (IoU under {SAME_BOX_IOU}). Split: "
+        "several labels. Merged: it shares a label with another annotation. Dropped: no label. "
+        f"Doubtful: its label's class is one of several. {found.added:,} labels are of objects "
+        "that have no annotation."
     )
-    return table([*head, "no label"], rows, kind="fates") + note(text)
+    head = ["source class", "annotations", *CHANGES, "doubtful"]
+    return table(head, rows, kind="fates") + note(text)
 
 
 def removed_section(

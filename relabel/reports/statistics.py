@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from relabel.datasets.changes import pair_boxes
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.removed import MERGED, Removed
 from relabel.geometry import paired_iou
 
 NEW = "no source box (new)"
 DROPPED = "no label of its own"
-FATES = ("one label", "several labels", MERGED, "no label")
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,6 @@ class ClassFlow:
 
 
 @dataclass(frozen=True)
-class Fates:
-    """What became of the source's annotations, without ignore regions.
-
-    Attributes:
-        rows: the R source classes.
-        counts: int64 [R, 4], annotations by `FATES`.
-        renamed: int64 [R], those with labels, none of which is of a class of their own's name.
-    """
-
-    rows: list[str]
-    counts: np.ndarray
-    renamed: np.ndarray
-
-
-@dataclass(frozen=True)
 class BoxStyle:
     """How boxes differ from the source boxes they come from, float64 [k] each.
 
@@ -64,19 +48,6 @@ class BoxStyle:
     height: np.ndarray
     shift: np.ndarray
     iou: np.ndarray
-
-
-def pair_boxes(before: DetectionDataset, after: DetectionDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (k,) in ``after`` and in ``before`` of boxes joined by the source annotation's id."""
-    provenance = after.boxes.provenance
-    if provenance is None or not len(before.boxes) or not len(after.boxes):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    order = np.argsort(before.boxes.id, kind="stable")
-    ids = before.boxes.id[order]
-    wanted = np.asarray(provenance.source_id, dtype=np.int64)
-    position = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    found = (wanted >= 0) & (ids[position] == wanted)
-    return np.flatnonzero(found), order[position[found]]
 
 
 def class_flow(before: DetectionDataset, after: DetectionDataset) -> ClassFlow:
@@ -95,27 +66,6 @@ def class_flow(before: DetectionDataset, after: DetectionDataset) -> ClassFlow:
     lost[from_rows] = False
     np.add.at(counts[:, -1], before.boxes.category[lost], 1)
     return ClassFlow(rows, columns, counts)
-
-
-def fates(before: DetectionDataset, after: DetectionDataset, removed: Removed) -> Fates:
-    """Count annotations by the labels that name them, and by whether they were merged."""
-    boxes, rows = before.boxes, before.space.class_names
-    to_rows, from_rows = pair_boxes(before, after)
-    label = ~after.boxes.ignore[to_rows]
-    to_rows, from_rows = to_rows[label], from_rows[label]
-    labels = np.bincount(from_rows, minlength=len(boxes))
-    merged = np.zeros(len(boxes), bool)
-    merged[removed.row[removed.merged]] = True
-    fate = np.select([labels > 1, labels == 1, merged], [1, 0, 2], 3)
-    old, new = np.array(before.space.names), np.array(after.space.names)
-    same = np.zeros(len(boxes), bool)
-    equal = old[boxes.category[from_rows]] == new[after.boxes.category[to_rows]]
-    same[from_rows[equal]] = True
-    real = ~boxes.ignore & (boxes.category < len(rows))
-    counts = np.zeros((len(rows), len(FATES)), np.int64)
-    np.add.at(counts, (boxes.category[real], fate[real]), 1)
-    renamed = boxes.category[real & (labels > 0) & ~same]
-    return Fates(list(rows), counts, np.bincount(renamed, minlength=len(rows)))
 
 
 def box_style(before: DetectionDataset, after: DetectionDataset) -> BoxStyle:

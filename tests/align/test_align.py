@@ -148,6 +148,11 @@ def test_whole_run_and_its_files(world: World) -> None:
     manifest = json.loads((out / "result" / "manifest.json").read_text())
     assert manifest["target"] == "fine" and manifest["boxes"]["coarse"] == 4
     assert str(world.folder) not in json.dumps(manifest)
+    of_vehicles = {"renamed": 4, "doubtful": 0} | dict.fromkeys(
+        ("kept", "reshaped", "split", "merged", "dropped"), 0
+    )
+    assert manifest["changes"]["coarse"] == {"classes": {"vehicle": of_vehicles}, "added": 0}
+    assert json.loads(done.stdout)["changes"] == manifest["changes"]
     assert (out / "result" / "report.html").stat().st_size > 1000
     samples = json.loads((out / "result" / "coarse" / "fiftyone" / "samples.json").read_text())
     assert set(samples["samples"][0]) >= {"transferred", "source", "pseudo_fine", "pseudo_legacy"}
@@ -169,6 +174,10 @@ def test_a_second_run_does_nothing_and_imports_no_torch(world: World) -> None:
     done = world.run()
     assert world.calls() == []
     assert "done already" in done.stderr
+    assert "relabel view runs/fine" in done.stderr
+    lines = done.stdout.splitlines()
+    assert any("vehicle" in line and " 4 " in line for line in lines)
+    assert "added, labels of objects without an annotation: 0" in lines
     assert result_bytes(world.folder / "runs" / "fine") == before
     code = (
         "import sys, relabel.cli\n"

@@ -6,7 +6,6 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
-from relabel.datasets.removed import MERGED, Removed, without_label
 from relabel.reports import statistics
 from tests.builders.datasets import dataset_of
 
@@ -96,37 +95,3 @@ def test_datasets_without_boxes_or_provenance() -> None:
     plain = after.with_boxes(make_boxes([0], [[0, 0, 1, 1]], [2]))
     assert statistics.class_flow(before, plain).counts[-1].tolist() == [0, 0, 1, 0]
     assert statistics.origins(plain) == {}
-
-
-def test_what_became_of_the_annotations() -> None:
-    """Of cars 1 one label of its name and one of another's, 2 a truck, 3 merged, 4 gone; a cone."""
-    box = [0, 0, 9, 9]
-    annotations = make_boxes(
-        [0] * 6, [box] * 6, [0, 0, 0, 0, 1, 0], id=range(1, 7), ignore=[False] * 5 + [True]
-    )
-    before = dataset_of("s", ["car", "cone"], ["a"], annotations)
-    labels = make_boxes(
-        [0] * 6,
-        [box] * 6,
-        [0, 1, 1, 2, 0, 0],
-        ignore=[False] * 4 + [True] * 2,
-        provenance=Provenance(
-            "s",
-            ["source"] * 6,
-            np.array([1, 1, 2, -1, 4, 6]),  # a region that names 4 is no label of it
-            [""] * 6,
-            np.ones(6, np.float32),
-        ),
-    )
-    after = dataset_of("s", SPACE, ["a"], labels)
-    unknown = np.full(3, np.nan, np.float32)
-    removed = Removed(
-        np.array([2, 3, 4]), [MERGED, "too small", "outside"], unknown, np.full(3, -1), unknown
-    )
-    found = statistics.fates(before, after, removed)
-    assert found.rows == ["car", "cone"]
-    assert found.counts.tolist() == [[1, 1, 1, 1], [0, 0, 0, 1]]
-    assert found.renamed.tolist() == [1, 0]
-    # All annotations lie where labels are: what is derived says merged.
-    derived = statistics.fates(before, after, without_label(before, after))
-    assert derived.counts.tolist() == [[1, 1, 2, 0], [0, 0, 1, 0]]
