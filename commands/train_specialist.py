@@ -86,8 +86,9 @@ def cli(
     if unlabeled and not comma_list(unlabeled):
         raise click.BadParameter("names nothing.", param_hint="'--unlabeled'")
     images = _unlabelled(unlabeled, given.catalogue, folder.parent, runtime, problems)
-    val = entry.read("val", problems=problems) if entry.has("val") else None
-    images = _apart(images, {"training": train, "validation": val}, runtime)
+    if images:
+        val = entry.read("val", problems=problems) if entry.has("val") else None
+        images = _apart(images, {"training": train, "validation": val}, runtime)
     tell_problems(problems, runtime.quiet)
     semi = given.of(SemiSettings, "semi") if images else None
     if semi is None and given.typed("semi"):
@@ -107,6 +108,9 @@ def cli(
         from relabel.detectors.specialist import train_specialist
         from relabel.evaluation.detector import validator
 
+        problems = Problems(runtime.skip_bad)
+        val = entry.read("val", problems=problems) if entry.has("val") else None
+        tell_problems(problems, runtime.quiet)
         validate = validator(val, runtime)
         if semi is None:
             train_specialist(train, folder, settings, runtime, validate=validate)
