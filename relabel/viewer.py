@@ -24,6 +24,7 @@ from relabel.errors import ConfigError, DataError, Problems
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
 
+_LOW_CONFIDENCE = 0.5
 INFO_KEY = "relabel"
 """Key of the FiftyOne dataset's ``info`` that marks it as loaded by relabel."""
 
@@ -182,6 +183,7 @@ def load(
         dataset.select(ids).match_tags(source.name, bool=False).tag_samples(source.name)
     dataset.info = {INFO_KEY: {"fingerprint": fingerprint, "sources": [s.name for s in sources]}}
     _dress(fo, dataset)
+    _save_views(fo, dataset)
     dataset.save()
     if fo.dataset_exists(name):
         fo.delete_dataset(name)
@@ -211,6 +213,35 @@ def _dress(fo: Any, dataset: Any) -> None:
     )
     shown = [f for f in fields if f in _FIELD_COLORS] or fields
     dataset.app_config.active_fields = fo.core.odm.ActiveFields(exclude=False, paths=shown)
+
+
+def _save_views(fo: Any, dataset: Any) -> None:
+    """Views of what a relabelling changed, each with the boxes it is named after.
+
+    A result without the attribute ``change`` has those on confidence alone.
+    """
+    has = dataset.get_field_schema(flat=True)
+    if "transferred.detections.confidence" not in has:
+        return
+    boxes = fo.ViewField
+    if "transferred.detections.change" in has:
+        for field, change, name in (
+            ("source", "dropped", "dropped annotations"),
+            ("source", "merged", "merged annotations"),
+            ("transferred", "renamed", "class changes"),
+            ("transferred", "split", "split annotations"),
+            ("transferred", "added", "additions"),
+        ):
+            view = dataset.filter_labels(field, boxes("change") == change)
+            dataset.save_view(name, view, overwrite=True)
+        moved = dataset.filter_labels("transferred", boxes("change") == "reshaped")
+        least = boxes("transferred.detections").map(boxes("source_iou")).min()
+        dataset.save_view("largest box changes", moved.sort_by(least), overwrite=True)
+        several = dataset.filter_labels("transferred", boxes("alternatives").length() > 0)
+        dataset.save_view("doubtful classes", several, overwrite=True)
+    unsure = dataset.filter_labels("transferred", boxes("confidence") < _LOW_CONFIDENCE)
+    least = boxes("transferred.detections").map(boxes("confidence")).min()
+    dataset.save_view("low confidence", unsure.sort_by(least), overwrite=True)
 
 
 def _add(fo: Any, dataset: Any, source: SourceFolder, images: Path | None) -> list[str]:

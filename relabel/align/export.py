@@ -32,6 +32,7 @@ from relabel.align.settings import stage_settings
 from relabel.crosslabel.prompted import sam3_identity
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
 from relabel.datasets.alternatives import told_of_all
+from relabel.datasets.changes import change_counts, changes
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.coco.write import encode
 from relabel.datasets.formats.registry import write_dataset
@@ -100,18 +101,21 @@ def write_align_result(
         description = f"annotations of {name} without a label in the space of {plan.target}"
         file = out / name / "removed.json"
         outputs[f"{name}/removed.json"] = _write_coco(gone, description, file)
+        change = changes(before, after, removed)
+        of_classes = change_counts(before, change)
+        changed[name] = {"classes": of_classes.to_dict(), "added": of_classes.added}
         for format in settings.formats:
             if format == "fiftyone":
                 layers = {"source": before, "removed": gone}
                 layers |= {f"pseudo_{by}": p for by, p in pseudo.items()}
-                _write_fiftyone(after, layers, out / name / "fiftyone", out)
+                of_source, of_label = change.words()
+                words = {"source": of_source, "transferred": of_label}
+                _write_fiftyone(after, layers, words, out / name / "fiftyone", out)
                 outputs[f"{name}/fiftyone"] = f"{name}/fiftyone"
             elif format != "coco":
                 write_dataset(after, format, out / name / format, copy_images="link")
                 outputs[f"{name}/{format}"] = f"{name}/{format}"
-        report = SourceReport(name, before, after, pseudo, removed)
-        changed[name] = {"classes": report.changes.to_dict(), "added": report.changes.added}
-        reports.append(report)
+        reports.append(SourceReport(name, before, after, pseudo, removed, of_classes))
         parts.append(labelled)
     outputs["merged.json"] = _write_merged(plan, parts, out)
     write_align_report(
@@ -141,7 +145,11 @@ def _info(description: str) -> dict[str, Any]:
 
 
 def _write_fiftyone(
-    dataset: DetectionDataset, layers: Mapping[str, DetectionDataset], folder: Path, out: Path
+    dataset: DetectionDataset,
+    layers: Mapping[str, DetectionDataset],
+    words: Mapping[str, Sequence[str | None]],
+    folder: Path,
+    out: Path,
 ) -> None:
     # Images taken out of records lie in the result and are linked from the folder, so that no
     # path of the workspace stands in its files.
@@ -152,6 +160,7 @@ def _write_fiftyone(
         folder,
         copy_images="link" if inside else "none",
         extra_fields=layers,
+        changes=words,
     )
 
 

@@ -19,6 +19,8 @@ CHANGES = ("kept", "renamed", "reshaped", "split", "merged", "dropped")
 one in another box; several labels; a label that names another annotation; none."""
 SAME_BOX_IOU = 0.9
 _KEPT, _RENAMED, _RESHAPED, _SPLIT, _MERGED, _DROPPED = range(len(CHANGES))
+ADDED = len(CHANGES)
+"""Of a label that comes from no annotation."""
 _NONE = -1
 
 
@@ -29,12 +31,26 @@ class Changes:
     Attributes:
         annotation: int8 [n], position in `CHANGES`, -1 of ignore regions and of classes to ignore.
         annotation_doubtful: bool [n], those with a label of which the class is one of several.
-        added: bool [m], labels that come from no annotation.
+        label: int8 [m], of the annotation that a label comes from; `ADDED` without one, -1 as
+            above.
     """
 
     annotation: np.ndarray
     annotation_doubtful: np.ndarray
-    added: np.ndarray
+    label: np.ndarray
+
+    @property
+    def added(self) -> np.ndarray:
+        """bool [m], labels that come from no annotation."""
+        return self.label == ADDED
+
+    def words(self) -> tuple[list[str | None], list[str | None]]:
+        """The change of every annotation and every label as a word, None for ignore regions."""
+        words = [*CHANGES, "added", None]  # the last by -1
+        return (
+            [words[c] for c in self.annotation.tolist()],
+            [words[c] for c in self.label.tolist()],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +129,9 @@ def changes(before: DetectionDataset, after: DetectionDataset, removed: Removed)
         _DROPPED,
     ).astype(np.int8)
     change[boxes.ignore | (boxes.category >= before.space.num_classes)] = _NONE
-    return Changes(change, doubtful & (change != _NONE), added)
+    of_label = np.where(added, ADDED, _NONE).astype(np.int8)
+    of_label[to_rows] = change[from_rows]
+    return Changes(change, doubtful & (change != _NONE), of_label)
 
 
 def change_counts(before: DetectionDataset, found: Changes) -> ChangeCounts:

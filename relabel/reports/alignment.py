@@ -36,6 +36,7 @@ class SourceReport:
         pseudo: pseudo-labels on its images by the dataset whose specialist made them.
         removed: its annotations without a label of their own; by default as `without_label` finds
             them.
+        counted: what became of its annotations, by class; by default counted anew.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SourceReport:
     after: DetectionDataset
     pseudo: Mapping[str, DetectionDataset] | None = None
     removed: Removed | None = None
+    counted: ChangeCounts | None = None
 
     @property
     def gone(self) -> Removed:
@@ -51,7 +53,9 @@ class SourceReport:
 
     @cached_property
     def changes(self) -> ChangeCounts:
-        """What became of its annotations, by class."""
+        """``counted``, or what stands for it."""
+        if self.counted is not None:
+            return self.counted
         return change_counts(self.before, changes(self.before, self.after, self.gone))
 
 

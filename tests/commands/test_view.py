@@ -30,7 +30,9 @@ def write_source(folder: Path, name: str) -> None:
     boxes = make_boxes([0], [[4, 2, 8, 4]], [0], score=[0.5], provenance=origin)
     space = LabelSpace.from_names("fine", ["car"])
     data = dataset_of(name, space, ["one.png"], boxes, root=folder, size=(40, 20))
-    fiftyone_format.write(data, folder / "fiftyone", extra_fields={"source": data})
+    words = {"source": ["reshaped"], "transferred": ["reshaped"]}
+    layers = {"source": data}
+    fiftyone_format.write(data, folder / "fiftyone", extra_fields=layers, changes=words)
     coco = {
         "images": [{"id": 1, "file_name": "one.png", "width": 40, "height": 20}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 2, 8, 4]}],
@@ -96,7 +98,9 @@ class FakeDataset:
     def first(self) -> Any:
         return SimpleNamespace(filepath=self.samples[0]["filepath"])
 
-    def get_field_schema(self, embedded_doc_type: object) -> list[str]:
+    def get_field_schema(self, embedded_doc_type: object = None, flat: bool = False) -> list[str]:
+        if flat:
+            return []  # no views: these are looked at in a real database
         return [k for k, v in self.samples[0].items() if isinstance(v, dict) and "detections" in v]
 
     def save(self) -> None:
@@ -290,6 +294,7 @@ def test_real_database(result: Path, tmp_path: Path) -> None:
     assert done.stdout == "relabel-run\n"
     code = (
         "import fiftyone as fo; d = fo.load_dataset('relabel-run'); "
+        "print({n: len(d.load_saved_view(n)) for n in d.list_saved_views()}); "
         "print(d.persistent, d.count_sample_tags(), d.distinct('transferred.detections.origin'))"
     )
     seen = subprocess.run(
@@ -298,3 +303,8 @@ def test_real_database(result: Path, tmp_path: Path) -> None:
     assert seen.stdout.strip().splitlines()[-1].startswith("True {")
     for text in ("'coarse': 1", "'legacy': 1", "'train': 2", "['source']"):
         assert text in seen.stdout
+    views = dict.fromkeys(
+        ["dropped annotations", "merged annotations", "class changes", "split annotations"], 0
+    )
+    views |= {"additions": 0, "largest box changes": 2, "doubtful classes": 0, "low confidence": 0}
+    assert str(views) in seen.stdout, seen.stdout + seen.stderr

@@ -104,6 +104,24 @@ def test_extra_fields_are_joined_by_file_name(tmp_path: Path) -> None:
     assert read_samples(tmp_path / "less")[0]["source"]["detections"] == []
 
 
+def test_what_changed_stays_with_its_box_where_another_is_dropped(tmp_path: Path) -> None:
+    """The middle one of three lies outside its image, and is not written."""
+    data = make_dataset(tmp_path / "set")
+    xywh = data.boxes.xywh.copy()
+    xywh[1] = [300, 0, 20, 20]
+    data = data.with_boxes(replace(data.boxes, xywh=xywh))
+    words = {"transferred": ["kept", "added", None], "source": ["dropped", "kept"]}
+    source = make_source(tmp_path / "set")
+    write(data, tmp_path / "out", extra_fields={"source": source}, changes=words)
+    one, two = read_samples(tmp_path / "out")
+    assert [(d["annotation_id"], d["change"]) for d in one["transferred"]["detections"]] == [
+        (11, "kept"),
+        (13, None),
+    ]
+    assert [d["change"] for d in one["source"]["detections"]] == ["kept"]
+    assert [d["change"] for d in two["source"]["detections"]] == ["dropped"]
+
+
 def test_schema_declares_every_attribute_of_every_box(tmp_path: Path) -> None:
     write(make_dataset(tmp_path), tmp_path / "out", extra_fields={"source": make_source(tmp_path)})
     metadata = json.loads((tmp_path / "out/metadata.json").read_text())

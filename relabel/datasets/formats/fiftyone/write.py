@@ -11,7 +11,7 @@ Object ids are hashes of names and dates are fixed, so the same dataset gives th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from relabel.datasets.alternatives import alternatives_of
-from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.dataset import Boxes, DetectionDataset
 from relabel.datasets.formats.coco.write import category_rows, file_fields
 from relabel.datasets.formats.fiftyone.documents import (
     OTHER_FIELDS,
@@ -67,6 +67,7 @@ def write(
     copy_images: CopyImages = "none",
     extra_fields: Mapping[str, DetectionDataset] | None = None,
     field: str | None = None,
+    changes: Mapping[str, Sequence[str | None]] | None = None,
     problems: Problems | None = None,
 ) -> list[Path]:
     """Write a dataset as a FiftyOne dataset folder.
@@ -85,6 +86,8 @@ def write(
             images are joined by ``file_name``, and those the main dataset lacks are left out.
         field: name of the main label field; default ``transferred`` for boxes with provenance,
             ``ground_truth`` for others.
+        changes: by label field, what a relabelling did to each of its boxes, one word or None per
+            box; their attribute ``change``.
         problems: receives ids that are renumbered, and boxes that are clipped.
 
     Returns:
@@ -114,14 +117,23 @@ def write(
         check_images(layer)
     if copy_images != "none":
         check_files(dataset, dataset.images.file_name, out / "data", problems, seen=False)
-    dataset = with_small_ids(cleaned(dataset, problems, out), problems, out)
-    layers = {name: dataset if d is given else cleaned(d, None, out) for name, d in layers.items()}
+    clean = cleaned(dataset, problems, out)
+    dataset = with_small_ids(clean, problems, out)
+    words = {field_name(name): given_words for name, given_words in (changes or {}).items()}
+    for name, layer in layers.items():
+        left = clean if layer is given else cleaned(layer, None, out)
+        if name in words:
+            words[name] = _of_those_left(words[name], layer.boxes, left.boxes)
+        layers[name] = dataset if layer is given else left
 
-    samples = _samples(dataset, out, layers, split, copy_images)
+    samples = _samples(dataset, out, layers, words, split, copy_images)
     fields = [schema_field("image_id", "Int"), schema_field("file_name", "String")]
     if dataset.images.extra is not None:
         fields.append(schema_field(OTHER_FIELDS, "String"))
-    fields += [_label_schema(*item, own=item[0] == main) for item in layers.items()]
+    fields += [
+        _label_schema(name, layer, own=name == main, changed=name in words)
+        for name, layer in layers.items()
+    ]
     classes = {name: layer.space.names for name, layer in layers.items()}
     info = {"relabel": _ours(dataset, main, layers)}
     metadata = dataset_document(dataset.name, split, fields, classes, info)
@@ -143,14 +155,25 @@ def _ours(dataset: DetectionDataset, main: str, layers: Mapping[str, DetectionDa
     return msgspec.json.encode(known).decode()
 
 
+def _of_those_left(words: Sequence[str | None], boxes: Boxes, left: Boxes) -> Sequence[str | None]:
+    """The words of the boxes that cleaning left, which keep their ids."""
+    if len(left) == len(boxes):
+        return words
+    by_id = dict(zip(boxes.id.tolist(), words, strict=True))
+    return [by_id[i] for i in left.id.tolist()]
+
+
 def _samples(
     dataset: DetectionDataset,
     out: Path,
     layers: Mapping[str, DetectionDataset],
+    changes: Mapping[str, Sequence[str | None]],
     split: str,
     copy_images: CopyImages,
 ) -> Iterator[dict[str, Any]]:
-    detections = {name: _detections(dataset, name, layer) for name, layer in layers.items()}
+    detections = {
+        name: _detections(dataset, name, layer, changes.get(name)) for name, layer in layers.items()
+    }
     extra = dataset.images.extra
     rows = {
         name: {file_name: i for i, file_name in enumerate(layer.images.file_name)}
@@ -175,7 +198,10 @@ def _samples(
 
 
 def _detections(
-    dataset: DetectionDataset, field: str, layer: DetectionDataset
+    dataset: DetectionDataset,
+    field: str,
+    layer: DetectionDataset,
+    changes: Sequence[str | None] | None,
 ) -> Callable[[int], list[dict[str, Any]]]:
     """A function from an image row of ``layer`` to its Detection documents."""
     boxes, images, names = layer.boxes, layer.images, layer.space.names
@@ -214,6 +240,8 @@ def _detections(
                 document["source_id"] = source_id if source_id >= 0 else None
                 document["source_iou"] = shortest_number(origin.source_iou[k])
                 document["alternatives"] = alternatives_of(boxes, k)
+            if changes is not None:
+                document["change"] = changes[k]
             if layer is not dataset and (why := removed_field(boxes, k)) is not None:
                 document |= {field: why[key] for field, (key, _) in _REMOVED_FIELDS.items()}
             found.append(document)
@@ -256,7 +284,9 @@ def _place_image(dataset: DetectionDataset, row: int, out: Path, copy_images: Co
     return target.relative_to(out).as_posix()
 
 
-def _label_schema(name: str, layer: DetectionDataset, *, own: bool) -> dict[str, Any]:
+def _label_schema(
+    name: str, layer: DetectionDataset, *, own: bool, changed: bool
+) -> dict[str, Any]:
     f = schema_field
     fields = [
         *detection_fields(),
@@ -276,6 +306,8 @@ def _label_schema(name: str, layer: DetectionDataset, *, own: bool) -> dict[str,
             f("source_iou", "Float"),
             f("alternatives", "List", subfield="String"),
         ]
+    if changed:
+        fields.append(f("change", "String"))
     if not own and len(layer.boxes) and removed_field(layer.boxes, 0) is not None:
         fields += [f(field, kind) for field, (_, kind) in _REMOVED_FIELDS.items()]
     detections = f(
