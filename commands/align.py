@@ -12,6 +12,7 @@ import click
 from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.cli import State
 from relabel.crosslabel.settings import CrossLabelSettings
+from relabel.datasets.changes import BOTH
 from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
@@ -215,7 +216,11 @@ def _print_changes(source: str, target: str, change: dict[str, Any]) -> None:
     from relabel.evaluation.tables import rich_table
 
     head, rows = ["class"], []
-    for name, counts in change["classes"].items():
+    for name, told in change["classes"].items():
+        # What is both counts in either column.
+        both = told[BOTH]
+        counts = {k: n + both * (k in ("renamed", "reshaped")) for k, n in told.items()}
+        del counts[BOTH]
         head = ["class", *counts]
         rows.append([name, *(f"{n:,}" if n else "·" for n in counts.values())])
     if len(rows) > _MOST_CLASSES:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from relabel.datasets.changes import BOTH
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
@@ -225,16 +226,17 @@ def _save_views(fo: Any, dataset: Any) -> None:
         return
     boxes = fo.ViewField
     if "transferred.detections.change" in has:
-        for field, change, name in (
-            ("source", "dropped", "dropped annotations"),
-            ("source", "merged", "merged annotations"),
-            ("transferred", "renamed", "class changes"),
-            ("transferred", "split", "split annotations"),
-            ("transferred", "added", "additions"),
+        for field, changed, name in (
+            ("source", ["dropped"], "dropped annotations"),
+            ("source", ["merged"], "merged annotations"),
+            ("transferred", ["renamed", BOTH], "class changes"),
+            ("transferred", ["split"], "split annotations"),
+            ("transferred", ["added"], "additions"),
         ):
-            view = dataset.filter_labels(field, boxes("change") == change)
+            view = dataset.filter_labels(field, boxes("change").is_in(changed))
             dataset.save_view(name, view, overwrite=True)
-        moved = dataset.filter_labels("transferred", boxes("change") == "reshaped")
+        reshaped = boxes("change").is_in(["reshaped", BOTH])
+        moved = dataset.filter_labels("transferred", reshaped)
         least = boxes("transferred.detections").map(boxes("source_iou")).min()
         dataset.save_view("largest box changes", moved.sort_by(least), overwrite=True)
         several = dataset.filter_labels("transferred", boxes("alternatives").length() > 0)

@@ -14,13 +14,15 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.removed import Removed
 from relabel.geometry import paired_iou
 
-CHANGES = ("kept", "renamed", "reshaped", "split", "merged", "dropped")
+BOTH = "renamed and reshaped"
+CHANGES = ("kept", "renamed", "reshaped", BOTH, "split", "merged", "dropped")
 """Of an annotation: one label of the same class name in nearly the same box; one of another name;
-one in another box; several labels; a label that names another annotation; none."""
+one in another box; both; several labels; a label that names another annotation; none."""
 SAME_BOX_IOU = 0.9
-_KEPT, _RENAMED, _RESHAPED, _SPLIT, _MERGED, _DROPPED = range(len(CHANGES))
+_KEPT, _RENAMED, _RESHAPED, _BOTH, _SPLIT, _MERGED, _DROPPED = range(len(CHANGES))
 ADDED = len(CHANGES)
 """Of a label that comes from no annotation."""
+assert _KEPT + _RENAMED + _RESHAPED == _BOTH
 _NONE = -1
 
 
@@ -59,7 +61,7 @@ class ChangeCounts:
 
     Attributes:
         classes: the R source classes.
-        counts: int64 [R, 6], annotations by `CHANGES`.
+        counts: int64 [R, 7], annotations by `CHANGES`.
         doubtful: int64 [R].
         added: labels that come from no annotation.
     """
@@ -95,8 +97,8 @@ def pair_boxes(before: DetectionDataset, after: DetectionDataset) -> tuple[np.nd
 def changes(before: DetectionDataset, after: DetectionDataset, removed: Removed) -> Changes:
     """Tell kept, renamed, reshaped, split, merged and dropped annotations, and added labels.
 
-    One label of another class name is renamed whatever its box; of the same name it is reshaped
-    where its IoU with the annotation is below `SAME_BOX_IOU`.
+    A label of another class name is renamed; one whose IoU with the annotation is below
+    `SAME_BOX_IOU` is reshaped.
 
     Args:
         before: as annotated.
@@ -124,8 +126,8 @@ def changes(before: DetectionDataset, after: DetectionDataset, removed: Removed)
         several = [bool(alternatives_of(after.boxes, row)) for row in to_rows.tolist()]
         doubtful[from_rows[several]] = True
     change = np.select(
-        [labels > 1, (labels == 1) & ~named, (labels == 1) & ~same_box, labels == 1, merged],
-        [_SPLIT, _RENAMED, _RESHAPED, _KEPT, _MERGED],
+        [labels > 1, labels == 1, merged],
+        [_SPLIT, _KEPT + ~named * _RENAMED + ~same_box * _RESHAPED, _MERGED],
         _DROPPED,
     ).astype(np.int8)
     change[boxes.ignore | (boxes.category >= before.space.num_classes)] = _NONE

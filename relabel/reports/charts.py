@@ -33,7 +33,7 @@ COLOURS = (
 )
 INK, SOFT, LINE = "#222222", "#666666", "#d9d9d9"
 _BAR, _MARK = "#2f74ad", "#b3480a"
-_TONES = (_BAR, "#d98200", "#12855f", "#b0508f", "#7a6ad8", "#8a8f96")
+_TONES = (_BAR, "#d98200", "#12855f", "#b0508f", "#7a6ad8", "#8a8f96", "#b8262f")
 # What the style sheet of pages calls these colours, lighter where the page is dark.
 _VARIABLES = {
     **{colour: f"var(--t{k})" for k, colour in enumerate(_TONES)},

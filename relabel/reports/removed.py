@@ -37,8 +37,8 @@ def changes_table(found: ChangeCounts) -> str:
             rows.append([name, total, *(_shared(n, total) for n in (*counts, unsure))])
     text = (
         "Kept: one label of the same class name in nearly the same box. Renamed: one of another "
-        f"name. Reshaped: one of the same name in another box (IoU under {SAME_BOX_IOU}). Split: "
-        "several labels. Merged: it shares a label with another annotation. Dropped: no label. "
+        f"name. Reshaped: one in another box (IoU under {SAME_BOX_IOU}). Split: several labels."
+        "  Merged: it shares a label with another annotation. Dropped: no label. "
         f"Doubtful: its label's class is one of several. {found.added:,} labels are of objects "
         "that have no annotation."
     )

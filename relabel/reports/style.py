@@ -9,10 +9,10 @@ from relabel.errors import shown
 CSS = """
 :root{--bg:#fff;--fg:#1b1f24;--soft:#59636e;--line:#d5dae0;--panel:#f5f7f9;--heat:#3d8fd1;
 --bar:#2f74ad;--mark:#b3480a;--t0:var(--bar);--t1:#d98200;--t2:#12855f;--t3:#b0508f;--t4:#7a6ad8;
---t5:#8a8f96}
+--t5:#8a8f96;--t6:#b8262f}
 @media (prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e7eaee;--soft:#a3adb8;--line:#363d46;
 --panel:#1d2127;--heat:#2a78b8;--bar:#62aee6;--mark:#ff9f5a;--t1:#f0a93b;--t2:#3fc495;
---t3:#e08fc2;--t4:#aa9df5;--t5:#9aa1aa}}
+--t3:#e08fc2;--t4:#aa9df5;--t5:#9aa1aa;--t6:#ff7b7b}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
 header,main{max-width:84rem;margin:0 auto;padding:0 1.25rem}

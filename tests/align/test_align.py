@@ -148,8 +148,8 @@ def test_whole_run_and_its_files(world: World) -> None:
     manifest = json.loads((out / "result" / "manifest.json").read_text())
     assert manifest["target"] == "fine" and manifest["boxes"]["coarse"] == 4
     assert str(world.folder) not in json.dumps(manifest)
-    of_vehicles = {"renamed": 4, "doubtful": 0} | dict.fromkeys(
-        ("kept", "reshaped", "split", "merged", "dropped"), 0
+    of_vehicles = {"renamed and reshaped": 4, "doubtful": 0} | dict.fromkeys(
+        ("kept", "renamed", "reshaped", "split", "merged", "dropped"), 0
     )
     assert manifest["changes"]["coarse"] == {"classes": {"vehicle": of_vehicles}, "added": 0}
     assert json.loads(done.stdout)["changes"] == manifest["changes"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from relabel.datasets.alternatives import alternatives_field
-from relabel.datasets.changes import CHANGES, change_counts, changes
+from relabel.datasets.changes import BOTH, CHANGES, change_counts, changes
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.removed import MERGED, Removed, without_label
@@ -50,27 +50,29 @@ def test_split_renamed_merged_dropped_and_added() -> None:
     assert found.added.tolist() == [False, False, False, True, False, False]
     counts = change_counts(before, found)
     assert counts.classes == ["car", "cone"] and counts.added == 1
-    assert counts.counts.tolist() == [[0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1]]
+    assert counts.counts.tolist() == [[0, 1, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0, 1]]
     assert counts.to_dict()["cone"] == {**dict.fromkeys(CHANGES, 0), "dropped": 1, "doubtful": 0}
     # All annotations lie where labels are: what is derived says merged.
     derived = change_counts(before, changes(before, after, without_label(before, after)))
-    assert derived.counts.tolist() == [[0, 1, 0, 1, 2, 0], [0, 0, 0, 0, 1, 0]]
+    assert derived.counts.tolist() == [[0, 1, 0, 0, 1, 2, 0], [0, 0, 0, 0, 0, 1, 0]]
 
 
 def test_a_box_of_nearly_the_same_shape_is_kept_and_one_of_several_classes_is_doubtful() -> None:
-    boxes = [[0, 0, 100, 100], [0, 0, 100, 100], [0, 0, 100, 100], [5, 5, 0, 0]]
-    before = dataset_of("s", ["car"], ["a"], make_boxes([0] * 4, boxes, [0] * 4, id=range(4)))
-    # IoU 0.9, IoU 0.89, a car or a truck; a box without an area stays one.
-    moved = [[0, 0, 100, 90], [0, 0, 100, 89], [0, 0, 100, 100], [5, 5, 0, 0]]
-    others = np.zeros((4, 3), bool)
+    square = [0, 0, 100, 100]
+    boxes = [square, square, square, [5, 5, 0, 0], square]
+    before = dataset_of("s", ["car"], ["a"], make_boxes([0] * 5, boxes, [0] * 5, id=range(5)))
+    # IoU 0.9, IoU 0.89, a car or a truck, a box without an area stays one, a smaller truck.
+    moved = [[0, 0, 100, 90], [0, 0, 100, 89], square, [5, 5, 0, 0], [0, 0, 50, 50]]
+    others = np.zeros((5, 3), bool)
     others[2, 1] = True
-    origin = Provenance("s", ["source"] * 4, np.arange(4), ["car"] * 4, np.ones(4, np.float32))
+    origin = Provenance("s", ["source"] * 5, np.arange(5), ["car"] * 5, np.ones(5, np.float32))
     labels = make_boxes(
-        [0] * 4, moved, [0] * 4, provenance=origin, extra=alternatives_field(others, SPACE)
+        [0] * 5, moved, [0, 0, 0, 0, 1], provenance=origin, extra=alternatives_field(others, SPACE)
     )
     found = changes(before, dataset_of("s", SPACE, ["a"], labels), Removed.none())
-    assert [CHANGES[c] for c in found.annotation] == ["kept", "reshaped", "kept", "kept"]
-    assert found.annotation_doubtful.tolist() == [False, False, True, False]
+    expected = ["kept", "reshaped", "kept", "kept", BOTH]
+    assert found.words() == (expected, expected)
+    assert found.annotation_doubtful.tolist() == [False, False, True, False, False]
 
 
 def test_nothing_before_and_nothing_after() -> None:
