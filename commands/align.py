@@ -12,7 +12,6 @@ import click
 from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.cli import State
 from relabel.crosslabel.settings import CrossLabelSettings
-from relabel.datasets.changes import BOTH
 from relabel.detectors.sam3.settings import Sam3Settings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import Problems
@@ -213,6 +212,7 @@ def _print_changes(source: str, target: str, change: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
 
+    from relabel.datasets.changes import BOTH
     from relabel.evaluation.tables import rich_table
 
     head, rows = ["class"], []

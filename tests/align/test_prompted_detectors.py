@@ -179,7 +179,8 @@ def test_two_processes_do_not_work_in_a_shared_folder_at_once(world: World) -> N
     process = world.start("--out", "a", "--shared", "pool", delay=30)
     try:
         assert process.stderr is not None
-        process.stderr.readline()  # the first stage has started
+        while "running" not in process.stderr.readline():
+            assert process.poll() is None
         error = world.run("--out", "b", *COARSE, "--shared", "pool", status=1).stderr
         assert f"another process (pid {process.pid}) is working on the shared" in error
     finally:
