@@ -33,7 +33,7 @@ from relabel.studies.downstream.settings import DownstreamSettings
 from relabel.training.loop import total_steps
 
 ROOT = Path(__file__).resolve().parents[3]
-# Those of completion and of semi-supervised training are other studies'.
+# These are other studies'.
 FILES = sorted(
     file
     for file in (ROOT / "benchmarks" / "protocols").glob("*.toml")
