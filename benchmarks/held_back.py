@@ -29,6 +29,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from _studies import finished
 from relabel.commands._options import Given  # pyright: ignore[reportMissingImports]
 from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
     detector_settings,
@@ -39,7 +40,7 @@ from relabel.catalogue.catalogue import load_catalogue
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.datasets.formats.coco import read as coco
 from relabel.detectors.specialist import MAPS
-from relabel.errors import ConfigError, Problems, RelabelError, did_you_mean
+from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.lat.folds import folds
 from relabel.settings import Runtime, settings_dict
 from relabel.studies.downstream.protocol import with_size
@@ -68,12 +69,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--overwrite", action="store_true", help="redo what other labels made")
     args = parser.parse_args()
-    try:
-        measure(args)
-    except RelabelError as error:
-        print(f"held_back: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return finished("held_back", lambda: measure(args))
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from _studies import chosen, chosen_seeds, finished, study_parser
 from relabel.commands._options import Given  # pyright: ignore[reportMissingImports]
 from relabel.commands.evaluate_downstream import (  # pyright: ignore[reportMissingImports]
     detector_settings,
@@ -27,7 +28,6 @@ from relabel.catalogue.catalogue import Catalogue, load_catalogue
 from relabel.catalogue.selection import Selection
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.detectors.settings import SpecialistSettings
-from relabel.errors import ConfigError, RelabelError, did_you_mean
 from relabel.evaluation.tables import markdown
 from relabel.lat.settings import LatSettings
 from relabel.settings import Runtime, Settings, settings_from
@@ -64,21 +64,8 @@ class ArmTable(Settings):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("protocol", type=Path)
-    parser.add_argument("--sets", help="with commas")
-    parser.add_argument("--arms", help="with commas")
-    parser.add_argument("--seeds", help="with commas")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--overwrite", action="store_true")
-    args = parser.parse_args()
-    try:
-        measure(args)
-    except RelabelError as error:
-        print(f"{STEM}: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    args = study_parser(__doc__).parse_args()
+    return finished(STEM, lambda: measure(args))
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -87,19 +74,17 @@ def measure(args: argparse.Namespace) -> None:
     table = catalogue.table("protocol")
     sets = {
         name: settings_from(SetTable, values, where=f"[protocol.sets.{name}]")
-        for name, values in _chosen(table["sets"], args.sets).items()
+        for name, values in chosen(table["sets"], args.sets).items()
     }
     arms = {
         name: settings_from(ArmTable, values, where=f"[protocol.arms.{name}]")
-        for name, values in _chosen(table["arms"], args.arms).items()
+        for name, values in chosen(table["arms"], args.arms).items()
     }
     truth = {k: Path(v) for k, v in table["truth"].items()}
-    seeds = None if args.seeds is None else [int(s) for s in args.seeds.split(",")]
     parts, content = [], {}
     for name, one in sets.items():
-        wanted = tuple(s for s in one.seeds if seeds is None or s in seeds)
         found: dict[str, dict[int, Comparison]] = {arm: {} for arm in arms}
-        for seed in wanted:
+        for seed in chosen_seeds(one.seeds, args.seeds):
             part = _sampled(catalogue, one, seed)
             for arm in arms:
                 message(f"{name}, seed {seed}, {arm}")
@@ -197,14 +182,6 @@ def _told(
         markdown((["specialists", *METRIC_NAMES, *(f"Δ {k}" for k in METRIC_NAMES)], detectors)),
     ]
     return "\n".join(text) + "\n", values
-
-
-def _chosen(table: dict[str, Any], wanted: str | None) -> dict[str, Any]:
-    names = list(table) if wanted is None else wanted.split(",")
-    for name in names:
-        if name not in table:
-            raise ConfigError(f"no {name!r} in the protocol", remedy=did_you_mean(name, table))
-    return {name: table[name] for name in names}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _studies import chosen, chosen_seeds, finished, study_parser
 from relabel.commands._options import Given  # pyright: ignore[reportMissingImports]
 
 from relabel.catalogue.catalogue import Catalogue, load_catalogue
@@ -33,7 +34,7 @@ from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.semi.train import PSEUDO_BOXES, train_semi_supervised
 from relabel.detectors.settings import SpecialistSettings
 from relabel.detectors.specialist import MAPS, train_specialist
-from relabel.errors import ConfigError, Problems, RelabelError, did_you_mean
+from relabel.errors import Problems
 from relabel.evaluation.detector import evaluate_detector
 from relabel.evaluation.pseudo_labels import spearman
 from relabel.evaluation.resampling import Matches, ap_by_iou, match_detections
@@ -78,25 +79,11 @@ class Subject:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("protocol", type=Path)
-    parser.add_argument("--sets", help="with commas")
-    parser.add_argument("--arms", help="with commas")
-    parser.add_argument("--seeds", help="with commas")
+    parser = study_parser(__doc__)
     parser.add_argument("--held-back", type=float, help="share of the labelled images that tests")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--overwrite", action="store_true")
     args = parser.parse_args()
-    try:
-        study = Study(args)
-        study.train()
-        study.tell()
-    except RelabelError as error:
-        print(f"semi_supervised: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return finished(STEM, lambda: Study(args).run())
 
 
 class Study:
@@ -109,17 +96,19 @@ class Study:
         table = self.catalogue.table("protocol")
         self.sets = {
             name: settings_from(SetTable, values, where=f"[protocol.sets.{name}]")
-            for name, values in _chosen(table["sets"], args.sets).items()
+            for name, values in chosen(table["sets"], args.sets).items()
         }
-        self.arms = _chosen(table["arms"], args.arms)
+        self.arms = chosen(table["arms"], args.arms)
         self.runtime = Runtime(device=args.device, quiet=True)
         self.job = Pipeline(args.out, log=f"{STEM}.log", quiet=False)
         self.subjects: dict[tuple[str, int], Subject] = {}
 
+    def run(self) -> None:
+        self.train()
+        self.tell()
+
     def seeds(self, name: str) -> list[int]:
-        chosen = self.args.seeds
-        wanted = None if chosen is None else [int(s) for s in chosen.split(",")]
-        return [s for s in self.sets[name].seeds if wanted is None or s in wanted]
+        return chosen_seeds(self.sets[name].seeds, self.args.seeds)
 
     def subject(self, name: str, seed: int) -> Subject:
         if (name, seed) not in self.subjects:
@@ -336,14 +325,6 @@ def rarest(test: DetectionDataset) -> list[str]:
     counts = np.bincount(boxes.category[~boxes.ignore], minlength=test.space.num_classes)
     names = test.space.class_names
     return [names[c] for c in np.argsort(counts, kind="stable") if counts[c]][:RARE]
-
-
-def _chosen(table: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
-    names = list(table) if wanted is None else wanted.split(",")
-    for name in names:
-        if name not in table:
-            raise ConfigError(f"no {name!r} in the protocol", remedy=did_you_mean(name, table))
-    return {name: table[name] for name in names}
 
 
 def _mean_sd(values: Sequence[float]) -> str:

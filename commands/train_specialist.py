@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,17 @@ def cli(
     if unlabeled and not comma_list(unlabeled):
         raise click.BadParameter("names nothing.", param_hint="'--unlabeled'")
     images = _unlabelled(unlabeled, given.catalogue, folder.parent, runtime, problems)
+
+    @cache
+    def val() -> DetectionDataset | None:
+        """Read where it is asked for first, if at all."""
+        problems = Problems(runtime.skip_bad)
+        found = entry.read("val", problems=problems) if entry.has("val") else None
+        tell_problems(problems, runtime.quiet)
+        return found
+
     if images:
-        val = entry.read("val", problems=problems) if entry.has("val") else None
-        images = _apart(images, {"training": train, "validation": val}, runtime)
+        images = _apart(images, {"training": train, "validation": val()}, runtime)
     tell_problems(problems, runtime.quiet)
     semi = given.of(SemiSettings, "semi") if images else None
     if semi is None and given.typed("semi"):
@@ -108,10 +117,7 @@ def cli(
         from relabel.detectors.specialist import train_specialist
         from relabel.evaluation.detector import validator
 
-        problems = Problems(runtime.skip_bad)
-        val = entry.read("val", problems=problems) if entry.has("val") else None
-        tell_problems(problems, runtime.quiet)
-        validate = validator(val, runtime)
+        validate = validator(val(), runtime)
         if semi is None:
             train_specialist(train, folder, settings, runtime, validate=validate)
         else:
@@ -144,12 +150,11 @@ def _unlabelled(
         seen.add(text if known else path)
         # A folder is the same input however it is typed, and wherever it is moved to.
         name = text if known or path.name in found else path.name
-        if known or not path.exists():
-            images = _images_of(catalogue, text)
-        elif path.is_dir():
+        if not known and path.is_dir():
             images = read_unlabelled(Path(text), name, problems, runtime.workers)
-        elif ".json" in path.suffixes:
-            images = _images_of(catalogue, text)
+        elif known or not path.exists() or ".json" in path.suffixes:
+            # What is wrong with boxes that nobody reads must not be in the way.
+            images = catalogue.resolve(text).read("train", problems=Problems(skip_bad=True))
         else:
             raise ConfigError(
                 "--unlabeled cannot read this file",
@@ -164,11 +169,6 @@ def _unlabelled(
                 remedy="Check the folder or the dataset's split, or leave it out.",
             )
     return found
-
-
-def _images_of(catalogue: Catalogue, text: str) -> DetectionDataset:
-    """A dataset to take images from: what is wrong with its boxes must not be in the way."""
-    return catalogue.resolve(text).read("train", problems=Problems(skip_bad=True))
 
 
 def _apart(
