@@ -20,7 +20,7 @@ from relabel.lat.settings import LatSettings
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options
-from ._results import kept, print_json, say
+from ._results import FILE, kept, print_json, say
 
 if TYPE_CHECKING:
     from relabel.align.plan import AlignPlan
@@ -43,11 +43,13 @@ PIPELINE_OPTIONS = {
     ),
 }
 _MOST_CLASSES = 30  # of the table; the report has all
+_MOST_LOST = 10
 _STATUS = {
     "missing": "to do",
     "partial": "resume",
     "done": "done",
     "changed": "changed: needs --overwrite",
+    "asked": "to do again, with the decisions",
 }
 
 
@@ -72,6 +74,13 @@ SHARED = click.option(
 )
 @click.option("-o", "--out", type=FOLDER, help="Workspace folder. [runs/TARGET]")
 @SHARED
+@click.option(
+    "--review",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="Decisions of `relabel review export` that the result respects; repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or inputs changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
@@ -96,6 +105,7 @@ def cli(
     sources: tuple[str, ...],
     out: Path | None,
     shared: Path | None,
+    review: tuple[Path, ...],
     dry_run: bool,
     overwrite: bool,
     as_json: bool,
@@ -123,6 +133,7 @@ def cli(
         settings,
         runtime,
         shared=shared,
+        review=review,
         problems=problems,
     )
     tell_problems(problems, runtime.quiet)
@@ -152,7 +163,7 @@ def pipeline_settings(given: Given) -> PipelineSettings:
 def _announce(plan: AlignPlan, overwrite: bool) -> None:
     """Say on stderr how long the run will take, unless it will be refused or do little."""
     stages = plan.to_run()
-    refused = not overwrite and any(plan.status[stage.name] == "changed" for stage in stages)
+    refused = not overwrite and any(stage.needs_overwrite for stage in stages)
     if refused or plan.lat not in stages:
         return
     from relabel.align import estimate
@@ -171,7 +182,10 @@ def _print_plan(plan: AlignPlan, as_json: bool) -> None:
     width = max(len(row["stage"]) for row in rows)
     for row in rows:
         needed = row["runs"] or row["status"] == "done"
-        say(f"{row['stage']:<{width}}  {_STATUS[row['status']] if needed else 'not needed'}")
+        status = row["status"]
+        if status == "changed" and not plan.stages[row["stage"]].needs_overwrite:
+            status = "asked"
+        say(f"{row['stage']:<{width}}  {_STATUS[status] if needed else 'not needed'}")
         for difference in row["differences"]:
             say(f"{'':<{width}}    {difference}")
     say(f"{sum(row['runs'] for row in rows)} of {len(rows)} stages to run in {plan.out}")
@@ -182,7 +196,8 @@ def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
     annotations = {name: folder / name / "annotations.json" for name in plan.sources}
     merged, report = folder / "merged.json", folder / "report.html"
     # A result of an older version does not tell.
-    changed = read_object(folder / "manifest.json").get("changes", {})
+    manifest = read_object(folder / "manifest.json")
+    changed, review = manifest.get("changes", {}), manifest.get("review", {})
     if as_json:
         summary = {
             "result": str(folder),
@@ -191,10 +206,12 @@ def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
             "report": str(report),
             "ran": list(ran),
         }
-        print_json({**summary, "changes": changed})
+        print_json({**summary, "changes": changed, **({"review": review} if review else {})})
         return
     for name, change in changed.items():
         _print_changes(name, plan.target, change)
+        if name in review:
+            _print_review(review[name])
     for name, path in annotations.items():
         kept(f"{name} in the label space of {plan.target}: {path}")
     kept(f"target and sources in one file: {merged}")
@@ -205,6 +222,19 @@ def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:
         message(f"    relabel view {shlex.quote(str(plan.out))}")
         message(f"    relabel train-specialist {file}")
         message(f"    relabel datasets convert {file} --to yolo --out merged_yolo")
+
+
+def _print_review(told: dict[str, Any]) -> None:
+    """How many decisions were respected, and those that no longer have an object."""
+    applied = ", ".join(f"{n:,} {verdict}" for verdict, n in told["applied"].items())
+    say(f"decisions respected: {applied or 'none'}")
+    lost = told["lost"]
+    if lost:
+        say(f"decisions without an object: {len(lost):,}")
+    for one in lost[:_MOST_LOST]:
+        say(f"    {one['decision']} {one['category']!r} in {one['file_name']}: {one['why']}")
+    if len(lost) > _MOST_LOST:
+        say("    and more: `review` in manifest.json")
 
 
 def _print_changes(source: str, target: str, change: dict[str, Any]) -> None:

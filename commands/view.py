@@ -61,7 +61,7 @@ def cli(
     # FiftyOne talks on stdout, which is for data here.
     with contextlib.redirect_stdout(sys.stderr):
         fo = fiftyone_app.start()
-        name = name or f"relabel-{result.resolve().stem}"
+        name = name or fiftyone_app.default_name(result)
         dataset = fiftyone_app.load(fo, sources, name, images=images)
         if not load_only:
             fiftyone_app.show(

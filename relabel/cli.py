@@ -34,6 +34,7 @@ COMMANDS = {
     "settings": "List every setting with its default, range and meaning.",
     "demo": "Make a small world of street scenes and run align on it.",
     "view": "Show a result in the FiftyOne App.",
+    "review": "Keep what was decided in the FiftyOne App.",
     "doctor": "Report versions, devices and what is missing.",
 }
 

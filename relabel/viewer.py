@@ -18,26 +18,34 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relabel.datasets.changes import BOTH
 from relabel.doctor.database import why_no_database
 from relabel.errors import ConfigError, DataError, Problems
+from relabel.files.json_text import parse_json, read_object
+from relabel.review import edits
+from relabel.review.edits import INFO_KEY
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
 
+if TYPE_CHECKING:
+    from relabel.datasets.dataset import DetectionDataset
+
 _LOW_CONFIDENCE = 0.5
-INFO_KEY = "relabel"
-"""Key of the FiftyOne dataset's ``info`` that marks it as loaded by relabel."""
 
 # Source boxes lie under transferred ones; these stay apart for most kinds of colour vision.
 _FIELD_COLORS = {
     "source": "#ff9f1c",
     "removed": "#e0218a",
+    "rejected": "#8a8f98",
     "transferred": "#00d0e0",
     "ground_truth": "#00d0e0",
 }
 _PSEUDO_COLORS = ("#c77dff", "#9ef01a", "#ff6b9a", "#ffe45e", "#7aa2ff")
+
+
+_PLUGINS: list[tempfile.TemporaryDirectory[str]] = []  # of this process, until it ends
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ def start() -> Any:
     logging.getLogger("fiftyone").setLevel(logging.ERROR)
     fo.config.show_progress_bars = fo.config.show_progress_bars and sys.stderr.isatty()
     _wait_longer(fo)
+    _add_plugin(fo)
     try:
         fo.list_datasets()
     except Exception as error:
@@ -169,6 +178,13 @@ def load(
         if mark.get("fingerprint") == fingerprint:
             message(f"FiftyOne dataset {name!r}: {len(dataset):,} images, unchanged")
             return dataset
+        left = edits.unexported(dataset)
+        if left:
+            raise ConfigError(
+                f"the result has changed, and FiftyOne dataset {name!r} holds decisions about "
+                f"{left:,} labels of the earlier one that were not exported",
+                remedy="Run `relabel review export RUN` first, or load it under another --name.",
+            )
         message(f"FiftyOne dataset {name!r}: the result has changed, loading it again")
     # Only a complete dataset gets the name, whatever interrupts the loading.
     partial = f"{name}-loading"
@@ -177,7 +193,14 @@ def load(
         message(f"loading {source.name}")
         ids = _add(fo, dataset, source, images)
         dataset.select(ids).match_tags(source.name, bool=False).tag_samples(source.name)
-    dataset.info = {INFO_KEY: {"fingerprint": fingerprint, "sources": [s.name for s in sources]}}
+    dataset.info = {
+        INFO_KEY: {
+            "fingerprint": fingerprint,
+            "sources": [s.name for s in sources],
+            "categories": _categories(sources),
+        }
+    }
+    edits.prepare(fo, dataset)
     _dress(fo, dataset)
     _save_views(fo, dataset)
     dataset.save()
@@ -196,6 +219,70 @@ def load(
         message(f"warning: images are not where the result expects them, such as {first}")
     message(f"FiftyOne dataset {name!r}: {len(dataset):,} images")
     return dataset
+
+
+def default_name(result: Path) -> str:
+    """The FiftyOne dataset of a result that was given no name."""
+    return f"relabel-{result.resolve().stem}"
+
+
+def result_folder(run: Path) -> Path:
+    """The folder with the images of a run: its ``result``, or where one source's folder lies."""
+    if run.is_dir():
+        return run / "result" if (run / "result").is_dir() else run
+    return run.parent
+
+
+def labels_as_loaded(dataset: Any, sources: Sequence[SourceFolder]) -> dict[str, DetectionDataset]:
+    """The transferred labels that a FiftyOne dataset was loaded with, by source.
+
+    None of a source whose files have changed since.
+    """
+    from relabel.datasets.formats.fiftyone import read as fiftyone_format
+
+    mark = (dataset.info or {}).get(INFO_KEY)
+    if not isinstance(mark, dict) or mark.get("fingerprint") != _fingerprint(sources, None):
+        return {}
+    found = {}
+    for source in sources:
+        if source.path.is_dir():
+            problems = Problems(skip_bad=True)
+            found[source.name] = fiftyone_format.read(
+                source.path, name=source.name, split=None, problems=problems
+            )
+    return found
+
+
+def _categories(sources: Sequence[SourceFolder]) -> dict[str, int]:
+    """Ids of the target's classes by name, from the folders of a result."""
+    found: dict[str, int] = {}
+    for source in sources:
+        if source.path.is_dir():
+            file = source.path / "metadata.json"
+            info = read_object(file).get("info", {})
+            text = info.get(INFO_KEY) if isinstance(info, dict) else None
+            told = parse_json(text.encode(), file) if isinstance(text, str) else {}
+            rows = told.get("categories", {}).get(edits.TRANSFERRED, [])
+            found |= {str(row["name"]): int(row["id"]) for row in rows if row["name"] not in found}
+    return found
+
+
+def _add_plugin(fo: Any) -> None:
+    """Put the review's plugin beside the user's own, whose folder stays as it is.
+
+    FiftyOne knows one folder of plugins; it is given one that links to both.
+    """
+    if _PLUGINS:
+        return
+    given = Path(getattr(fo.config, "plugins_dir", None) or "")
+    folder = tempfile.TemporaryDirectory(prefix="relabel-plugins-", ignore_cleanup_errors=True)
+    _PLUGINS.append(folder)
+    ours = Path(__file__).parent / "review" / "plugin"
+    (Path(folder.name) / "relabel-review").symlink_to(ours, target_is_directory=True)
+    if given.name and given.is_dir():
+        (Path(folder.name) / "given").symlink_to(given.resolve(), target_is_directory=True)
+    fo.config.plugins_dir = folder.name
+    os.environ["FIFTYONE_PLUGINS_DIR"] = folder.name  # of the App's server, a process of its own
 
 
 def _dress(fo: Any, dataset: Any) -> None:
@@ -236,7 +323,9 @@ def _save_views(fo: Any, dataset: Any) -> None:
         dataset.save_view("largest box changes", moved.sort_by(least), overwrite=True)
         several = dataset.filter_labels("transferred", boxes("alternatives").length() > 0)
         dataset.save_view("doubtful classes", several, overwrite=True)
-    unsure = dataset.filter_labels("transferred", boxes("confidence") < _LOW_CONFIDENCE)
+    # Ignore regions have none, which a database takes for less than any number.
+    low = (boxes("confidence") >= 0) & (boxes("confidence") < _LOW_CONFIDENCE)
+    unsure = dataset.filter_labels("transferred", low)
     least = boxes("transferred.detections").map(boxes("confidence")).min()
     dataset.save_view("low confidence", unsure.sort_by(least), overwrite=True)
 

@@ -37,7 +37,9 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.coco.write import encode
 from relabel.datasets.formats.registry import write_dataset
 from relabel.datasets.pixels.placing import place_images, with_images_in
-from relabel.datasets.removed import Removed, removed_annotations, without_label
+from relabel.datasets.removed import removed_annotations
+from relabel.review.apply import Reviewed, told
+from relabel.review.decisions import REJECTED_FIELD
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes, atomic_write_json
 from relabel.workspace.fingerprint import file_fingerprint
 
@@ -51,16 +53,14 @@ class SourceResult:
 
     Attributes:
         before: as annotated.
-        after: the same images with target-space boxes and provenance.
+        reviewed: the same images with target-space boxes and provenance, its annotations without a
+            label of their own, and what people decided about both.
         labels: pseudo-labels on its images by the dataset of the specialist.
-        removed: its annotations without a label of their own; by default as `without_label` finds
-            them.
     """
 
     before: DetectionDataset
-    after: DetectionDataset
+    reviewed: Reviewed
     labels: Mapping[str, PseudoLabels]
-    removed: Removed | None = None
 
 
 def write_align_result(
@@ -82,16 +82,14 @@ def write_align_result(
     for result in results:
         name = result.before.name
         place_images(result.before, out / "images" / name, "hard", quiet=quiet)
-        after = with_images_in(result.after, out / "images" / name)
+        after = with_images_in(result.reviewed.after, out / "images" / name)
         before = replace(after, space=result.before.space, boxes=result.before.boxes)
         pseudo = {
             # Bad images that were skipped have no labels; here they show none.
             by: pseudo_to_dataset(replace(labels, covered=None), before, settings.pseudo_score)
             for by, labels in result.labels.items()
         }
-        removed = result.removed
-        if removed is None:
-            removed = without_label(before, after)
+        removed = result.reviewed.removed
         gone = removed_annotations(before, removed, after.space)
         counts[name] = dict(sorted(Counter(removed.reason).items()))
         labelled = replace(after, boxes=told_of_all(after.boxes))
@@ -107,6 +105,8 @@ def write_align_result(
         for format in settings.formats:
             if format == "fiftyone":
                 layers = {"source": before, "removed": gone}
+                if len(result.reviewed.rejected.boxes):
+                    layers[REJECTED_FIELD] = replace(result.reviewed.rejected, root=after.root)
                 layers |= {f"pseudo_{by}": p for by, p in pseudo.items()}
                 of_source, of_label = change.words()
                 words = {"source": of_source, "transferred": of_label}
@@ -128,7 +128,8 @@ def write_align_result(
         seed=plan.settings.lat.seed,
     )
     outputs["report.html"] = "report.html"
-    outputs["manifest.json"] = _write_manifest(plan, parts, counts, changed, outputs, out)
+    told_of = {r.before.name: told(r.reviewed) for r in results} if plan.review else {}
+    outputs["manifest.json"] = _write_manifest(plan, parts, counts, changed, told_of, outputs, out)
     return outputs
 
 
@@ -200,6 +201,7 @@ def _write_manifest(
     parts: Sequence[DetectionDataset],
     removed: Mapping[str, Mapping[str, int]],
     changed: Mapping[str, Mapping[str, Any]],
+    review: Mapping[str, Mapping[str, Any]],
     outputs: Mapping[str, str | Path],
     out: Path,
 ) -> str:
@@ -229,6 +231,7 @@ def _write_manifest(
         "boxes": {part.name: int((~part.boxes.ignore).sum()) for part in parts},
         "removed": removed,
         "changes": changed,
+        **({"review": review} if review else {}),
         "files": files,
     }
     atomic_write_json(out / "manifest.json", manifest, indent=1)

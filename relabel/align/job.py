@@ -10,8 +10,9 @@ from relabel.align.settings import PipelineSettings
 from relabel.datasets.fingerprint import dataset_fingerprint
 from relabel.errors import DataError
 from relabel.lat.folds import Fold, folds
+from relabel.review.decisions import read_decisions
 from relabel.settings import Runtime
-from relabel.workspace.fingerprint import source_identity
+from relabel.workspace.fingerprint import file_fingerprint, fingerprint, source_identity
 from relabel.workspace.lock import FolderLock
 from relabel.workspace.pipeline import Outcome, Pipeline
 from relabel.workspace.stage import Stage
@@ -29,6 +30,8 @@ class AlignJob(Pipeline):
         datasets: training images of the target and every source, by name, the target first.
         out: the workspace folder; it need not exist.
         shared: the folder of specialists and cross-labels, for the plans of several targets.
+        review: files of decisions that the result respects; where two speak of one label, the
+            later one holds.
 
     Attributes:
         target: the dataset whose label space is the goal.
@@ -50,6 +53,7 @@ class AlignJob(Pipeline):
         runtime: Runtime,
         *,
         shared: Path | None = None,
+        review: Sequence[Path] = (),
     ) -> None:
         super().__init__(out, lock="this workspace", log="align.log", quiet=runtime.quiet)
         self.catalogue = catalogue
@@ -69,6 +73,8 @@ class AlignJob(Pipeline):
         self.transfers: dict[str, Stage] = {}
         self.lat: Stage
         self.result: Stage
+        self.review = [read_decisions(file) for file in review]
+        self.review_fingerprint = fingerprint([file_fingerprint(f) for f in review])
         self._kept: dict[tuple[str, str], PseudoLabels] = {}
 
     @property

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from relabel.catalogue.catalogue import Catalogue
 
 ENSEMBLE = "_ensemble"
+REVIEW = "review"
 
 
 def prepare(
@@ -37,6 +38,7 @@ def prepare(
     runtime: Runtime,
     *,
     shared: Path | None = None,
+    review: Sequence[Path] = (),
     problems: Problems | None = None,
 ) -> AlignPlan:
     """Read the training images of target and sources, and plan.
@@ -48,11 +50,13 @@ def prepare(
         out: the workspace folder; it need not exist.
         shared: the folder of specialists and cross-labels, for the plans of several targets;
             ``out`` by default. Only a target's folds and what they label are its own.
+        review: files of decisions, see `AlignJob`.
 
     Raises:
         ConfigError: no source, a dataset named twice or like a prompted detector, or an unknown
             name.
-        DataError: a dataset's files are missing or damaged, or too few for cross-fitting.
+        DataError: a dataset's files or a file of decisions are missing or damaged, or there are
+            too few images for cross-fitting.
         StageError: the workspace holds a damaged manifest.
     """
     if not sources:
@@ -76,7 +80,7 @@ def prepare(
         k = folds_of(settings, target, name)
         if k:
             folds(datasets[name], k)  # too few images: say so before training
-    return AlignPlan(catalogue, datasets, out, settings, runtime, shared=shared)
+    return AlignPlan(catalogue, datasets, out, settings, runtime, shared=shared, review=review)
 
 
 class AlignPlan(AlignJob):
@@ -186,14 +190,17 @@ class AlignPlan(AlignJob):
 
     def _add_result(self) -> Stage:
         names = {"target": self.target, "sources": self.sources}
+        review = {REVIEW: self.review_fingerprint} if self.review else {}
         return self.add(
             Stage(
                 "result",
                 self.out / "result",
                 settings={**names, **stage_settings(self.settings.align)},
-                inputs=self._data,
+                inputs={**self._data, **review},
                 needs=[*self.transfers.values(), *self._labels_on(self.sources)],
                 work=partial(work.write_all, self),
+                # To leave decisions out again takes --overwrite: nobody does so by mistake.
+                asked=tuple(review),
             )
         )
 

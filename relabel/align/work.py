@@ -126,18 +126,21 @@ def move_labels(job: AlignJob, stage: Stage, *, source: str) -> Outputs:
 
 
 def write_all(job: AlignJob, stage: Stage) -> Outputs:
-    """The result's files."""
+    """The result's files, with what people decided."""
     from relabel.align.export import SourceResult, write_align_result
     from relabel.align.store import read_removed, read_transferred
+    from relabel.datasets.removed import without_label
+    from relabel.review.apply import apply_all
 
     space = job.datasets[job.target].space
-    results = [
-        SourceResult(
-            job.datasets[source],
-            read_transferred(transferred.folder, job.datasets[source], space),
-            job.labels_on(source),
-            read_removed(transferred.folder) if "removed" in transferred.outputs else None,
-        )
-        for source, transferred in job.transfers.items()
-    ]
+    results = []
+    for source, transferred in job.transfers.items():
+        before = job.datasets[source]
+        after = read_transferred(transferred.folder, before, space)
+        if "removed" in transferred.outputs:
+            removed = read_removed(transferred.folder)
+        else:
+            removed = without_label(before, after)
+        reviewed = apply_all(before, after, removed, job.review)
+        results.append(SourceResult(before, reviewed, job.labels_on(source)))
     return write_align_result(job, results, stage.folder, quiet=job.runtime.quiet)

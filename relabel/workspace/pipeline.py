@@ -165,7 +165,7 @@ class Pipeline:
             lock.acquire(math.inf)
 
     def _refuse_changes(self, stages: Sequence[Stage]) -> None:
-        changed = [stage for stage in stages if self.status[stage.name] == "changed"]
+        changed = [stage for stage in stages if stage.needs_overwrite]
         if not changed:
             return
         first = changed[0].changed_error()

@@ -44,6 +44,8 @@ class Stage:
         lock: of a folder that holds more than this workspace's stages.
         beside: names in the folder that are not this stage's, such as the folders of stages that it
             needs: they are left alone.
+        asked: names of inputs that somebody gave to have the stage done again with them: where
+            nothing else changed, it is redone without ``overwrite``.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Stage:
         shards: Shards | None = None,
         lock: FolderLock | None = None,
         beside: Collection[str] = (),
+        asked: Collection[str] = (),
     ) -> None:
         self.name = name
         self.folder = Path(folder)
@@ -69,6 +72,7 @@ class Stage:
         self.shards = shards
         self.lock = lock
         self.beside = frozenset(beside)
+        self.asked = frozenset(asked)
         self._lock = FolderLock(self.folder, f"stage {name!r}")
 
     @cached_property
@@ -94,16 +98,30 @@ class Stage:
 
     def differences(self) -> list[str]:
         """What changed since the folder was started: ``settings.epochs: 10 → 20``."""
+        return [
+            f"{key}: {_short(old)} → {_short(new)}" for key, (old, new) in self._changed().items()
+        ]
+
+    @property
+    def needs_overwrite(self) -> bool:
+        """Whether it was started with other settings or inputs, beyond those asked for."""
+        if self.status() != "changed":
+            return False
+        changed = self._changed().keys()
+        return not changed or not changed <= {f"inputs.{name}" for name in self.asked}
+
+    def _changed(self) -> dict[str, tuple[Any, Any]]:
+        """Old and new values of what changed since the folder was started, None for none."""
         written = self._read()
         if written is None:
-            return []
+            return {}
         old = _flat({k: written.get(k, {}) for k in ("name", "settings", "inputs")})
         new = _flat({"name": self.name, "settings": self.settings, "inputs": self.inputs})
-        return [
-            f"{key}: {_short(old.get(key))} → {_short(new.get(key))}"
+        return {
+            key: (old.get(key), new.get(key))
             for key in [*new, *(k for k in old if k not in new)]
             if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-        ]
+        }
 
     def begin(self, overwrite: bool = False, patience: float = 0.0) -> None:
         """Take the folder's lock and mark the stage as running; partial files stay for resuming.
@@ -140,7 +158,7 @@ class Stage:
     def _begin_locked(self, overwrite: bool) -> None:
         remove_leftovers(self.folder)
         status = self.status()
-        if status == "changed" and not overwrite:
+        if not overwrite and self.needs_overwrite:
             raise self.changed_error()
         if status == "changed" or (self._read() or {}).get("state") == "clearing":
             # Written first, so that a kill halfway through is carried on by the next begin.

@@ -20,6 +20,7 @@ import numpy as np
 
 from relabel.datasets.alternatives import alternatives_of
 from relabel.datasets.dataset import Boxes, DetectionDataset
+from relabel.datasets.decisions import DECIDED_FIELDS, any_decided, decided_of
 from relabel.datasets.formats.coco.write import category_rows, file_fields
 from relabel.datasets.formats.fiftyone.documents import (
     OTHER_FIELDS,
@@ -208,6 +209,7 @@ def _detections(
     size = np.stack([images.width, images.height] * 2, axis=1).astype(np.float64)
     # Only the main field's: it is the one that is read back.
     extra = boxes.extra if layer is dataset else None
+    decided = any_decided(boxes.extra)
 
     def documents(image: int) -> list[dict[str, Any]]:
         rows = layer.rows(image)
@@ -242,12 +244,29 @@ def _detections(
                 document["alternatives"] = alternatives_of(boxes, k)
             if changes is not None:
                 document["change"] = changes[k]
+            if decided:
+                document |= _decision(boxes, k)
             if layer is not dataset and (why := removed_field(boxes, k)) is not None:
                 document |= {field: why[key] for field, (key, _) in _REMOVED_FIELDS.items()}
             found.append(document)
         return found
 
     return documents
+
+
+def _decision(boxes: Boxes, row: int) -> dict[str, str | None]:
+    """What a person decided about a box; ``before`` is JSON, as text."""
+    found = decided_of(boxes, row)
+    if found is None:
+        return dict.fromkeys(DECIDED_FIELDS)
+    before = None if found.before is None else msgspec.json.encode(found.before).decode()
+    return dict(
+        zip(
+            DECIDED_FIELDS,
+            (found.decided_by, found.decision, found.decided_at, before),
+            strict=True,
+        )
+    )
 
 
 def _text(fields: bytes | None) -> str | None:
@@ -308,6 +327,8 @@ def _label_schema(
         ]
     if changed:
         fields.append(f("change", "String"))
+    if any_decided(layer.boxes.extra):
+        fields += [f(field, "String") for field in DECIDED_FIELDS]
     if not own and len(layer.boxes) and removed_field(layer.boxes, 0) is not None:
         fields += [f(field, kind) for field, (_, kind) in _REMOVED_FIELDS.items()]
     detections = f(
