@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
 
 _LOW_CONFIDENCE = 0.5
+_PICTURES = 0.72  # of the App's width, the rest is the review's
 
 # Source boxes lie under transferred ones; these stay apart for most kinds of colour vision.
 _FIELD_COLORS = {
@@ -393,6 +394,17 @@ def check_port(address: str, port: int) -> None:
             ) from error
 
 
+def _spaces(fo: Any, dataset: Any) -> Any:
+    """The pictures, and beside them the panel of the review where there is anything to review."""
+    if not edits.is_reviewable(dataset):
+        return None
+    pictures = fo.Space(children=[fo.Panel(type="Samples", pinned=True)])
+    review = fo.Space(children=[fo.Panel(type="relabel_review")])
+    return fo.Space(
+        children=[pictures, review], orientation="horizontal", sizes=[_PICTURES, 1 - _PICTURES]
+    )
+
+
 def show(
     fo: Any,
     dataset: Any,
@@ -412,7 +424,9 @@ def show(
         ConfigError: the App's server does not start.
     """
     try:
-        session = fo.launch_app(dataset, port=port, address=address, remote=not browser)
+        session = fo.launch_app(
+            dataset, port=port, address=address, remote=not browser, spaces=_spaces(fo, dataset)
+        )
     except Exception as error:
         raise ConfigError(
             f"the FiftyOne App's server does not start: {_reason(error)}",

@@ -20,6 +20,7 @@ from relabel.datasets.decisions import (
     HUMAN,
     REJECT,
     RESTORE,
+    Before,
     Decided,
     decided_fields,
 )
@@ -204,24 +205,17 @@ class _Edit:
         found: list[int | None] = [None] * len(decisions)
         if not decisions or not len(labels):
             return found
-        now = _overlap([one.bbox for one in decisions], self.xyxy[labels])
-        then = _overlap(
-            [one.bbox if one.before is None else one.before.bbox for one in decisions],
-            self.xyxy[labels],
-        )
-        iou = np.maximum(now, then)
-        of_class = self.after.boxes.category[labels]
-        names = [
-            {self.classes.get(one.category, -1)}
-            | ({self.classes.get(one.before.category, -1)} if one.before else set())
-            for one in decisions
-        ]
-        same_class = np.array([[int(c) in mine for c in of_class] for mine in names])
         ids = self.origin.source_id[labels]
         wanted = [one.origin.source_annotation_id for one in decisions]
         same_source = np.array([[w is not None and w == i for i in ids] for w in wanted])
-        same = (iou >= SAME_IOU) & (same_class | same_source) | (iou >= SAME_PLACE_IOU)
-        value = np.where(same, iou + same_class + same_source, 0.0)
+        then = [one.before or Before(one.category, one.bbox) for one in decisions]
+        now = [Before(one.category, one.bbox) for one in decisions]
+        # What the model gave says best which label is meant; one that it did not give, least.
+        new = np.array([one.verdict in (ADD, RESTORE) for one in decisions])
+        value = np.maximum(
+            self._likeness(then, labels, same_source) * np.where(new, 0.5, 1.0)[:, None],
+            self._likeness(now, labels, same_source) * 0.5,
+        )
         for k in np.argsort(-value, axis=None, kind="stable"):
             d, at = np.unravel_index(k, value.shape)
             if value[d, at] <= 0:
@@ -229,6 +223,16 @@ class _Edit:
             if found[d] is None and int(labels[at]) not in found:
                 found[d] = int(labels[at])
         return found
+
+    def _likeness(
+        self, wanted: Sequence[Before], labels: np.ndarray, same_source: np.ndarray
+    ) -> np.ndarray:
+        """How surely each label [n] is the one wanted [k]: [k, n], 0 where it is not."""
+        iou = _overlap([one.bbox for one in wanted], self.xyxy[labels])
+        classes = np.array([self.classes.get(one.category, -1) for one in wanted])
+        same_class = classes[:, None] == self.after.boxes.category[labels][None, :]
+        same = (iou >= SAME_IOU) & (same_class | same_source) | (iou >= SAME_PLACE_IOU)
+        return np.where(same, iou + same_class + same_source, 0.0)
 
     def _annotation(self, row: int, one: Decision) -> int | None:
         """The box row of the annotation that a decision's label comes from."""

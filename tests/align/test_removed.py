@@ -15,8 +15,9 @@ from relabel.align.settings import AlignSettings, PipelineSettings
 from relabel.align.store import read_removed, write_removed
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.formats.registry import read_dataset
-from relabel.datasets.removed import MERGED, NO_LABEL, Removed, removed_from
+from relabel.datasets.removed import MERGED, NO_LABEL, Removed, removed_from, without_label
 from relabel.errors import DataError
+from relabel.review.apply import apply_all
 from tests.builders.datasets import dataset_of, images_of, write_image
 from tests.fiftyone_database import looked_at_by_fiftyone
 
@@ -78,9 +79,11 @@ def export(root: Path, given: Removed | None = None) -> Path:
         stages={},
         backbones={},
         prompted_detectors=(),
+        review=[],
     )
     out = root / "result"
-    result = SourceResult(before, after, {}, given)
+    gone = without_label(before, after) if given is None else given
+    result = SourceResult(before, apply_all(before, after, gone, []), {})
     write_align_result(cast(Any, job), [result], out, quiet=True)
     return out
 

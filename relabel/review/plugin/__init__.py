@@ -37,9 +37,15 @@ def _scope(ctx: Any, verdict: Verdict) -> tuple[int, str]:
         return n, f"{n:,} selected box{'es' * (n != 1)}"
     samples = _samples(ctx)
     view = ctx.view.select(samples) if samples else ctx.view
-    n = sum(view.count(f"{f}.detections") for f in fields if view.has_sample_field(f))
+    n = sum(_count(view, field) for field in fields if view.has_sample_field(field))
     where = "this image" if ctx.current_sample else "selected images" if samples else "the view"
     return n, f"all {n:,} boxes of {where}"
+
+
+def _count(view: Any, field: str) -> int:
+    """Labels of a field, ignore regions left out."""
+    regions = view.count_values(f"{field}.detections.ignore").get(True, 0)
+    return view.count(f"{field}.detections") - regions
 
 
 def _decide(ctx: Any, verdict: Verdict, label: str | None = None) -> None:
@@ -221,7 +227,9 @@ class ReviewPanel(foo.Panel):
         told = ctx.panel.get_state("told")
         if not told:
             panel.md("This dataset holds no labels that relabel transferred.", name="none")
-            return types.Property(panel, view=types.GridView(orientation="vertical", padding=1))
+            return types.Property(
+                panel, view=types.GridView(orientation="vertical", padding=2, gap=1)
+            )
         panel.md(_progress_text(told["progress"], told["unexported"]), name="progress_text")
         panel.enum(
             "label",
@@ -238,7 +246,7 @@ class ReviewPanel(foo.Panel):
                 f"do_{verdict}",
                 label=f"{_WORDS[verdict][0]} {scope}",
                 on_click=call,
-                disabled=not n,
+                disabled=not n or (verdict == RELABEL and not ctx.panel.get_state("label")),
                 variant="contained",
             )
         panel.btn(
@@ -254,7 +262,7 @@ class ReviewPanel(foo.Panel):
         ]
         if lines:
             panel.md("\n".join(["**Last steps**", "", *lines]), name="steps")
-        return types.Property(panel, view=types.GridView(orientation="vertical", padding=1))
+        return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=1))
 
 
 def _progress_text(progress: dict[str, int], unexported: int) -> str:
