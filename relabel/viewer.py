@@ -398,8 +398,8 @@ def _spaces(fo: Any, dataset: Any) -> Any:
     """The pictures, and beside them the panel of the review where there is anything to review."""
     if not edits.is_reviewable(dataset):
         return None
-    pictures = fo.Space(children=[fo.Panel(type="Samples", pinned=True)])
-    review = fo.Space(children=[fo.Panel(type="relabel_review")])
+    panels = [fo.Panel(type="Samples", pinned=True), fo.Panel(type="relabel_review")]
+    pictures, review = (fo.Space(children=[p], active_child=p.component_id) for p in panels)
     return fo.Space(
         children=[pictures, review], orientation="horizontal", sizes=[_PICTURES, 1 - _PICTURES]
     )

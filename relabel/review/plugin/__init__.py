@@ -34,12 +34,16 @@ def _scope(ctx: Any, verdict: Verdict) -> tuple[int, str]:
     fields = edits.applies_to(verdict)
     if ctx.selected_labels:
         n = sum(one["field"] in fields for one in ctx.selected_labels)
-        return n, f"{n:,} selected box{'es' * (n != 1)}"
+        return n, f"{_boxes(n)} selected"
     samples = _samples(ctx)
     view = ctx.view.select(samples) if samples else ctx.view
     n = sum(_count(view, field) for field in fields if view.has_sample_field(field))
     where = "this image" if ctx.current_sample else "selected images" if samples else "the view"
-    return n, f"all {n:,} boxes of {where}"
+    return n, f"{'all ' * (n > 1)}{_boxes(n)} of {where}"
+
+
+def _boxes(n: int) -> str:
+    return f"{n:,} box{'es' * (n != 1)}"
 
 
 def _count(view: Any, field: str) -> int:
@@ -56,7 +60,7 @@ def _decide(ctx: Any, verdict: Verdict, label: str | None = None) -> None:
     except RelabelError as error:
         ctx.ops.notify(f"{error.message}. {error.remedy or ''}", variant="error")
         return
-    text = f"{done.count:,} box{'es' * (done.count != 1)} {_WORDS[verdict][1]}"
+    text = f"{_boxes(done.count)} {_WORDS[verdict][1]}"
     if done.passed_over:
         text += f"; {done.passed_over:,} left as they are"
     _told(ctx, text, done.count)
