@@ -22,6 +22,12 @@ from ._results import kept
     help="Folder of the images, for a COCO file that does not find them.",
 )
 @click.option(
+    "--truth",
+    multiple=True,
+    metavar="SOURCE=FILE",
+    help="A source's images as they should be labelled, a COCO file; repeatable.",
+)
+@click.option(
     "--remote", is_flag=True, help="For a far machine: open no browser, print the ssh command."
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
@@ -40,6 +46,7 @@ def cli(
     result: Path,
     name: str | None,
     images: Path | None,
+    truth: tuple[str, ...],
     remote: bool,
     port: int,
     address: str,
@@ -56,13 +63,19 @@ def cli(
     from relabel import viewer as fiftyone_app
 
     sources = fiftyone_app.find_sources(result)
+    given = {}
+    for text in truth:
+        source, equals, file = text.partition("=")
+        if not equals or not source or not file:
+            raise click.BadParameter(f"{text!r} is not SOURCE=FILE", param_hint="--truth")
+        given[source] = Path(file)
     if not load_only:
         fiftyone_app.check_port(address, port)
     # FiftyOne talks on stdout, which is for data here.
     with contextlib.redirect_stdout(sys.stderr):
         fo = fiftyone_app.start()
         name = name or fiftyone_app.default_name(result)
-        dataset = fiftyone_app.load(fo, sources, name, images=images)
+        dataset = fiftyone_app.load(fo, sources, name, images=images, truth=given)
         if not load_only:
             fiftyone_app.show(
                 fo,

@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,9 @@ from relabel.workspace.progress import message, tell_problems
 if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
 
+TRUTH = "truth"
 _LOW_CONFIDENCE = 0.5
+_BATCH = 1000  # samples
 _PICTURES = 0.72  # of the App's width, the rest is the review's
 
 # Source boxes lie under transferred ones; these stay apart for most kinds of colour vision.
@@ -40,6 +42,7 @@ _FIELD_COLORS = {
     "source": "#ff9f1c",
     "removed": "#e0218a",
     "rejected": "#8a8f98",
+    "truth": "#3ddc84",
     "transferred": "#00d0e0",
     "ground_truth": "#00d0e0",
 }
@@ -152,6 +155,7 @@ def load(
     name: str,
     *,
     images: Path | None = None,
+    truth: Mapping[str, Path] | None = None,
 ) -> Any:
     """Load sources into one persistent FiftyOne dataset, or reuse what was loaded before.
 
@@ -162,12 +166,21 @@ def load(
         fo: the fiftyone module.
         name: name of the FiftyOne dataset.
         images: folder of the images, for COCO files that do not find theirs.
+        truth: by source, a COCO file of its images as they should be labelled.
 
     Raises:
-        ConfigError: the name belongs to a dataset that relabel did not make.
+        ConfigError: the name belongs to a dataset that relabel did not make, or truth is given
+            for what is no source.
         DataError: a file is damaged, or the images are not found.
     """
-    fingerprint = _fingerprint(sources, images)
+    truth = truth or {}
+    names = [source.name for source in sources]
+    for unknown in sorted(truth.keys() - set(names)):
+        raise ConfigError(
+            f"truth is given for {unknown!r}, which is no source of this result",
+            remedy=f"Its sources are {', '.join(names)}.",
+        )
+    fingerprint = _fingerprint(sources, images, truth)
     if fo.dataset_exists(name):
         dataset = fo.load_dataset(name)
         mark = (dataset.info or {}).get(INFO_KEY)
@@ -194,9 +207,12 @@ def load(
         message(f"loading {source.name}")
         ids = _add(fo, dataset, source, images)
         dataset.select(ids).match_tags(source.name, bool=False).tag_samples(source.name)
+        if source.name in truth:
+            _add_truth(fo, dataset, ids, truth[source.name])
     dataset.info = {
         INFO_KEY: {
             "fingerprint": fingerprint,
+            "files": _fingerprint(sources, images),
             "sources": [s.name for s in sources],
             "categories": _categories(sources),
         }
@@ -242,7 +258,7 @@ def labels_as_loaded(dataset: Any, sources: Sequence[SourceFolder]) -> dict[str,
     from relabel.datasets.formats.fiftyone import read as fiftyone_format
 
     mark = (dataset.info or {}).get(INFO_KEY)
-    if not isinstance(mark, dict) or mark.get("fingerprint") != _fingerprint(sources, None):
+    if not isinstance(mark, dict) or mark.get("files") != _fingerprint(sources, None):
         return {}
     found = {}
     for source in sources:
@@ -324,6 +340,11 @@ def _save_views(fo: Any, dataset: Any) -> None:
         dataset.save_view("largest box changes", moved.sort_by(least), overwrite=True)
         several = dataset.filter_labels("transferred", boxes("alternatives").length() > 0)
         dataset.save_view("doubtful classes", several, overwrite=True)
+    if "transferred.detections.disagreement" in has:
+        some = dataset.filter_labels("transferred", boxes("disagreement") > 0)
+        most = boxes("transferred.detections").map(boxes("disagreement")).max()
+        view = some.sort_by(most, reverse=True)
+        dataset.save_view("specialists disagree", view, overwrite=True)
     # Ignore regions have none, which a database takes for less than any number.
     low = (boxes("confidence") >= 0) & (boxes("confidence") < _LOW_CONFIDENCE)
     unsure = dataset.filter_labels("transferred", low)
@@ -368,9 +389,59 @@ def _import(fo: Any, dataset: Any, folder: Path, file: Path) -> list[str]:
         ) from error
 
 
-def _fingerprint(sources: Sequence[SourceFolder], images: Path | None) -> str:
+def _add_truth(fo: Any, dataset: Any, ids: Sequence[str], file: Path) -> None:
+    """Put the boxes of a COCO file into the field `TRUTH`, joined by file name.
+
+    Raises:
+        DataError: the file is damaged, or has none of the images.
+    """
+    from relabel.datasets.formats.coco import read as coco
+
+    problems = Problems(skip_bad=True)
+    data = coco.read(file, name=TRUTH, split=None, problems=problems)
+    tell_problems(problems)
+    rows = {name: row for row, name in enumerate(data.images.file_name)}
+    names, boxes = data.space.names, data.boxes
+    found = 0
+    for start in range(0, len(ids), _BATCH):
+        batch = dataset.select(list(ids[start : start + _BATCH]))
+        values = []
+        for name in batch.values("file_name"):
+            row = rows.get(name)
+            found += row is not None
+            at = data.rows(row) if row is not None else slice(0, 0)
+            size = 1.0 if row is None else [data.images.width[row], data.images.height[row]] * 2
+            values.append(
+                fo.Detections(
+                    detections=[
+                        fo.Detection(label=names[c], bounding_box=box, ignore=bool(ignore))
+                        for c, box, ignore in zip(
+                            boxes.category[at].tolist(),
+                            (boxes.xywh[at] / size).tolist(),
+                            boxes.ignore[at].tolist(),
+                            strict=True,
+                        )
+                    ]
+                )
+                if row is not None
+                else None
+            )
+        batch.set_values(TRUTH, values)
+    if ids and not found:
+        raise DataError(
+            "has none of the source's images, by their file names",
+            file=file,
+            remedy="Give the truth of the very images that were relabelled.",
+        )
+
+
+def _fingerprint(
+    sources: Sequence[SourceFolder], images: Path | None, truth: Mapping[str, Path] | None = None
+) -> str:
     """Hash of the files to load and of where they are (stored images are found relative to it)."""
     digest = hashlib.sha256(str(images and images.resolve()).encode())
+    for name, file in sorted((truth or {}).items()):
+        digest.update(json.dumps([TRUTH, name, file_fingerprint(file)]).encode())
     for source in sources:
         whole = source.path.is_dir()
         names = ("metadata.json", "samples.json") if whole else ("",)

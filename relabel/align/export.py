@@ -31,10 +31,12 @@ from relabel.align.job import AlignJob
 from relabel.align.settings import stage_settings
 from relabel.crosslabel.prompted import sam3_identity
 from relabel.crosslabel.pseudo import PseudoLabels, pseudo_to_dataset
+from relabel.datasets.agreement import disagreement
 from relabel.datasets.alternatives import told_of_all
 from relabel.datasets.changes import change_counts, changes
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.formats.coco.write import encode
+from relabel.datasets.formats.fiftyone.write import Attributes
 from relabel.datasets.formats.registry import write_dataset
 from relabel.datasets.pixels.placing import place_images, with_images_in
 from relabel.datasets.removed import removed_annotations
@@ -109,8 +111,12 @@ def write_align_result(
                     layers[REJECTED_FIELD] = replace(result.reviewed.rejected, root=after.root)
                 layers |= {f"pseudo_{by}": p for by, p in pseudo.items()}
                 of_source, of_label = change.words()
-                words = {"source": of_source, "transferred": of_label}
-                _write_fiftyone(after, layers, words, out / name / "fiftyone", out)
+                unlike = disagreement(after, pseudo, plan.target)
+                told_of_boxes = {
+                    "source": {"change": of_source},
+                    "transferred": {"change": of_label, "disagreement": unlike},
+                }
+                _write_fiftyone(after, layers, told_of_boxes, out / name / "fiftyone", out)
                 outputs[f"{name}/fiftyone"] = f"{name}/fiftyone"
             elif format != "coco":
                 write_dataset(after, format, out / name / format, copy_images="link")
@@ -148,7 +154,7 @@ def _info(description: str) -> dict[str, Any]:
 def _write_fiftyone(
     dataset: DetectionDataset,
     layers: Mapping[str, DetectionDataset],
-    words: Mapping[str, Sequence[str | None]],
+    attributes: Mapping[str, Attributes],
     folder: Path,
     out: Path,
 ) -> None:
@@ -161,7 +167,7 @@ def _write_fiftyone(
         folder,
         copy_images="link" if inside else "none",
         extra_fields=layers,
-        changes=words,
+        attributes=attributes,
     )
 
 

@@ -31,9 +31,12 @@ def write_source(folder: Path, name: str) -> None:
     boxes = make_boxes([0], [[4, 2, 8, 4]], [0], score=[0.5], provenance=origin)
     space = LabelSpace.from_names("fine", ["car"])
     data = dataset_of(name, space, ["one.png"], boxes, root=folder, size=(40, 20))
-    words = {"source": ["reshaped"], "transferred": ["reshaped"]}
+    told = {
+        "source": {"change": ["reshaped"]},
+        "transferred": {"change": ["reshaped"], "disagreement": [0.5]},
+    }
     layers = {"source": data}
-    fiftyone_format.write(data, folder / "fiftyone", extra_fields=layers, changes=words)
+    fiftyone_format.write(data, folder / "fiftyone", extra_fields=layers, attributes=told)
     coco = {
         "images": [{"id": 1, "file_name": "one.png", "width": 40, "height": 20}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 2, 8, 4]}],
@@ -103,6 +106,9 @@ class FakeDataset:
         if flat:
             return []  # no views: these are looked at in a real database
         return [k for k, v in self.samples[0].items() if isinstance(v, dict) and "detections" in v]
+
+    def has_sample_field(self, name: str) -> bool:
+        return False  # nothing to review: that is tried on the real one
 
     def save(self) -> None:
         pass
@@ -191,7 +197,8 @@ def test_app_opens_and_ends_with_ctrl_c(fo: Any, result: Path, capsys: Any) -> N
     port = free_port()
     assert run(result, "--port", port) == 0
     (session,) = fo.sessions
-    assert session.options == {"port": port, "address": "localhost", "remote": False}
+    options = {"port": port, "address": "localhost", "remote": False, "spaces": None}
+    assert session.options == options
     assert (session.waited, session.closed) == (3, True)
     output = capsys.readouterr()
     assert output.out == ""
@@ -231,6 +238,16 @@ def test_a_bare_coco_file_with_images_elsewhere(fo: Any, tmp_path: Path, capsys:
     assert sample["filepath"] == str(tmp_path / "set/one.png")
     assert sample["ground_truth"]["detections"][0]["bounding_box"] == [0.1, 0.1, 0.2, 0.2]
     assert "boxes" in sample["tags"]
+
+
+def test_truth_is_of_a_source_of_the_result(fo: Any, result: Path, capsys: Any) -> None:
+    file = result / "result/legacy/annotations.json"
+    assert run(result, "--load-only", "--truth", f"others={file}") == 1
+    error = capsys.readouterr().err
+    assert "'others', which is no source" in error and "coarse, legacy" in error
+    assert run(result, "--load-only", "--truth", str(file)) == 2
+    assert "is not SOURCE=FILE" in capsys.readouterr().err
+    assert fo.imports == 0
 
 
 def test_what_counts_as_a_result(result: Path, tmp_path: Path) -> None:
@@ -298,9 +315,10 @@ def test_real_database(result: Path, tmp_path: Path) -> None:
         "FIFTYONE_DO_NOT_TRACK": "1",
     }
     command = [sys.executable, "-c", "from relabel.cli import main; main()"]
+    truth = result / "result/legacy/annotations.json"
     try:
         done = subprocess.run(
-            [*command, "view", str(result), "--load-only"],
+            [*command, "view", str(result), "--load-only", "--truth", f"legacy={truth}"],
             env=env,
             capture_output=True,
             text=True,
@@ -315,6 +333,8 @@ def test_real_database(result: Path, tmp_path: Path) -> None:
     code = (
         "import fiftyone as fo; d = fo.load_dataset('relabel-run'); "
         "print({n: len(d.load_saved_view(n)) for n in d.list_saved_views()}); "
+        "print(d.match_tags('legacy').count('truth.detections'), d.bounds('truth.detections."
+        "confidence'), d.first().truth); "
         "print(d.persistent, d.count_sample_tags(), d.distinct('transferred.detections.origin'))"
     )
     seen = subprocess.run(
@@ -326,5 +346,12 @@ def test_real_database(result: Path, tmp_path: Path) -> None:
     views = dict.fromkeys(
         ["dropped annotations", "merged annotations", "class changes", "split annotations"], 0
     )
-    views |= {"additions": 0, "largest box changes": 2, "doubtful classes": 0, "low confidence": 0}
+    views |= {
+        "additions": 0,
+        "largest box changes": 2,
+        "doubtful classes": 0,
+        "specialists disagree": 2,
+    }
+    views |= {"low confidence": 0}
+    assert "1 (None, None) None" in seen.stdout  # the first one is of coarse
     assert str(views) in seen.stdout, seen.stdout + seen.stderr

@@ -110,14 +110,18 @@ def test_what_changed_stays_with_its_box_where_another_is_dropped(tmp_path: Path
     xywh = data.boxes.xywh.copy()
     xywh[1] = [300, 0, 20, 20]
     data = data.with_boxes(replace(data.boxes, xywh=xywh))
-    words = {"transferred": ["kept", "added", None], "source": ["dropped", "kept"]}
+    told = {
+        "transferred": {"change": ["kept", "added", None], "disagreement": [0.25, 0.5, None]},
+        "source": {"change": ["dropped", "kept"]},
+    }
     source = make_source(tmp_path / "set")
-    write(data, tmp_path / "out", extra_fields={"source": source}, changes=words)
+    write(data, tmp_path / "out", extra_fields={"source": source}, attributes=told)
     one, two = read_samples(tmp_path / "out")
     assert [(d["annotation_id"], d["change"]) for d in one["transferred"]["detections"]] == [
         (11, "kept"),
         (13, None),
     ]
+    assert [d["disagreement"] for d in one["transferred"]["detections"]] == [0.25, None]
     assert [d["change"] for d in one["source"]["detections"]] == ["kept"]
     assert [d["change"] for d in two["source"]["detections"]] == ["dropped"]
 

@@ -48,6 +48,9 @@ from relabel.datasets.pixels.placing import CopyImages, place_image
 from relabel.datasets.removed import removed_field
 from relabel.errors import ConfigError, Problems
 
+Value = str | float | None
+Attributes = Mapping[str, Sequence[Value]]
+
 _RESERVED = {"id", "filepath", "tags", "metadata", "created_at", "last_modified_at"}
 _RESERVED |= {"image_id", "file_name", OTHER_FIELDS}
 # By field, the key in `relabel_removed` and the type.
@@ -68,7 +71,7 @@ def write(
     copy_images: CopyImages = "none",
     extra_fields: Mapping[str, DetectionDataset] | None = None,
     field: str | None = None,
-    changes: Mapping[str, Sequence[str | None]] | None = None,
+    attributes: Mapping[str, Attributes] | None = None,
     problems: Problems | None = None,
 ) -> list[Path]:
     """Write a dataset as a FiftyOne dataset folder.
@@ -87,8 +90,8 @@ def write(
             images are joined by ``file_name``, and those the main dataset lacks are left out.
         field: name of the main label field; default ``transferred`` for boxes with provenance,
             ``ground_truth`` for others.
-        changes: by label field, what a relabelling did to each of its boxes, one word or None per
-            box; their attribute ``change``.
+        attributes: by label field, further attributes of its boxes by name, a word, number or None
+            per box.
         problems: receives ids that are renumbered, and boxes that are clipped.
 
     Returns:
@@ -120,19 +123,19 @@ def write(
         check_files(dataset, dataset.images.file_name, out / "data", problems, seen=False)
     clean = cleaned(dataset, problems, out)
     dataset = with_small_ids(clean, problems, out)
-    words = {field_name(name): given_words for name, given_words in (changes or {}).items()}
+    told = {field_name(name): dict(values) for name, values in (attributes or {}).items()}
     for name, layer in layers.items():
         left = clean if layer is given else cleaned(layer, None, out)
-        if name in words:
-            words[name] = _of_those_left(words[name], layer.boxes, left.boxes)
+        for attribute, values in told.get(name, {}).items():
+            told[name][attribute] = _of_those_left(values, layer.boxes, left.boxes)
         layers[name] = dataset if layer is given else left
 
-    samples = _samples(dataset, out, layers, words, split, copy_images)
+    samples = _samples(dataset, out, layers, told, split, copy_images)
     fields = [schema_field("image_id", "Int"), schema_field("file_name", "String")]
     if dataset.images.extra is not None:
         fields.append(schema_field(OTHER_FIELDS, "String"))
     fields += [
-        _label_schema(name, layer, own=name == main, changed=name in words)
+        _label_schema(name, layer, own=name == main, attributes=told.get(name, {}))
         for name, layer in layers.items()
     ]
     classes = {name: layer.space.names for name, layer in layers.items()}
@@ -156,11 +159,11 @@ def _ours(dataset: DetectionDataset, main: str, layers: Mapping[str, DetectionDa
     return msgspec.json.encode(known).decode()
 
 
-def _of_those_left(words: Sequence[str | None], boxes: Boxes, left: Boxes) -> Sequence[str | None]:
-    """The words of the boxes that cleaning left, which keep their ids."""
+def _of_those_left(values: Sequence[Value], boxes: Boxes, left: Boxes) -> Sequence[Value]:
+    """The values of the boxes that cleaning left, which keep their ids."""
     if len(left) == len(boxes):
-        return words
-    by_id = dict(zip(boxes.id.tolist(), words, strict=True))
+        return values
+    by_id = dict(zip(boxes.id.tolist(), values, strict=True))
     return [by_id[i] for i in left.id.tolist()]
 
 
@@ -168,12 +171,13 @@ def _samples(
     dataset: DetectionDataset,
     out: Path,
     layers: Mapping[str, DetectionDataset],
-    changes: Mapping[str, Sequence[str | None]],
+    attributes: Mapping[str, Attributes],
     split: str,
     copy_images: CopyImages,
 ) -> Iterator[dict[str, Any]]:
     detections = {
-        name: _detections(dataset, name, layer, changes.get(name)) for name, layer in layers.items()
+        name: _detections(dataset, name, layer, attributes.get(name, {}))
+        for name, layer in layers.items()
     }
     extra = dataset.images.extra
     rows = {
@@ -202,7 +206,7 @@ def _detections(
     dataset: DetectionDataset,
     field: str,
     layer: DetectionDataset,
-    changes: Sequence[str | None] | None,
+    attributes: Attributes,
 ) -> Callable[[int], list[dict[str, Any]]]:
     """A function from an image row of ``layer`` to its Detection documents."""
     boxes, images, names = layer.boxes, layer.images, layer.space.names
@@ -242,8 +246,7 @@ def _detections(
                 document["source_id"] = source_id if source_id >= 0 else None
                 document["source_iou"] = shortest_number(origin.source_iou[k])
                 document["alternatives"] = alternatives_of(boxes, k)
-            if changes is not None:
-                document["change"] = changes[k]
+            document |= {name: values[k] for name, values in attributes.items()}
             if decided:
                 document |= _decision(boxes, k)
             if layer is not dataset and (why := removed_field(boxes, k)) is not None:
@@ -304,7 +307,7 @@ def _place_image(dataset: DetectionDataset, row: int, out: Path, copy_images: Co
 
 
 def _label_schema(
-    name: str, layer: DetectionDataset, *, own: bool, changed: bool
+    name: str, layer: DetectionDataset, *, own: bool, attributes: Attributes
 ) -> dict[str, Any]:
     f = schema_field
     fields = [
@@ -325,8 +328,9 @@ def _label_schema(
             f("source_iou", "Float"),
             f("alternatives", "List", subfield="String"),
         ]
-    if changed:
-        fields.append(f("change", "String"))
+    for attribute, values in attributes.items():
+        is_number = any(isinstance(value, float) for value in values)
+        fields.append(f(attribute, "Float" if is_number else "String"))
     if any_decided(layer.boxes.extra):
         fields += [f(field, "String") for field in DECIDED_FIELDS]
     if not own and len(layer.boxes) and removed_field(layer.boxes, 0) is not None:
