@@ -195,8 +195,8 @@ def test_changes_by_other_tools_are_decisions(said: Any) -> None:
     ]
     assert said["deleted"] == [
         ["add", "a.png", "car"],
-        ["relabel", "a.png", "bus"],
         ["reject", "c.png", "bus"],
+        ["relabel", "a.png", "bus"],
     ]
 
 
