@@ -87,7 +87,8 @@ def helpers(jobs: int) -> list[subprocess.Popen[bytes]]:
 def compare_all(args: argparse.Namespace) -> None:
     """Every comparison of the protocol, one after the other."""
     from relabel.studies.downstream.direct import points_of, quality_rows
-    from relabel.studies.downstream.report import markdown_report, write_outputs
+    from relabel.studies.downstream.outputs import write_outputs
+    from relabel.studies.downstream.report import markdown_report
 
     catalogue = load_catalogue(config=args.protocol)
     if args.size:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from relabel import process
 from relabel.errors import Problems
 from relabel.lat.settings import LatSettings
 from relabel.studies.ablation.arms import GROUPS, select_arms
@@ -119,7 +118,7 @@ def cli(
     if dry_run:
         _print_plan(plan, as_json)
         return
-    command = shlex.join(["relabel", *sys.argv[1:]])
+    command = process.command_line()
     problems = Problems(runtime.skip_bad)
 
     def save() -> None:

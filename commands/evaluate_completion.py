@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from relabel import process
 from relabel.errors import Problems
 from relabel.partial.settings import CompletionSettings
 from relabel.workspace.progress import message, tell_problems
@@ -94,7 +93,7 @@ def completion(
     if dry_run:
         _print_plan(plan, as_json)
         return
-    command = shlex.join(["relabel", *sys.argv[1:]])
+    command = process.command_line()
     about = {"title": protocol.title, "reference": protocol.reference}
 
     def save() -> None:

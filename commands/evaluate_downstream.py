@@ -92,7 +92,8 @@ def downstream(
     trainings are never redone, and several processes may run the same command on one folder.
     """
     from relabel.studies.downstream.extra import parse_extra
-    from relabel.studies.downstream.report import json_result, shown_tables, write_outputs
+    from relabel.studies.downstream.outputs import write_outputs
+    from relabel.studies.downstream.report import json_result, shown_tables
     from relabel.studies.downstream.run import Request, compare
 
     started = time.monotonic()

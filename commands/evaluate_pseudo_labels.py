@@ -149,6 +149,7 @@ def _write_report(
 ) -> None:
     from relabel.evaluation.tables import CONFIDENCE_NAMES, percentage
     from relabel.evaluation.worst_labels import worst_labels
+    from relabel.reports.made import made_now
     from relabel.reports.pseudo_labels import write_pseudo_label_report
 
     pictures, failed = worst_labels(joined, metrics, count, images)
@@ -180,6 +181,7 @@ def _write_report(
         pictures=pictures,
         missing=missing,
         about={"truth": joined.truth.name, "rare classes": list(metrics.rare)},
+        made=made_now(),
     )
     message(f"relabel: wrote {report}")
 

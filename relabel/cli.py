@@ -151,6 +151,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    process.remember_arguments(args)
     state = State(debug="--debug" in (sys.argv[1:] if args is None else args))
     try:
         with process.in_charge():

@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Literal
 
 Severity = Literal["error", "warning"]
+_JOINERS = "\u200c\u200d"
 
 
 def shown(text: str) -> str:
     """A text that files had a part in, as it may stand on a terminal or in a report: one line.
 
     What does not print is written as Python writes it: control characters (which could move the
-    cursor or forge lines), marks that reverse the direction of what follows, undecodable bytes.
+    cursor or forge lines), marks that reverse the direction of what follows, undecodable bytes. The
+    two joiners stay, which Persian, Indian scripts and emoji are spelled with.
 
     >>> shown("a\\x1b[2Jb é")
     'a\\\\x1b[2Jb é'
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in _JOINERS else repr(c)[1:-1] for c in text)
 
 
 class RelabelError(Exception):

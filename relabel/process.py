@@ -14,6 +14,7 @@ import sys
 INTERRUPTED = 130
 _LINE = b"relabel: interrupted; the same command resumes\n"
 _told = False
+_arguments: list[str] | None = None
 
 
 def _is_program() -> bool:
@@ -46,7 +47,7 @@ import errno  # noqa: E402
 import io  # noqa: E402
 import signal  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager, suppress  # noqa: E402
 from types import FrameType  # noqa: E402
 from typing import Any  # noqa: E402
@@ -203,3 +204,16 @@ def _open_streams() -> None:
             line_buffering=number == 2 or getattr(stream, "line_buffering", False),
         )
         setattr(sys, name, opened)
+
+
+def remember_arguments(arguments: Sequence[str] | None) -> None:
+    """Remember what the command line was called with; None are the program's own arguments."""
+    global _arguments
+    _arguments = None if arguments is None else list(arguments)
+
+
+def command_line() -> str:
+    """The command that runs, as a shell takes it."""
+    import shlex
+
+    return shlex.join(["relabel", *(sys.argv[1:] if _arguments is None else _arguments)])

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from relabel.cli import main
 from relabel.errors import DataError, shown
 from relabel.evaluation.tables import markdown
 from relabel.reports.page import table
 from tests.builders.datasets import edit_json
+from tests.builders.reports import HOSTILE
 
 NAMES = [
     "[/x]",
@@ -55,6 +58,9 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
 
 def test_shown_keeps_what_prints() -> None:
     assert shown("naïve 車 😀 [/x] $x$") == "naïve 車 😀 [/x] $x$"
+    # Joiners spell emoji, and Persian.
+    for text in ("👨\u200d👩\u200d👧\n", "می\u200cخواهم\n"):
+        assert shown(text) == text[:-1] + "\\n"
     assert shown("a\x1b[2J\n\u202e\udc80") == "a\\x1b[2J\\n\\u202e\\udc80"
     assert str(DataError("x\x1b", file="a\x07", record="\u202e", remedy="\udc80 y")) == (
         "a\\x07, \\u202e: x\\x1b. \\udc80 y"
@@ -136,3 +142,52 @@ def test_undecodable_folders_are_one_line(capsys, coco_set, tmp_path: Path) -> N
     status, _, err = run(capsys, *convert, tmp_path / "o.json")
     assert status == 1 and err.count("\n") == 1 and "\\udcff" in err
     assert "unexpected" not in err
+
+
+def test_messages_above_a_bar_show_names(monkeypatch) -> None:
+    import io
+    from types import SimpleNamespace
+
+    from rich.console import Console
+
+    from relabel.workspace import progress
+
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=200)
+    monkeypatch.setattr(progress, "_live", SimpleNamespace(console=console))
+    for name in (*NAMES, *HOSTILE):
+        progress.message(name)
+    assert stream.getvalue().splitlines() == [shown(name) for name in (*NAMES, *HOSTILE)]
+
+
+def test_the_table_at_the_end_of_align_shows_names(capsys, monkeypatch) -> None:
+    from relabel.commands.align import _print_changes  # pyright: ignore[reportMissingImports]
+
+    from relabel.datasets.changes import CHANGES
+
+    monkeypatch.setenv("COLUMNS", "400")
+    told = {**dict.fromkeys(CHANGES, 1), "doubtful": 0}
+    _print_changes(HOSTILE[0], HOSTILE[1], {"classes": dict.fromkeys(HOSTILE, told), "added": 3})
+    out = capsys.readouterr().out
+    assert not set(OBEYED) & set(out)
+    for name in HOSTILE[:-1]:  # the last has more columns than the screen
+        assert shown(name).strip() in out, name
+
+
+def test_csv_and_fiftyone_keep_names(tmp_path: Path) -> None:
+    from relabel.datasets.formats.registry import read_dataset, write_dataset
+    from relabel.datasets.partial.as_csv import csv_writer, read_csv
+    from tests.builders.datasets import dataset_of, images_of, write_image
+
+    known = csr_array(np.arange(len(HOSTILE), dtype=np.int8)[None] % 3 - 1)
+    with csv_writer(tmp_path / "labels.csv", HOSTILE) as writer:
+        writer.write(['a,\n".png'], known)
+    found, classes, again = read_csv(tmp_path / "labels.csv")
+    assert found == ['a,\n".png'] and list(classes) == [name.strip() for name in HOSTILE]
+    assert again.toarray().tolist() == known.toarray().tolist()
+    write_image(tmp_path / "a.png", 64, 48, (9, 9, 9))
+    rows = [(0, [k, 0, 9, 9], k) for k in range(len(HOSTILE))]
+    boxes = dataset_of("set", HOSTILE, images_of(["a.png"], (64, 48)), rows, root=tmp_path)
+    write_dataset(boxes, "fiftyone", tmp_path / "out", copy_images="link")
+    back = read_dataset(tmp_path / "out", "fiftyone")
+    assert [back.space.names[c] for c in back.boxes.category] == HOSTILE

@@ -1,7 +1,8 @@
 """The result folder: relabelled sources, the merged training file, the manifest and the report.
 
 Everything in it depends on the datasets, the settings and the transferred boxes only: no times, no
-paths of the workspace, so that an interrupted run ends with the same bytes as any other.
+paths of the workspace, so that an interrupted run ends with the same bytes as any other. The one
+exception is what ``report.html`` says at its end of how it was made: by which command, when.
 
     result/
       {source}/annotations.json   COCO, file names as in the source; `info.relabel.root`
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -40,13 +41,16 @@ from relabel.datasets.formats.fiftyone.write import Attributes
 from relabel.datasets.formats.registry import write_dataset
 from relabel.datasets.pixels.placing import place_images, with_images_in
 from relabel.datasets.removed import removed_annotations
+from relabel.reports.made import PACKAGES
 from relabel.review.apply import Reviewed, told
 from relabel.review.decisions import REJECTED_FIELD
 from relabel.workspace.atomic import atomic_path, atomic_write_bytes, atomic_write_json
 from relabel.workspace.fingerprint import file_fingerprint
 
+if TYPE_CHECKING:
+    from relabel.reports.alignment import Known
+
 MANIFEST_SCHEMA = 1
-_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "numpy", "pillow", "pyarrow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,7 @@ def write_align_result(
         RelabelError: the disk is full.
     """
     from relabel.reports.alignment import SourceReport, write_align_report
+    from relabel.reports.made import made_now
 
     settings = plan.settings.align
     outputs: dict[str, str | Path] = {}
@@ -130,6 +135,8 @@ def write_align_result(
         target=target,
         sources=reports,
         settings=_settings(plan),
+        known=_held_out(plan),
+        made=made_now(plan.seconds()),
         pictures=settings.pictures,
         seed=plan.settings.lat.seed,
     )
@@ -137,6 +144,31 @@ def write_align_result(
     told_of = {r.before.name: told(r.reviewed) for r in results} if plan.review else {}
     outputs["manifest.json"] = _write_manifest(plan, parts, counts, changed, told_of, outputs, out)
     return outputs
+
+
+def _held_out(plan: AlignJob) -> Known | None:
+    """How far confidences on the target can be trusted: of specialists without those images."""
+    from relabel.evaluation.joined_labels import join_labels
+    from relabel.evaluation.pseudo_labels import reliability_of
+    from relabel.reports.alignment import Known
+    from relabel.reports.pseudo_labels import Bars
+
+    target = plan.datasets[plan.target]
+    stage = plan.labels.get((plan.target, plan.target))
+    if stage is None or stage.status() != "done" or not len(target.boxes):
+        return None
+    found = plan.read_labels(plan.target, plan.target)
+    if not len(found):
+        return None
+    told = reliability_of(join_labels(target, found))
+    bars = Bars("Specialist of the target", told.claimed, told.seen, told.count, told.error)
+    return Known(
+        [bars],
+        f"What the specialist of {plan.target} finds on images of {plan.target} that were kept "
+        "from its training: the share that is right at IoU 0.5, by confidence. Confidences that "
+        "can be taken at their word have bars that end at the dashed line. Of the relabelled "
+        "sources no truth is known to this run.",
+    )
 
 
 def _write_coco(dataset: DetectionDataset, description: str, file: Path) -> str:
@@ -214,12 +246,13 @@ def _write_manifest(
     files = {}
     for name in sorted(outputs):
         path = out / name
-        if path.is_file():
+        # The report also says when it was written.
+        if path.is_file() and name != "report.html":
             files[name] = {"bytes": path.stat().st_size, "sha256": file_fingerprint(path)}
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "relabel": __version__,
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": {package: _version(package) for package in PACKAGES},
         "target": plan.target,
         "sources": list(plan.sources),
         "seed": plan.settings.lat.seed,

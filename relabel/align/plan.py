@@ -201,6 +201,7 @@ class AlignPlan(AlignJob):
                 work=partial(work.write_all, self),
                 # To leave decisions out again takes --overwrite: nobody does so by mistake.
                 asked=tuple(review),
+                dated=["report.html"],
             )
         )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from relabel.evaluation.tables import Rows
     from relabel.evaluation.transfer import TransferMetrics
+    from relabel.reports.pseudo_labels import Bars
 
 LAT = "LAT"
 _SHEET_IMAGES = 6
@@ -60,6 +61,23 @@ class SourceOutcome:
         """A table in percent, a row per annotation set."""
         return list(_COLUMNS), [_row(metrics) for metrics in self.scores]
 
+    @property
+    def class_rows(self) -> Rows:
+        """A row per true class: its boxes, and AP of every annotation set in percent."""
+        from relabel.evaluation.tables import percentage
+
+        names = self.scores[0].per_class if self.scores else {}
+        rows = [
+            [
+                name,
+                f"{self.scores[0].per_class[name]['truth']:.0f}",
+                *(percentage(metrics.per_class[name]["AP"]) for metrics in self.scores),
+            ]
+            for name in names
+            if self.scores[0].per_class[name]["truth"]
+        ]
+        return ["class", "true boxes", *(f"AP, {m.name}" for m in self.scores)], rows
+
 
 def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
     """Compare what align wrote with the truth, beside the baselines.
@@ -100,7 +118,8 @@ def score(world: World, config: Path, run: Path) -> list[SourceOutcome]:
 def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome]) -> list[Path]:
     """Write scores.json, report.html and a contact sheet per source; returns their paths."""
     from relabel.catalogue.catalogue import load_catalogue
-    from relabel.reports.alignment import SourceReport, write_align_report
+    from relabel.reports.alignment import Known, SourceReport, write_align_report
+    from relabel.reports.made import made_now
 
     catalogue = load_catalogue(config=config)
     scores = {o.name: {m.name: m.to_dict() for m in o.scores} for o in outcomes}
@@ -112,6 +131,13 @@ def write_outcome(world: World, config: Path, outcomes: Sequence[SourceOutcome])
         sources=[SourceReport(o.name, o.before, o.after, removed=o.removed) for o in outcomes],
         settings={name: dict(table) for name, table in catalogue.tables.items()},
         metrics={o.name: _numbers(o) for o in outcomes},
+        known=Known(
+            [bars for o in outcomes if (bars := _reliability(o)) is not None],
+            "Labels by their score, and the share of them that is right at IoU 0.5 in truth. "
+            "Scores that can be taken at their word have bars that end at the dashed line.",
+            {o.name: o.class_rows for o in outcomes},
+        ),
+        made=made_now(),
         pictures=_SHEET_IMAGES,
         seed=world.seed,
     )
@@ -148,6 +174,24 @@ def _onto(dataset: DetectionDataset, before: DetectionDataset) -> DetectionDatas
     row_of = {name: row for row, name in enumerate(dataset.images.file_name)}
     ordered = dataset.subset([row_of[name] for name in before.images.file_name])
     return replace(ordered, images=before.images, root=before.root)
+
+
+def _reliability(outcome: SourceOutcome) -> Bars | None:
+    """Of the labels of align that have a score."""
+    from relabel.evaluation.joined_labels import JoinedLabels
+    from relabel.evaluation.pseudo_labels import reliability_of
+    from relabel.reports.pseudo_labels import Bars
+
+    boxes, space = outcome.after.boxes, outcome.truth.space
+    found = boxes.take(~boxes.ignore & ~np.isnan(boxes.score))
+    if not len(found):
+        return None
+    place = {name: k for k, name in enumerate(space.names)}
+    category = [place[outcome.after.space.names[c]] for c in found.category.tolist()]
+    found = replace(found, category=np.array(category, np.int32))
+    joined = JoinedLabels(outcome.truth, found, None, np.zeros(len(found), bool))
+    told = reliability_of(joined)
+    return Bars(f"Labels of {outcome.name}", told.claimed, told.seen, told.count, told.error)
 
 
 def _numbers(outcome: SourceOutcome) -> Mapping[str, Mapping[str, object]]:

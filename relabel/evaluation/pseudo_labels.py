@@ -292,6 +292,13 @@ def reliability(claimed: np.ndarray, seen: np.ndarray, bins: int = BINS) -> Reli
     return Reliability(count, *means)
 
 
+def reliability_of(joined: JoinedLabels, on: Ranking = "score") -> Reliability:
+    """How often labels of a confidence are right at IoU 0.5; those in ignore regions left out."""
+    judged = judge(joined, on)
+    counted = judged.counted[0]
+    return reliability(judged.confidence[counted], judged.right[0][counted])
+
+
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     """Spearman's rank correlation, ties at their mean rank; None where one does not vary."""
     from scipy.stats import rankdata

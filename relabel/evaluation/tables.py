@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from relabel.evaluation.multilabel.evaluate import MultiLabelResult
 
 NONE = "-"
+# What would be read as markup: tags, entities, code, formulas, links, emphasis that begins. The
+# stars that end a number of ours begin none.
+_MARKDOWN = re.compile(r"[\\`<&$|~]|(?<!\w)_|_(?!\w)|\*(?=\S)|(?<=\])\(")
 CONFIDENCE_NAMES = {"score": "p", "quality": "v", "product": "p·v", "geometric": "√(p·v)"}
 # What labels a rank correlation is over.
 RHO_OVER = {"all": "all", "overlap": "overlapping"}
@@ -251,12 +255,14 @@ def _count(n: int, what: str) -> str:
 def markdown(table: Rows) -> str:
     """A Markdown table; the first column to the left, numbers to the right."""
     header, rows = table
-    lines = [
-        "| " + " | ".join(shown(cell).replace("|", "\\|") for cell in line) + " |"
-        for line in (header, *rows)
-    ]
+    lines = ["| " + " | ".join(map(as_text, line)) + " |" for line in (header, *rows)]
     lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
     return "\n".join(lines) + "\n"
+
+
+def as_text(text: str) -> str:
+    """A text that may hold anything, so that Markdown shows it as it is written: in one line."""
+    return _MARKDOWN.sub(r"\\\g<0>", shown(text))
 
 
 def rich_table(table: Rows, title: str | None = None) -> Table:

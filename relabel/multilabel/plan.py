@@ -69,7 +69,7 @@ class MultilabelPlan(Pipeline):
         add("scores", "2_scores", {**self._map_settings(), **size}, "regions")
         add("region_classifier", "3_region_classifier", learning, "regions", "scores")
         add("labels", "4_labels", {**aggregate, **size}, "regions", "region_classifier")
-        add("result", "result", confusion, "regions", "labels")
+        add("result", "result", confusion, "regions", "labels", dated=["report.html"])
 
     def shards(self, name: str) -> Shards:
         """The shards of a stage over all images; they lie in a folder of their own."""

@@ -131,6 +131,7 @@ class CompletionJob(Pipeline):
                 needs=(self.last,),
                 work=self._write,
                 beside=(_MODEL, _REFITTED, _FEATURES, FIFTYONE),
+                dated=(REPORT,),
             )
         )
 
@@ -196,6 +197,7 @@ class CompletionJob(Pipeline):
         from relabel.partial.result.report import write_result_report
         from relabel.partial.result.summary import CompletionSummary
         from relabel.partial.result.write import write_labels
+        from relabel.reports.made import made_now
 
         completion, out = self.completion, stage.folder
         labels, truth = completion.labels, completion.truth
@@ -232,6 +234,7 @@ class CompletionJob(Pipeline):
                 "refit": completion.refit,
                 **stage.settings,
             },
+            made=made_now(self.seconds()),
         )
         atomic_write_json(out / METRICS, {**_counts(labels), **found.numbers}, indent=1)
         return files | {"report": REPORT, "metrics": METRICS}

@@ -1,28 +1,54 @@
-"""The report of a relabelling: pictures before and after, where classes went, boxes, counts."""
+"""The report of a relabelling: what was dropped and why, where classes went, pictures, boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from relabel.datasets.alternatives import alternatives_of
-from relabel.datasets.changes import ChangeCounts, change_counts, changes, pair_boxes
+from relabel.datasets.changes import ChangeCounts, Changes, change_counts, changes
 from relabel.datasets.dataset import DetectionDataset
-from relabel.datasets.pixels.location import load_rgb
 from relabel.datasets.removed import Removed, without_label
-from relabel.errors import DataError
 from relabel.reports import charts, statistics
-from relabel.reports.page import Cell, details, embedded, nested, note, swatch, table, write_page
-from relabel.reports.pictures import Color, class_palette, draw_boxes
-from relabel.reports.removed import changes_bar, changes_table, removed_section
-from relabel.reports.style import escaped
+from relabel.reports.distributions import outlines, quartiles
+from relabel.reports.flow import class_flow_section
+from relabel.reports.made import Made
+from relabel.reports.page import nested, note, table, write_page
+from relabel.reports.pictures import Color, class_palette
+from relabel.reports.pseudo_labels import Bars, reliability_chart
+from relabel.reports.removed import (
+    changes_bar,
+    changes_table,
+    dropped_overview,
+    removed_section,
+)
+from relabel.reports.sides import Story, pictures_before_after, worst_cases
+from relabel.reports.style import escaped, named
 
-_PICTURE_WIDTH = 640
+_SHAPES = 20  # classes whose box style is drawn
+# Sides of boxes in percent of their image's: each step but the last is √2.
+_EDGES = np.append(2.0 ** np.arange(0, 7, 0.5), 100)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of labels beyond themselves, where there is truth.
+
+    Attributes:
+        bars: reliability diagrams.
+        note: what they are of, in a sentence or two.
+        per_class: by source a header and a row per class, against the baselines.
+    """
+
+    bars: Sequence[Bars] = ()
+    note: str = ""
+    per_class: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +82,12 @@ class SourceReport:
         """``counted``, or what stands for it."""
         if self.counted is not None:
             return self.counted
-        return change_counts(self.before, changes(self.before, self.after, self.gone))
+        return change_counts(self.before, self.each)
+
+    @cached_property
+    def each(self) -> Changes:
+        """What became of every annotation."""
+        return changes(self.before, self.after, self.gone)
 
 
 def write_align_report(
@@ -67,6 +98,8 @@ def write_align_report(
     sources: Sequence[SourceReport],
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any] | None = None,
+    known: Known | None = None,
+    made: Made | None = None,
     pictures: int = 12,
     seed: int = 0,
 ) -> Path:
@@ -79,6 +112,8 @@ def write_align_report(
         sources: what became of each source.
         settings: settings of the run; tables may be nested.
         metrics: measured numbers, if any; tables may be nested.
+        known: reliability, and quality by class, where there is truth.
+        made: command, versions and times of the run.
         pictures: images to show per source, before and after; half are those that changed most,
             half are drawn with ``seed``. Images that cannot be read are left out and counted.
 
@@ -87,13 +122,28 @@ def write_align_report(
     """
     names = {n for s in sources for d in (s.before, s.after) for n in d.space.names}
     palette = class_palette(names | set(target.space.names))
-    contents = {f"source-{k}": s.name for k, s in enumerate(sources)}
-    sections = [_overview(target, sources)]
-    if metrics:
-        sections.append(f"<section><h2>Measured</h2>{nested(metrics)}</section>")
+    contents = {"dropped": "What was dropped", "overview": "Overview"}
+    contents |= {f"source-{k}": s.name for k, s in enumerate(sources)}
+    sections = [dropped_overview([(s.name, s.before, s.gone) for s in sources])]
+    sections.append(_overview(target, sources))
     for k, source in enumerate(sources):
         sections.append(_source(k, source, target, palette, pictures, seed))
-    return write_page(out, title, contents, sections, settings)
+    if known is not None and known.bars:
+        contents["reliability"] = "Reliability"
+        sections.append(
+            f'<section id="reliability"><h2>Reliability</h2>{note(escaped(known.note))}'
+            f'<div class="charts">{"".join(map(reliability_chart, known.bars))}</div></section>'
+        )
+    by_class = {} if known is None else known.per_class
+    if metrics or by_class:
+        contents["measured"] = "Measured"
+        parts = [nested(metrics)] if metrics else []
+        parts += [
+            table(head, rows, title=f"{name}, by class, in percent")
+            for name, (head, rows) in by_class.items()
+        ]
+        sections.append(f'<section id="measured"><h2>Measured</h2>{"".join(parts)}</section>')
+    return write_page(out, title, contents, sections, settings, made)
 
 
 def _overview(target: DetectionDataset, sources: Sequence[SourceReport]) -> str:
@@ -116,12 +166,13 @@ def _overview(target: DetectionDataset, sources: Sequence[SourceReport]) -> str:
     head = ["source", "images", "annotations", "labels", "from an annotation", "new"]
     head += ["annotations without a label of their own", "mean IoU with the annotation"]
     bars = "".join(
-        f"<h4>The {s.changes.counts.sum():,} annotations of {escaped(s.name)}</h4>"
+        f"<h3>The {s.changes.counts.sum():,} annotations of {named(s.name)}</h3>"
         f"{changes_bar(s.changes)}"
         for s in sources
     )
     return (
-        f"<section><p>Target: <strong>{escaped(target.name)}</strong>, "
+        '<section id="overview"><h2>Overview</h2>'
+        f"<p>Target: <strong>{named(target.name)}</strong>, "
         f"{target.space.num_classes} classes, {len(target.images):,} images, "
         f"{int((~target.boxes.ignore).sum()):,} boxes. Counts leave ignored regions out.</p>"
         f"{bars}{table(head, rows)}</section>"
@@ -149,25 +200,38 @@ def _source(
         charts.histogram(style.iou, title="IoU with the source box", **share),
     )
     score_chart = charts.histogram(scores[~np.isnan(scores)], title="Score", **share)
+    story = Story(before, after, source.gone, source.each)
+    sizes = {
+        "before": statistics.relative_sizes(before),
+        "after": statistics.relative_sizes(after),
+        f"{target.name}, the target": statistics.relative_sizes(target),
+    }
+    ticks = {float(k): f"{_EDGES[k]:.3g}%" for k in range(0, len(_EDGES), 2)}
+    size_chart = outlines(
+        sizes,
+        _EDGES,
+        title="Size of boxes",
+        note="side of a square as large as the box, in percent of that of its image",
+        ticks=ticks,
+    )
+    shown = pictures_before_after(f"p{k}", story, palette, pictures, seed)
+    worst = worst_cases(story, palette) if pictures else ""
     parts = [
-        f'<section id="source-{k}"><h2>{escaped(source.name)}</h2>',
+        f'<section id="source-{k}"><h2>{named(source.name)}</h2>',
+        removed_section(before, source.gone, after.space, palette, pictures, seed),
         "<h3>What became of the annotations</h3>",
         changes_table(source.changes),
         "<h3>Classes: source to target</h3>",
-        note(
-            "Labels by the class of the annotation that they come from, shaded by share of the "
-            "row. The last row holds labels that come from no annotation, the last column "
-            "annotations that no label names, those that were merged among them."
-        ),
-        _matrix(flow),
-        _pictures(source, palette, pictures, seed),
-        removed_section(before, source.gone, after.space, palette, pictures, seed),
+        class_flow_section(flow),
+        f"<h3>Before and after</h3>{shown}" if shown else "",
+        f"<h3>Worst cases</h3>{worst}" if worst else "",
         "<h3>Box style</h3>",
         note(
             "Boxes that come from a source annotation, compared with it. The dashed line is no "
             "change; the outermost bars hold everything beyond."
         ),
         f'<div class="charts">{"".join(shapes)}</div>',
+        f'<div class="charts two">{_class_shapes(source, target)}{size_chart}</div>',
         "<h3>Origin and score</h3>",
         charts.share_bar(statistics.origins(after)),
         f'<div class="charts">{score_chart}</div>',
@@ -176,6 +240,27 @@ def _source(
         "</section>",
     ]
     return "".join(parts)
+
+
+def _class_shapes(source: SourceReport, target: DetectionDataset) -> str:
+    """Width over height by class: of the annotations, of their labels, and of the target."""
+    found = statistics.class_shapes(source.before, source.after, target)
+    frequent = sorted(found, key=lambda name: -len(found[name].after))
+    chosen = [name for name in found if name in frequent[:_SHAPES]]
+    more = len(found) - len(chosen)
+    left = f"; {more:,} classes with fewer labels left out" if more else ""
+    return quartiles(
+        {
+            name: {
+                "annotations": found[name].before,
+                "their labels": found[name].after,
+                f"{target.name}, the target": found[name].target,
+            }
+            for name in chosen
+        },
+        title="Width over height by class",
+        note=f"median and quartiles{left}",
+    )
 
 
 def _counts(source: SourceReport, target: DetectionDataset) -> str:
@@ -215,120 +300,3 @@ def _counts(source: SourceReport, target: DetectionDataset) -> str:
         ),
     ]
     return f'<div class="tables">{"".join(tables)}</div>'
-
-
-def _matrix(flow: statistics.ClassFlow) -> str:
-    """Source class to target class, shaded by the share of each row.
-
-    Rows and columns that are empty are left out, and named below the table.
-    """
-    counts, total = flow.counts, flow.counts.sum(axis=1)
-    new, dropped = len(flow.rows) - 1, len(flow.columns) - 1
-    columns = [c for c in range(dropped + 1) if counts[:, c].any() or c == dropped]
-    rows: list[int] = np.flatnonzero(total).tolist()
-    if not rows:
-        return "<p>No boxes.</p>"
-
-    def cell(n: int, of: int) -> Cell:
-        if not n:
-            return Cell("·", "num empty")
-        share = n / of
-        return Cell(f"{n:,}<small>{share:.0%}</small>", "num heat", f"--p:{round(share * 100)}%")
-
-    kind = "matrix" + " upright" * (len(columns) > 9) + " new" * (new in rows)
-    made = table(
-        ["source class", *(flow.columns[c] for c in columns), "total"],
-        [
-            [
-                flow.rows[r],
-                *(cell(int(counts[r, c]), int(total[r])) for c in columns),
-                int(total[r]),
-            ]
-            for r in rows
-        ],
-        kind=kind,
-    )
-    unused = {
-        "Target classes without a box": [n for c, n in enumerate(flow.columns) if c not in columns],
-        "Source classes without a box": [
-            n for r, n in enumerate(flow.rows) if r not in rows and r != new
-        ],
-    }
-    return made + "".join(
-        note(escaped(f"{text}: {', '.join(names)}.")) for text, names in unused.items() if names
-    )
-
-
-def _pictures(source: SourceReport, palette: Mapping[str, Color], count: int, seed: int) -> str:
-    before, after = source.before, source.after
-    joined = statistics.matching_images(before, after)
-    lost = np.zeros(len(before.boxes), bool)
-    lost[source.gone.row[~source.gone.merged]] = True
-    new = ~after.boxes.ignore
-    new[pair_boxes(before, after)[0]] = False
-    dashed = (lost, new)
-    figures, unreadable = [], 0
-    seen: tuple[set[str], set[str]] = (set(), set())
-    for row, reason in statistics.choose_images(before, after, count, seed):
-        try:
-            pixels = load_rgb(after, row)
-        except DataError:
-            unreadable += 1
-            continue
-        sides = []
-        for k, (dataset, image) in enumerate(((before, int(joined[row])), (after, row))):
-            rows = dataset.rows(image)
-            labels = [dataset.space.names[c] for c in dataset.boxes.category[rows]]
-            ignore = dataset.boxes.ignore[rows]
-            seen[k].update(n for n, hidden in zip(labels, ignore, strict=True) if not hidden)
-            picture = draw_boxes(
-                pixels,
-                dataset.boxes.xyxy[rows],
-                labels,
-                dataset.boxes.score[rows] if k else None,
-                palette,
-                ignore=ignore,
-                dashed=dashed[k][rows],
-                width=_PICTURE_WIDTH,
-                # One class needs no name on every box.
-                tags=dataset.space.num_classes > 1 or bool(k),
-            )
-            n = int((~ignore).sum())
-            text = f"{('Before', 'After')[k]}: {n} box{'es' * (n != 1)}"
-            if dashed[k][rows].any():
-                text += f", {int(dashed[k][rows].sum())} {('without a label', 'new')[k]}"
-            sides.append(f"<div><span>{text}</span>{embedded(picture, text)}</div>")
-        name = escaped(after.images.file_name[row])
-        figures.append(
-            f"<figure><figcaption>{name} <small>{reason}</small></figcaption>"
-            f'<div class="pair">{"".join(sides)}</div>'
-            f"{details('Labels', _labels(after, row))}</figure>"
-        )
-    left_out = note(f"{unreadable} images could not be read.") if unreadable else ""
-    if not figures:
-        return left_out
-    legends = "".join(
-        f'<div><strong>{label}</strong><ul class="legend">'
-        + "".join(f"<li>{swatch(palette[n])}{escaped(n)}</li>" for n in sorted(names))
-        + "</ul></div>"
-        for label, names in (("Before", seen[0]), ("After", seen[1]))
-    )
-    text = "Dashed: annotations that left no label, and labels that come from no annotation."
-    keys = f'<div class="keys">{legends}</div>{note(text)}'
-    return f"<h3>Pictures</h3>{keys}{''.join(figures)}{left_out}"
-
-
-def _labels(after: DetectionDataset, image: int) -> str:
-    """Score, origin and alternatives of each label of an image."""
-    boxes, names = after.boxes, after.space.names
-    rows: list[list[object]] = []
-    for row in after.objects(image).tolist():
-        origin, annotation = "–", "–"
-        if boxes.provenance is not None:
-            origin = boxes.provenance.origin[row]
-            annotation = boxes.provenance.source_category[row] or "–"
-        others = ", ".join(alternatives_of(boxes, row)) or "–"
-        score = "–" if np.isnan(boxes.score[row]) else f"{boxes.score[row]:.2f}"
-        rows.append([names[boxes.category[row]], origin, annotation, others, score])
-    head = ["label", "origin", "annotation", "may also be", "score"]
-    return table(head, rows, words=4) if rows else "<p>None.</p>"

@@ -1,4 +1,7 @@
-"""Charts, all drawn by matplotlib: inline SVG for pages without scripts, PNG and SVG as files.
+"""Charts, all drawn by matplotlib: inline SVG for pages, PNG and SVG as files.
+
+Beside every chart of a page its numbers are folded up as a table, for those who do not see it and
+for those who want them.
 
 Matplotlib is imported when a chart is drawn, and only its object interface with the Agg and SVG
 writers is used, so that no window system and no global state come into it. The same data give the
@@ -18,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relabel.errors import shown
-from relabel.reports.style import escaped
+from relabel.reports.page import details, table
+from relabel.reports.style import escaped, isolated, named, shortened
 from relabel.workspace.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -33,10 +37,10 @@ COLOURS = (
 )
 INK, SOFT, LINE = "#222222", "#666666", "#d9d9d9"
 _BAR, _MARK = "#2f74ad", "#b3480a"
-_TONES = (_BAR, "#d98200", "#12855f", "#b0508f", "#7a6ad8", "#8a8f96", "#b8262f")
+TONES = (_BAR, "#d98200", "#12855f", "#b0508f", "#7a6ad8", "#8a8f96", "#b8262f")
 # What the style sheet of pages calls these colours, lighter where the page is dark.
 _VARIABLES = {
-    **{colour: f"var(--t{k})" for k, colour in enumerate(_TONES)},
+    **{colour: f"var(--t{k})" for k, colour in enumerate(TONES)},
     SOFT: "var(--soft)",
     _BAR: "var(--bar)",
     _MARK: "var(--mark)",
@@ -169,8 +173,8 @@ def _bar_chart(
     """Bars from each of k + 1 ``edges`` to the next; ``ticks`` and ``mark`` are places there."""
     total, most = sum(counts), max(counts, default=0)
     if not total:
-        return _figure(title, note, "<p>none</p>")
-    figure, axes = _panel(_WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP)
+        return chart_figure(title, note, "<p>none</p>")
+    figure, axes = chart_panel(_WIDTH, _HEIGHT, _SIDE, _BOTTOM, _TOP)
     low, high = float(edges[0]), float(edges[-1])
     gap = (1 if len(counts) > 15 else 3) / (_WIDTH - 2 * _SIDE) * (high - low)
     visible = most / (_HEIGHT - _BOTTOM - _TOP)  # the smallest count is still to be seen
@@ -186,11 +190,15 @@ def _bar_chart(
         axes.axvline(mark, ymax=1.07, **style)
     axes.set_xlim(low, high)
     axes.set_ylim(0, most)
-    axes.set_xticks(list(ticks), list(ticks.values()), fontsize=11, color=SOFT, va="baseline")
+    axes.set_xticks(
+        list(ticks), list(map(shown, ticks.values())), fontsize=11, color=SOFT, va="baseline"
+    )
     axes.tick_params(length=0, pad=16)
     for place, label in zip(ticks, axes.get_xticklabels(), strict=True):
         label.set_ha("left" if place == low else "right" if place == high else "center")
-    return _figure(title, note, _inline(figure, f"{title}: {note}" if note else title, tips))
+    svg = chart_svg(figure, f"{title}: {note}" if note else title, tips)
+    rows = [[names[k], n, f"{n / total:.1%}"] for k, n in enumerate(counts) if n]
+    return chart_figure(title, note, svg + chart_numbers(["", "count", "share"], rows))
 
 
 def heat_map(
@@ -208,9 +216,11 @@ def heat_map(
     names = [shown(name) for name in names]
     size, label = len(names), min(max(map(len, names), default=0), _LONGEST)
     cell = max(14, min(30, 460 // max(size, 1)))
-    margin, top = 6 * label + 8, 5 * label + 12
-    width, height = margin + cell * size + 8, top + cell * size + 8
-    figure, axes = _panel(width, height)
+    margin, top = 7 * label + 8, 5 * label + 12
+    # The name of the last column leans out to the right.
+    right = max(8, 4 * label)
+    width, height = margin + cell * size + right, top + cell * size + 8
+    figure, axes = chart_panel(width, height)
     axes.set_position((margin / width, 8 / height, cell * size / width, cell * size / height))
     tips = {}
     for (row, column), value in np.ndenumerate(values):
@@ -223,7 +233,7 @@ def heat_map(
         tips[patch] = what.format(**text)
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)
-    texts = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    texts = [shortened(name, _LONGEST) for name in names]
     axes.xaxis.tick_top()
     style: dict[str, Any] = {"fontsize": min(11, 0.55 * cell + 3), "color": SOFT}
     style["parse_math"] = False
@@ -232,9 +242,16 @@ def heat_map(
     )
     axes.set_yticks(range(size), texts, va="center", **style)
     axes.tick_params(length=0, pad=3)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        whole = zip(labels, names, texts, strict=True)
+        tips |= {label: name for label, name, text in whole if text != name}
     # Letters of a few categories are not blown up to the width of the page.
-    body = f'<div style="max-width:{round(1.5 * width)}px">{_inline(figure, title, tips)}</div>'
-    return _figure(title, note, body)
+    body = f'<div style="max-width:{round(1.5 * width)}px">{chart_svg(figure, title, tips)}</div>'
+    rows = [
+        [name, *("–" if np.isnan(v) else f"{v:.0%}" for v in values[k])]
+        for k, name in enumerate(names)
+    ]
+    return chart_figure(title, note, body + chart_numbers(["", *names], rows))
 
 
 def reliability(
@@ -254,8 +271,8 @@ def reliability(
         tip: what a bar says where the pointer rests.
     """
     if not count.sum():
-        return _figure(title, note, "<p>none</p>")
-    figure, axes = _panel(_WIDTH, 230, 26, 24, 10)
+        return chart_figure(title, note, "<p>none</p>")
+    figure, axes = chart_panel(_WIDTH, 230, 26, 24, 10)
     tips = {}
     for k in np.flatnonzero(count).tolist():
         low, wide = k / len(count), 1 / len(count)
@@ -272,12 +289,35 @@ def reliability(
     axes.tick_params(length=0)
     axes.tick_params(axis="x", pad=16)
     axes.tick_params(axis="y", pad=3)
-    return _figure(title, note, _inline(figure, title, tips))
+    rows = [
+        [f"{confidence[k]:.2f}", f"{share[k]:.2f}", int(count[k])]
+        for k in np.flatnonzero(count).tolist()
+    ]
+    numbers = chart_numbers(["claimed", "seen", "count"], rows)
+    return chart_figure(title, note, chart_svg(figure, title, tips) + numbers)
 
 
-def _figure(title: str, note: str, body: str) -> str:
-    caption = f"{escaped(title)}{f'<small>{escaped(note)}</small>' if note else ''}"
-    return f'<figure class="chart"><figcaption>{caption}</figcaption>{body}</figure>'
+def chart_figure(title: str, note: str, body: str, kind: str = "") -> str:
+    """A chart of a page with its title; ``kind`` are more CSS classes."""
+    caption = f"{named(title)}{f'<small>{escaped(note)}</small>' if note else ''}"
+    return (
+        f'<figure class="{f"chart {kind}".strip()}"><figcaption>{caption}</figcaption>'
+        f"{body}</figure>"
+    )
+
+
+def chart_numbers(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """What a chart shows as a table, folded up."""
+    return details("Numbers", table(head, rows))
+
+
+def paper_figure(figure: Figure, key: str, title: str, note: str = "") -> str:
+    """A figure that is also written to a file, on white ground in a page.
+
+    Args:
+        key: unique on the page.
+    """
+    return chart_figure(title, note, chart_svg(figure, title, {}, key=key), "paper")
 
 
 def share_bar(parts: Mapping[str, int]) -> str:
@@ -286,25 +326,25 @@ def share_bar(parts: Mapping[str, int]) -> str:
     if not total:
         return "<p>none</p>"
     texts = {name: f"{name}: {n:,} ({n / total:.1%})" for name, n in parts.items()}
-    figure, axes = _panel(1000, 26)
+    figure, axes = chart_panel(1000, 26)
     tips, start = {}, 0.0
     for k, (name, n) in enumerate(parts.items()):
         width = n and max(n, 0.003 * total)  # the smallest share is still to be seen
-        (bar,) = axes.barh(0, width, 1, start, color=_TONES[k % len(_TONES)])
+        (bar,) = axes.barh(0, width, 1, start, color=TONES[k % len(TONES)])
         tips[bar] = texts[name]
         start += width
     axes.set_xlim(0, start)
     axes.set_ylim(-0.5, 0.5)
     axes.set_xticks([])
     legend = "".join(
-        f'<li><i style="background:var(--t{k % len(_TONES)})"></i>{escaped(text)}</li>'
+        f'<li><i style="background:var(--t{k % len(TONES)})"></i>{named(text)}</li>'
         for k, text in enumerate(texts.values())
     )
-    svg = _inline(figure, ", ".join(texts.values()), tips, stretch=True)
+    svg = chart_svg(figure, ", ".join(texts.values()), tips, stretch=True)
     return f'<div class="share">{svg}</div><ul class="legend">{legend}</ul>'
 
 
-def _panel(width: int, height: int, side: int = 0, bottom: int = 0, top: int = 0) -> Any:
+def chart_panel(width: int, height: int, side: int = 0, bottom: int = 0, top: int = 0) -> Any:
     """Figure and bare axes with these margins, in points, which are units of the SVG's view box."""
     from matplotlib.figure import Figure
 
@@ -317,16 +357,27 @@ def _panel(width: int, height: int, side: int = 0, bottom: int = 0, top: int = 0
     return figure, axes
 
 
-def _inline(figure: Figure, label: str, tips: Mapping[Any, str], *, stretch: bool = False) -> str:
+def chart_svg(
+    figure: Figure,
+    label: str,
+    tips: Mapping[Any, str],
+    *,
+    stretch: bool = False,
+    key: str = "",
+) -> str:
     """The figure as an SVG element of a page, in the page's colours and font.
 
     Args:
         label: for those who do not see it.
         tips: a text for each of these patches, shown where the pointer rests.
         stretch: it fills its box, whatever shape that has.
+        key: unique on the page, of a figure that keeps its own colours and refers to its parts.
     """
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     for k, patch in enumerate(tips):
         patch.set_gid(f"tip{k}")
         patch.set_clip_on(False)
@@ -337,12 +388,20 @@ def _inline(figure: Figure, label: str, tips: Mapping[Any, str], *, stretch: boo
         figure.savefig(stream, format="svg", metadata={"Date": None})
     body = stream.getvalue().partition("</defs>")[2]
     for k, tip in enumerate(tips.values()):
-        body = body.replace(f'<g id="tip{k}">', f"<g><title>{escaped(tip)}</title>")
-    body = re.sub(r' id="[^"]*"| font-family: [^;]*;| transform="rotate\(-0 [^"]*"', "", body)
-    body = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), body)
+        body = body.replace(f'<g id="tip{k}">', f"<g><title>{isolated(tip)}</title>")
+    # Only in tags: a name may look like a colour or an id.
+    body = re.sub(r"<[^>]*>", lambda tag: _of_page(tag[0], key), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
     free = ' preserveAspectRatio="none"' if stretch else ""
-    return (
-        f'<svg viewBox="0 0 {width} {height}"{free} role="img" aria-label="{escaped(label)}">{body}'
-    )
+    said = f'role="img" aria-label="{isolated(label)}"'
+    return f'<svg viewBox="0 0 {width} {height}"{free} {said}>{body}'
+
+
+def _of_page(tag: str, key: str) -> str:
+    """A tag of matplotlib's in a page: with ids of its own, or without, in the page's colours."""
+    tag = re.sub(r' font-family: [^;]*;| transform="rotate\(-0 [^"]*"', "", tag)
+    if key:
+        return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{key}-", tag)
+    tag = re.sub(r' (id|clip-path)="[^"]*"', "", tag)
+    return re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), tag)

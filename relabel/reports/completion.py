@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from relabel.reports import charts
+from relabel.reports.made import Made
 from relabel.reports.page import (
     Cell,
     embedded,
@@ -20,7 +21,7 @@ from relabel.reports.page import (
     tiles,
     write_page,
 )
-from relabel.reports.style import escaped
+from relabel.reports.style import escaped, named
 
 _WIDTH, _HEIGHT = 420, 315  # pixels of a picture at most
 _MATRIX = 20  # categories that a matrix shows at most
@@ -114,6 +115,7 @@ def write_completion_report(
     *,
     title: str,
     settings: Mapping[str, Any] | None = None,
+    made: Made | None = None,
 ) -> Path:
     """Write the report; the same inputs give the same bytes.
 
@@ -123,17 +125,22 @@ def write_completion_report(
         pictures: its images, in the order of their groups.
         title: its heading.
         settings: settings of the run; tables may be nested.
+        made: command, versions and times of the run.
 
     Returns:
         ``out``.
     """
     sections = [_overview(counts), _cooccurrence(counts), _completions(counts), _measured(counts)]
-    contents = {"cooccurrence": "Co-occurrence", "completions": "Completions"}
+    contents = {
+        "overview": "Overview",
+        "cooccurrence": "Co-occurrence",
+        "completions": "Completions",
+    }
     contents |= {"reliability": "Reliability"}
     if pictures:
         contents["pictures"] = "Pictures"
         sections.append(picture_section(pictures, _key(pictures), _card))
-    return write_page(out, title, contents, sections, settings)
+    return write_page(out, title, contents, sections, settings, made)
 
 
 def _overview(counts: CompletionCounts) -> str:
@@ -157,7 +164,8 @@ def _overview(counts: CompletionCounts) -> str:
     absent = {"known absent": int(counts.absent.sum())}
     absent["completed absent"] = int(counts.unknown.sum()) - added
     return (
-        f'<section>{tiles(counts.numbers)}<div class="charts">{"".join(shown)}</div>'
+        f'<section id="overview"><h2>Overview</h2>{tiles(counts.numbers)}'
+        f'<div class="charts">{"".join(shown)}</div>'
         f"<h3>Present labels by what gave them</h3>{charts.share_bar(parts)}"
         f"<h3>Absent labels</h3>{charts.share_bar(absent)}</section>"
     )
@@ -339,12 +347,12 @@ def _card(picture: CompletedPicture) -> str:
     body = f"<ul>{items}</ul>" if items else "<p>no label</p>"
     return (
         f"<figure>{embedded(drawn, f'{picture.name}: {len(added)} labels added')}<figcaption>"
-        f"{body}{left}<small>{escaped(picture.name)}</small></figcaption></figure>"
+        f"{body}{left}<small>{named(picture.name)}</small></figcaption></figure>"
     )
 
 
 def _item(label: Label) -> str:
-    name = escaped(label.name)
+    name = named(label.name)
     if label.source == "known":
         return f'<li><i class="known"></i><span><b>{name}</b></span><span>known</span></li>'
     right = None if label.truth is None else label.truth == label.present

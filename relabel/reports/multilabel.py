@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from relabel.reports import charts
+from relabel.reports.compare import DrawnBox, Side, compared
+from relabel.reports.made import Made
 from relabel.reports.page import (
     Cell,
-    details,
-    embedded,
     note,
     picture_section,
     swatch,
@@ -21,8 +23,8 @@ from relabel.reports.page import (
     tiles,
     write_page,
 )
-from relabel.reports.pictures import class_palette, draw_masks
-from relabel.reports.style import escaped
+from relabel.reports.pictures import Color, class_palette, draw_masks
+from relabel.reports.style import named
 
 _WIDTH = 420  # pixels of a picture
 _FONT = 17  # pixels of a name on it; pages show it at two thirds of its width
@@ -90,6 +92,7 @@ def write_multilabel_report(
     *,
     title: str,
     settings: Mapping[str, Any] | None = None,
+    made: Made | None = None,
 ) -> Path:
     """Write the report; the same inputs give the same bytes.
 
@@ -99,22 +102,26 @@ def write_multilabel_report(
         pictures: its images, in the order of their groups.
         title: its heading.
         settings: settings of the run; tables may be nested.
+        made: command, versions and times of the run.
 
     Returns:
         ``out``.
     """
-    shown = picture_section(pictures, _KEY, lambda picture: _card(picture, counts.confident))
-    sections = [_overview(counts), shown, _added(counts), _confused(counts), _skipped(counts)]
-    contents = {"pictures": "Pictures"} if pictures else {}
+    numbers = count()
+    shown = picture_section(pictures, _KEY, lambda p: _card(next(numbers), p, counts.confident))
+    sections = [_skipped(counts), _overview(counts), shown, _added(counts), _confused(counts)]
+    contents = {"skipped": "Images left out"} if counts.skipped_total else {}
+    contents |= {"pictures": "Pictures"} if pictures else {}
     contents |= {"added": "Added labels", "confused": "Confused classes"}
-    return write_page(out, title, contents, sections, settings)
+    return write_page(out, title, contents, sections, settings, made)
 
 
 _KEY = note(
-    "Each tinted region is a mask, in the colour of its most probable class, which the list below "
-    "the picture repeats. A ring marks a label that no region shown is called by: the image's own "
-    "label, or a lesser guess of a region. Grey labels are below the confidence that the counts "
-    "are made at."
+    "Before is the photo with its own label, after has the regions that were found. Each tinted "
+    "region is a mask, in the colour of its most probable class, which the list below the picture "
+    "repeats; it says its class where the pointer rests, and when it has the focus. A ring marks a "
+    "label that no region shown is called by: the image's own label, or a region's lesser guess. "
+    "Grey labels are below the confidence that the counts are made at."
 )
 
 
@@ -137,7 +144,7 @@ def _overview(counts: Counts) -> str:
     )
 
 
-def _card(picture: Picture, confident: float) -> str:
+def _card(number: int, picture: Picture, confident: float) -> str:
     names = [name for name, _ in picture.mask_labels]
     palette = class_palette(names)
     scores = np.array([p for _, p in picture.mask_labels], np.float64)
@@ -152,18 +159,40 @@ def _card(picture: Picture, confident: float) -> str:
         color = swatch(palette[name]) if name in palette else '<i class="none"></i>'
         kinds = ["own"] if name == picture.original else []
         kinds += ["faint"] if prob < confident else []
-        text = f"<b>{escaped(name)}</b>" if "own" in kinds else escaped(name)
+        text = f"<b>{named(name)}</b>" if "own" in kinds else named(name)
         items.append(
             f'<li class="{" ".join(kinds)}">{color}<span>{text}</span><span>{prob:.2f}</span></li>'
         )
     more = len(picture.labels) - _LABELS_SHOWN
     rest = f"<p><small>and {more} more</small></p>" if more > 0 else ""
     listed = f"<ul>{''.join(items)}</ul>" if items else "<p>no label</p>"
-    text = f"{picture.name}: {len(names)} regions"
-    return (
-        f"<figure>{embedded(drawn, text)}<figcaption>{listed}{rest}"
-        f"<small>{escaped(picture.name)}</small></figcaption></figure>"
+    photo = np.asarray(Image.fromarray(picture.pixels).resize(drawn.size))
+    own = picture.original or "no label of its own"
+    before = Side("Before", f"{picture.name}, the photo: {own}", ())
+    after = Side(
+        "After",
+        f"{picture.name}: {len(names)} regions",
+        _regions(picture, palette, drawn.width / width),
+        np.asarray(drawn),
     )
+    shown = compared(f"image-{number}", photo, before, after, width=drawn.width, chosen="two")
+    return (
+        f'<figure class="ba">{shown}<figcaption>{listed}{rest}'
+        f"<small>{named(picture.name)}</small></figcaption></figure>"
+    )
+
+
+def _regions(picture: Picture, palette: Mapping[str, Color], scale: float) -> list[DrawnBox]:
+    """The masks' boxes, which are only seen where they are looked at."""
+    boxes = []
+    for mask, (name, prob) in zip(picture.masks, picture.mask_labels, strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            x1, x2 = scale * columns[0], scale * (columns[-1] + 1)
+            y1, y2 = scale * rows[0], scale * (rows[-1] + 1)
+            text = f"{name} {prob:.2f}: a region of {mask.mean():.0%} of the image"
+            boxes.append(DrawnBox((x1, y1, x2, y2), "", palette[name], text, "quiet"))
+    return boxes
 
 
 def _added(counts: Counts) -> str:
@@ -210,5 +239,5 @@ def _skipped(counts: Counts) -> str:
     more = counts.skipped_total - len(counts.skipped)
     listed = table(["image", "reason"], [list(row) for row in counts.skipped], words=2)
     listed += note(f"and {more:,} more") if more else ""
-    summary = f"Images that could not be read: {counts.skipped_total:,}"
-    return f"<section>{details(summary, listed)}</section>"
+    text = f"{counts.skipped_total:,} images could not be read, and have no labels."
+    return f'<section id="skipped"><h2>Images left out, and why</h2>{note(text)}{listed}</section>'

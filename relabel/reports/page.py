@@ -1,6 +1,7 @@
 """The skeleton of every report: one HTML file with everything in it, its tables and figures.
 
-No scripts, no network, pictures embedded as JPEG; the same inputs give the same bytes.
+No network, pictures embedded as JPEG, one small script of our own (`relabel.reports.script`); the
+same inputs give the same bytes, but for what a page says of the run that made it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from PIL import Image
 
-from relabel.reports.style import CSS, escaped
+from relabel.reports.made import Made
+from relabel.reports.script import POLICY, SCRIPT
+from relabel.reports.style import CSS, escaped, isolated, named
 from relabel.workspace.atomic import atomic_write_bytes
 
 _JPEG_QUALITY = 82
+_LONG = 24  # letters of a word, or of a name at the head of a row
 
 
 class Grouped(Protocol):
@@ -44,6 +48,7 @@ def write_page(
     contents: Mapping[str, str],
     sections: Sequence[str],
     settings: Mapping[str, Any] | None = None,
+    made: Made | None = None,
 ) -> Path:
     """Write one HTML file.
 
@@ -52,23 +57,46 @@ def write_page(
         contents: text of each entry of the navigation list, by the id that it leads to.
         sections: what the page holds, in order, as HTML.
         settings: settings of the run, folded at the end; tables may be nested.
+        made: command, versions and times of the run, at the end.
 
     Returns:
         ``out``.
     """
-    links = "".join(f'<li><a href="#{k}">{escaped(v)}</a></li>' for k, v in contents.items())
-    folded = f"<section>{details('Settings', nested(settings))}</section>" if settings else ""
+    last = _how_made(made, settings)
+    listed = {**contents, "made": "How this was made"} if last else contents
+    links = "".join(f'<li><a href="#{k}">{named(v)}</a></li>' for k, v in listed.items())
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{escaped(title)}</title><style>{CSS}</style></head><body><header>"
-        f"<h1>{escaped(title)}</h1><nav><ul>{links}</ul></nav></header><main>"
-        f"{''.join(sections)}{folded}</main></body></html>\n"
+        f'<h1>{escaped(title)}</h1><nav aria-label="Contents"><ul>{links}</ul></nav></header><main>'
+        f"{''.join(sections)}{last}</main><script>{SCRIPT}</script></body></html>\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(out, page.encode())
     return out
+
+
+def _how_made(made: Made | None, settings: Mapping[str, Any] | None) -> str:
+    parts = []
+    if made is not None:
+        parts.append(f'<pre class="command">{escaped(made.command)}</pre>')
+        took = made.took()
+        facts: list[Sequence[object]] = [("written", made.written), ("machine", made.machine)]
+        facts += [("its stages took", took)] if took else []
+        parts.append(table(["", "run"], facts, words=2))
+        if made.stages:
+            rows = [(name, f"{seconds:,.1f}") for name, seconds in made.stages.items()]
+            parts.append(details("Time by stage", table(["stage", "seconds"], rows)))
+        versions = table(["package", "version"], list(made.versions.items()), words=2)
+        parts.append(details("Versions", versions))
+    if settings:
+        parts.append(details("Settings", nested(settings)))
+    if not parts:
+        return ""
+    return f'<section id="made"><h2>How this was made</h2>{"".join(parts)}</section>'
 
 
 def table(
@@ -79,7 +107,7 @@ def table(
     words: int = 1,
     kind: str = "",
 ) -> str:
-    """A table whose rows have their first cell as heading, below a heading of its own if named.
+    """A table whose rows have their first cell as heading, with a caption if named.
 
     Args:
         head: one name per column.
@@ -87,30 +115,47 @@ def table(
         words: columns from the left that hold words; the others are to the right.
         kind: CSS classes of the table.
     """
-    num, name = ' class="num"', f' class="{kind}"' if kind else ""
+    name = f' class="{kind}"' if kind else ""
     names = "".join(
-        f'<th scope="col"{num if k >= words else ""}><span>{escaped(h)}</span></th>'
+        f'<th scope="col"{_class("num" * (k >= words), _long(h))}><span>{escaped(h)}</span></th>'
+        if h
+        else "<td></td>"
         for k, h in enumerate(head)
     )
     body = "".join(
-        f'<tr><th scope="row">{escaped(str(row[0]))}</th>'
+        f"<tr>{_row_heading(str(row[0]))}"
         + "".join(_cell(v, k >= words) for k, v in enumerate(row[1:], 1))
         + "</tr>"
         for row in rows
     )
+    caption = f"<caption>{named(title)}</caption>" if title else ""
     made = (
-        f'<div class="scroll"><table{name}><thead><tr>{names}</tr>'
+        f'<div class="scroll"><table{name}>{caption}<thead><tr>{names}</tr>'
         f"</thead><tbody>{body}</tbody></table></div>"
     )
-    return f"<div><h4>{escaped(title)}</h4>{made}</div>" if title else made
+    return f"<div>{made}</div>" if title else made
+
+
+def _row_heading(text: str) -> str:
+    return f'<th scope="row"{_class("long" * (len(text) > _LONG))}>{escaped(text)}</th>'
 
 
 def _cell(value: object, right: bool) -> str:
     if not isinstance(value, Cell):
-        value = Cell(escaped(number(value)), "num" if right else "")
-    kind = f' class="{value.kind}"' if value.kind else ""
+        text = number(value)
+        value = Cell(escaped(text), " ".join(filter(None, ("num" * right, _long(text)))))
     style = f' style="{value.style}"' if value.style else ""
-    return f"<td{kind}{style}>{value.html}</td>"
+    return f"<td{_class(value.kind)}{style}>{value.html}</td>"
+
+
+def _long(text: str) -> str:
+    """The CSS class of a text that would make its column too wide, were it not broken anywhere."""
+    return "long" if max(map(len, text.split()), default=0) > _LONG else ""
+
+
+def _class(*names: str) -> str:
+    kept = " ".join(filter(None, names))
+    return f' class="{kept}"' if kept else ""
 
 
 def number(value: object) -> str:
@@ -167,7 +212,7 @@ def nested(values: Mapping[str, Any]) -> str:
         head = ["", *(str(k) for k in flat[0])]
         parts.append(table(head, [[k, *v.values()] for k, v in inner.items()]))
     else:
-        parts += [f"<h4>{escaped(str(k))}</h4>{nested(v)}" for k, v in inner.items()]
+        parts += [f'<p class="sub">{named(str(k))}</p>{nested(v)}' for k, v in inner.items()]
     return "".join(parts)
 
 
@@ -188,10 +233,14 @@ def swatch(color: tuple[int, int, int]) -> str:
 
 def embedded(picture: Image.Image, text: str) -> str:
     """A picture as an image element that holds its own data; ``text`` describes it."""
+    return (
+        f'<img alt="{isolated(text)}" width="{picture.width}" height="{picture.height}" '
+        f'decoding="async" src="{jpeg_data(picture)}">'
+    )
+
+
+def jpeg_data(picture: Image.Image) -> str:
+    """A picture as an address that holds its own data."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    data = base64.b64encode(stream.getvalue()).decode()
-    return (
-        f'<img alt="{escaped(text)}" width="{picture.width}" height="{picture.height}" '
-        f'loading="lazy" src="data:image/jpeg;base64,{data}">'
-    )
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

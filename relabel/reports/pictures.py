@@ -277,7 +277,7 @@ def side_by_side(
     return contact_sheet(pictures, captions, columns=len(layers), cell_width=cell_width)
 
 
-def _ink(color: Color) -> Color:
+def ink(color: Color) -> Color:
     """Black or white, whichever has the higher contrast on ``color``."""
     red, green, blue = ((c / 255) ** 2.2 for c in color)
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
@@ -329,19 +329,41 @@ def _write_tags(
 ) -> None:
     """Write the names of the boxes ``order`` where there is room, in that order."""
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=size or max(11, round(picture.width / 44)))
-    placed: list[Rectangle] = []
-    centres = (xyxy[order, :2] + xyxy[order, 2:]) / 2
-    for i in order:
-        text = shown(labels[i])
-        if scores is not None and not np.isnan(scores[i]):
-            text = f"{text} {scores[i]:.2f}"
-        tag = _place_tag(pen, text, font, tuple(xyxy[i].tolist()), picture.size, placed, centres)
+    size = size or max(11, round(picture.width / 44))
+    font = ImageFont.load_default(size=size)
+    texts = {i: shown(labels[i]) for i in order}
+    if scores is not None:
+        texts |= {i: f"{texts[i]} {scores[i]:.2f}" for i in order if not np.isnan(scores[i])}
+    for i, tag in tag_places(picture.size, xyxy, texts, size).items():
+        color = colors.get(labels[i], IGNORE_COLOR)
+        pen.rectangle(tag, fill=color)
+        pen.text((tag[0] + 3, tag[1] + 1), texts[i], fill=ink(color), font=font, anchor="lt")
+
+
+def tag_places(
+    size: tuple[int, int], xyxy: np.ndarray, texts: Mapping[int, str], letters: int
+) -> dict[int, Rectangle]:
+    """Where names of boxes stand so that they cover neither one another nor a box's middle.
+
+    Args:
+        size: width and height of the picture in pixels.
+        xyxy: float [n, 4].
+        texts: by box, in the order in which they are placed.
+        letters: size of the letters in pixels.
+
+    Returns:
+        A rectangle for each box whose name has room.
+    """
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    font = ImageFont.load_default(size=letters)
+    placed: dict[int, Rectangle] = {}
+    centres = (xyxy[list(texts), :2] + xyxy[list(texts), 2:]) / 2
+    for i, text in texts.items():
+        box = tuple(xyxy[i].tolist())
+        tag = _place_tag(pen, text, font, box, size, list(placed.values()), centres)
         if tag is not None:
-            placed.append(tag)
-            color = colors.get(labels[i], IGNORE_COLOR)
-            pen.rectangle(tag, fill=color)
-            pen.text((tag[0] + 3, tag[1] + 1), text, fill=_ink(color), font=font, anchor="lt")
+            placed[i] = tag
+    return placed
 
 
 def _place_tag(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from relabel.reports import charts
+from relabel.reports.made import Made
 from relabel.reports.page import (
     details,
     embedded,
@@ -21,7 +22,7 @@ from relabel.reports.page import (
     write_page,
 )
 from relabel.reports.pictures import Color, class_palette, draw_boxes
-from relabel.reports.style import escaped
+from relabel.reports.style import escaped, named
 
 _WIDTH = 320  # pixels of a picture
 _CHARTS = 12  # of classes
@@ -79,6 +80,7 @@ def write_pseudo_label_report(
     pictures: Sequence[LabelPicture],
     missing: str = "",
     about: Mapping[str, Any] | None = None,
+    made: Made | None = None,
 ) -> Path:
     """Write the report; the same inputs give the same bytes.
 
@@ -92,6 +94,7 @@ def write_pseudo_label_report(
         pictures: the worst labels, in the order of their groups.
         missing: why there are no pictures of some, in a sentence.
         about: what was measured, folded at the end.
+        made: command, versions and times of the run.
 
     Returns:
         ``out``.
@@ -101,17 +104,17 @@ def write_pseudo_label_report(
     if missing:
         shown = shown or '<section id="pictures"><h2>Pictures</h2></section>'
         shown = shown.removesuffix("</section>") + note(escaped(missing)) + "</section>"
-    made = "".join(table(*content, title=name) for name, content in tables.items())
+    measured = "".join(table(*content, title=name) for name, content in tables.items())
     contents = {"measured": "Measured", "reliability": "Reliability"}
     contents |= {"pictures": "Pictures"} if shown else {}
     sections = [
         f"<section>{tiles(numbers)}</section>",
         f'<section id="measured"><h2>Measured</h2>{note(_MEASURED)}'
-        f'<div class="tables">{made}</div></section>',
+        f'<div class="tables">{measured}</div></section>',
         _reliability(overall, classes),
         shown,
     ]
-    return write_page(out, title, contents, sections, about)
+    return write_page(out, title, contents, sections, about, made)
 
 
 _MEASURED = (
@@ -133,17 +136,18 @@ def _reliability(overall: Sequence[Bars], classes: Sequence[Bars]) -> str:
         "word have bars that end at the dashed line."
     )
     parts = ['<section id="reliability"><h2>Reliability</h2>', note(text)]
-    parts.append(f'<div class="charts">{"".join(map(_chart, overall))}</div>')
+    parts.append(f'<div class="charts">{"".join(map(reliability_chart, overall))}</div>')
     some = [bars for bars in classes if bars.count.sum()]
     if len(some) > 1:
-        drawn = "".join(map(_chart, some[:_CHARTS]))
+        drawn = "".join(map(reliability_chart, some[:_CHARTS]))
         left = len(some) - _CHARTS
         more = note(f"and {left:,} classes with fewer labels") if left > 0 else ""
         parts.append(details("By class", f'<div class="charts">{drawn}</div>{more}'))
     return "".join([*parts, "</section>"])
 
 
-def _chart(bars: Bars) -> str:
+def reliability_chart(bars: Bars) -> str:
+    """The diagram as a chart of a page."""
     gap = "" if bars.error is None else f", {bars.error:.3f} from the line in the mean"
     return charts.reliability(
         bars.claimed,
@@ -168,12 +172,12 @@ def _card(picture: LabelPicture, palette: Mapping[str, Color]) -> str:
         line=3,
     )
     items = "".join(
-        f"<li>{swatch(palette[name])}<span>{escaped(name)}</span><span>{escaped(said)}</span></li>"
+        f"<li>{swatch(palette[name])}<span>{named(name)}</span><span>{escaped(said)}</span></li>"
         for name, said in zip(picture.classes, (picture.claims, "true"), strict=False)
     )
     text = f"{picture.classes[0]}: {picture.text}"
     return (
         f"<figure>{embedded(drawn, text)}<figcaption><ul>{items}</ul>"
-        f"<p>{escaped(picture.text)}</p><small>{escaped(picture.name)}</small>"
+        f"<p>{escaped(picture.text)}</p><small>{named(picture.name)}</small>"
         "</figcaption></figure>"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,9 +16,34 @@ from relabel.errors import DataError
 from relabel.reports import charts
 from relabel.reports.page import Cell, embedded, note, table
 from relabel.reports.pictures import Color, crop_around, draw_boxes
-from relabel.reports.style import escaped
+from relabel.reports.sides import removed_facts
+from relabel.reports.style import escaped, named
 
 _CROP_WIDTH = 320
+
+
+def dropped_overview(sources: Sequence[tuple[str, DetectionDataset, Removed]]) -> str:
+    """A section on the annotations of all sources that left no label: how many, and why.
+
+    Args:
+        sources: name, the annotations, and those without a label of their own.
+    """
+    rows: list[list[object]] = []
+    for name, before, removed in sources:
+        total = int((~before.boxes.ignore).sum())
+        gone = removed.take(~removed.merged)
+        rows += [
+            [name, reason, _shared(n, total)]
+            for reason, n in sorted(Counter(gone.reason).items(), key=_by_count)
+        ]
+        if not len(gone):
+            rows.append([name, "nothing was dropped", _shared(0, total)])
+    text = (
+        "Annotations without a label in the result, as a share of all of their source. The section "
+        "of a source has them by class, with pictures."
+    )
+    made = table(["source", "why", "annotations"], rows, words=2, kind="fates plain")
+    return f'<section id="dropped"><h2>What was dropped, and why</h2>{made}{note(text)}</section>'
 
 
 def changes_bar(found: ChangeCounts) -> str:
@@ -62,7 +87,7 @@ def removed_section(
         count: pictures, taken in turn from every class and reason, at random with ``seed``.
     """
     gone = removed.take(~removed.merged)
-    title = "<h3>Annotations without a label</h3>"
+    title = "<h3>What was dropped, and why</h3>"
     if not len(gone):
         return f"{title}<p>None.</p>"
     return title + _reasons(source, gone) + _examples(source, gone, space, palette, count, seed)
@@ -109,11 +134,11 @@ def _examples(
         picture = draw_boxes(
             part, np.array([box]), [name], colors=palette, width=_CROP_WIDTH, tags=False, line=4
         )
-        lines = "".join(f"<p>{escaped(line)}</p>" for line in _facts(gone, k, space))
+        lines = "".join(f"<p>{named(line)}</p>" for line in removed_facts(gone, k, space))
         cards.append(
-            f"<figure>{embedded(picture, text)}<figcaption><strong>{escaped(name)}</strong>"
+            f"<figure>{embedded(picture, text)}<figcaption><strong>{named(name)}</strong>"
             f"<p>{escaped(gone.reason[k])}</p>{lines}"
-            f"<p><small>{escaped(source.images.file_name[image])}</small></p></figcaption></figure>"
+            f"<p><small>{named(source.images.file_name[image])}</small></p></figcaption></figure>"
         )
     left_out = note(f"{unreadable} images could not be read.") if unreadable else ""
     return f'<div class="cards">{"".join(cards)}</div>{left_out}' if cards else left_out
@@ -128,16 +153,6 @@ def _in_turn(source: DetectionDataset, gone: Removed, count: int, seed: int) -> 
     ordered = sorted(groups.values(), key=lambda rows: (-len(rows), rows))
     turns = max(map(len, ordered))
     return [rows[t] for t in range(turns) for rows in ordered if t < len(rows)][:count]
-
-
-def _facts(gone: Removed, k: int, space: LabelSpace) -> list[str]:
-    facts = []
-    if not np.isnan(gone.probability[k]):
-        facts.append(f"an object in the target: {gone.probability[k]:.2f}")
-    if gone.category[k] >= 0:
-        score = "" if np.isnan(gone.score[k]) else f" {gone.score[k]:.2f}"
-        facts.append(f"best class: {space.names[gone.category[k]]}{score}")
-    return facts
 
 
 def _by_count(item: tuple[str, int]) -> tuple[int, str]:

@@ -83,6 +83,68 @@ def box_style(before: DetectionDataset, after: DetectionDataset) -> BoxStyle:
     )
 
 
+@dataclass(frozen=True)
+class ClassShape:
+    """Width over height of the boxes of a target class, float64 [k] each.
+
+    Attributes:
+        before: of the annotations that labels of the class come from.
+        after: of these labels.
+        target: of the target's own boxes of the class.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    target: np.ndarray
+
+
+def class_shapes(
+    before: DetectionDataset, after: DetectionDataset, target: DetectionDataset
+) -> dict[str, ClassShape]:
+    """By class of the target with labels that come from an annotation; boxes without area left out.
+
+    Args:
+        target: in the label space of ``after``.
+    """
+    to_rows, from_rows = pair_boxes(before, after)
+    kept = ~after.boxes.ignore[to_rows]
+    to_rows, from_rows = to_rows[kept], from_rows[kept]
+    old, new = _ratios(before.boxes.xywh[from_rows]), _ratios(after.boxes.xywh[to_rows])
+    usable = np.isfinite(old) & np.isfinite(new)
+    of_label = after.boxes.category[to_rows]
+    own = _ratios(target.boxes.xywh)
+    own_kept = ~target.boxes.ignore & np.isfinite(own)
+    return {
+        name: ClassShape(
+            old[usable & (of_label == c)],
+            new[usable & (of_label == c)],
+            own[own_kept & (target.boxes.category == c)],
+        )
+        for c, name in enumerate(after.space.class_names)
+        if (usable & (of_label == c)).any()
+    }
+
+
+def relative_sizes(dataset: DetectionDataset) -> np.ndarray:
+    """Side of a square as large as each box over that of its image, in percent: float64 [n].
+
+    Ignored boxes and images without a size are left out.
+    """
+    boxes, images = dataset.boxes, dataset.images
+    rows = np.flatnonzero(~boxes.ignore)
+    area = np.prod(boxes.xywh[rows, 2:], axis=1)
+    of_image = images.width.astype(np.float64) * images.height
+    whole = of_image[boxes.image[rows]]
+    return 100 * np.sqrt(area[whole > 0] / whole[whole > 0])
+
+
+def _ratios(xywh: np.ndarray) -> np.ndarray:
+    """Width over height, NaN without area."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = xywh[:, 2] / xywh[:, 3]
+    return np.where((xywh[:, 2:] > 0).all(axis=1), ratio, np.nan)
+
+
 def class_counts(dataset: DetectionDataset) -> dict[str, int]:
     """Boxes per class in the order of the label space, ignored boxes left out."""
     names = dataset.space.names

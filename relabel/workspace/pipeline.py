@@ -12,11 +12,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from relabel.errors import BusyError, StageError
+from relabel.errors import BusyError, DataError, StageError
+from relabel.files.json_text import parse_json
 from relabel.workspace.atomic import remove_leftovers
 from relabel.workspace.estimate import spoken
 from relabel.workspace.lock import FolderLock
@@ -185,6 +187,17 @@ class Pipeline:
                 stream.write(
                     json.dumps({"time": now, "stage": name, "event": event, **more}) + "\n"
                 )
+
+    def seconds(self) -> dict[str, float]:
+        """What its stages took the last time that each was finished, as far as the log tells."""
+        found: dict[str, float] = {}
+        if self._log is not None and self._log.is_file():
+            for line in self._log.read_bytes().splitlines():
+                with suppress(DataError):  # a line that a kill cut off
+                    entry = parse_json(line, self._log)
+                    if isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float):
+                        found[str(entry.get("stage"))] = float(entry["seconds"])
+        return {name: found[name] for name in self.stages if name in found}
 
 
 class _Run:

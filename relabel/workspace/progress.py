@@ -182,7 +182,7 @@ def message(text: str, *, quiet: bool = False) -> None:
     text = shown(text)
     with _lock:
         if _live is not None:
-            _live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            _live.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
             _write_line(text)
 

@@ -46,6 +46,8 @@ class Stage:
             needs: they are left alone.
         asked: names of inputs that somebody gave to have the stage done again with them: where
             nothing else changed, it is redone without ``overwrite``.
+        dated: outputs that say when they were made, by their paths in the folder. Their size and
+            bytes differ from run to run, and are not kept in the manifest.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Stage:
         lock: FolderLock | None = None,
         beside: Collection[str] = (),
         asked: Collection[str] = (),
+        dated: Collection[str] = (),
     ) -> None:
         self.name = name
         self.folder = Path(folder)
@@ -73,6 +76,7 @@ class Stage:
         self.lock = lock
         self.beside = frozenset(beside)
         self.asked = frozenset(asked)
+        self.dated = frozenset(dated)
         self._lock = FolderLock(self.folder, f"stage {name!r}")
 
     @cached_property
@@ -221,7 +225,9 @@ class Stage:
         for key, value in outputs.items():
             path = self.folder / value
             entry: dict[str, Any] = {"path": path.relative_to(self.folder).as_posix()}
-            if path.is_dir():
+            if entry["path"] in self.dated:
+                pass
+            elif path.is_dir():
                 entry["files"], entry["bytes"] = _folder_size(path)
             else:
                 entry["bytes"] = path.stat().st_size
@@ -267,7 +273,10 @@ class Stage:
         try:
             for entry in written.get("outputs", {}).values():
                 path = self.folder / entry["path"]
-                if "files" in entry:
+                if entry["path"] in self.dated:
+                    if not path.is_file():
+                        return False
+                elif "files" in entry:
                     if not path.is_dir() or _folder_size(path) != (entry["files"], entry["bytes"]):
                         return False
                 elif not path.is_file() or path.stat().st_size != entry["bytes"]:

@@ -19,6 +19,7 @@ import pytest
 from relabel.cli import main
 from relabel.lat.settings import LatSettings
 from tests.builders import fakes
+from tests.builders.pages import ParsedPage
 
 FAKES = Path(fakes.__file__)
 MakeSet = Callable[..., Path]
@@ -153,7 +154,15 @@ def test_whole_run_and_its_files(world: World) -> None:
     )
     assert manifest["changes"]["coarse"] == {"classes": {"vehicle": of_vehicles}, "added": 0}
     assert json.loads(done.stdout)["changes"] == manifest["changes"]
-    assert (out / "result" / "report.html").stat().st_size > 1000
+    report = ParsedPage((out / "result" / "report.html").read_text())
+    report.check()
+    assert "report.html" not in manifest["files"] and "merged.json" in manifest["files"]
+    # What comes first, how far the specialist can be trusted, and by which command.
+    assert report.rows[1:3] == [[name, "nothing was dropped", "·"] for name in manifest["sources"]]
+    assert "Specialist of the target" in report.texts
+    (command,) = (text for text in report.texts if text.startswith("relabel "))
+    assert "--target fine --sources" in command
+    assert any(row[0] == "LAT" for row in report.rows[-200:])  # seconds by stage
     samples = json.loads((out / "result" / "coarse" / "fiftyone" / "samples.json").read_text())
     assert set(samples["samples"][0]) >= {"transferred", "source", "pseudo_fine", "pseudo_legacy"}
     assert json.loads(done.stdout)["merged"] == "runs/fine/result/merged.json"

@@ -80,6 +80,8 @@ def export(root: Path, given: Removed | None = None) -> Path:
         backbones={},
         prompted_detectors=(),
         review=[],
+        labels={},
+        seconds=dict,
     )
     out = root / "result"
     gone = without_label(before, after) if given is None else given

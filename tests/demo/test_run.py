@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from PIL import Image
 from relabel.align.settings import PipelineSettings
 from relabel.catalogue.catalogue import load_catalogue
 from relabel.crosslabel.pseudo import PseudoLabels
+from relabel.datasets.dataset import Boxes
 from relabel.datasets.formats.registry import read_dataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.demo import run as demo
 from relabel.demo.backbone import BackboneSettings, train_backbone
 from relabel.demo.build import SOURCES, World, write_world
 from relabel.demo.config import write_config
+from relabel.demo.score import _reliability
 from relabel.settings import settings_from
+from tests.builders.pages import ParsedPage
 
 IMAGES = 6
 
@@ -71,6 +75,10 @@ def told_by_the_truth(world: World, monkeypatch: pytest.MonkeyPatch):
     return align, calls
 
 
+def _scored(boxes: Boxes) -> Boxes:
+    return replace(boxes, score=np.full(len(boxes), 0.55, np.float32))
+
+
 @pytest.mark.slow
 def test_run_demo_scores_shows_and_reuses(world: World, told_by_the_truth):
     align, calls = told_by_the_truth
@@ -105,6 +113,17 @@ def test_run_demo_scores_shows_and_reuses(world: World, told_by_the_truth):
     report = (world.root / "report.html").read_text()
     assert "best-overlap relabelling" in report
     assert report.count("data:image/jpeg") >= 2 * IMAGES
+    page = ParsedPage(report)
+    page.check()
+    # Labels without scores claim nothing; with them, they are shown beside what is true.
+    assert "Labels of waymo" not in page.texts
+    outcome = result.outcomes[0]
+    boxes = outcome.after.boxes
+    told = _reliability(replace(outcome, after=outcome.after.with_boxes(_scored(boxes))))
+    assert told is not None and told.title == f"Labels of {outcome.name}"
+    assert told.count[5] == told.count.sum() == len(boxes)
+    assert told.claimed[5] == pytest.approx(0.55) and told.seen[5] == 1
+    assert [row[2] for row in page.rows if row[0] == "car" and len(row) == 7] == ["100.0"] * 2
     for source in SOURCES:
         with Image.open(world.root / f"{source}.png") as sheet:
             assert sheet.width > 3 * 500

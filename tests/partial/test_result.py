@@ -24,6 +24,7 @@ from relabel.partial.result.report import write_result_report
 from relabel.partial.result.summary import BINS, CompletionSummary
 from relabel.partial.result.write import TSV_LEAST, write_labels
 from tests.builders.datasets import write_pixels
+from tests.builders.pages import ParsedPage
 from tests.fiftyone_database import looked_at_by_fiftyone
 
 CLASSIFIER, KNOWN, IST, CST = (SOURCES.index(n) for n in ("classifier", "known", "ist", "cst"))
@@ -216,7 +217,8 @@ def test_report_names_completions_and_marks_them(tmp_path: Path) -> None:
 
     page = write("a.html", metrics=[("mAP", "hidden labels", 0.625)], class_ap={"dog": 0.5})
     assert page == write("b.html", metrics=[("mAP", "hidden labels", 0.625)], class_ap={"dog": 0.5})
-    assert "Labels &amp; &lt;b&gt;" in page and "<script" not in page and "http" not in page
+    ParsedPage(page).check()
+    assert "Labels &amp; &lt;b&gt;" in page and "http:" not in page and "https:" not in page
     for text in ("Statistical", "Learned", "Most frequent pairs", "62.5", "über, cow", "✗ 0.50"):
         assert text in page, text
     assert page.count("<img") == 3 and "a/2.png" not in page

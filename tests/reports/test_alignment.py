@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -21,35 +20,7 @@ from relabel.reports.alignment import SourceReport, write_align_report
 from relabel.reports.charts import histogram
 from relabel.reports.page import number
 from tests.builders.datasets import dataset_of, images_of, write_image
-
-
-class Page(HTMLParser):
-    """Collects table rows and checks that tags are balanced."""
-
-    void = frozenset({"meta", "img", "rect", "line", "br"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(text)
-        assert self.stack == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.void:
-            self.stack.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.void:
-            assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if {"td", "th"} & set(self.stack):
-            self.rows[-1][-1] += f" {data}" if self.rows[-1][-1] else data
+from tests.builders.pages import ParsedPage
 
 
 def world(root: Path) -> tuple[DetectionDataset, SourceReport]:
@@ -94,7 +65,7 @@ def render(tmp_path: Path, name: str = "report.html", **options) -> str:
 
 
 def test_numbers_in_the_page(tmp_path: Path) -> None:
-    rows = Page(render(tmp_path)).rows
+    rows = ParsedPage(render(tmp_path)).rows
     # images, before, after, from source, new, dropped, mean IoU of (0.5, 1).
     assert ["coarse <1>", "2", "3", "3", "2", "1", "1", "0.7500"] in rows
     assert ["vehicle", "1 33%", "1 33%", "1 33%", "3"] in rows
@@ -108,34 +79,64 @@ def test_numbers_in_the_page(tmp_path: Path) -> None:
 
 def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     text = render(tmp_path)
-    assert "<script" not in text
+    page = ParsedPage(text)
+    page.check()
     assert not re.search(r"https?://|url\(|@import", text)
-    assert set(re.findall(r'(?:src|href)="(data:image/jpeg|#|[^"]{0,10})', text)) <= {
-        "data:image/jpeg",
-        "#",
-    }
     assert "<title>A &amp; B</title>" in text
     assert "<b>" not in text
     assert "source: 2 (66.7%)" in text
     assert "pseudo:fine: 1 (33.3%)" in text
-    ids = re.findall(r' id="([^"]*)"', text)
-    assert ids == ["source-0"]  # charts have none that could be the same twice
+    ids = page.attributes("id")
+    # Charts have none that could be the same twice.
+    assert ids == ["dropped", "overview", "source-0", "p0-0", "p0-1", "measured", "made"]
 
 
-def test_pictures_come_in_pairs(tmp_path: Path) -> None:
-    text = render(tmp_path).partition("Annotations without a label")[0]
-    pictures = re.findall(r"base64,([^\"]+)", text)
-    assert len(pictures) == 4
-    before, after = (np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures[:2])
-    assert before.shape == after.shape == (96, 128, 3)
-    assert np.abs(before.astype(int) - after).max() > 50
-    assert "Before: 2 boxes" in text
-    text = render(tmp_path, pictures=1).partition("Annotations without a label")[0]
-    assert len(re.findall("base64,", text)) == 2
+def test_a_picture_is_there_once_with_the_boxes_of_both_sides_on_it(tmp_path: Path) -> None:
+    page = ParsedPage(render(tmp_path))
+    pictures = [a for tag, a in page.elements if tag == "image"]
+    assert [a["id"] for a in pictures] == ["p0-0", "p0-1"]
+    data = base64.b64decode(pictures[0]["href"].partition("base64,")[2])
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    # No box is drawn into it.
+    assert pixels.shape == (48, 64, 3) and np.abs(pixels - [100, 120, 140]).max() < 6
+    assert page.attributes("href").count("#p0-0") == 1
+    sides = [a for tag, a in page.elements if tag == "svg" and a.get("class") in ("one", "two")]
+    assert [a["class"] for a in sides] == ["one", "two"] * 2
+    assert [a["aria-label"] for a in sides[:2]] == [
+        "Before: 2 boxes, 1 without a label",
+        "After: 2 boxes, 1 new",
+    ]
+    first = render(tmp_path, pictures=1)
+    assert len(re.findall("<image ", first)) == 1
+
+
+def test_boxes_say_what_happened_to_them(tmp_path: Path) -> None:
+    page = ParsedPage(render(tmp_path))
+    boxes = [a for tag, a in page.elements if a.get("class", "").split()[:1] == ["box"]]
+    assert [(a["class"], a["aria-label"]) for a in boxes] == [
+        ("box", "vehicle: renamed and reshaped; now car"),
+        ("box dashed", f"vehicle: dropped; {NO_LABEL}"),
+        ("box", "car 0.90: renamed and reshaped; annotated as vehicle, IoU with that box 0.50"),
+        ("box dashed", "car 0.40: added; from pseudo:fine, where nothing was annotated"),
+        ("box", "vehicle: renamed; now <b>bus</b>"),
+        ("box", "<b>bus</b> 0.60: renamed; annotated as vehicle, IoU with that box 1.00"),
+    ]
+    # One stop of the tab key per side; the arrows lead on.
+    assert [a["tabindex"] for a in boxes] == ["0", "-1", "0", "-1", "0", "0"]
+    # The rectangle of the first label, 10 x 20 of 64 pixels, in a picture 640 wide.
+    at = render(tmp_path).partition("car 0.90: renamed")[2].partition("<rect ")[2]
+    assert 'x="0.0" y="0.0" width="100.0" height="200.0"' in at[:90]
+
+
+def test_what_was_dropped_comes_first(tmp_path: Path) -> None:
+    text = render(tmp_path)
+    rows = ParsedPage(text).rows
+    assert rows[:2] == [["source", "why", "annotations"], ["coarse <1>", NO_LABEL, "1 33.3%"]]
+    assert text.index("What was dropped, and why</h2>") < text.index("Overview</h2>")
 
 
 def test_what_became_of_the_annotations(tmp_path: Path) -> None:
-    rows = Page(render(tmp_path)).rows
+    rows = ParsedPage(render(tmp_path)).rows
     at = rows.index(["source class", "annotations", *CHANGES, "doubtful"])
     expected = ["3", "·", "1 33.3%", "·", "1 33.3%", "·", "·", "1 33.3%", "·"]
     assert rows[at + 1 : at + 3] == [["vehicle", *expected], ["all", *expected]]
@@ -156,11 +157,11 @@ def test_annotations_without_a_label_have_reasons_and_pictures(tmp_path: Path) -
         tmp_path / "r.html", title="t", target=target, sources=[source], settings={}
     )
     text = out.read_text()
-    rows = Page(text).rows
+    rows = ParsedPage(text).rows
     # Merged ones have a label, and are not listed.
     assert ["source class", "outside", "too <small>", "in all"] in rows
     assert ["vehicle", "1 33.3%", "1 33.3%", "2 66.7%"] in rows
-    cards = text.partition('<div class="cards">')[2].partition("Box style")[0]
+    cards = text.partition('<div class="cards">')[2].partition("What became of the")[0]
     assert cards.count("<img") == 2 and cards.count("base64,") == 2
     assert "too &lt;small&gt;" in cards and MERGED not in cards
     assert "an object in the target: 0.25" in cards and "best class: car 0.12" in cards
@@ -169,12 +170,14 @@ def test_annotations_without_a_label_have_reasons_and_pictures(tmp_path: Path) -
     few = write_align_report(
         tmp_path / "f.html", title="t", target=target, sources=[source], settings={}, pictures=1
     ).read_text()
-    assert few.partition('<div class="cards">')[2].count("<img") == 1
+    few = few.partition('<div class="cards">')[2].partition("What became of the")[0]
+    assert few.count("<img") == 1
     (tmp_path / "a.png").unlink()
     out = write_align_report(
         tmp_path / "r.html", title="t", target=target, sources=[source], settings={}
     )
-    assert out.read_text().count("1 images could not be read.") == 2  # the pair, and the crop
+    # The crop, the picture before and after, and of the worst cases those on it.
+    assert re.findall(r"(\d) images could not be read\.", out.read_text()) == ["1", "1", "3"]
 
 
 def test_labels_are_listed_with_score_origin_and_alternatives(tmp_path: Path) -> None:
@@ -188,7 +191,7 @@ def test_labels_are_listed_with_score_origin_and_alternatives(tmp_path: Path) ->
         sources=[replace(source, after=after)],
         settings={},
     )
-    rows = Page(out.read_text()).rows
+    rows = ParsedPage(out.read_text()).rows
     assert ["label", "origin", "annotation", "may also be", "score"] in rows
     for label in (
         ["car", "source", "vehicle", "<b>bus</b>", "0.90"],
@@ -209,7 +212,8 @@ def test_nothing_is_gone(tmp_path: Path) -> None:
         settings={},
     )
     text = out.read_text()
-    assert "<h3>Annotations without a label</h3><p>None.</p>" in text
+    assert "<h3>What was dropped, and why</h3><p>None.</p>" in text
+    assert ["coarse <1>", "nothing was dropped", "·"] in ParsedPage(text).rows
 
 
 def test_same_bytes_every_time(tmp_path: Path) -> None:

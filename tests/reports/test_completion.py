@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 
+from relabel.errors import shown
 from relabel.reports.charts import heat_map, reliability
 from tests.test_names import NAMES, OBEYED
 
@@ -36,7 +37,9 @@ def test_heat_map_shows_names_and_obeys_none() -> None:
     page = heat_map(np.full((len(NAMES),) * 2, 0.5), NAMES, title="T", what="{row}")
     assert not set(page) & set(OBEYED)
     assert "<script" not in page and "\\frac" in page
-    assert len(titles(page)) == len(NAMES) ** 2
+    # Every cell, and the names that are cut at both sides.
+    long = sum(len(shown(name)) > 14 for name in NAMES)
+    assert len(titles(page)) == len(NAMES) ** 2 + 2 * long
 
 
 def test_reliability_says_how_many_are_right() -> None:

@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 from relabel.reports.charts import bars
 from relabel.reports.multilabel import Counts, Picture, write_multilabel_report
 from relabel.reports.pictures import draw_masks
+from tests.builders.pages import ParsedPage
 
 COUNTS = Counts(
     numbers={"images": 12345, "images with a second label": "21.5%"},
@@ -46,30 +46,6 @@ def picture(group: str = "At random", name: str = "n01/x & y.jpg") -> Picture:
     )
 
 
-class Balance(HTMLParser):
-    """Checks that elements close in the order they open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.outside: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-        self.outside += [
-            v or ""
-            for k, v in attrs
-            if k in ("src", "href") and not (v or "").startswith(("data:", "#"))
-        ]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def write(tmp_path: Path, **changes: object) -> str:
     pictures = [picture(), picture("Most labels", "two.jpg")]
     out = tmp_path / "deep/report.html"
@@ -83,10 +59,7 @@ def write(tmp_path: Path, **changes: object) -> str:
 
 def test_the_page_holds_everything_and_nothing_from_outside(tmp_path: Path) -> None:
     page = write(tmp_path)
-    parser = Balance()
-    parser.feed(page)
-    assert parser.open == [] and parser.outside == []
-    assert "<script" not in page
+    ParsedPage(page).check()
     assert "<strong>12,345</strong><span>images</span>" in page
     assert "<strong>21.5%</strong>" in page
     assert page.index("At random") < page.index("Most labels")
@@ -101,18 +74,26 @@ def test_the_page_holds_everything_and_nothing_from_outside(tmp_path: Path) -> N
 
 def test_a_card(tmp_path: Path) -> None:
     page = write(tmp_path)
-    card = page[page.index("<figure><img") : page.index("</figure>", page.index("<figure><img"))]
+    start = page.index('<figure class="ba">')
+    card = page[start : page.index("</figure>", start)]
     items = re.findall(r"<li.*?</li>", card)
     assert len(items) == 7 and "and 3 more" in card
-    assert items[0].startswith('<li class="own"><i class="none">') and "<b>monitor</b>" in items[0]
+    assert (
+        items[0].startswith('<li class="own"><i class="none">')
+        and "<b><bdi>monitor</bdi></b>" in items[0]
+    )
     assert 'style="background:rgb(' in items[1] and "0.75" in items[1]
     assert items[2].startswith('<li class="faint">')
     color = tuple(map(int, re.findall(r"rgb\((\d+), (\d+), (\d+)\)", items[1])[0]))
-    data = re.search(r"base64,([^\"]+)", card)
-    assert data is not None
-    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-    assert pixels.shape == (120, 160, 3)  # at most twice its own size
+    photo, pixels = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+        for data in re.findall(r"base64,([^\"]+)", card)
+    )
+    assert np.abs(photo - 128).max() < 4  # before, it has nothing on it
+    assert pixels.shape == photo.shape == (120, 160, 3)  # at most twice its own size
+    # Its region says what it is, and covers the mask.
+    assert 'aria-label="desk 0.75: a region of 25% of the image"' in card
+    assert '<rect class="line" x="0.0" y="0.0" width="40.0" height="120.0"/>' in card
     tinted = 0.6 * 128 + 0.4 * np.array(color)
     assert np.abs(pixels[100, 15] - tinted).max() < 20  # JPEG
     assert np.abs(pixels[60, 120] - 128).max() < 8

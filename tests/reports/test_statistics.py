@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from relabel.datasets.dataset import DetectionDataset, Provenance, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.reports import statistics
-from tests.builders.datasets import dataset_of
+from tests.builders.datasets import dataset_of, images_of
 
 SPACE = LabelSpace.from_names("fine", ["car", "truck", "bus"])
 COARSE = LabelSpace.from_names("coarse", ["vehicle", "person"])
@@ -95,3 +99,33 @@ def test_datasets_without_boxes_or_provenance() -> None:
     plain = after.with_boxes(make_boxes([0], [[0, 0, 1, 1]], [2]))
     assert statistics.class_flow(before, plain).counts[-1].tolist() == [0, 0, 1, 0]
     assert statistics.origins(plain) == {}
+
+
+def test_shapes_by_class_and_sizes(tmp_path: Path) -> None:
+    images = images_of(["a.png"], (200, 50))
+    fine = LabelSpace.from_names("fine", ["car", "bus"])
+    rows = [(0, [0, 0, 20, 10], 0), (0, [0, 0, 10, 20], 0), (0, [0, 0, 0, 5], 0)]
+    before = dataset_of("coarse", ["vehicle"], images, rows, root=tmp_path)
+    provenance = Provenance(
+        "coarse",
+        ["source"] * 4,
+        np.array([*before.boxes.id, -1]),
+        ["vehicle"] * 4,
+        np.ones(4, np.float32),
+    )
+    boxes = make_boxes(
+        [0] * 4,
+        [[0, 0, 30, 10], [0, 0, 5, 20], [0, 0, 5, 5], [0, 0, 9, 1]],
+        [0, 1, 0, 0],
+        provenance=provenance,
+    )
+    target = dataset_of("fine", fine, images, [(0, [0, 0, 8, 2], 0)], root=tmp_path)
+    found = statistics.class_shapes(before, replace(before, space=fine, boxes=boxes), target)
+    assert list(found) == ["car", "bus"]
+    # An annotation without area has no shape, and a label of no annotation no counterpart.
+    assert found["car"].before.tolist() == [2] and found["car"].after.tolist() == [3]
+    assert found["car"].target.tolist() == [4]
+    assert found["bus"].before.tolist() == [0.5] and found["bus"].after.tolist() == [0.25]
+    assert found["bus"].target.tolist() == []
+    # 20 x 10 of 200 x 50 pixels is a fiftieth.
+    assert statistics.relative_sizes(before)[:2] == pytest.approx([100 * 0.02**0.5] * 2)

@@ -155,6 +155,22 @@ def test_changed_outputs_of_a_manifest_are_not_done(tmp_path: Path, outputs: obj
     assert stage.status() == "partial"
 
 
+def test_dated_outputs_have_to_be_there_and_leave_no_trace(tmp_path: Path) -> None:
+    manifests = []
+    for name, text in (("one", "now"), ("two", "a little later")):
+        stage = Stage("s", tmp_path / name, settings={}, dated=["page.html"])
+        stage.begin()
+        (tmp_path / name / "page.html").write_text(text)
+        (tmp_path / name / "data").write_text("x")
+        stage.finish({"page": "page.html", "data": "data"})
+        manifests.append((tmp_path / name / "stage.json").read_bytes())
+        assert stage.status() == "done"
+    assert manifests[0] == manifests[1]
+    assert stage.outputs["page"] == tmp_path / "two" / "page.html"
+    (tmp_path / "two" / "page.html").unlink()
+    assert stage.status() == "partial"
+
+
 def test_folder_outputs_are_checked_by_size(tmp_path: Path) -> None:
     stage = _stage(tmp_path / "1")
     stage.begin()

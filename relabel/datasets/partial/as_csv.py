@@ -100,6 +100,7 @@ def read_csv(path: Path) -> tuple[list[str], tuple[str, ...], csr_array]:
                     column_names=columns,
                     block_size=max(_BLOCK_BYTES, 8 * len(classes)),
                 ),
+                parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(column_types=kinds, null_values=[""]),
             )
             for batch in reader:
@@ -112,12 +113,17 @@ def read_csv(path: Path) -> tuple[list[str], tuple[str, ...], csr_array]:
 
 
 def _header(path: Path) -> tuple[list[str], int]:
-    """The cells of the first line, and its length in bytes."""
+    """The cells of the header, and its length in bytes; a quoted name may go over lines."""
     with open_file(path, remedy=_FORMAT) as stream:
-        line = stream.readline(_MOST_HEADER)
+        lines = [stream.readline(_MOST_HEADER)]
+        read, open_quote = len(lines[0]), lines[0].count(b'"') % 2
+        while open_quote and (more := stream.readline(_MOST_HEADER - read)):
+            lines.append(more)
+            read, open_quote = read + len(more), (open_quote + more.count(b'"')) % 2
+    line = b"".join(lines)
     try:
         text = line.decode("utf-8-sig")
-        cells = next(csv.reader([text.rstrip("\r\n")]), [])
+        cells = next(csv.reader(io.StringIO(text.rstrip("\r\n"), newline="")), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "is not UTF-8 text with a header", file=path, record="line 1", remedy=_FORMAT

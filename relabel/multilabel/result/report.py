@@ -14,6 +14,7 @@ from relabel.multilabel.labels.confusion import ConfusedPair
 from relabel.multilabel.result.export import paired
 from relabel.multilabel.result.summary import BINS, Summary
 from relabel.multilabel.store import LabelShard, RegionShard, read_labels, read_regions
+from relabel.reports.made import Made
 from relabel.reports.multilabel import Counts, Picture, write_multilabel_report
 
 _SINGLE_SHOWN = 12
@@ -28,6 +29,7 @@ def write_result_report(
     title: str,
     confused: Sequence[ConfusedPair] = (),
     settings: Mapping[str, Any] | None = None,
+    made: Made | None = None,
     confident: float = 0.5,
     pictures: int = 24,
     seed: int = 0,
@@ -42,6 +44,7 @@ def write_result_report(
         title: the heading.
         confused: mutually confused classes.
         settings: settings of the run; tables may be nested.
+        made: command, versions and times of the run.
         confident: labels from this probability on count.
         pictures: number of images to show.
         seed: draws the ones shown at random.
@@ -57,7 +60,7 @@ def write_result_report(
         summary.add(one, other)
     shown = _pictures(summary, images, regions, labels)
     counts = _counts(summary, images, confused)
-    write_multilabel_report(out, counts, shown, title=title, settings=settings)
+    write_multilabel_report(out, counts, shown, title=title, settings=settings, made=made)
     return summary
 
 

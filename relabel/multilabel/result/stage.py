@@ -37,6 +37,7 @@ TSV, PARQUET, CONFUSED, SKIPPED, REPORT = (
 def write_result(plan: MultilabelPlan, out: Path, runtime: Runtime) -> dict[str, str | Path]:
     """Write all of it; returns the outputs by name, relative to ``out``."""
     from relabel.multilabel.result.report import write_result_report
+    from relabel.reports.made import made_now
 
     images = plan.images
     regions, labels = plan.shards("regions").paths, plan.shards("labels").paths
@@ -60,6 +61,7 @@ def write_result(plan: MultilabelPlan, out: Path, runtime: Runtime) -> dict[str,
         title=f"Multi-labels of {images.root.resolve().name}",
         confused=pairs,
         settings={kind: stage.settings for kind, stage in plan.stages.items()},
+        made=made_now(plan.seconds()),
     )
     return {name: name for name in (TSV, PARQUET, CONFUSED, SKIPPED, REPORT)}
 

@@ -19,6 +19,7 @@ from relabel.reports.completion import (
     Label,
     write_completion_report,
 )
+from relabel.reports.made import Made
 
 _ORDER = ("ist", "cst", "classifier")
 _COMPLETED = "of the completed labels, weighted by their confidence"
@@ -35,6 +36,7 @@ def write_result_report(
     metrics: Sequence[tuple[str, str, float | None]] = (),
     class_ap: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
+    made: Made | None = None,
 ) -> Path:
     """Write the report; see `relabel.reports.completion.write_completion_report`.
 
@@ -48,6 +50,7 @@ def write_result_report(
             labels.
         metrics: measures (what, of what, value), where the truth is at hand.
         class_ap: AP of the categories over hidden labels, likewise.
+        made: command, versions and times of the run.
     """
     reliability = summary.reliability()
     counts = CompletionCounts(
@@ -72,7 +75,7 @@ def write_result_report(
         threshold=threshold,
     )
     shown = [picture for pick in summary.picks() if (picture := _picture(labels, pick)) is not None]
-    return write_completion_report(out, counts, shown, title=title, settings=settings)
+    return write_completion_report(out, counts, shown, title=title, settings=settings, made=made)
 
 
 def _numbers(labels: PartialLabels, summary: CompletionSummary) -> dict[str, object]:

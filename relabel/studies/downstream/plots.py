@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from relabel.errors import shown
 from relabel.evaluation.tables import percentage
 from relabel.reports.charts import COLOURS, INK, LINE, SOFT, new_figure, new_panels
+from relabel.reports.style import shortened
 from relabel.studies.downstream.direct import DIRECT, Point, correlations, points_of
 from relabel.studies.downstream.results import BASE, Comparison
 from relabel.studies.means import Mean, mean_percentage
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_LONGEST = 40  # letters of a name
 _STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 
 
@@ -68,7 +70,7 @@ def arms_figure(comparison: Comparison) -> Figure:
         colour = "black" if name in names else SOFT
         place = {"xycoords": axes.get_yaxis_transform(), "annotation_clip": False}
         axes.annotate(text, (1.02, y), va="center", color=colour, **place)
-    axes.set_yticks(range(len(rows)), [shown(row) for row in rows])
+    axes.set_yticks(range(len(rows)), [shortened(row, _LONGEST) for row in rows])
     for label in axes.get_yticklabels()[len(names) :]:
         label.set_color(SOFT)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -371,5 +373,5 @@ def _signed(value: float) -> str:
 def _title(comparison: Comparison, what: str) -> str:
     target = comparison.about.get("target")
     detector = comparison.about.get("detector")
-    where = ", ".join(str(v) for v in (target, detector) if v)
+    where = ", ".join(shortened(str(v), _LONGEST) for v in (target, detector) if v)
     return f"{what} ({where})" if where else what

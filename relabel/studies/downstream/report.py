@@ -1,17 +1,15 @@
-"""Tables of a downstream comparison, ``downstream.md``, and the files of its folder."""
+"""Tables of a downstream comparison, and ``downstream.md``."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from relabel.doctor.hardware import describe_hardware
-from relabel.evaluation.tables import NONE, Rows, markdown, percentage
+from relabel.evaluation.tables import NONE, Rows, as_text, markdown, percentage
+from relabel.process import command_line
 from relabel.studies.downstream.direct import (
     Point,
     correlation_rows,
@@ -38,10 +36,7 @@ from relabel.studies.downstream.verdicts import (
     short_line,
 )
 from relabel.studies.means import Mean, mean_percentage
-from relabel.workspace.atomic import atomic_write_bytes, atomic_write_json
 
-JSON = "downstream.json"
-MARKDOWN = "downstream.md"
 INTERVALS = "95 % bootstrap intervals over test images, all seeds together (* excludes 0)"
 
 
@@ -52,7 +47,7 @@ def shown_tables(comparison: Comparison) -> list[tuple[str, Rows]]:
     if room is not None:
         tables.append((room.text, room_rows(comparison, room)))
     if comparison.arms:
-        title = f"Test AP in percent, {_spread_text(comparison)}"
+        title = f"Test AP in percent, {spread_text(comparison)}"
         if comparison.relative:
             title += f"; change: to {BASE}"
             title += "; share: of the oracle's gain" if ORACLE in comparison.arms else ""
@@ -221,11 +216,12 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
     parts = [f"# Downstream comparison{f' on `{target}`' if target else ''}\n"]
     warnings = [r.text if (r := room_of(comparison)) else None, short_line(comparison)]
     parts += [f"**{text}**\n" for text in warnings if text]
-    command = comparison.command or shlex.join(["relabel", *sys.argv[1:]])
+    command = comparison.command or command_line()
     parts.append(f"```\n{command}\n```\n")
-    parts.append("\n".join(f"- {k}: {v}" for k, v in facts.items() if v not in (None, "")) + "\n")
+    known = {k: as_text(str(v)) for k, v in facts.items() if v not in (None, "")}
+    parts.append("\n".join(f"- {k}: {v}" for k, v in known.items()) + "\n")
     if comparison.arms:
-        text = f"Percent, {_spread_text(comparison)}."
+        text = f"Percent, {spread_text(comparison)}."
         if comparison.relative:
             text += f" Changes are differences to {BASE}, taken seed by seed."
         parts.append(f"## Test AP\n\n{text}\n")
@@ -250,7 +246,8 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
         losing = losing_rows(comparison)
         if losing:
             parts.append(f"Classes that lose more than 1 AP to {BASE}, in the mean of the seeds:\n")
-            parts.append("\n".join(f"- {arm}: {classes}" for arm, classes in losing) + "\n")
+            lines = [f"- {as_text(arm)}: {as_text(classes)}" for arm, classes in losing]
+            parts.append("\n".join(lines) + "\n")
     if has_sizes(comparison):
         text = f"AP of {BASE}, and the differences to it," if comparison.relative else "AP"
         parts.append(f"## Sizes\n\n{text} by size of the true box, in percent.\n")
@@ -267,7 +264,8 @@ def markdown_report(comparison: Comparison, *, date: str | None = None) -> str:
         parts.append("![Direct and downstream quality](direct.svg)\n")
     parts.append("## Not run\n")
     if comparison.not_run:
-        parts += ["\n".join(f"- {name}: {why}" for name, why in comparison.not_run.items()) + "\n"]
+        reasons = [f"- {as_text(name)}: {as_text(why)}" for name, why in comparison.not_run.items()]
+        parts.append("\n".join(reasons) + "\n")
     else:
         parts.append("Nothing: every arm asked for has results.\n")
     return "\n".join(parts)
@@ -292,24 +290,6 @@ def json_result(comparison: Comparison) -> dict[str, Any]:
     if points:
         last["correlation"] = {key: vars(c) for key, c in correlations(points).items()}
     return {**first, **comparison.to_dict(), **last, **({"too_short": short} if short else {})}
-
-
-def write_outputs(folder: Path, comparison: Comparison) -> None:
-    """Write ``downstream.json``, ``downstream.md`` and the plots, each complete or not at all.
-
-    The plots are ``arms``, ``classes``, ``curves`` and, where labels were compared with the truth,
-    ``direct``, each as PNG and SVG.
-
-    Raises:
-        RelabelError: the disk is full.
-    """
-    from relabel.reports.charts import save_figure
-    from relabel.studies.downstream.plots import all_figures
-
-    atomic_write_json(folder / JSON, json_result(comparison), indent=2)
-    for name, figure in all_figures(comparison).items():
-        save_figure(figure, folder / name)
-    atomic_write_bytes(folder / MARKDOWN, markdown_report(comparison).encode())
 
 
 def _narrower(table: Rows) -> Rows:
@@ -339,7 +319,8 @@ def _share(comparison: Comparison, arm: str) -> str:
     return NONE if share is None else f"{round(100 * share) + 0} %"
 
 
-def _spread_text(comparison: Comparison) -> str:
+def spread_text(comparison: Comparison) -> str:
+    """What numbers of the comparison are, and over how many seeds."""
     most = max(len(arm.metrics) for arm in comparison.arms.values())
     return f"mean ± standard deviation over {most} seeds" if most > 1 else "one seed"
 

@@ -167,7 +167,7 @@ def test_report(result: Result, tmp_path: Path) -> None:
     assert summary.images == 4
     page = out.read_text(encoding="utf-8")
     assert "<h1>A &lt;set&gt;</h1>" in page
-    assert page.count("<figure>") == 4
+    assert page.count('<figure class="ba">') == 4
     assert "image cannot be decoded" in page
     first = out.read_bytes()
     write_result_report(

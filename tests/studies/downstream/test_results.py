@@ -12,13 +12,13 @@ import pytest
 
 from relabel.errors import ConfigError, DataError
 from relabel.evaluation.tables import percentage
+from relabel.studies.downstream.outputs import write_outputs
 from relabel.studies.downstream.report import (
     arm_class_rows,
     arm_rows,
     json_result,
     markdown_report,
     shown_tables,
-    write_outputs,
 )
 from relabel.studies.downstream.results import Comparison, gather
 from relabel.studies.means import Mean, mean_percentage
@@ -233,6 +233,6 @@ def test_write_outputs(comparison: Comparison, tmp_path: Path) -> None:
     write_outputs(out, comparison)
     plots = [f"{n}.{k}" for n in ("arms", "classes", "curves") for k in ("png", "svg")]
     assert sorted(f.name for f in out.iterdir()) == sorted(
-        [*plots, "downstream.json", "downstream.md"]
+        [*plots, "downstream.json", "downstream.md", "report.html"]
     )
     assert json.loads((out / "downstream.json").read_text()) == json_result(comparison)
