@@ -106,6 +106,9 @@ SECTIONS: Mapping[str, Section] = {
     "complete": Section(
         "partial.settings", "CompletionSettings", "The completion of partial labels"
     ),
+    "check": Section(
+        "suspects.settings", "CheckSettings", "Suspect labels, as relabel check finds them"
+    ),
     "runtime": Section(
         "commands._sections",
         "RuntimeTable",

@@ -29,6 +29,7 @@ COMMANDS = {
     "imagenet-multilabel": "Give every image the labels of all its objects.",
     "complete": "Fill in the unknown labels of a partially labelled image set.",
     "cross-label": "Pseudo-label a dataset with another dataset's specialist.",
+    "check": "Find suspect labels of a dataset by out-of-fold predictions.",
     "evaluate": "Score detections, pseudo-labels, or the quality of relabelled boxes.",
     "datasets": "List, describe, validate and convert datasets.",
     "settings": "List every setting with its default, range and meaning.",

@@ -26,6 +26,7 @@ from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.json_text import parse_json, read_object
 from relabel.review import edits
 from relabel.review.edits import INFO_KEY
+from relabel.viewer_suspects import save_suspect_views
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
 
@@ -43,6 +44,7 @@ _FIELD_COLORS = {
     "removed": "#e0218a",
     "rejected": "#8a8f98",
     "truth": "#3ddc84",
+    "suspects": "#e0218a",
     "transferred": "#00d0e0",
     "ground_truth": "#00d0e0",
 }
@@ -220,6 +222,7 @@ def load(
     edits.prepare(fo, dataset)
     _dress(fo, dataset)
     _save_views(fo, dataset)
+    save_suspect_views(fo, dataset)
     dataset.save()
     if fo.dataset_exists(name):
         fo.delete_dataset(name)

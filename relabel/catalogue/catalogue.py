@@ -55,6 +55,7 @@ SETTINGS_TABLES = (
     "labels",
     "classifier",
     "complete",
+    "check",
     "runtime",
     "protocol",
 )

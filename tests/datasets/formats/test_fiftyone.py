@@ -126,6 +126,25 @@ def test_what_changed_stays_with_its_box_where_another_is_dropped(tmp_path: Path
     assert [d["change"] for d in two["source"]["detections"]] == ["dropped"]
 
 
+def test_further_attributes_stay_with_their_boxes(tmp_path: Path) -> None:
+    """The second box, of no area, is left out; an attribute wins over one that is there anyway."""
+    data = make_dataset(tmp_path / "set")
+    xywh = data.boxes.xywh.copy()
+    xywh[1] = 5, 5, 0, 0
+    data = data.with_boxes(replace(data.boxes, xywh=xywh))
+    more = {"reason": ["a", "b", None], "rank": [3, 2, 1], "annotation_id": [None, 5, 6]}
+    write(data, tmp_path / "out", attributes={"transferred": more})
+    one, _ = read_samples(tmp_path / "out")
+    assert [
+        (d["reason"], d["rank"], d["annotation_id"]) for d in one["transferred"]["detections"]
+    ] == [("a", 3, None), (None, 1, 6)]
+    metadata = json.loads((tmp_path / "out/metadata.json").read_text())
+    declared = {f["db_field"]: f for f in metadata["sample_fields"]}["transferred"]["fields"][0]
+    types = [(f["db_field"], f["ftype"].rpartition(".")[2]) for f in declared["fields"]]
+    assert types.count(("annotation_id", "IntField")) == 1
+    assert ("rank", "IntField") in types and ("reason", "StringField") in types
+
+
 def test_schema_declares_every_attribute_of_every_box(tmp_path: Path) -> None:
     write(make_dataset(tmp_path), tmp_path / "out", extra_fields={"source": make_source(tmp_path)})
     metadata = json.loads((tmp_path / "out/metadata.json").read_text())

@@ -48,7 +48,7 @@ from relabel.datasets.pixels.placing import CopyImages, place_image
 from relabel.datasets.removed import removed_field
 from relabel.errors import ConfigError, Problems
 
-Value = str | float | None
+Value = str | int | float | None
 Attributes = Mapping[str, Sequence[Value]]
 
 _RESERVED = {"id", "filepath", "tags", "metadata", "created_at", "last_modified_at"}
@@ -60,6 +60,7 @@ _REMOVED_FIELDS = {
     "best_class": ("category", "String"),
     "best_score": ("score", "Float"),
 }
+_ATTRIBUTE_TYPES = {int: "Int", float: "Float"}
 _IMAGE_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
@@ -90,8 +91,8 @@ def write(
             images are joined by ``file_name``, and those the main dataset lacks are left out.
         field: name of the main label field; default ``transferred`` for boxes with provenance,
             ``ground_truth`` for others.
-        attributes: by label field, further attributes of its boxes by name, a word, number or None
-            per box.
+        attributes: by label field, further attributes of its boxes by name, each with a text, a
+            number or None per box; they win over those that a field has otherwise.
         problems: receives ids that are renumbered, and boxes that are clipped.
 
     Returns:
@@ -246,11 +247,11 @@ def _detections(
                 document["source_id"] = source_id if source_id >= 0 else None
                 document["source_iou"] = shortest_number(origin.source_iou[k])
                 document["alternatives"] = alternatives_of(boxes, k)
-            document |= {name: values[k] for name, values in attributes.items()}
             if decided:
                 document |= _decision(boxes, k)
             if layer is not dataset and (why := removed_field(boxes, k)) is not None:
                 document |= {field: why[key] for field, (key, _) in _REMOVED_FIELDS.items()}
+            document |= {key: values[k] for key, values in attributes.items()}
             found.append(document)
         return found
 
@@ -306,6 +307,11 @@ def _place_image(dataset: DetectionDataset, row: int, out: Path, copy_images: Co
     return target.relative_to(out).as_posix()
 
 
+def _attribute_type(values: Sequence[Value]) -> str:
+    first = next((value for value in values if value is not None), None)
+    return _ATTRIBUTE_TYPES.get(type(first), "String")
+
+
 def _label_schema(
     name: str, layer: DetectionDataset, *, own: bool, attributes: Attributes
 ) -> dict[str, Any]:
@@ -328,13 +334,12 @@ def _label_schema(
             f("source_iou", "Float"),
             f("alternatives", "List", subfield="String"),
         ]
-    for attribute, values in attributes.items():
-        is_number = any(isinstance(value, float) for value in values)
-        fields.append(f(attribute, "Float" if is_number else "String"))
     if any_decided(layer.boxes.extra):
         fields += [f(field, "String") for field in DECIDED_FIELDS]
     if not own and len(layer.boxes) and removed_field(layer.boxes, 0) is not None:
         fields += [f(field, kind) for field, (_, kind) in _REMOVED_FIELDS.items()]
+    known = {field["name"] for field in fields}
+    fields += [f(k, _attribute_type(v)) for k, v in attributes.items() if k not in known]
     detections = f(
         "detections",
         "List",
