@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ from relabel.workspace.progress import message
 
 STEM = "check"
 ALL = "all"
+# The kinds that cleanlab has scores for.
+SHARED, SHARED_KINDS = "missing, class, place", KINDS[:3]
 OURS, PREDICTIONS, CLEANLAB, LOWER = (
     "check",
     "check, predictions alone",
@@ -162,11 +164,15 @@ def _ours(data: DetectionDataset, suspects: Suspects, errors: PutIn) -> dict[str
         np.int64,
     )
     kinds = np.array(suspects.kind, object)
-    found = {ALL: _ranking(suspects.score, suspects.image, named, errors, None)}
+    found = {ALL: _ranking(suspects.score, suspects.image, named, errors)}
+    shared = np.isin(kinds, [_OF[kind] for kind in SHARED_KINDS])
+    found[SHARED] = _ranking(
+        suspects.score[shared], suspects.image[shared], named[shared], errors, SHARED_KINDS
+    )
     for kind, name in _OF.items():
         mine = kinds == name
         found[kind] = _ranking(
-            suspects.score[mine], suspects.image[mine], named[mine], errors, kind
+            suspects.score[mine], suspects.image[mine], named[mine], errors, (kind,)
         )
     return found
 
@@ -185,11 +191,13 @@ def _named(errors: PutIn, image: int, id: int, box: np.ndarray) -> int:
 
 
 def _ranking(
-    score: np.ndarray, image: np.ndarray, named: np.ndarray, errors: PutIn, kind: str | None
+    score: np.ndarray,
+    image: np.ndarray,
+    named: np.ndarray,
+    errors: PutIn,
+    kinds: Sequence[str] = KINDS,
 ) -> Ranking:
-    if kind is None:
-        return Ranking(score, image.astype(np.int64), named, errors.image)
-    of_kind = np.flatnonzero([k == kind for k in errors.kind])
+    of_kind = np.flatnonzero([kind in kinds for kind in errors.kind])
     place = np.full(len(errors) + 1, NOT_COUNTED)
     place[of_kind], place[-1] = np.arange(len(of_kind)), WRONG
     return Ranking(score, image.astype(np.int64), place[named], errors.image[of_kind])
@@ -239,21 +247,19 @@ def _theirs(
         np.int64,
     )
     worst = np.minimum(scores["badloc"], scores["swap"])
-    found = {
-        ALL: _ranking(
-            -np.concatenate([scores["overlooked"][told], worst]),
-            np.concatenate([evidence.found_image[told], evidence.image]),
-            np.concatenate([of_found, of_label]),
-            errors,
-            None,
-        )
-    }
+    every = (
+        -np.concatenate([scores["overlooked"][told], worst]),
+        np.concatenate([evidence.found_image[told], evidence.image]),
+        np.concatenate([of_found, of_label]),
+        errors,
+    )
+    found = {ALL: _ranking(*every), SHARED: _ranking(*every, SHARED_KINDS)}
     for kind, name in _BY_CLEANLAB.items():
         if name == "overlooked":
             of = evidence.found_image[told]
-            found[kind] = _ranking(-scores[name][told], of, of_found, errors, kind)
+            found[kind] = _ranking(-scores[name][told], of, of_found, errors, (kind,))
         else:
-            found[kind] = _ranking(-scores[name], evidence.image, of_label, errors, kind)
+            found[kind] = _ranking(-scores[name], evidence.image, of_label, errors, (kind,))
     return found
 
 
@@ -267,7 +273,7 @@ def _told(
     """The table of a set, and its numbers."""
     draws = np.concatenate([np.ones((1, images), np.int64), resamples(images)])
     rows, numbers = [], {}
-    for kind in (ALL, *KINDS):
+    for kind in (ALL, SHARED, *KINDS):
         values = {
             method: Ranking.join(found[method, kind]).numbers(draws)
             for method in METHODS

@@ -143,7 +143,9 @@ def _row_heading(text: str) -> str:
 def _cell(value: object, right: bool) -> str:
     if not isinstance(value, Cell):
         text = number(value)
-        value = Cell(escaped(text), " ".join(filter(None, ("num" * right, _long(text)))))
+        # Numbers are not broken; what is no number any more is.
+        long = "long" if right and len(text) > 1.5 * _LONG else _long(text)
+        value = Cell(escaped(text), " ".join(filter(None, ("num" * right, long))))
     style = f' style="{value.style}"' if value.style else ""
     return f"<td{_class(value.kind)}{style}>{value.html}</td>"
 

@@ -40,6 +40,7 @@ td{text-align:left}
 thead th{color:var(--soft);font-weight:600}
 th{text-align:left;font-weight:500}
 .num,td.num{text-align:right}
+td.num{white-space:nowrap}td.num.long{white-space:normal}
 th[scope=row]{white-space:nowrap}
 .long,th.long[scope=row]{white-space:normal;overflow-wrap:anywhere;min-width:12rem;max-width:22rem}
 .matrix td{min-width:3.6rem}.matrix tbody>tr>*{vertical-align:middle}
@@ -124,6 +125,7 @@ overflow-wrap:anywhere;visibility:hidden;left:0;top:0}
 .chart details table{font-size:.8rem}
 .paper{background:#fff}
 .paper figcaption,.paper small{color:#222}
+.figure{margin:1rem 0}
 .figure svg{min-width:34rem;max-width:56rem}
 .command{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);
 border:1px solid var(--line);border-radius:6px;padding:.7rem .9rem;margin:.6rem 0}
@@ -173,6 +175,8 @@ td.bar i{display:block;height:.75rem;border-radius:2px;background:var(--bar)}
 body{font-size:10.5pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 figure,tr,.chart{break-inside:avoid}h2,h3,h4{break-after:avoid}.scroll{overflow:visible}
 nav,.switch,.js .cut,.panes::after,#tip{display:none!important}
+table{font-size:.78rem}th,td{padding:.2rem .3rem}.matrix td{min-width:0}
+.sankey svg,.figure svg{min-width:0}
 .panes{grid-template-columns:1fr 1fr;gap:.5rem}
 .panes>.one,.panes>.two{grid-area:auto;clip-path:none!important;visibility:visible!important}}
 """

@@ -250,7 +250,7 @@ def test_names_with_markup_show_as_text(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out"
     assert run(data, "--detections", detections, "--out", out, "--quiet")[0] == 0
     page = (out / "report.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page  # the page's own
 
 
 @pytest.mark.slow
