@@ -55,7 +55,7 @@ def test_errors_in_labels_are_found_by_what_was_learned(
     ids[second] = ids[second] + 1000
     data = blocks.with_boxes(replace(doubles, id=ids))
 
-    job = CheckJob(data, tmp_path / "out", settings(tmp_path / "net", 150), RUNTIME)
+    job = CheckJob(data, tmp_path / "out", settings(tmp_path / "net", 400), RUNTIME)
     ran = job.run().ran
     assert len(ran) == 4  # two specialists, what they predict, the result
     found = json.loads((tmp_path / "out/suspects.json").read_text())
