@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted(
     file
     for file in (ROOT / "benchmarks" / "protocols").glob("*.toml")
-    if not file.stem.startswith(("completion", "lat_specialists", "semi_supervised"))
+    if not file.stem.startswith(("check", "completion", "lat_specialists", "semi_supervised"))
 )
 DATASETS = "".join(
     f'[datasets.{name}]\nformat = "coco"\nroot = "{name}"\ntest = "test.json"\n' for name in "abc"
