@@ -20,13 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relabel.datasets.changes import BOTH
 from relabel.doctor.database import why_no_database
 from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.json_text import parse_json, read_object
 from relabel.review import edits
 from relabel.review.edits import INFO_KEY
-from relabel.viewer_suspects import save_suspect_views
+from relabel.saved_views import save_change_views, save_suspect_views
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from relabel.datasets.dataset import DetectionDataset
 
 TRUTH = "truth"
-_LOW_CONFIDENCE = 0.5
 _BATCH = 1000  # samples
 _PICTURES = 0.72  # of the App's width, the rest is the review's
 
@@ -221,7 +219,7 @@ def load(
     }
     edits.prepare(fo, dataset)
     _dress(fo, dataset)
-    _save_views(fo, dataset)
+    save_change_views(fo, dataset)
     save_suspect_views(fo, dataset)
     dataset.save()
     if fo.dataset_exists(name):
@@ -316,43 +314,6 @@ def _dress(fo: Any, dataset: Any) -> None:
     )
     shown = [f for f in fields if f in _FIELD_COLORS] or fields
     dataset.app_config.active_fields = fo.core.odm.ActiveFields(exclude=False, paths=shown)
-
-
-def _save_views(fo: Any, dataset: Any) -> None:
-    """Views of what a relabelling changed, each with the boxes it is named after.
-
-    A result without the attribute ``change`` has those on confidence alone.
-    """
-    has = dataset.get_field_schema(flat=True)
-    if "transferred.detections.confidence" not in has:
-        return
-    boxes = fo.ViewField
-    if "transferred.detections.change" in has:
-        for field, changed, name in (
-            ("source", ["dropped"], "dropped annotations"),
-            ("source", ["merged"], "merged annotations"),
-            ("transferred", ["renamed", BOTH], "class changes"),
-            ("transferred", ["split"], "split annotations"),
-            ("transferred", ["added"], "additions"),
-        ):
-            view = dataset.filter_labels(field, boxes("change").is_in(changed))
-            dataset.save_view(name, view, overwrite=True)
-        reshaped = boxes("change").is_in(["reshaped", BOTH])
-        moved = dataset.filter_labels("transferred", reshaped)
-        least = boxes("transferred.detections").map(boxes("source_iou")).min()
-        dataset.save_view("largest box changes", moved.sort_by(least), overwrite=True)
-        several = dataset.filter_labels("transferred", boxes("alternatives").length() > 0)
-        dataset.save_view("doubtful classes", several, overwrite=True)
-    if "transferred.detections.disagreement" in has:
-        some = dataset.filter_labels("transferred", boxes("disagreement") > 0)
-        most = boxes("transferred.detections").map(boxes("disagreement")).max()
-        view = some.sort_by(most, reverse=True)
-        dataset.save_view("specialists disagree", view, overwrite=True)
-    # Ignore regions have none, which a database takes for less than any number.
-    low = (boxes("confidence") >= 0) & (boxes("confidence") < _LOW_CONFIDENCE)
-    unsure = dataset.filter_labels("transferred", low)
-    least = boxes("transferred.detections").map(boxes("confidence")).min()
-    dataset.save_view("low confidence", unsure.sort_by(least), overwrite=True)
 
 
 def _add(fo: Any, dataset: Any, source: SourceFolder, images: Path | None) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,6 +23,7 @@ settings.load_profile("relabel")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +43,23 @@ def coco_set(tmp_path: Path) -> Callable[..., Path]:
         return datasets.coco_set(folder or tmp_path, name, classes, images)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser of the system, or the one that playwright installed; skips without."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; `pip install relabel[dev]`"
+    )
+    found = os.environ.get("RELABEL_CHROMIUM") or next(
+        filter(None, map(shutil.which, _BROWSERS)), ""
+    )
+    with playwright.sync_playwright() as running:
+        path = found or running.chromium.executable_path
+        if not Path(path).is_file():
+            pytest.skip("no Chromium; install one, or name it in $RELABEL_CHROMIUM")
+        browser = running.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--use-gl=swiftshader"]
+        )
+        yield browser
+        browser.close()

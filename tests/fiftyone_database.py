@@ -48,3 +48,33 @@ def looked_at_by_fiftyone(folder: Path, look: str, *, database: Path) -> Any:
         pytest.skip(f"FiftyOne's database does not start: {done.stdout.strip()[-200:]}")
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def loaded_by_view(
+    result: Path, *options: str, database: Path
+) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+    """What `relabel view --load-only` did, and the environment in which to look at it.
+
+    Skips where FiftyOne is not installed or its database does not start.
+    """
+    pytest.importorskip("fiftyone")
+    env = {
+        **os.environ,
+        "FIFTYONE_DATABASE_DIR": str(database),
+        "FIFTYONE_DO_NOT_TRACK": "1",
+    }
+    command = [sys.executable, "-c", "from relabel.cli import main; main()"]
+    try:
+        done = subprocess.run(
+            [*command, "view", str(result), "--load-only", *options],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("FiftyOne's database did not start within 300 seconds")
+    if "all but `relabel view` works" in done.stderr:
+        pytest.skip(done.stderr.strip()[-200:])
+    assert done.returncode == 0, done.stderr
+    return done, env

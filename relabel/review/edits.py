@@ -162,7 +162,7 @@ def decide(
     at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
 
     def change(field: str, one: Any) -> str:
-        if _get(one, "ignore"):
+        if attribute_of(one, "ignore"):
             return field
         name = label or _class_of(field, one, classes)
         _remember(one, field, number)
@@ -260,7 +260,7 @@ def _class_of(field: str, one: Any, classes: Sequence[str]) -> str:
     """The class that a label has or, of a removed annotation, would have."""
     if field != REMOVED:
         return one.label
-    for name in (_get(one, "best_class"), one.label):
+    for name in (attribute_of(one, "best_class"), one.label):
         if name in classes:
             return name
     raise ConfigError(
@@ -271,23 +271,24 @@ def _class_of(field: str, one: Any, classes: Sequence[str]) -> str:
 
 def _first_state(one: Any, field: str) -> None:
     """What the model gave stays as it was, through all decisions about it."""
-    if _get(one, "decided_by") is not None and _get(one, "before") is not None:
+    if attribute_of(one, "decided_by") is not None and attribute_of(one, "before") is not None:
         return
     # In fractions of the image, as here; an export tells pixels.
     before = {"category": one.label, "box": list(one.bounding_box)}
     if field != REMOVED:
-        before |= {"score": one.confidence, "origin": _get(one, "origin")}
+        before |= {"score": one.confidence, "origin": attribute_of(one, "origin")}
     one["before"] = json.dumps(before)
 
 
 def _remember(one: Any, field: str, number: int) -> None:
-    state = {"field": field, "step": _get(one, STEP)}
-    state |= {name: _get(one, name) for name in _CHANGED}
-    one[STEPS] = [*(_get(one, STEPS) or []), json.dumps(state)]
+    state = {"field": field, "step": attribute_of(one, STEP)}
+    state |= {name: attribute_of(one, name) for name in _CHANGED}
+    one[STEPS] = [*(attribute_of(one, STEPS) or []), json.dumps(state)]
     one[STEP] = number
 
 
-def _get(one: Any, name: str) -> Any:
+def attribute_of(one: Any, name: str) -> Any:
+    """An attribute of a FiftyOne label, None where it has none of that name."""
     return one[name] if one.has_field(name) else None
 
 
@@ -333,9 +334,9 @@ def _move(
             for one in now[field][row]:
                 to = field
                 if one.id in ids[id]:
-                    step = _get(one, STEP)
+                    step = attribute_of(one, STEP)
                     to = change(field, one)
-                    changed += _get(one, STEP) != step
+                    changed += attribute_of(one, STEP) != step
                 if to == field:
                     stay.append(one)
                 else:

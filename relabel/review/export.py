@@ -24,6 +24,7 @@ from relabel.review.decisions import (
     read_decisions,
     write_decisions,
 )
+from relabel.review.edits import attribute_of
 
 _DECIMALS = 3  # of pixels, as align writes them
 _SAME_PIXELS = 0.01
@@ -166,7 +167,7 @@ class _Image:
 
     def _label(self, one: Any) -> ReviewedLabel:
         decision = None
-        if _get(one, "decided_by") == HUMAN:
+        if attribute_of(one, "decided_by") == HUMAN:
             decision = self._decision(one, one["decision"])
         else:
             verdict, before = self._by_hand(one)
@@ -176,14 +177,14 @@ class _Image:
             one.label,
             self._box(one.bounding_box),
             one.confidence,
-            bool(_get(one, "ignore")),
+            bool(attribute_of(one, "ignore")),
             self._origin(one),
             decision,
         )
 
     def _by_hand(self, one: Any) -> tuple[Any, Before | None]:
         """What was done to a label with FiftyOne's own tools: (verdict or None, before)."""
-        id = _get(one, "annotation_id")
+        id = attribute_of(one, "annotation_id")
         if id is None:
             return ADD, None
         before = None if self.loaded is None else self.loaded.label(id)
@@ -200,7 +201,7 @@ class _Image:
         if self.loaded is None or self.file_name not in self.loaded.image_of:
             return []
         left = {
-            _get(one, "annotation_id")
+            attribute_of(one, "annotation_id")
             for field in (edits.TRANSFERRED, REJECTED_FIELD)
             for one in self._labels(field)
         }
@@ -232,14 +233,14 @@ class _Image:
         return found
 
     def _decision(self, one: Any, verdict: Any, before: Before | None = None) -> Decision:
-        text = _get(one, "before")
+        text = attribute_of(one, "before")
         return Decision(
             self.source,
             self.file_name,
             verdict,
             one.label,
             self._box(one.bounding_box),
-            _get(one, "decided_at") or self.now,
+            attribute_of(one, "decided_at") or self.now,
             before if text is None else self._before(text),
             self._origin(one),
         )
@@ -255,7 +256,9 @@ class _Image:
 
     def _origin(self, one: Any) -> Origin:
         return self._origin_of(
-            _get(one, "source_id"), _get(one, "source_category"), _get(one, "origin")
+            attribute_of(one, "source_id"),
+            attribute_of(one, "source_category"),
+            attribute_of(one, "origin"),
         )
 
     def _origin_of(self, id: int | None, category: str | None, origin: str | None) -> Origin:
@@ -272,7 +275,3 @@ class _Image:
 def _rounded(box: Sequence[float]) -> Box:
     x, y, w, h = (round(v, _DECIMALS) for v in box)
     return x, y, w, h
-
-
-def _get(one: Any, name: str) -> Any:
-    return one[name] if one.has_field(name) else None

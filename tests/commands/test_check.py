@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from relabel.geometry import xyxy_to_xywh
 from tests.builders.blocks import tiny_backbone
 from tests.builders.datasets import edit_json, write_image, write_json
 from tests.builders.suspects import SIZE, Street
+from tests.fiftyone_database import loaded_by_view
 
 CAR, TRUCK, PERSON = range(3)
 Run = Callable[..., tuple[int, str, str]]
@@ -278,29 +278,10 @@ def test_specialists_are_trained_and_told_of(files: tuple[Path, Path], tmp_path:
 def test_saved_views_in_the_real_database(
     files: tuple[Path, Path], tmp_path: Path, run: Run
 ) -> None:
-    pytest.importorskip("fiftyone")
     out = tmp_path / "out"
     assert run(files[0], "--detections", files[1], "--out", out, "--quiet")[0] == 0
     found = json.loads((out / "suspects.json").read_text())["suspects"]
-    env = {
-        **os.environ,
-        "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"),
-        "FIFTYONE_DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-c", "from relabel.cli import main; main()"]
-    try:
-        done = subprocess.run(
-            [*command, "view", str(out), "--load-only"],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("FiftyOne's database did not start within 300 seconds")
-    if "all but `relabel view` works" in done.stderr:
-        pytest.skip(done.stderr.strip()[-200:])
-    assert done.returncode == 0, done.stderr
+    _, env = loaded_by_view(out, database=tmp_path / "db")
     code = (
         "import fiftyone as fo, json; d = fo.load_dataset('relabel-out')\n"
         "views = {n: [len(d.load_saved_view(n)), d.load_saved_view(n).count('suspects.detections')]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from relabel.doctor import database
 from relabel.errors import DataError
 from relabel.viewer import find_sources
 from tests.builders.datasets import dataset_of, write_image
+from tests.fiftyone_database import loaded_by_view
 
 
 def write_source(folder: Path, name: str) -> None:
@@ -308,27 +308,8 @@ def test_a_database_that_does_not_start_says_which_cause_it_has(
 @pytest.mark.fiftyone
 @pytest.mark.slow
 def test_real_database(result: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fiftyone")
-    env = {
-        **os.environ,
-        "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"),
-        "FIFTYONE_DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-c", "from relabel.cli import main; main()"]
     truth = result / "result/legacy/annotations.json"
-    try:
-        done = subprocess.run(
-            [*command, "view", str(result), "--load-only", "--truth", f"legacy={truth}"],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("FiftyOne's database did not start within 300 seconds")
-    if "all but `relabel view` works" in done.stderr:
-        pytest.skip(done.stderr.strip()[-200:])
-    assert done.returncode == 0, done.stderr
+    done, env = loaded_by_view(result, "--truth", f"legacy={truth}", database=tmp_path / "db")
     assert done.stdout == "relabel-run\n"
     code = (
         "import fiftyone as fo; d = fo.load_dataset('relabel-run'); "

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,13 +30,6 @@ _WAIT = 60_000  # milliseconds, for a busy machine
 NAME = f"review-{uuid4().hex[:8]}"
 
 
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        pytest.skip("there is no Chromium")
-    return found
-
-
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FiftyOne with a database of its own, for this process's children."""
@@ -48,9 +41,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class App:
     """`relabel view` in a process of its own, and a browser on it."""
 
-    def __init__(self, run: Path) -> None:
-        from playwright.sync_api import sync_playwright
-
+    def __init__(self, run: Path, browser: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = int(probe.getsockname()[1])
@@ -63,11 +54,7 @@ class App:
             start_new_session=True,
         )
         self._wait_for_server()
-        self.playwright = sync_playwright().start()
-        self.browser = self.playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--use-gl=swiftshader"]
-        )
-        self.page = self.browser.new_page(viewport={"width": 1400, "height": 900})
+        self.page = browser.new_page(viewport={"width": 1400, "height": 900})
         self.page.set_default_timeout(_WAIT)
         self.page.goto(f"http://localhost:{port}/datasets/{NAME}")
         try:
@@ -88,9 +75,8 @@ class App:
         pytest.skip("FiftyOne's App did not start within 300 seconds")
 
     def close(self) -> None:
-        if hasattr(self, "browser"):
-            self.browser.close()
-            self.playwright.stop()
+        if hasattr(self, "page"):
+            self.page.close()
         if self.process.poll() is None:
             import psutil
 
@@ -119,11 +105,9 @@ class App:
 
 
 @pytest.fixture
-def app(world: World, database: None) -> Iterator[App]:
-    chromium()
-    pytest.importorskip("playwright.sync_api")
+def app(world: World, database: None, chromium: Any) -> Iterator[App]:
     world.run()
-    opened = App(world.folder / "runs/fine")
+    opened = App(world.folder / "runs/fine", chromium)
     try:
         yield opened
     finally:
