@@ -175,6 +175,14 @@ def test_after_retraining_the_label_of_the_same_object_answers(category: int) ->
     assert rows(gone) == [("a.png", "rider", CYCLIST)]
 
 
+def test_a_label_of_the_same_class_answers_from_half_an_overlap() -> None:
+    """IoU .62: the label of its class is meant; one of another class in that place is not."""
+    beside = (57.0, 10.0, 30.0, 30.0)
+    said = decision("accept", "car", VAN)
+    assert rows(applied(labelled((0, beside, CAR, -1)), said)) == [("a.png", "car", VAN)]
+    assert len(rows(applied(labelled((0, beside, RIDER, -1)), said))) == 2
+
+
 def test_an_object_that_the_new_model_does_not_find_is_still_labelled() -> None:
     far = (70.0, 70.0, 10.0, 10.0)
     said = decision("accept", "car", far, origin="pseudo:ours")
