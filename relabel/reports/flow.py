@@ -68,8 +68,8 @@ def _gathered(counts: np.ndarray, names: Sequence[str], most: int) -> tuple[np.n
 def sankey(flow: ClassFlow) -> str:
     """The flow as an SVG: source classes to the left, target classes to the right.
 
-    A band is as wide as boxes went that way; the smallest is still to be seen. Every band says its
-    numbers where the pointer rests.
+    A band is as wide, at either end, as its share of the node there, and nowhere too thin to be
+    seen. Every band says its numbers where the pointer rests.
     """
     rows = [r for r in range(len(flow.rows)) if flow.counts[r].any()]
     columns = [c for c in range(len(flow.columns)) if flow.counts[:, c].any()]
@@ -85,17 +85,11 @@ def sankey(flow: ClassFlow) -> str:
         one = (left[r].bottom - left[r].top) * n / left[r].total
         two = (right[c].bottom - right[c].top) * n / right[c].total
         tone = "var(--t5)" if rows[r] == len(flow.rows) - 1 else f"var(--t{r % len(TONES)})"
-        a, b = starts[r] + one / 2, ends[c] + two / 2
+        path = _band(starts[r], starts[r] + max(one, 1), ends[c], ends[c] + max(two, 1))
         starts[r] += one
         ends[c] += two
-        x1, x2 = _MARGIN + _NODE, _WIDTH - _MARGIN - _NODE
-        middle = (x1 + x2) / 2
         tip = f"{left[r].name} → {right[c].name}: {n:,} of {left[r].total:,}"
-        bands.append(
-            f'<path d="M{x1} {a:.1f}C{middle:g} {a:.1f} {middle:g} {b:.1f} {x2} {b:.1f}" '
-            f'style="stroke:{tone};stroke-width:{max((one + two) / 2, 1):.1f}px">'
-            f"<title>{isolated(tip)}</title></path>"
-        )
+        bands.append(f'<path d="{path}" style="fill:{tone}"><title>{isolated(tip)}</title></path>')
     names = "".join(
         [
             *(_label(n, _MARGIN, "end", -8) for n in left),
@@ -109,6 +103,17 @@ def sankey(flow: ClassFlow) -> str:
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escaped(text)}">'
         f"{''.join(bands)}{names}</svg>"
+    )
+
+
+def _band(top: float, bottom: float, top_after: float, bottom_after: float) -> str:
+    """The outline of a band from the left nodes to the right ones."""
+    x1, x2 = _MARGIN + _NODE, _WIDTH - _MARGIN - _NODE
+    middle = (x1 + x2) / 2
+    return (
+        f"M{x1} {top:.1f}C{middle:g} {top:.1f} {middle:g} {top_after:.1f} {x2} {top_after:.1f}"
+        f"V{bottom_after:.1f}C{middle:g} {bottom_after:.1f} {middle:g} {bottom:.1f} "
+        f"{x1} {bottom:.1f}Z"
     )
 
 

@@ -119,7 +119,7 @@ background:#14171b;color:#fff;border:1px solid #777;border-radius:5px;pointer-ev
 overflow-wrap:anywhere;visibility:hidden;left:0;top:0}
 #tip.on{visibility:visible}
 .sankey text{font:13px system-ui,sans-serif;fill:var(--fg)}
-.sankey path{fill:none;stroke-opacity:.45}.sankey path:hover{stroke-opacity:.85}
+.sankey path{fill-opacity:.45}.sankey path:hover{fill-opacity:.85}
 .sankey svg{min-width:34rem;max-width:60rem}
 .chart details summary{font-size:.82rem;font-weight:400;color:var(--soft);margin:.2rem 0}
 .chart details table{font-size:.8rem}

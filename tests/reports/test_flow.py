@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from relabel.reports.flow import class_flow_section, fewer_classes, sankey
 from relabel.reports.statistics import DROPPED, NEW, ClassFlow
@@ -18,18 +19,25 @@ FLOW = ClassFlow(
 )
 
 
-def bands(svg: str) -> dict[str, tuple[float, float, float]]:
-    """By what it says, of each band: where it begins, where it ends, and how wide it is."""
+def bands(svg: str) -> dict[str, tuple[float, float, float, float]]:
+    """By what it says, of each band: its upper and lower edge at the left, and at the right."""
     found = re.findall(
-        r'<path d="M\S+ (\S+)C\S+ \S+ \S+ \S+ \S+ (\S+)" '
-        r'style="stroke:\S+;stroke-width:(\S+)px"><title>(.*?)</title>',
+        r'<path d="M\S+ (\S+)C\S+ \S+ \S+ \S+ \S+ (\S+)V(\S+)C\S+ \S+ \S+ \S+ \S+ (\S+)Z" '
+        r'style="fill:\S+"><title>(.*?)</title>',
         svg,
     )
-    return {title: (float(a), float(b), float(w)) for a, b, w, title in found}
+    return {title: (float(a), float(d), float(b), float(c)) for a, b, c, d, title in found}
+
+
+def nodes(svg: str) -> list[tuple[str, float, float]]:
+    """Name with count, top and bottom of each node, those to the left first."""
+    found = re.findall(r'<title>([^<]*)</title><rect x="\S+" y="(\S+)" \S+ height="(\S+)"', svg)
+    return [(name, float(y), float(y) + float(h)) for name, y, h in found]
 
 
 def test_a_band_for_every_way_that_boxes_went() -> None:
-    found = bands(sankey(FLOW))
+    svg = sankey(FLOW)
+    found = bands(svg)
     assert list(found) == [
         "vehicle → car: 60 of 100",
         "vehicle → bus: 20 of 100",
@@ -40,10 +48,19 @@ def test_a_band_for_every_way_that_boxes_went() -> None:
     ]
     car, bus, lost = list(found.values())[:3]
     # Each begins where the one before it ends, in the order of the targets.
-    assert car[0] < bus[0] < lost[0]
-    assert car[2] > 2.5 * bus[2]
-    titles = re.findall(r"<g><title>(.*?)</title><rect", sankey(FLOW))
-    assert titles[:3] == ["vehicle: 100", "person: 50", f"{NEW}: 10"]
+    assert car[1] == pytest.approx(bus[0], abs=0.2) and bus[1] == pytest.approx(lost[0], abs=0.2)
+    assert car[1] - car[0] == pytest.approx(3 * (bus[1] - bus[0]), abs=0.3)
+    assert [name for name, _, _ in nodes(svg)][:3] == ["vehicle: 100", "person: 50", f"{NEW}: 10"]
+
+
+def test_bands_fill_their_nodes_however_few_boxes_one_of_them_has() -> None:
+    counts = np.array([[300, 1], [0, 0]])
+    svg = sankey(ClassFlow(["vehicle", NEW], ["car", DROPPED], counts))
+    (_, top, bottom), (_, _, car), (_, lost_top, lost_bottom) = nodes(svg)
+    many, one = bands(svg).values()
+    assert many[0] == top and many[3] == pytest.approx(car, abs=0.2)
+    assert one[1] - one[0] == pytest.approx(1, abs=0.2) and one[1] <= bottom + 1
+    assert one[2:] == pytest.approx((lost_top, lost_bottom), abs=0.2)
 
 
 def test_nodes_do_not_overlap_and_stay_inside() -> None:
