@@ -72,6 +72,17 @@ class Runtime(Settings):
     )
     skip_bad: bool = setting(False, "Go on past bad records and list them at the end.")
     quiet: bool = setting(False, "Print no progress.")
+    engine: Literal["local", "ray"] = setting(
+        "local", "Where shards are made: local, in this process; ray, by actors on a Ray cluster."
+    )
+    ray_address: str = setting(
+        "", "Ray cluster to join, such as auto or ray://head:10001; empty starts one here."
+    )
+    ray_actors: Count = setting(0, "Actors, each with the model; 0: as many as fit on the cluster.")
+    ray_cpus: NonNegative = setting(
+        0.0, "Cores of an actor; 0: 1, or with GPUs the GPU's share of the cluster's cores."
+    )
+    ray_gpus: AboveZero = setting(1.0, "GPUs of an actor, where there are any; 0.5 lets two share.")
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from relabel.align.job import AlignJob
 from relabel.errors import Problems
 from relabel.workspace.fingerprint import fingerprint
@@ -39,11 +41,11 @@ def label(job: AlignJob, stage: Stage, *, on: str) -> None:
     from relabel.detectors.specialist import MAPS
 
     folders = [need.folder for need in stage.needs]
-    detector, model = None, None
+    load, model = None, None
     if len(folders) > 1:
         from relabel.crosslabel.ensemble import EnsembleDetector
 
-        detector = EnsembleDetector.load(folders, job.runtime.device)
+        load = partial(EnsembleDetector.load, folders)
         model = fingerprint([need.fingerprint for need in stage.needs])
     cross_label(
         folders[0],
@@ -51,7 +53,7 @@ def label(job: AlignJob, stage: Stage, *, on: str) -> None:
         stage.folder,
         job.settings.crosslabel,
         job.runtime,
-        detector=detector,
+        load=load,
         model=model,
         maps=job.shared / MAPS,
     )

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from relabel.crosslabel.label import label_shards, model_fingerprint
+from relabel.crosslabel.label import Labeller, label_shards, model_fingerprint
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.crosslabel.shards import label_columns, labelling_run, read_shards, shard_images
@@ -91,8 +91,9 @@ def label_given_boxes(
         ConfigError: a specialist has no box head.
         DataError: see `cross_label`.
     """
-    members = [_box_head(folder, runtime.device) for folder in checkpoints]
-    space = members[0].space
+    local = runtime.engine == "local"
+    members = [_box_head(f, runtime.device if local else "cpu") for f in checkpoints]
+    here, space = (members if local else None), members[0].space
     run = labelling_run(
         space,
         by=space.name,
@@ -104,16 +105,21 @@ def label_given_boxes(
     boxes = dataset.boxes.xyxy.astype(np.float32)
     rows_of = [dataset.objects(row) for row in range(len(dataset))]
 
-    def label(rows: Sequence[int], images: Sequence[np.ndarray]) -> list[BoxScores]:
-        given = [boxes[rows_of[row]] for row in rows]
-        parts = [member.score_boxes(images, given) for member in members]
-        return [
-            BoxScores(
-                np.stack([p.scores for p in found]).mean(axis=0, dtype=np.float32),
-                np.stack([p.boxes for p in found]).mean(axis=0, dtype=np.float32),
-            )
-            for found in zip(*parts, strict=True)
-        ]
+    def open(runtime: Runtime) -> Labeller[BoxScores]:
+        heads = here or [_box_head(folder, runtime.device) for folder in checkpoints]
+
+        def label(rows: Sequence[int], images: Sequence[np.ndarray]) -> list[BoxScores]:
+            given = [boxes[rows_of[row]] for row in rows]
+            parts = [head.score_boxes(images, given) for head in heads]
+            return [
+                BoxScores(
+                    np.stack([p.scores for p in found]).mean(axis=0, dtype=np.float32),
+                    np.stack([p.boxes for p in found]).mean(axis=0, dtype=np.float32),
+                )
+                for found in zip(*parts, strict=True)
+            ]
+
+        return Labeller(label)
 
     def shard(
         run: Mapping[str, Any],
@@ -143,7 +149,7 @@ def label_given_boxes(
         settings,
         runtime,
         kind=GivenShard,
-        label=label,
+        open=open,
         shard=shard,
         problems=problems,
     )

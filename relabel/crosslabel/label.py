@@ -10,10 +10,11 @@ kernels) gives slightly different scores for another ``batch_size``; nothing els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -25,12 +26,13 @@ from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.pixels.location import image_location, stated_size
 from relabel.detectors.base import Detections, Detector, MapReader
 from relabel.detectors.load import load_detector
-from relabel.errors import DataError, Problems, RelabelError
+from relabel.errors import DataError, Problem, Problems, RelabelError
 from relabel.settings import Runtime
 from relabel.workspace.columns import Shard, as_json, read_shard, write_shard
+from relabel.workspace.engine import Make, make_shards
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
-from relabel.workspace.parts import WorkerShare, pending
-from relabel.workspace.progress import message, progress
+from relabel.workspace.parts import WorkerShare, pending, shard_progress
+from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def cross_label(
     *,
     image_rows: np.ndarray | None = None,
     detector: Detector | None = None,
+    load: Callable[[str], Detector] | None = None,
     by: str | None = None,
     model: str | None = None,
     problems: Problems | None = None,
@@ -63,10 +66,12 @@ def cross_label(
         dataset: the images to label; its boxes are not looked at.
         out: folder of the shards, ``shard-00000-of-00004.parquet`` and so on.
         settings: filters, NMS, batches, shards.
-        runtime: device, decoding threads, ``skip_bad``, ``quiet``.
+        runtime: device, decoding threads, ``skip_bad``, ``quiet``, engine.
         image_rows: label these images only, in any order; default all. ``image`` in the result
             still counts rows of the whole dataset, so that cross-fitted parts can be merged.
         detector: used instead of loading ``checkpoint``.
+        load: device to detector, where it is not loaded from ``checkpoint`` alone; actors on a
+            cluster call it, too.
         by: name of the specialist's dataset; default the name of its label space.
         model: fingerprint of what labels, where it has no checkpoint folder of its own.
         problems: collects skipped images; without it they are listed on stderr.
@@ -79,8 +84,10 @@ def cross_label(
             checkpoint that cannot be loaded, or a detector that returns nonsense.
         RelabelError: an image is too large for the device's memory; the disk is full.
     """
+    load = load or partial(load_detector, checkpoint)
     if detector is None:
-        detector = load_detector(checkpoint, device=runtime.device)
+        # Actors load their own; the driver has to know the label space.
+        detector = load(runtime.device if runtime.engine == "local" else "cpu")
     space = detector.space
     run = labelling_run(
         space,
@@ -91,31 +98,37 @@ def cross_label(
         model=model_fingerprint(checkpoint) if model is None else model,
     )
 
-    kept = _KeptMaps.find(detector, dataset, image_rows, maps)
+    here = detector if runtime.engine == "local" else None
 
-    def label(rows: Sequence[int], images: Sequence[Any]) -> list[Detections]:
-        if kept is None:
-            found, shapes = detector.predict(images), [image.shape[:2] for image in images]
-        else:
-            shapes = [stated_size(dataset, row)[::-1] for row in rows]
-            found = kept.reader.predict_maps(images, shapes)
-        if len(found) != len(images):
-            raise DataError(
-                f"the detector returned {len(found)} results for {len(images)} images",
-                file=run["by"],
-                remedy="It must return one `Detections` per image.",
-            )
-        return [
-            select(
-                raw,
-                settings,
-                num_classes=space.num_classes,
-                width=width,
-                height=height,
-                source=f"{run['by']} on {dataset.images.file_name[row]}",
-            )
-            for row, (height, width), raw in zip(rows, shapes, found, strict=True)
-        ]
+    def open(runtime: Runtime) -> Labeller[Detections]:
+        opened = here or load(runtime.device)
+        kept = _KeptMaps.find(opened, dataset, image_rows, maps)
+
+        def label(rows: Sequence[int], images: Sequence[Any]) -> list[Detections]:
+            if kept is None:
+                found, shapes = opened.predict(images), [image.shape[:2] for image in images]
+            else:
+                shapes = [stated_size(dataset, row)[::-1] for row in rows]
+                found = kept.reader.predict_maps(images, shapes)
+            if len(found) != len(images):
+                raise DataError(
+                    f"the detector returned {len(found)} results for {len(images)} images",
+                    file=run["by"],
+                    remedy="It must return one `Detections` per image.",
+                )
+            return [
+                select(
+                    raw,
+                    settings,
+                    num_classes=space.num_classes,
+                    width=width,
+                    height=height,
+                    source=f"{run['by']} on {dataset.images.file_name[row]}",
+                )
+                for row, (height, width), raw in zip(rows, shapes, found, strict=True)
+            ]
+
+        return Labeller(label, None if kept is None else kept.read)
 
     label_shards(
         dataset,
@@ -124,12 +137,24 @@ def cross_label(
         settings,
         runtime,
         kind=PseudoShard,
-        label=label,
+        open=open,
         shard=pseudo_shard,
         image_rows=image_rows,
         problems=problems,
-        load=None if kept is None else kept.read,
     )
+
+
+@dataclass(frozen=True)
+class Labeller(Generic[F]):
+    """What labels images once its models are loaded.
+
+    Attributes:
+        label: dataset rows and their images to what was found in each.
+        load: what ``label`` gets of an image; its pixels by default.
+    """
+
+    label: Callable[[Sequence[int], Sequence[Any]], Sequence[F]]
+    load: Callable[[Any, int], Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,58 +198,63 @@ def label_shards(
     runtime: Runtime,
     *,
     kind: type[Shard],
-    label: Callable[[Sequence[int], Sequence[Any]], Sequence[F]],
+    open: Callable[[Runtime], Labeller[F]],
     shard: Callable[[Mapping[str, Any], Sequence[int], Sequence[str], Mapping[int, F]], Shard],
     image_rows: np.ndarray | None = None,
     problems: Problems | None = None,
-    load: Callable[[Any, int], Any] | None = None,
 ) -> None:
     """Label images batch by batch and write what was found in shards; see `cross_label`.
 
     Args:
         run: what all shards have in common, see `labelling_run`.
         kind: of the shards, with the columns of images that `PseudoShard` has.
-        label: dataset rows and their images to what was found in each.
+        open: loads what labels; on the engine's actors, too.
         shard: ``run``, rows, file names and what was found by row to a shard; rows that could not
             be read are not among what was found.
-        load: what ``label`` gets of an image: its pixels, unless this reads something else.
     """
     rows = _image_rows(dataset, image_rows)
     tell = problems is None
     problems = Problems(skip_bad=runtime.skip_bad) if problems is None else problems
     shards = Shards(out, total=len(rows), size=settings.shard_images)
     todo = _prepare(shards, rows, run, dataset, problems, kind, quiet=runtime.quiet)
-    per_batch = _images_per_batch(settings, runtime)
-    plan = {i: _batches(dataset, rows[shards.items(i)], per_batch) for i in todo}
-    done = len(rows) - sum(len(batch) for batches in plan.values() for batch in batches)
-    with (
-        progress(
-            f"Labelling {dataset.name} with {run['by']}",
-            len(rows),
-            unit="img",
-            initial=done,
-            quiet=runtime.quiet,
-        ) as bar,
-        ImageBatches(
-            dataset,
-            batches=[batch for batches in plan.values() for batch in batches],
-            workers=runtime.workers,
-            problems=problems,
-            keep_empty=True,
-            load=load,
-        ) as loader,
-    ):
-        stream = iter(loader)
-        for i, batches in plan.items():
-            found: dict[int, F] = {}
-            for batch in batches:
-                read, images = next(stream)
-                some = _in_halves(label, read.tolist(), images, source=run["by"])
-                found.update(zip(read.tolist(), some, strict=True))
-                bar.update(len(batch))
-            members = rows[shards.items(i)].tolist()
-            names = [str(dataset.images.file_name[row]) for row in members]
-            write_shard(shards.shard_path(i), shard(run, members, names, found))
+    title = f"Labelling {dataset.name} with {run['by']}"
+
+    def open_shards(runtime: Runtime) -> Make[list[Problem]]:
+        labeller = open(runtime)
+        per_batch = _images_per_batch(settings, runtime)
+
+        def make(todo: Sequence[int]) -> Iterator[list[Problem]]:
+            found_bad = Problems(skip_bad=runtime.skip_bad)
+            plan = {i: _batches(dataset, rows[shards.items(i)], per_batch) for i in todo}
+            with (
+                shard_progress(title, shards, todo, runtime) as bar,
+                ImageBatches(
+                    dataset,
+                    batches=[batch for batches in plan.values() for batch in batches],
+                    workers=runtime.workers,
+                    problems=found_bad,
+                    keep_empty=True,
+                    load=labeller.load,
+                ) as loader,
+            ):
+                stream = iter(loader)
+                for i, batches in plan.items():
+                    found: dict[int, F] = {}
+                    for batch in batches:
+                        read, images = next(stream)
+                        some = _in_halves(labeller.label, read.tolist(), images, source=run["by"])
+                        found.update(zip(read.tolist(), some, strict=True))
+                        bar.update(len(batch))
+                    members = rows[shards.items(i)].tolist()
+                    names = [str(dataset.images.file_name[row]) for row in members]
+                    write_shard(shards.shard_path(i), shard(run, members, names, found))
+                    yield found_bad.found[:]
+                    found_bad.found.clear()
+
+        return make
+
+    for bad in make_shards(open_shards, shards, todo, runtime, title=title):
+        problems.found.extend(bad)
     if tell:
         for problem in problems.errors:
             message(f"skipped {problem.file}: {problem.message}", quiet=runtime.quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ def cross_label_sam3(
         RelabelError: see `cross_label`.
     """
     sam3 = sam3 or Sam3Settings()
+    load = None
     if detector is None:
         from relabel.detectors.sam3.detector import Sam3Detector
 
-        detector = Sam3Detector.load(space, sam3, runtime.device)
+        load = partial(Sam3Detector.load, space, sam3)
     identity = fingerprint({"settings": sam3_identity(sam3), "prompts": class_prompts(space)})
     cross_label(
         Path(sam3.model),
@@ -53,6 +55,7 @@ def cross_label_sam3(
         settings,
         runtime,
         detector=detector,
+        load=load,
         by="sam3",
         model=identity,
     )

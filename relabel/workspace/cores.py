@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 
 _MAX_THREADS = 16
+_limit: int | None = None
+
+
+def limit_cores(count: int) -> None:
+    """Of the cores of the machine this process shall use so many, as others have the rest."""
+    global _limit
+    _limit = count
 
 
 def usable_cores() -> int:
     """The cores that this process may use."""
     try:
-        return len(os.sched_getaffinity(0))
+        count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows have no affinity masks
-        return os.cpu_count() or 1
+        count = os.cpu_count() or 1
+    return count if _limit is None else min(count, _limit)
 
 
 def reading_threads(workers: int = -1) -> int:
