@@ -24,6 +24,7 @@ from relabel.settings import (
     fit_values,
     show_value,
 )
+from relabel.workspace.engine import require_engine
 
 from ._sections import NETWORKS, SECTIONS, RuntimeTable, shown_default
 
@@ -177,7 +178,10 @@ class Given:
 
 
 def settings_options(
-    sections: Sequence[str], shown: Mapping[str, Sequence[tuple[str, ...]]] | None = None
+    sections: Sequence[str],
+    shown: Mapping[str, Sequence[tuple[str, ...]]] | None = None,
+    *,
+    engine: bool = False,
 ) -> Callable[[F], F]:
     """A decorator adding the settings of a command, which it gets as ``given``: a `Given`.
 
@@ -187,6 +191,7 @@ def settings_options(
         sections: the sections the command reads; [runtime] is always among them.
         shown: by heading, options as ``(flag, key)`` or ``(flag, key, help)``, such as
             ``("--lr", "specialist.lr")``; several keys have a space between them.
+        engine: its shards can be made on a cluster: adds ``--engine``.
     """
     sections = (*sections, "runtime")
     keys = [key for group in (shown or {}).values() for _, key, *_ in group]
@@ -195,7 +200,8 @@ def settings_options(
         for heading, options in (shown or {}).items()
         for option in options
     ]
-    decorators += [_setting_option("Running", *option) for option in _RUNNING]
+    running = (*_RUNNING, _ENGINE) if engine else _RUNNING
+    decorators += [_setting_option("Running", *option) for option in running]
     decorators.append(
         _grouped(
             "--set",
@@ -217,6 +223,8 @@ def settings_options(
             typed = dict(ctx.meta.get(_TYPED, {}))
             assignments = typed.pop("--set", ())
             given = Given(_catalogue(ctx, typed.pop("--data", ())), sections, typed, assignments)
+            if engine:
+                require_engine(given.runtime)
             return function(*args, given=given, **kwargs)
 
         for decorator in reversed(decorators):
@@ -263,6 +271,7 @@ def comma_list(value: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
+_ENGINE = ("--engine", "runtime.engine", "local, or ray: shards by actors on a cluster. [local]")
 _RUNNING = (
     ("--device", "runtime.device", "auto, cpu, cuda, cuda:1, mps. [auto]"),
     ("--workers", "runtime.workers", "Threads that read images. [one per core]"),

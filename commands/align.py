@@ -99,6 +99,7 @@ SHARED = click.option(
         ),
         **PIPELINE_OPTIONS,
     },
+    engine=True,
 )
 def cli(
     target: str,

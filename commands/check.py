@@ -62,6 +62,7 @@ _HEADS = {
             ("--image-size", "specialist.image_size"),
         ),
     },
+    engine=True,
 )
 def cli(
     dataset: str,

@@ -63,7 +63,7 @@ from ._results import kept, print_json, with_default
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print file and counts as JSON.")
-@settings_options(())
+@settings_options((), engine=True)
 def cli(
     model: str,
     images: Path | None,
@@ -128,7 +128,7 @@ def cli(
         labelled,
         classifier.spec,
         predict(
-            classifier.to(resolve_device(runtime.device)),
+            classifier.to(resolve_device(runtime.device if runtime.engine == "local" else "cpu")),
             labelled,
             runtime,
             batch_size=batch_size,

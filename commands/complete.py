@@ -67,6 +67,7 @@ TRAINING = (
             *TRAINING,
         )
     },
+    engine=True,
 )
 def cli(
     dataset: str,

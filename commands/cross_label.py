@@ -61,6 +61,7 @@ _MOST_CLASSES = 30  # of the table; --json has all
             ("--batch-size", "crosslabel.batch_size"),
         )
     },
+    engine=True,
 )
 def cli(
     checkpoint: str,

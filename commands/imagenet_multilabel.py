@@ -97,6 +97,7 @@ if TYPE_CHECKING:
             ("--label-mode", "labels.mode", "Probabilities, or zero and one. [soft]"),
         ),
     },
+    engine=True,
 )
 def cli(
     root: Path,

@@ -7,7 +7,7 @@ the network sees.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -296,16 +296,20 @@ def ordered_batches(
     *,
     workers: int = -1,
     bad: BadImages | None = None,
+    only: Sequence[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """(rows int64 [B], pixels uint8 [B, 3, S, S]) over all images in order, centre crops.
 
     Args:
         spec: the classifier's `ClassifierSpec`.
+        only: numbers of the batches; default all.
         bad: receives images that cannot be decoded, which are left out; None raises.
     """
 
-    def make(i: int) -> tuple[np.ndarray, Tensor]:
-        rows, pixels = [], []
+    numbers = range(-(-len(images) // batch_size)) if only is None else only
+
+    def make(at: int) -> tuple[np.ndarray, Tensor]:
+        i, rows, pixels = numbers[at], [], []
         for row in range(i * batch_size, min((i + 1) * batch_size, len(images))):
             try:
                 image = read_rgb(images.locations[row])
@@ -320,5 +324,4 @@ def ordered_batches(
         stacked = np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8)
         return np.array(rows, dtype=np.int64), torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
-    batches = -(-len(images) // batch_size)
-    yield from prefetch(make, 0, batches, workers=reading_threads(workers))
+    yield from prefetch(make, 0, len(numbers), workers=reading_threads(workers))

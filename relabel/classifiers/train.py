@@ -5,7 +5,8 @@ Shape legend: ``B`` images of a batch, ``C`` classes, ``S`` side of the square t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ from relabel.training.loop import (
 )
 from relabel.training.memory import keep_freed_memory
 from relabel.workspace.atomic import atomic_write_json
+from relabel.workspace.engine import Make, make_in_order
 from relabel.workspace.progress import message, progress
 
 METRICS_FILE = "metrics.json"
 TEST_BATCH = 64
+_BATCHES_PER_ITEM = 8  # that an actor scores at a time
 _CENTRE_IMAGES = 64
 
 
@@ -170,19 +173,64 @@ def predict(
     """(rows int64 [B], probabilities float32 [B, C]) over all images in order.
 
     Args:
-        model: on the device it runs on, in eval mode.
+        model: on the device it runs on, in eval mode; the engine's actors get a copy.
         bad: receives images that cannot be decoded, which are left out; None raises.
     """
+    batches = -(-len(images) // batch_size)
+    if runtime.engine == "local":
+        with progress(description, len(images), unit="images", quiet=runtime.quiet) as bar:
+            for rows, scores in _scored(
+                model, images, runtime, range(batches), batch_size, precision, bad
+            ):
+                if len(rows):
+                    yield rows, scores
+                bar.update(min(batch_size, len(images) - bar.done))
+        return
+    shipped, skip = copy.deepcopy(model).cpu(), bad is not None
+
+    def open(runtime: Runtime) -> Make[tuple[list[tuple[np.ndarray, np.ndarray]], BadImages]]:
+        here = shipped.to(resolve_device(runtime.device))
+
+        def make(
+            items: Sequence[int],
+        ) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray]], BadImages]]:
+            for i in items:
+                only = range(i * _BATCHES_PER_ITEM, min((i + 1) * _BATCHES_PER_ITEM, batches))
+                found = BadImages() if skip else None
+                scored = _scored(here, images, runtime, only, batch_size, precision, found)
+                yield [one for one in scored if len(one[0])], found or BadImages()
+
+        return make
+
+    parts = range(-(-batches // _BATCHES_PER_ITEM))
+    for scored, found in make_in_order(
+        open, parts, runtime, title=description, unit="parts", what="part"
+    ):
+        if bad is not None:
+            bad.update(found)
+        yield from scored
+
+
+def _scored(
+    model: Classifier,
+    images: LabelledImages,
+    runtime: Runtime,
+    only: Sequence[int],
+    batch_size: int,
+    precision: str,
+    bad: BadImages | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `predict` yields, of the batches ``only``; those without a readable image are empty."""
     device = next(model.parameters()).device
-    batches = ordered_batches(images, model.spec, batch_size, workers=runtime.workers, bad=bad)
-    with progress(description, len(images), unit="images", quiet=runtime.quiet) as bar:
-        for rows, pixels in batches:
-            if len(rows):
-                x = pixels.to(device, memory_format=torch.channels_last).float() / 255
-                with torch.inference_mode(), autocast(precision, device):
-                    scores = model.probabilities(model(x))
-                yield rows, scores.cpu().numpy()
-            bar.update(min(batch_size, len(images) - bar.done))
+    for rows, pixels in ordered_batches(
+        images, model.spec, batch_size, workers=runtime.workers, bad=bad, only=only
+    ):
+        scores = np.zeros((0, len(model.spec.classes)), np.float32)
+        if len(rows):
+            x = pixels.to(device, memory_format=torch.channels_last).float() / 255
+            with torch.inference_mode(), autocast(precision, device):
+                scores = model.probabilities(model(x)).cpu().numpy()
+        yield rows, scores
 
 
 def measure_classifier(

@@ -85,9 +85,10 @@ def cross_label(
         RelabelError: an image is too large for the device's memory; the disk is full.
     """
     load = load or partial(load_detector, checkpoint)
+    local, given = runtime.engine == "local", detector
     if detector is None:
         # Actors load their own; the driver has to know the label space.
-        detector = load(runtime.device if runtime.engine == "local" else "cpu")
+        detector = load(runtime.device if local else "cpu")
     space = detector.space
     run = labelling_run(
         space,
@@ -98,7 +99,7 @@ def cross_label(
         model=model_fingerprint(checkpoint) if model is None else model,
     )
 
-    here = detector if runtime.engine == "local" else None
+    here = detector if local else given
 
     def open(runtime: Runtime) -> Labeller[Detections]:
         opened = here or load(runtime.device)

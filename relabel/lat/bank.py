@@ -9,11 +9,12 @@ Shape legend: ``I`` images, ``R`` proposals in all, ``C`` classes, ``F`` values 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset
@@ -26,10 +27,13 @@ from relabel.lat.proposals import Proposals, image_proposals
 from relabel.lat.settings import LatSettings
 from relabel.lat.simulate import Manner, with_players
 from relabel.settings import Runtime
+from relabel.training.loop import resolve_device
+from relabel.workspace.engine import Make, make_in_order
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.progress import Progress, progress
 
 IMAGES_PER_BATCH = 4
+IMAGES_PER_ITEM = 32  # of whole batches, so that they are the same on every engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +111,47 @@ def build_bank(
         region = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
         proposals = dict(zip(rows.tolist(), all_proposals, strict=True))
         starts = dict(zip(rows.tolist(), offsets[:-1], strict=True))
-        title = f"Pooling the proposals of {dataset.name}"
-        with progress(title, total=len(rows), unit="img", quiet=runtime.quiet) as bar:
-            propose = proposals.__getitem__
-            for row, p, values in pooled(features, dataset, rows, propose, runtime, bar):
-                region[starts[row] : starts[row] + len(p)] = values
+        for row, values in _pool_all(features, dataset, rows, proposals, runtime):
+            region[starts[row] : starts[row] + len(values)] = values
         region.flush()
         done.write_text(key)
     region = np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float16)
     position = joint.position(dataset.name)
     return ProposalBank(dataset, position, rows, all_proposals, region, offsets, places)
+
+
+def _pool_all(
+    features: FrozenFeatures,
+    dataset: DetectionDataset,
+    rows: np.ndarray,
+    proposals: Mapping[int, Proposals],
+    runtime: Runtime,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The images that can be read and their regions; the engine's actors pool some at a time."""
+    title = f"Pooling the proposals of {dataset.name}"
+    propose = proposals.__getitem__
+    if runtime.engine == "local":
+        with progress(title, total=len(rows), unit="img", quiet=runtime.quiet) as bar:
+            for row, _, values in pooled(features, dataset, rows, propose, runtime, bar):
+                yield row, values
+        return
+    shipped = features.on(torch.device("cpu"))
+    parts = [rows[at : at + IMAGES_PER_ITEM] for at in range(0, len(rows), IMAGES_PER_ITEM)]
+
+    def open(runtime: Runtime) -> Make[list[tuple[int, np.ndarray]]]:
+        here = shipped.on(resolve_device(runtime.device))
+
+        def make(items: Sequence[int]) -> Iterator[list[tuple[int, np.ndarray]]]:
+            with progress(title, quiet=runtime.quiet) as bar:
+                for i in items:
+                    found = pooled(here, dataset, parts[i], propose, runtime, bar)
+                    yield [(row, values) for row, _, values in found]
+
+        return make
+
+    items = range(len(parts))
+    for found in make_in_order(open, items, runtime, title=title, unit="parts", what="part"):
+        yield from found
 
 
 def pooled(

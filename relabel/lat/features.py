@@ -6,6 +6,7 @@ side of a pooled region, ``F = sum(d_s) * p * p``.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -83,6 +84,11 @@ class FrozenFeatures:
         spec = resolve_backbone(settings.backbone)
         body = FeatureExtractor(spec, settings.backbone)
         return cls(body, settings, device, settings.backbone)
+
+    def on(self, device: torch.device) -> FrozenFeatures:
+        """A copy of it on another device."""
+        body = copy.deepcopy(self.body)
+        return FrozenFeatures(body, self.settings, device, self.source, self.pca)
 
     @property
     def width(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from relabel.lat.proposals import PLACE, Proposals, annotation_numbers, image_pr
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.columns import AGAIN, iterate, join, read_shard, write_shard
-from relabel.workspace.progress import Progress, progress
+from relabel.workspace.engine import Make, make_shards
+from relabel.workspace.parts import shard_progress
+from relabel.workspace.progress import Progress
 from relabel.workspace.stage import Shards
 
 SHARD_IMAGES = 256
@@ -59,19 +61,29 @@ def transfer(
         DataError: a damaged model or shard, shards of another transfer, or an image that cannot
             be read (unless ``skip_bad``).
     """
-    device = resolve_device(runtime.device)
-    trained = TrainedTransfer.load(model, device)
+    local = runtime.engine == "local"
+    trained = TrainedTransfer.load(model, resolve_device(runtime.device if local else "cpu"))
+    here = trained if local else None
     shards = Shards(out, total=max(1, len(source)), size=SHARD_IMAGES)
     run = {"source": source.name, "images": len(source), "target": trained.target}
     title = f"Transferring {source.name} into {trained.target}"
-    with progress(title, total=len(source), unit="img", quiet=runtime.quiet) as bar:
-        for number, file in enumerate(shards.paths):
-            at = shards.items(number)
-            rows = np.arange(at.start, min(at.stop, len(source)))
-            if file.is_file():
-                bar.update(len(rows))
-            else:
-                write_shard(file, _transfer_rows(trained, source, labels, rows, run, runtime, bar))
+
+    def open(runtime: Runtime) -> Make[None]:
+        opened = here or TrainedTransfer.load(model, resolve_device(runtime.device))
+
+        def make(todo: Sequence[int]) -> Iterator[None]:
+            with shard_progress(title, shards, todo, runtime) as bar:
+                for i in todo:
+                    at = shards.items(i)
+                    rows = np.arange(at.start, min(at.stop, len(source)))
+                    made = _transfer_rows(opened, source, labels, rows, run, runtime, bar)
+                    write_shard(shards.shard_path(i), made)
+                    yield None
+
+        return make
+
+    for _ in make_shards(open, shards, list(shards.missing()), runtime, title=title):
+        pass
     found = join(list(iterate(shards.paths, partial(read_shard, kind=PredictionShard))))
     if found.run != run:
         raise DataError("holds shards of another transfer", file=out, remedy=AGAIN)

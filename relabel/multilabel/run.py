@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from relabel.multilabel.store import read_labels, read_regions, read_scores
 from relabel.multilabel.work import ShardWork
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock, record
+from relabel.workspace.engine import Make, make_shards
 from relabel.workspace.parts import WorkerShare, pending
 from relabel.workspace.pipeline import Outcome
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Outputs, Stage
 
+OpenWork = Callable[[Runtime], Callable[[ShardWork], None]]
 _PATIENCE = 60.0  # seconds that a process waits while another one trains the probe
 
 
@@ -60,55 +62,96 @@ class _Work:
         record(self.plan.out, stage.name, self.clock)
         return outputs
 
-    def shard_work(self, stage: Stage, readable: Callable[[Path], object]) -> ShardWork:
-        """The shards that this process has to make."""
+    def _pending(self, stage: Stage, readable: Callable[[Path], object]) -> list[int]:
+        """Numbers of the shards that this process has to make."""
+        shards = self.plan.shards(stage.name)
+        return pending(shards, self.part, readable, quiet=self.runtime.quiet)
+
+    def _make(self, stage: Stage, title: str, todo: Sequence[int], open: OpenWork) -> None:
+        """Make shards, here or on the engine.
+
+        Args:
+            open: loads the model; what it returns makes the shards of a `ShardWork`.
+        """
         plan, shards = self.plan, self.plan.shards(stage.name)
-        todo = pending(shards, self.part, readable, quiet=self.runtime.quiet)
         run = {"stage": stage.fingerprint, "settings": stage.settings}
-        regions = plan.shards("regions")
-        return ShardWork(plan.images, regions, shards, todo, run, self.runtime, self.clock)
+        images, regions = plan.images, plan.shards("regions")
+
+        def open_shards(runtime: Runtime) -> Make[tuple[dict[str, float], int]]:
+            work_on = open(runtime)
+
+            def make(todo: Sequence[int]) -> Iterator[tuple[dict[str, float], int]]:
+                clock = Clock()
+                work_on(ShardWork(images, regions, shards, todo, run, runtime, clock))
+                yield clock.seconds, clock.images
+                yield from [({}, 0)] * (len(todo) - 1)
+
+            return make
+
+        alone = self.part.count == 1
+        made = make_shards(open_shards, shards, todo, self.runtime, title=title, alone=alone)
+        for seconds, done in made:
+            self.clock.add(seconds, done)
 
     def regions(self, stage: Stage) -> None:
-        from relabel.multilabel.regions.features import PatchFeatures
-        from relabel.multilabel.regions.stage import find_regions
-        from relabel.training.loop import resolve_device
+        settings = self.plan.settings.maskcut
 
-        work = self.shard_work(stage, read_regions)
-        if work.todo:
-            settings = self.plan.settings.maskcut
-            extractor = PatchFeatures.create(settings, resolve_device(self.runtime.device))
-            find_regions(work, extractor, settings)
+        def open(runtime: Runtime) -> Callable[[ShardWork], None]:
+            from relabel.multilabel.regions.features import PatchFeatures
+            from relabel.multilabel.regions.stage import find_regions
+            from relabel.training.loop import resolve_device
+
+            extractor = PatchFeatures.create(settings, resolve_device(runtime.device))
+            return lambda work: find_regions(work, extractor, settings)
+
+        self._make(stage, "Finding regions", self._pending(stage, read_regions), open)
 
     def scores(self, stage: Stage) -> None:
         from relabel.multilabel.scores import stage as scores
-        from relabel.training.loop import resolve_device
 
-        work = self.shard_work(stage, read_scores)
-        if not work.todo:
+        todo = self._pending(stage, read_scores)
+        if not todo:
             return
-        plan, images, settings = self.plan, self.plan.images, self.plan.settings.maps
+        plan, settings = self.plan, self.plan.settings.maps
+        images, maskcut = plan.images, plan.settings.maskcut
         if plan.maps is not None:
             maps = LabelMapFolder(plan.maps)
-            scores.check_axes(work, maps, settings)
-            scores.score_with_maps(work, maps, settings)
-        elif settings.classifier == PROBE:
-            scores.score_with_probe(work, self._probe(stage))
-        else:
-            from relabel.multilabel.scores.dense import DenseClassifier
-
-            maker = DenseClassifier.create(
-                settings.classifier,
-                settings,
-                resolve_device(self.runtime.device),
-                images.num_classes,
-                class_keys=images.class_keys,
-                precision=plan.settings.maskcut.precision,
+            scores.check_axes(
+                images, plan.shards("regions"), maps, settings, quiet=self.runtime.quiet
             )
-            scores.score_with_classifier(work, maker, plan.settings.maskcut.batch_size)
 
-    def _probe(self, stage: Stage) -> Any:
+            def open(runtime: Runtime) -> Callable[[ShardWork], None]:
+                return lambda work: scores.score_with_maps(work, maps, settings)
+
+        elif settings.classifier == PROBE:
+            folder = self._probe(stage)
+
+            def open(runtime: Runtime) -> Callable[[ShardWork], None]:
+                from relabel.multilabel.scores.probe import Probe
+
+                probe = Probe.load(folder)
+                return lambda work: scores.score_with_probe(work, probe)
+
+        else:
+
+            def open(runtime: Runtime) -> Callable[[ShardWork], None]:
+                from relabel.multilabel.scores.dense import DenseClassifier
+                from relabel.training.loop import resolve_device
+
+                maker = DenseClassifier.create(
+                    settings.classifier,
+                    settings,
+                    resolve_device(runtime.device),
+                    images.num_classes,
+                    class_keys=images.class_keys,
+                    precision=maskcut.precision,
+                )
+                return lambda work: scores.score_with_classifier(work, maker, maskcut.batch_size)
+
+        self._make(stage, "Scoring regions", todo, open)
+
+    def _probe(self, stage: Stage) -> Path:
         """Trained once; other processes find it there."""
-        from relabel.multilabel.scores.probe import Probe
         from relabel.multilabel.scores.stage import fit_probe
 
         folder = stage.folder / PROBE
@@ -117,7 +160,7 @@ class _Work:
                 folder.mkdir(exist_ok=True)
                 seed = self.plan.settings.region_classifier.seed
                 fit_probe(self.plan.images, self.plan.shards("regions"), seed).save(folder)
-        return Probe.load(folder)
+        return folder
 
     def region_classifier(self, stage: Stage) -> Outputs:
         from relabel.multilabel.labels.stage import fit_region_classifier
@@ -132,15 +175,18 @@ class _Work:
         return {p.name: p.name for p in sorted(stage.folder.iterdir()) if _is_output(p)}
 
     def labels(self, stage: Stage) -> None:
-        from relabel.multilabel.labels.region_classifier import RegionClassifier
-        from relabel.multilabel.labels.stage import label_regions
-        from relabel.training.loop import resolve_device
+        folder = self.plan.stages["region_classifier"].folder
+        settings = self.plan.settings.aggregate
 
-        work, plan = self.shard_work(stage, read_labels), self.plan
-        if work.todo:
-            device = resolve_device(self.runtime.device)
-            model = RegionClassifier.load(plan.stages["region_classifier"].folder, device)
-            label_regions(work, model, plan.settings.aggregate)
+        def open(runtime: Runtime) -> Callable[[ShardWork], None]:
+            from relabel.multilabel.labels.region_classifier import RegionClassifier
+            from relabel.multilabel.labels.stage import label_regions
+            from relabel.training.loop import resolve_device
+
+            model = RegionClassifier.load(folder, resolve_device(runtime.device))
+            return lambda work: label_regions(work, model, settings)
+
+        self._make(stage, "Labelling images", self._pending(stage, read_labels), open)
 
     def result(self, stage: Stage) -> Outputs:
         from relabel.multilabel.result.stage import write_result

@@ -11,10 +11,9 @@ side of the square that the network sees.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from relabel.training.loop import autocast, resolve_device, resolve_precision
 from relabel.training.prefetch import prefetch
 from relabel.workspace.atomic import atomic_write_json, sync
 from relabel.workspace.cores import reading_threads
+from relabel.workspace.engine import Make, make_in_order
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.lock import FolderLock
 from relabel.workspace.progress import progress
@@ -245,51 +245,62 @@ def _fill(
     device: torch.device,
 ) -> None:
     """Compute the maps of all images into ``folder``, from where a run before left off."""
-    body = build_body(settings).to(device).eval()
+    local = runtime.engine == "local"
+    body = build_body(settings).to(device if local else "cpu").eval()
+    here = body if local else None
     side = _side(settings.image_size, body.divisor)
     with torch.inference_mode():
-        probe = body(torch.zeros(1, 3, side, side, device=device))
+        probe = body(torch.zeros(1, 3, side, side, device=device if local else "cpu"))
     channels, *grid = probe.shape[1:]
     images = len(labels)
     row_bytes = {POOLED: 2 * channels, **({MAPS: 2 * probe.numel()} if maps else {})}
     start, unreadable = _resumed(folder, row_bytes)
     _check_room(labels.name, folder, sum(row_bytes.values()) * (images - start))
+    title = f"Computing the backbone's maps of {labels.name}"
 
-    def read(i: int) -> tuple[Tensor, list[int]]:
-        rows = range(start + i * _BATCH, min(start + (i + 1) * _BATCH, images))
-        pixels, bad = torch.zeros(len(rows), 3, side, side, dtype=torch.uint8), []
-        for place, row in enumerate(rows):
-            try:
-                pixels[place] = squeezed(read_rgb(labels.location(row)), side)
-            except DataError:
-                if not runtime.skip_bad:
-                    raise
-                bad.append(place)
-        return pixels, bad
+    def open(runtime: Runtime) -> Make[_Computed]:
+        device = resolve_device(runtime.device)
+        net = here or build_body(settings).to(device).eval()
+
+        def read(i: int) -> tuple[Tensor, list[int]]:
+            rows = range(start + i * _BATCH, min(start + (i + 1) * _BATCH, images))
+            return _read(labels, rows, side, skip_bad=runtime.skip_bad)
+
+        def make(items: Sequence[int]) -> Iterator[_Computed]:
+            ahead = prefetch(lambda at: read(items[at]), 0, len(items), workers=_threads(runtime))
+            for pixels, bad in ahead:
+                x = pixels.to(device, memory_format=torch.channels_last).float() / 255
+                with torch.inference_mode(), autocast(settings.precision, device):
+                    found = net(x).float()
+                    found[bad] = 0
+                kept = {POOLED: _halved(found.mean((2, 3)))}
+                if maps:
+                    kept[MAPS] = _halved(found)
+                yield _Computed(kept, bad)
+
+        return make
 
     def note(done: int) -> None:
         for name in row_bytes:
             sync(_unfinished(folder / name))
         atomic_write_json(folder / PART, {"done": done, "unreadable": unreadable})
 
-    batches = prefetch(read, 0, -(-(images - start) // _BATCH), workers=_threads(runtime))
-    title = f"Computing the backbone's maps of {labels.name}"
+    batches = range(-(-(images - start) // _BATCH))
     streams = {name: _unfinished(folder / name).open("ab") for name in row_bytes}
     try:
-        with progress(title, total=images, unit="img", quiet=runtime.quiet) as bar:
+        with progress(title, total=images, unit="img", quiet=runtime.quiet or not local) as bar:
             bar.update(start)
             done = start
-            for number, (pixels, bad) in enumerate(batches, start=1):
-                x = pixels.to(device, memory_format=torch.channels_last).float() / 255
-                with torch.inference_mode(), autocast(settings.precision, device):
-                    found = body(x).float()
-                    found[bad] = 0
-                if MAPS in streams:
-                    _append(streams[MAPS], found)
-                _append(streams[POOLED], found.mean((2, 3)))
-                unreadable += [done + place for place in bad]
-                done += len(pixels)
-                bar.update(len(pixels))
+            computed = make_in_order(
+                open, batches, runtime, title=title, unit="batches", what="batch"
+            )
+            for number, one in enumerate(computed, start=1):
+                for name, stream in streams.items():
+                    stream.write(one.values[name].tobytes())
+                unreadable += [done + place for place in one.unreadable]
+                count = len(one.values[POOLED])
+                done += count
+                bar.update(count)
                 if number % _BETWEEN_NOTES == 0:
                     for stream in streams.values():
                         stream.flush()
@@ -305,6 +316,29 @@ def _fill(
         {"channels": channels, "grid": grid, "maps": maps, "unreadable": unreadable},
     )
     (folder / PART).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Computed:
+    """A batch's maps: float16 [B, ...] by file name, and places of images that were not read."""
+
+    values: Mapping[str, np.ndarray]
+    unreadable: Sequence[int]
+
+
+def _read(
+    labels: PartialLabels, rows: Sequence[int], side: int, *, skip_bad: bool
+) -> tuple[Tensor, list[int]]:
+    """uint8 [B, 3, S, S] of some images, and the places of those that cannot be read."""
+    pixels, bad = torch.zeros(len(rows), 3, side, side, dtype=torch.uint8), []
+    for place, row in enumerate(rows):
+        try:
+            pixels[place] = squeezed(read_rgb(labels.location(row)), side)
+        except DataError:
+            if not skip_bad:
+                raise
+            bad.append(place)
+    return pixels, bad
 
 
 def _resumed(folder: Path, row_bytes: dict[str, int]) -> tuple[int, list[int]]:
@@ -331,8 +365,8 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def _append(stream: BinaryIO, values: Tensor) -> None:
-    stream.write(values.clamp(-LARGEST, LARGEST).half().contiguous().cpu().numpy().tobytes())
+def _halved(values: Tensor) -> np.ndarray:
+    return values.clamp(-LARGEST, LARGEST).half().contiguous().cpu().numpy()
 
 
 def _threads(runtime: Runtime) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,13 @@ class Clock:
         finally:
             taken = time.perf_counter() - start
             with self._lock:
+                self.seconds[activity] = self.seconds.get(activity, 0.0) + taken
+
+    def add(self, seconds: Mapping[str, float], images: int) -> None:
+        """Count what another clock has counted, of another process."""
+        with self._lock:
+            self.images += images
+            for activity, taken in seconds.items():
                 self.seconds[activity] = self.seconds.get(activity, 0.0) + taken
 
     def summary(self) -> dict[str, Any]:

@@ -39,7 +39,13 @@ def require_engine(runtime: Runtime) -> None:
 
 
 def make_shards(
-    open: Open[R], shards: Shards, todo: Sequence[int], runtime: Runtime, *, title: str
+    open: Open[R],
+    shards: Shards,
+    todo: Sequence[int],
+    runtime: Runtime,
+    *,
+    title: str,
+    alone: bool = True,
 ) -> Iterator[R]:
     """Make shards; yields the result of each as it is there, in no order.
 
@@ -48,6 +54,7 @@ def make_shards(
             be quiet.
         todo: numbers of the shards to make.
         title: of the bar that is drawn for the actors.
+        alone: no other process makes shards of the same folder.
 
     Raises:
         ConfigError: the engine is not installed.
@@ -63,8 +70,8 @@ def make_shards(
         for i, result in _on_ray(open, todo, runtime, _images(shards), ordered=False):
             bar.update(len(shards.items(i)))
             yield result
-    # Of actors that died while they wrote; all are done.
-    remove_leftovers(shards.folder)
+    if alone:  # what actors left that died while they wrote
+        remove_leftovers(shards.folder)
 
 
 def make_in_order(

@@ -8,6 +8,7 @@ writes the same file twice, each time whole.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +95,7 @@ def connect(runtime: Runtime) -> None:
             address=address or "local",
             include_dashboard=None if address else False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             configure_logging=False,
         )
     except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:

@@ -74,14 +74,15 @@ def cross_label(
     runtime: Any,
     *,
     image_rows: np.ndarray | None = None,
-    detector: EnsembleDetector | None = None,
+    load: Callable[[str], EnsembleDetector] | None = None,
     model: str | None = None,
     maps: Path | None = None,
 ) -> None:
     assert maps is not None  # the folder that train_specialist got
     config = json.loads((checkpoint / "config.json").read_text())
     together = ""
-    if detector is not None:
+    if load is not None:
+        detector = load("cpu")
         assert model and detector.checkpoints[0] == checkpoint
         together = f" and {len(detector.checkpoints) - 1} more"
     _called(f"label {dataset.name} by {config['name']}{together}")

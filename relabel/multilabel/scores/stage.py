@@ -152,9 +152,15 @@ def score_with_maps(work: ShardWork, maps: LabelMapFolder, settings: LabelMapSet
         )
 
 
-def check_axes(work: ShardWork, maps: LabelMapFolder, settings: LabelMapSettings) -> None:
+def check_axes(
+    images: ImageSet,
+    regions: Shards,
+    maps: LabelMapFolder,
+    settings: LabelMapSettings,
+    *,
+    quiet: bool,
+) -> None:
     """Look at some images, and say so if their maps fit the regions better with swapped axes."""
-    images, regions = work.images, work.regions
     found: list[tuple[LabelMap, Tensor, int]] = []
     for i in np.unique(np.linspace(0, len(regions) - 1, _AXES_SHARDS).astype(int)).tolist():
         shard = read_regions(regions.shard_path(i), features=False)
@@ -175,7 +181,7 @@ def check_axes(work: ShardWork, maps: LabelMapFolder, settings: LabelMapSettings
             f"the label maps of {agreement.images} images fit the regions better with their axes "
             f"swapped (correlation {agreement.transposed:.2f}, now {agreement.plain:.2f}): "
             f"consider {option}",
-            quiet=work.runtime.quiet,
+            quiet=quiet,
         )
 
 
