@@ -93,7 +93,8 @@ def cli(
         specialist=given.of(SpecialistSettings, "specialist"),
         crosslabel=given.of(CrossLabelSettings, "crosslabel"),
     )
-    entry = _entry(dataset, format, split, given)
+    merged = _merged(dataset, format, given)
+    entry = _entry(dataset, merged, format, split, given)
     folder = out or Path("runs") / "check" / entry.name
     problems = Problems(runtime.skip_bad)
     data = read_training_set(entry, folder, runtime, problems)
@@ -105,30 +106,45 @@ def cli(
         if given.typed("specialist"):
             text = "With --detections nothing is trained: settings of [specialist] change nothing."
             message(text, quiet=runtime.quiet)
-    job = CheckJob(data, folder, settings, runtime, detections=own, identity=identity)
+    job = CheckJob(
+        data,
+        folder,
+        settings,
+        runtime,
+        detections=own,
+        identity=identity,
+        merged="" if merged is None else file_fingerprint(merged),
+    )
     if not job.run(overwrite=overwrite).ran:
         message("Checked already.", quiet=runtime.quiet)
-    _print_result(job, as_json)
+    _print_result(job, as_json, None if merged is None else dataset)
 
 
-def _entry(dataset: str, format: str | None, split: str | None, given: Given) -> DatasetEntry:
-    """The dataset; of a folder that align wrote, the file that one trains on."""
+def _merged(dataset: str, format: str | None, given: Given) -> Path | None:
+    """The training file of a run of align, where that is what is to be checked."""
+    folder = Path(dataset)
+    if dataset in given.catalogue.entries or format is not None or not folder.is_dir():
+        return None
+    if not (folder / _MERGED).is_file():
+        raise ConfigError(
+            "is no finished run of align: there is no result/merged.json",
+            file=dataset,
+            remedy="Finish it, or name the --format of a dataset.",
+        )
+    return folder / _MERGED
+
+
+def _entry(
+    dataset: str, merged: Path | None, format: str | None, split: str | None, given: Given
+) -> DatasetEntry:
     from dataclasses import replace
 
-    folder = Path(dataset)
-    merged = folder / _MERGED
-    if dataset not in given.catalogue.entries and folder.is_dir() and format is None:
-        if not merged.is_file():
-            raise ConfigError(
-                "is no finished run of align: there is no result/merged.json",
-                file=dataset,
-                remedy="Finish it, or name the --format of a dataset.",
-            )
-        return replace(given.catalogue.resolve(merged, None, split), name=folder.resolve().name)
-    return given.catalogue.resolve(dataset, format, split)
+    if merged is None:
+        return given.catalogue.resolve(dataset, format, split)
+    return replace(given.catalogue.resolve(merged, None, split), name=Path(dataset).resolve().name)
 
 
-def _print_result(job: CheckJob, as_json: bool) -> None:
+def _print_result(job: CheckJob, as_json: bool, run: str | None) -> None:
     found = read_object(job.out / "suspects.json")
     files = {k: str(path) for k, path in job.result.outputs.items()}
     if as_json:
@@ -142,7 +158,9 @@ def _print_result(job: CheckJob, as_json: bool) -> None:
     kept(f"report: {files['report']}")
     if not job.runtime.quiet:
         message("Next: look at them in FiftyOne, or at the surest in the report.")
-        message(f"    relabel view {shlex.quote(str(job.out))}")
+        out = shlex.quote(str(job.out))
+        of_run = "" if run is None else f"{shlex.quote(run)} --suspects "
+        message(f"    relabel view {of_run}{out}")
 
 
 def _print_counts(found: dict[str, Any]) -> None:

@@ -28,6 +28,12 @@ from ._results import kept
     help="A source's images as they should be labelled, a COCO file; repeatable.",
 )
 @click.option(
+    "--suspects",
+    metavar="CHECK",
+    type=click.Path(path_type=Path, exists=True),
+    help="Suspect labels of the run: the folder that `relabel check RUN` wrote. [runs/check/RUN]",
+)
+@click.option(
     "--remote", is_flag=True, help="For a far machine: open no browser, print the ssh command."
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
@@ -47,6 +53,7 @@ def cli(
     name: str | None,
     images: Path | None,
     truth: tuple[str, ...],
+    suspects: Path | None,
     remote: bool,
     port: int,
     address: str,
@@ -61,6 +68,7 @@ def cli(
     the App is closed, or with Ctrl-C.
     """
     from relabel import viewer as fiftyone_app
+    from relabel.review.suspects import find_check
 
     sources = fiftyone_app.find_sources(result)
     given = {}
@@ -69,6 +77,7 @@ def cli(
         if not equals or not source or not file:
             raise click.BadParameter(f"{text!r} is not SOURCE=FILE", param_hint="--truth")
         given[source] = Path(file)
+    check = find_check(result, suspects)
     if not load_only:
         fiftyone_app.check_port(address, port)
     # FiftyOne talks on stdout, which is for data here.
@@ -76,6 +85,8 @@ def cli(
         fo = fiftyone_app.start()
         name = name or fiftyone_app.default_name(result)
         dataset = fiftyone_app.load(fo, sources, name, images=images, truth=given)
+        if check is not None:
+            fiftyone_app.load_suspects(fo, dataset, sources, check)
         if not load_only:
             fiftyone_app.show(
                 fo,

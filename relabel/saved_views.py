@@ -50,19 +50,28 @@ def save_change_views(fo: Any, dataset: Any) -> None:
 def save_suspect_views(fo: Any, dataset: Any) -> None:
     """Save a view of all suspects and one of each kind, the surest first, with those boxes alone.
 
-    A dataset that `relabel check` did not write has no such field and gets none.
+    In a run's dataset its labels are cut to the accused ones, which is what a review decides about.
+    A dataset without suspects gets none of the views; earlier ones of kinds that are not there any
+    more go.
 
     Args:
         fo: the fiftyone module.
         dataset: a FiftyOne dataset.
     """
     place = f"{_FIELD}.detections"
-    if f"{place}.kind" not in dataset.get_field_schema(flat=True):
+    schema = dataset.get_field_schema(flat=True)
+    if f"{place}.kind" not in schema:
         return
     boxes = fo.ViewField
     surest = boxes(place).map(boxes("confidence")).max()
-    found = dataset.match(boxes(place).length() > 0)
-    dataset.save_view("suspects", found.sort_by(surest, reverse=True), overwrite=True)
-    for kind in dataset.distinct(f"{place}.kind"):
-        view = dataset.filter_labels(_FIELD, boxes("kind") == kind)
-        dataset.save_view(f"suspects: {kind}", view.sort_by(surest, reverse=True), overwrite=True)
+    kinds = dataset.distinct(f"{place}.kind")
+    views = {"suspects": kinds} | {f"suspects: {kind}": [kind] for kind in kinds}
+    for name in dataset.list_saved_views():
+        if name.startswith("suspects: ") and name not in views:
+            dataset.delete_saved_view(name)
+    for name, chosen in views.items():
+        view = dataset.filter_labels(_FIELD, boxes("kind").is_in(chosen))
+        if "transferred.detections.suspect" in schema:
+            accused = boxes("suspect").is_in(chosen)
+            view = view.filter_labels("transferred", accused, only_matches=False)
+        dataset.save_view(name, view.sort_by(surest, reverse=True), overwrite=True)

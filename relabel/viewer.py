@@ -25,6 +25,7 @@ from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.json_text import parse_json, read_object
 from relabel.review import edits
 from relabel.review.edits import INFO_KEY
+from relabel.review.suspects import RunCheck, add_suspects
 from relabel.saved_views import save_change_views, save_suspect_views
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
@@ -237,6 +238,22 @@ def load(
         message(f"warning: images are not where the result expects them, such as {first}")
     message(f"FiftyOne dataset {name!r}: {len(dataset):,} images")
     return dataset
+
+
+def load_suspects(
+    fo: Any, dataset: Any, sources: Sequence[SourceFolder], check: RunCheck
+) -> None:
+    """Put the suspects of a run's check into its FiftyOne dataset, whose labels stay.
+
+    Raises:
+        DataError: the run's files do not belong together.
+    """
+    fields = dataset.get_field_schema()
+    if add_suspects(fo, dataset, check, labels_as_loaded(dataset, sources)):
+        if fields != dataset.get_field_schema():
+            _dress(fo, dataset)
+        save_suspect_views(fo, dataset)
+        dataset.save()
 
 
 def default_name(result: Path) -> str:

@@ -14,6 +14,7 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
 from relabel.reports import charts
+from relabel.reports.made import Made
 from relabel.reports.page import (
     embedded,
     note,
@@ -103,6 +104,7 @@ def write_suspect_report(
     predictions_by: str,
     pictures: int,
     settings: Mapping[str, Any],
+    made: Made | None = None,
 ) -> Path:
     """Write the report.
 
@@ -115,6 +117,7 @@ def write_suspect_report(
         predictions_by: whose predictions the suspects are told by.
         pictures: of each kind, the surest; images that cannot be read are left out and counted.
         settings: settings of the run; tables may be nested.
+        made: command, versions and times of the run.
 
     Returns:
         ``out``.
@@ -132,7 +135,7 @@ def write_suspect_report(
         sections.append(_splits(splits))
     contents["ranking"] = "Ranking"
     sections.append(_ranking(dataset, rows))
-    return write_page(out, f"Suspect labels of {dataset.name}", contents, sections, settings)
+    return write_page(out, f"Suspect labels of {dataset.name}", contents, sections, settings, made)
 
 
 def _overview(

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from relabel.suspects.evidence import GivenScores
 
 _SPECIALISTS, _PREDICTIONS, _MAPS = "specialists", "predictions", "maps"
+_LOG = "check.log"
 # `usable_images` notes with --skip-bad what cannot be read.
-_BESIDE = (_SPECIALISTS, _PREDICTIONS, _MAPS, "unreadable.json")
+_BESIDE = (_SPECIALISTS, _PREDICTIONS, _MAPS, _LOG, "unreadable.json")
 
 
 class CheckJob(Pipeline):
@@ -41,6 +42,7 @@ class CheckJob(Pipeline):
         detections: predictions on the images by models that have not seen them, in place of
             specialists to train.
         identity: fingerprint of ``detections``.
+        merged: fingerprint of the training file of a run of align, where that is the dataset.
 
     Raises:
         ConfigError: there is nothing to check.
@@ -56,11 +58,12 @@ class CheckJob(Pipeline):
         *,
         detections: PseudoLabels | None = None,
         identity: str = "",
+        merged: str = "",
     ) -> None:
-        super().__init__(out, lock="this check", quiet=runtime.quiet)
+        super().__init__(out, lock="this check", log=_LOG, quiet=runtime.quiet)
         _require_objects(dataset)
         self.dataset, self.settings, self.runtime = dataset, settings, runtime
-        self.detections = detections
+        self.detections, self.merged = detections, merged
         self.fingerprint = dataset_fingerprint(dataset)
         self.folds: list[Fold] = []
         self.predictions: Stage | None = None
@@ -72,6 +75,8 @@ class CheckJob(Pipeline):
             needs.append(self.predictions)
         else:
             inputs["detections"] = identity
+        if merged:
+            inputs["merged.json"] = merged
         self.result = self.add(
             Stage(
                 f"suspects of {dataset.name}",
@@ -177,6 +182,7 @@ class CheckJob(Pipeline):
         return merged, GivenScores.of(self.dataset, given)
 
     def _write(self, stage: Stage) -> Outputs:
+        from relabel.reports.made import made_now
         from relabel.suspects.write import write_check
 
         predictions, given = self.read_predictions()
@@ -192,6 +198,8 @@ class CheckJob(Pipeline):
             self.settings.check,
             by=f"{len(self.folds)} specialists" if self.folds else predictions.by,
             told=told,
+            made=made_now(self.seconds()),
+            merged=self.merged,
         )
 
 

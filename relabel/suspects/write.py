@@ -1,6 +1,7 @@
 """The result of a check: ``suspects.json``, a FiftyOne dataset with the suspects, the report.
 
-Nothing in it depends on when it was made. The schema of the JSON is ``schemas/suspects.json``.
+Nothing in it depends on when it was made, but for what the report says of the command that wrote it.
+The schema of the JSON is ``schemas/suspects.json``.
 
 Shape legend: ``k`` suspects.
 """
@@ -19,6 +20,7 @@ from relabel.crosslabel.pseudo import PseudoLabels
 from relabel.datasets.dataset import DetectionDataset, make_boxes
 from relabel.datasets.formats.fiftyone import write as fiftyone_format
 from relabel.geometry import xyxy_to_xywh
+from relabel.reports.made import Made
 from relabel.reports.suspects import SplitRow, SuspectRow, write_suspect_report
 from relabel.suspects.evidence import GivenScores, gather_evidence
 from relabel.suspects.reasons import proposals, reasons
@@ -43,6 +45,8 @@ def write_check(
     *,
     by: str,
     told: Mapping[str, Any],
+    made: Made | None = None,
+    merged: str = "",
 ) -> Outputs:
     """Score a dataset's labels and write all files of the result; returns them by name.
 
@@ -50,6 +54,8 @@ def write_check(
         given: what box heads say of the annotated boxes, where there are any.
         by: whose the predictions are.
         told: settings of the run, for the report.
+        made: command, versions and times of the run, for the report.
+        merged: fingerprint of the training file of a run of align, where that is checked.
 
     Raises:
         DataError: an image that has to be taken out of a record cannot be read.
@@ -64,6 +70,7 @@ def write_check(
         "schema": SCHEMA,
         "relabel": __version__,
         "dataset": dataset.name,
+        "merged": merged or None,
         "images": len(dataset),
         "checked_images": int(_covered(predictions, dataset).sum()),
         "annotations": len(evidence.rows),
@@ -83,6 +90,7 @@ def write_check(
         predictions_by=by,
         pictures=settings.pictures,
         settings=told,
+        made=made,
     )
     return {"suspects": SUSPECTS, "fiftyone": _FIFTYONE, "report": _REPORT}
 
