@@ -240,9 +240,7 @@ def load(
     return dataset
 
 
-def load_suspects(
-    fo: Any, dataset: Any, sources: Sequence[SourceFolder], check: RunCheck
-) -> None:
+def load_suspects(fo: Any, dataset: Any, sources: Sequence[SourceFolder], check: RunCheck) -> None:
     """Put the suspects of a run's check into its FiftyOne dataset, whose labels stay.
 
     Raises:

@@ -115,7 +115,12 @@ def draw_boxes(
 
 
 def crop_around(
-    image: np.ndarray, box: Rectangle, *, context: float = 0.75, least: int = 64
+    image: np.ndarray,
+    box: Rectangle,
+    *,
+    context: float = 0.75,
+    least: int = 64,
+    aspect: float = 1.0,
 ) -> tuple[np.ndarray, Rectangle]:
     """The part of an image around a box, and the box there.
 
@@ -123,12 +128,14 @@ def crop_around(
         image: uint8 [H, W, 3].
         context: width of the margin on each side, as a share of the box's longer side.
         least: sides of the part, if the image has so many pixels.
+        aspect: width of the part by its height, as far as the image is wide enough.
     """
     x1, y1, x2, y2 = box
     side = max(least, (1 + 2 * context) * max(x2 - x1, y2 - y1))
     ends = []
-    for low, high, size in ((x1, x2, image.shape[1]), (y1, y2, image.shape[0])):
-        span = min(round(side), size)
+    height, width = image.shape[:2]
+    for low, high, size, want in ((x1, x2, width, side * aspect), (y1, y2, height, side)):
+        span = min(round(want), size)
         start = min(max(0, round((low + high - span) / 2)), size - span)
         ends.append((start, start + span))
     (left, right), (top, bottom) = ends

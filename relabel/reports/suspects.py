@@ -13,10 +13,11 @@ import numpy as np
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import load_rgb
 from relabel.errors import DataError
+from relabel.geometry import xywh_to_xyxy
 from relabel.reports import charts
+from relabel.reports.compare import DrawnBox, Side, compared
 from relabel.reports.made import Made
 from relabel.reports.page import (
-    embedded,
     note,
     picture_section,
     swatch,
@@ -24,10 +25,10 @@ from relabel.reports.page import (
     tiles,
     write_page,
 )
-from relabel.reports.pictures import Color, crop_around, draw_boxes
-from relabel.reports.style import escaped
+from relabel.reports.pictures import Color, crop_around
+from relabel.reports.style import escaped, named
 
-_PICTURE_WIDTH = 420
+_WIDTH, _ASPECT = 420, 4 / 3  # of pictures, as cards show them
 _MOST_ROWS = 500
 _MOST_CLASSES = 40
 # Apart for most kinds of colour vision, and on most photos.
@@ -193,49 +194,77 @@ def _pictures(
     return found, len(unreadable)
 
 
+class _Part:
+    """The part of an image around a suspect, and how the image's boxes lie on it."""
+
+    def __init__(self, image: np.ndarray, own: np.ndarray) -> None:
+        x1, y1 = own[:, :2].min(axis=0).tolist()
+        x2, y2 = own[:, 2:].max(axis=0).tolist()
+        box = (x1, y1, x2, y2)
+        self.pixels, placed = crop_around(image, box, context=0.6, least=120, aspect=_ASPECT)
+        self._move = np.tile(np.array(box[:2]) - placed[:2], 2)
+        self._size = np.array([self.pixels.shape[1], self.pixels.shape[0]] * 2)
+
+    def draw(
+        self, xyxy: np.ndarray, name: str, color: Color, text: str, kind: str = ""
+    ) -> list[DrawnBox]:
+        """A box of the image; none where it lies beside the part."""
+        x1, y1, x2, y2 = np.clip(xyxy - self._move, 0, self._size).tolist()
+        return [DrawnBox((x1, y1, x2, y2), name, color, text, kind)] if x2 > x1 and y2 > y1 else []
+
+
 def _card(dataset: DetectionDataset, pixels: np.ndarray, row: SuspectRow, rank: int) -> str:
-    own = [box for box in (row.box, row.proposed_box) if box is not None]
-    around = np.concatenate([np.min(own, axis=0)[:2], np.max(own, axis=0)[2:]])
-    part, placed = crop_around(pixels, tuple(around.tolist()), context=0.6, least=120)
-    move = np.array([around[0] - placed[0], around[1] - placed[1]] * 2)
-    boxes, labels = [], []
-    others = dataset.rows(row.image)
-    for box, id in zip(dataset.boxes.xyxy[others], dataset.boxes.id[others].tolist(), strict=True):
-        if id != row.annotation_id:
-            boxes.append(box)
-            labels.append(_AROUND)
-    for box, name in ((row.box, _ANNOTATED), (row.proposed_box, _PROPOSED)):
-        if box is not None:
-            boxes.append(box)
-            labels.append(name)
-    xyxy = np.array(boxes) - move
-    proposed = np.array([name == _PROPOSED for name in labels])
-    clipped = np.clip(xyxy, 0, np.array([part.shape[1], part.shape[0]] * 2))
-    seen = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
-    picture = draw_boxes(
-        part,
-        clipped[seen],
-        [labels[k] for k in seen.tolist()],
-        colors=_COLORS,
-        dashed=proposed[seen],
-        width=_PICTURE_WIDTH,
-        tags=False,
-    )
+    part = _Part(pixels, np.array([b for b in (row.box, row.proposed_box) if b is not None]))
+    as_is = _others(dataset, row, part)
+    proposed = list(as_is)
+    own, new = row.category or "", row.proposed_category
+    annotation = f"annotation {row.annotation_id}"
+    if row.box is not None:
+        color = _COLORS[_ANNOTATED]
+        as_is += part.draw(row.box, own, color, f"{own}: {annotation}, as it is")
+        if new is None or row.proposed_box is not None:
+            # Where the object stays, its new box has the name.
+            text = f"{own}: {annotation}, which would go from here"
+            proposed += part.draw(row.box, "" if new else own, color, text, "dashed")
+    there = row.box if row.proposed_box is None else row.proposed_box
+    if new is not None and there is not None:
+        proposed += part.draw(there, new, _COLORS[_PROPOSED], f"{new}: {row.proposal}")
     file = dataset.images.file_name[row.image]
-    what = row.category if row.category is not None else row.proposed_category
-    text = f"{row.kind}: {what} in {file}"
+    what = f"{row.kind} in {file}"
+    before = Side("Annotated", f"{what}, as annotated: {row.category or 'nothing'}", as_is)
+    after = Side("Proposed", f"{what}, as proposed: {row.proposal}", proposed)
+    # Cards are 4:3: a tall part is made narrower, so that its names come out equally large.
+    height, width = part.pixels.shape[:2]
+    fitted = min(_WIDTH, max(1, round(_WIDTH / _ASPECT * width / height)))
+    picture = compared(f"suspect-{rank}", part.pixels, before, after, width=fitted, chosen="two")
     title = row.proposal if row.proposal != "remove" else f"remove {row.category}"
-    annotation = "" if row.annotation_id is None else f", annotation {row.annotation_id}"
+    of = "" if row.annotation_id is None else f", {annotation}"
     return (
-        f"<figure>{embedded(picture, text)}<figcaption><strong>{escaped(title)}</strong> "
-        f"<small>{row.score:.2f}, rank {rank}</small><p>{escaped(row.reason)}</p>"
-        f"<p>{escaped(file)}{annotation}</p></figcaption></figure>"
+        f'<figure class="ba">{picture}<figcaption><strong>{named(title)}</strong> '
+        f"<small>{row.score:.2f}, rank {rank}</small><p>{named(row.reason)}</p>"
+        f"<p>{named(file)}{of}</p></figcaption></figure>"
     )
+
+
+def _others(dataset: DetectionDataset, row: SuspectRow, part: _Part) -> list[DrawnBox]:
+    """The other annotations of the image."""
+    rows, boxes, found = dataset.rows(row.image), dataset.boxes, []
+    for k, xyxy in zip(range(rows.start, rows.stop), xywh_to_xyxy(boxes.xywh[rows]), strict=True):
+        if int(boxes.id[k]) != row.annotation_id:
+            text = f"{dataset.space.names[boxes.category[k]]}: annotation {boxes.id[k]}"
+            kind = "ignored" if boxes.ignore[k] else ""
+            found += part.draw(xyxy, "", _COLORS[_AROUND], text, kind)
+    return found
 
 
 def _key() -> str:
     items = "".join(f"<li>{swatch(color)}{name}</li>" for name, color in _COLORS.items())
-    return f'<ul class="legend">{items}</ul>{note("Dashed: what is proposed.")}'
+    text = (
+        "The switch shows a part of the image as it is annotated and as proposed, or both with a "
+        "border to move. Dashed: an annotation that would go, or be moved. A box says what it is "
+        "where the pointer rests, and when it has the focus."
+    )
+    return f'<ul class="legend">{items}</ul>{note(text)}'
 
 
 def _splits(splits: Sequence[SplitRow]) -> str:

@@ -1,7 +1,7 @@
 """The result of a check: ``suspects.json``, a FiftyOne dataset with the suspects, the report.
 
-Nothing in it depends on when it was made, but for what the report says of the command that wrote it.
-The schema of the JSON is ``schemas/suspects.json``.
+Nothing in it depends on when it was made, but for what the report says of the run. The schema of
+the JSON is ``schemas/suspects.json``.
 
 Shape legend: ``k`` suspects.
 """

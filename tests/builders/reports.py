@@ -21,8 +21,10 @@ from relabel.reports.completion import (
 from relabel.reports.made import Made
 from relabel.reports.multilabel import Counts, Picture, write_multilabel_report
 from relabel.reports.pseudo_labels import Bars, LabelPicture, write_pseudo_label_report
+from relabel.reports.suspects import SplitRow, SuspectRow, write_suspect_report
 from relabel.studies.downstream.page import write_downstream_report
 from relabel.studies.downstream.results import ArmResult, Comparison, Metrics
+from relabel.suspects.score import SUSPECT_KINDS
 from tests.builders.datasets import dataset_of, images_of, write_image
 
 HOSTILE = [
@@ -61,6 +63,7 @@ def all_reports(folder: Path, names: list[str]) -> dict[str, Path]:
         "align": align_report(folder, names),
         "imagenet-multilabel": multilabel_report(folder, names),
         "complete": completion_report(folder, names),
+        "check": suspect_report(folder, names),
         "evaluate pseudo-labels": pseudo_label_report(folder, names),
         "evaluate downstream": downstream_report(folder, names),
     }
@@ -188,6 +191,54 @@ def completion_report(folder: Path, names: list[str]) -> Path:
         counts,
         pictures,
         title=" ".join(names),
+        settings={names[0]: {names[1]: names[2]}},
+        made=MADE,
+    )
+
+
+def suspect_report(folder: Path, names: list[str]) -> Path:
+    """A suspect of each kind and class, on images whose names are the classes'."""
+    write_image(folder / "c.png", 320, 240, (100, 120, 140))
+    count = len(names)
+    images = replace(images_of(names, (320, 240)), location=[str(folder / "c.png")] * count)
+    rows = [(k, [40 + k, 30, 90, 60 + k], k) for k in range(count)]
+    rows += [(k, [150, 60, 60, 60], (k + 1) % count) for k in range(count)]
+    rows.sort(key=lambda row: row[0])
+    dataset = dataset_of(names[0], names, images, rows, root=folder)
+    boxes, suspects = dataset.boxes, []
+    for k, kind in enumerate(SUSPECT_KINDS * (count // len(SUSPECT_KINDS) + 1)):
+        image = k % count
+        row = dataset.rows(image).start
+        own, other = names[boxes.category[row]], names[(image + 2) % count]
+        missing = kind == "missing box"
+        goes = kind in ("duplicate", "spurious box")
+        moves = kind in ("missing box", "badly placed", "mirrored box")
+        suspects.append(
+            SuspectRow(
+                kind=kind,
+                score=1 - k / 100,
+                image=image,
+                annotation_id=None if missing else int(boxes.id[row]),
+                category=None if missing else own,
+                proposed_category=None if goes else other,
+                box=None if missing else boxes.xyxy[row],
+                proposed_box=boxes.xyxy[row] + 20.0 if moves else None,
+                proposal="remove" if goes else f"rename to {other}",
+                reason=f"because of {other}",
+            )
+        )
+    splits = [
+        SplitRow((names[k], names[k - 1]), (3, 4), (0.25, 0.5), names[k], {names[k]: (1, 2)})
+        for k in range(count)
+    ]
+    return write_suspect_report(
+        folder / "check.html",
+        dataset,
+        suspects,
+        splits,
+        annotations=len(boxes),
+        predictions_by=names[0],
+        pictures=12,
         settings={names[0]: {names[1]: names[2]}},
         made=MADE,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_suspects_of_given_detections(files: tuple[Path, Path], tmp_path: Path, 
     schema = json.loads((resources.files("relabel.schemas") / "suspects.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(found, schema)
-    assert found["predictions_by"] == "detections.json"
+    assert (found["predictions_by"], found["merged"]) == ("detections.json", None)
     assert (found["images"], found["checked_images"], found["annotations"]) == (41, 41, 42)
     top = {s["kind"]: s for s in found["suspects"][:3]}
     assert set(top) == {"missing box", "wrong class", "mirrored box"}
@@ -102,7 +103,9 @@ def test_suspects_of_given_detections(files: tuple[Path, Path], tmp_path: Path, 
     assert f"    relabel view {out}" in err
 
     page = (out / "report.html").read_text()
-    assert "Suspect labels of street" in page and page.count("<img ") == len(found["suspects"])
+    assert "Suspect labels of street" in page
+    assert page.count('<figure class="ba">') == len(found["suspects"])
+    assert "relabel check" in page and "How this was made" in page
     assert (
         run(data, "--detections", detections, "--out", out)[2]
         == "Checked already.\n" + err[err.index("Next") :]
@@ -139,7 +142,16 @@ def test_a_run_of_align_is_checked_by_its_training_file(
     out = tmp_path / "out"
     code, _, err = run(folder, "--detections", files[1], "--out", out, "--quiet")
     assert code == 0, err
-    assert json.loads((out / "suspects.json").read_text())["dataset"] == "align"
+    found = json.loads((out / "suspects.json").read_text())
+    assert found["dataset"] == "align"
+    merged = folder / "result/merged.json"
+    assert found["merged"] == hashlib.sha256(merged.read_bytes()).hexdigest()
+    said = run(folder, "--detections", files[1], "--out", out)[2]
+    assert f"    relabel view {folder} --suspects {out}\n" in said
+    # Other bytes are another result, though they hold the same labels.
+    merged.write_bytes(merged.read_bytes() + b"\n")
+    code, _, err = run(folder, "--detections", files[1], "--out", out, "--quiet")
+    assert code == 1 and "inputs.merged.json" in err
     code, _, err = run(tmp_path / "align/result", "--detections", files[1])
     assert code == 1 and "is no finished run of align" in err and err.count("\n") == 1
 
