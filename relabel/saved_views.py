@@ -50,7 +50,8 @@ def save_change_views(fo: Any, dataset: Any) -> None:
 def save_suspect_views(fo: Any, dataset: Any) -> None:
     """Save a view of all suspects and one of each kind, the surest first, with those boxes alone.
 
-    In a run's dataset its labels are cut to the accused ones, which is what a review decides about.
+    In a run's dataset its labels are cut to the accused ones, and what is no label any more is left
+    out: a review decides about all that a view shows.
     A dataset without suspects gets none of the views; earlier ones of kinds that are not there any
     more go.
 
@@ -73,5 +74,8 @@ def save_suspect_views(fo: Any, dataset: Any) -> None:
         view = dataset.filter_labels(_FIELD, boxes("kind").is_in(chosen))
         if "transferred.detections.suspect" in schema:
             accused = boxes("suspect").is_in(chosen)
-            view = view.filter_labels("transferred", accused, only_matches=False)
+            for field in ("transferred", "rejected"):
+                view = view.filter_labels(field, accused, only_matches=False)
+            if dataset.has_sample_field("removed"):
+                view = view.exclude_fields("removed")
         dataset.save_view(name, view.sort_by(surest, reverse=True), overwrite=True)

@@ -43,7 +43,7 @@ _FIELD_COLORS = {
     "removed": "#e0218a",
     "rejected": "#8a8f98",
     "truth": "#3ddc84",
-    "suspects": "#e0218a",
+    "suspects": "#ffee00",
     "transferred": "#00d0e0",
     "ground_truth": "#00d0e0",
 }

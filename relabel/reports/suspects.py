@@ -18,6 +18,7 @@ from relabel.reports import charts
 from relabel.reports.compare import DrawnBox, Side, compared
 from relabel.reports.made import Made
 from relabel.reports.page import (
+    Cell,
     note,
     picture_section,
     swatch,
@@ -28,7 +29,7 @@ from relabel.reports.page import (
 from relabel.reports.pictures import Color, crop_around
 from relabel.reports.style import escaped, named
 
-_WIDTH, _ASPECT = 420, 4 / 3  # of pictures, as cards show them
+_WIDTH, _ASPECT = 320, 4 / 3  # of pictures, as cards show them
 _MOST_ROWS = 500
 _MOST_CLASSES = 40
 # Apart for most kinds of colour vision, and on most photos.
@@ -164,8 +165,8 @@ def _overview(
     )
     made = table(["class", *kinds, "all"], body) if body else "<p>No suspects.</p>"
     return (
-        f'<section id="overview">{note(told)}{tiles(numbers)}{charts.share_bar(kinds)}'
-        f"{made}{more}</section>"
+        f'<section id="overview"><h2>Overview</h2>{note(told)}{tiles(numbers)}'
+        f"{charts.share_bar(kinds)}{made}{more}</section>"
     )
 
 
@@ -296,11 +297,11 @@ def _splits(splits: Sequence[SplitRow]) -> str:
 
 def _ranking(dataset: DetectionDataset, rows: Sequence[SuspectRow]) -> str:
     head = ["rank", "score", "kind", "image", "annotation", "class", "proposal", "why"]
-    body = [
+    body: list[list[object]] = [
         [
             str(rank),
             f"{row.score:.3f}",
-            row.kind,
+            Cell(escaped(row.kind), "", "white-space:nowrap"),
             dataset.images.file_name[row.image],
             "–" if row.annotation_id is None else str(row.annotation_id),
             row.category or "–",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -265,17 +268,22 @@ def test_names_with_markup_show_as_text(tmp_path: Path, run: Run) -> None:
     assert page.count("<script") == 1 and "&lt;script&gt;" in page  # the page's own
 
 
-@pytest.mark.slow
-def test_specialists_are_trained_and_told_of(files: tuple[Path, Path], tmp_path: Path) -> None:
-    """In a process of its own, as a user runs it; what tiny detectors find is another test's."""
-    out = tmp_path / "out"
-    command = [
-        *(sys.executable, "-c", "from relabel.cli import main; main()", "check", str(files[0])),
-        *("--out", str(out), "--folds", "2", "--steps", "2", "--image-size", "64"),
-        *("--backbone", str(tiny_backbone(tmp_path / "bb")), "--min-score", "0", "--device", "cpu"),
+def trained(data: Path, out: Path, backbone: Path, steps: int = 2) -> list[str]:
+    """A check as a user runs it, with tiny detectors; what such find is another test's."""
+    return [
+        *(sys.executable, "-c", "from relabel.cli import main; main()", "check", str(data)),
+        *("--out", str(out), "--folds", "2", "--steps", str(steps), "--image-size", "64"),
+        *("--backbone", str(backbone), "--min-score", "0", "--device", "cpu"),
         *("--set", "specialist.fpn_channels=16", "--set", "specialist.head_channels=32"),
         *("--set", "specialist.frozen_stride=32", "--workers", "0"),
+        *("--set", "specialist.checkpoint_every=0", "--set", "crosslabel.shard_images=8"),
     ]
+
+
+@pytest.mark.slow
+def test_specialists_are_trained_and_told_of(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = trained(files[0], out, tiny_backbone(tmp_path / "bb"))
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     for text in ("specialist without fold 1 of 2", "predictions on what each has not seen"):
@@ -283,6 +291,51 @@ def test_specialists_are_trained_and_told_of(files: tuple[Path, Path], tmp_path:
     found = json.loads((out / "suspects.json").read_text())
     assert found["predictions_by"] == "2 specialists"
     assert len({s["annotation_id"] for s in found["suspects"]} - {None}) > 0
+    page = (out / "report.html").read_text()
+    assert "Time by stage" in page and "specialist without fold 2 of 2" in page
+
+
+@pytest.mark.slow
+def test_killed_checks_end_with_the_same_bytes(files: tuple[Path, Path], tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path / "bb")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(trained(files[0], whole, backbone, 12), check=True, capture_output=True)
+    signs = [  # killed as soon as it has got this far
+        "specialists/fold0/checkpoint",
+        "specialists/fold0/stage.json",
+        "predictions/fold0/shard-00001-of-00003.parquet",
+        "predictions/stage.json",
+        "suspects.json",
+        "report.html",
+    ]
+    killed = 0
+    for sign in signs:
+        process = subprocess.Popen(
+            trained(files[0], cut, backbone, 12),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        until = time.monotonic() + 240
+        while process.poll() is None and not (cut / sign).exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, error = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), error.decode()
+        killed += process.returncode != 0
+    assert killed >= 4
+    subprocess.run(trained(files[0], cut, backbone, 12), check=True, capture_output=True)
+    names = ["suspects.json", "fiftyone/samples.json", "fiftyone/metadata.json"]
+    names += [f"specialists/fold{k}/model.safetensors" for k in range(2)]
+    names += [str(p.relative_to(whole)) for p in (whole / "predictions").rglob("*.parquet")]
+    for name in names:
+        assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+    # But for what it says of the run.
+    pages = [(folder / "report.html").read_text() for folder in (whole, cut)]
+    first, second = (page[: page.index('<section id="made">')] for page in pages)
+    assert first == second
+    assert sorted(p.name for p in cut.iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
 @pytest.mark.fiftyone

@@ -172,13 +172,16 @@ out["suspects"] = [
      x.bounding_box]
     for s in d.sort_by("file_name").iter_samples() for x in s["suspects"].detections
 ]
+spurious = d.load_saved_view("suspects: spurious box")
+out["meant"] = {v: [edits.count(edits.selected(d.load_saved_view(v)), (f,)) for f in edits.FIELDS]
+                for v in ("suspects", "suspects: missing box")}
 out["shown"] = sorted(d.app_config.active_fields.paths)
 first = d.match(fo.ViewField("file_name") == "a.png").first()
 ours = {"label_id": first.suspects.detections[0].id, "sample_id": first.id, "field": "suspects"}
 out["of a suspect"] = [edits.decide(d, edits.selected(d, [ours]), v).count
                        for v in ("accept", "reject", "restore")]
-view = d.load_saved_view("suspects: spurious box")
-done = edits.decide(d, edits.selected(view), "reject")
+done = edits.decide(d, edits.selected(spurious), "reject")
+out["meant"]["after"] = [edits.count(edits.selected(spurious), (f,)) for f in edits.FIELDS]
 out["rejected"] = [done.count, labels("transferred"), labels("rejected"), views()]
 
 # Other suspects, of the same result: the decision stays.
@@ -232,6 +235,12 @@ def test_suspects_in_the_run_s_own_dataset(run: Path, tmp_path: Path) -> None:
         ["b.png", "car", "missing box", 2, 0.75, None, None, [0.1, 0.25, 0.5, 0.5]],
         ["c.png", "bus", "spurious box", 4, 0.5, 2, "bus", [0.05, 0.0625, 0.3, 0.375]],
     ]
+    # Transferred, rejected and removed: what the review's buttons are about.
+    assert said["meant"] == {
+        "suspects": [2, 0, 0],
+        "suspects: missing box": [0, 0, 0],
+        "after": [0, 1, 0],
+    }
     assert "suspects" in said["shown"] and "transferred" in said["shown"]
     assert said["of a suspect"] == [0, 0, 0]
     views = {**said["views"], "suspects": [3, 3, 1], "suspects: spurious box": [1, 1, 0]}
