@@ -31,7 +31,7 @@ from ._results import kept
     "--suspects",
     metavar="CHECK",
     type=click.Path(path_type=Path, exists=True),
-    help="Suspect labels of the run: the folder that `relabel check RUN` wrote. [runs/check/RUN]",
+    help="Suspect labels of the run: the folder that `relabel check RUN` wrote. [runs/check/NAME]",
 )
 @click.option(
     "--remote", is_flag=True, help="For a far machine: open no browser, print the ssh command."

@@ -25,7 +25,7 @@ from relabel.errors import ConfigError, DataError, Problems
 from relabel.files.json_text import parse_json, read_object
 from relabel.review import edits
 from relabel.review.edits import INFO_KEY
-from relabel.review.suspects import RunCheck, add_suspects
+from relabel.review.suspects import RunCheck, add_suspects, mark_suspects
 from relabel.saved_views import save_change_views, save_suspect_views
 from relabel.workspace.fingerprint import file_fingerprint
 from relabel.workspace.progress import message, tell_problems
@@ -251,7 +251,7 @@ def load_suspects(fo: Any, dataset: Any, sources: Sequence[SourceFolder], check:
         if fields != dataset.get_field_schema():
             _dress(fo, dataset)
         save_suspect_views(fo, dataset)
-        dataset.save()
+        mark_suspects(dataset, check)
 
 
 def default_name(result: Path) -> str:

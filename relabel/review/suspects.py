@@ -135,13 +135,12 @@ def add_suspects(
         loaded: the labels that the dataset was loaded with, by source.
 
     Returns:
-        Whether anything had to be done.
+        Whether anything had to be done; it is done again until `mark_suspects`.
 
     Raises:
         DataError: the training file and the sources' labels do not belong together.
     """
-    mark = dataset.info[INFO_KEY]
-    if not is_reviewable(dataset) or mark.get(_MARK) == check.fingerprint:
+    if not is_reviewable(dataset) or dataset.info[INFO_KEY].get(_MARK) == check.fingerprint:
         return False
     own_ids = _own_ids(check.merged, loaded)
     of_image: dict[tuple[str, str], list[Suspect]] = {}
@@ -172,11 +171,17 @@ def add_suspects(
         batch.set_values(SUSPECTS_FIELD, values)
     for field in (TRANSFERRED, REJECTED_FIELD):
         _tell_labels(dataset, field, accused)
-    dataset.info = {**dataset.info, INFO_KEY: {**mark, _MARK: check.fingerprint}}
     shown = len(check.suspects) - left_out
     more = f"; {left_out:,} are on images of the target, which are not shown" if left_out else ""
     message(f"suspects of {check.file}: {shown:,}{more}")
     return True
+
+
+def mark_suspects(dataset: Any, check: RunCheck) -> None:
+    """Note whose suspects a FiftyOne dataset has, once all is there."""
+    mark = {**dataset.info[INFO_KEY], _MARK: check.fingerprint}
+    dataset.info = {**dataset.info, INFO_KEY: mark}
+    dataset.save()
 
 
 def _own_ids(merged: Path, loaded: Mapping[str, DetectionDataset]) -> dict[int | None, int]:

@@ -22,6 +22,7 @@ import pytest
 
 from tests.align.test_align import World
 from tests.align.test_align import world as world  # a fixture
+from tests.review.test_suspects import suspect, write_check
 
 pytestmark = [pytest.mark.fiftyone, pytest.mark.slow]
 RELABEL = [sys.executable, "-c", "from relabel.cli import main; main()"]
@@ -172,3 +173,46 @@ def test_labels_are_decided_in_the_app_and_the_next_run_respects_it(app: App, wo
     names = {c["id"]: c["name"] for c in merged["categories"]}
     assert names[now["category_id"]] == "bus" and now["bbox"] == decided["bbox"]
     assert now["decided_at"] == decided["decided_at"]
+
+
+@pytest.fixture
+def checked(world: World, database: None, chromium: Any) -> Iterator[App]:
+    """A run with a check that accuses one label and misses a box."""
+    world.run()
+    merged = world.folder / "runs/fine/result/merged.json"
+    content = json.loads(merged.read_text())
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    label = next(
+        a for a in content["annotations"] if files[a["image_id"]].startswith("images/coarse/")
+    )
+    where = files[label["image_id"]].removeprefix("images/")
+    bbox, category = label["bbox"], names[label["category_id"]]
+    accused = suspect(
+        *(1, "spurious box", where, 0.75), annotation_id=label["id"], category=category, bbox=bbox
+    )
+    missing = suspect(
+        *(2, "missing box", where, 0.5), proposed_category=category, proposed_bbox=[1, 1, 9, 9]
+    )
+    write_check(world.folder / "runs/check/fine", merged, [accused, missing])
+    opened = App(world.folder / "runs/fine", chromium)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def test_a_suspect_is_decided_about_in_the_app(checked: App) -> None:
+    """The panel is about the label that is accused, and leaves the suspects alone."""
+    page = checked.page
+    page.get_by_text("0 of 10 labels decided").wait_for()
+    checked.open_view("suspects: missing box")
+    page.get_by_role("button", name="Accept 0 boxes of the view").wait_for()
+    page.locator('[data-cy="saved-views-selection"]').first.click()
+    page.get_by_text("suspects: spurious box", exact=True).first.click()
+    page.get_by_role("button", name="Reject 1 box of the view").click()
+    page.get_by_text("1 of 10 labels decided").wait_for()
+    checked.look("suspect_rejected")
+    page.get_by_role("button", name="Restore 1 box of the view").wait_for()
+    page.get_by_role("button", name="Undo the last step").click()
+    page.get_by_text("0 of 10 labels decided").wait_for()
