@@ -148,11 +148,12 @@ def _write_report(
     name: str,
 ) -> None:
     from relabel.evaluation.tables import CONFIDENCE_NAMES, percentage
-    from relabel.evaluation.worst_labels import worst_labels
+    from relabel.evaluation.worst_labels import compared_images, worst_labels
     from relabel.reports.made import made_now
     from relabel.reports.pseudo_labels import write_pseudo_label_report
 
     pictures, failed = worst_labels(joined, metrics, count, images)
+    threshold = max(rates.threshold for rates in metrics.rates)
     missing = ""
     if failed:
         missing = f"{len(failed)} labels have no picture, their images cannot be read; "
@@ -179,6 +180,8 @@ def _write_report(
         overall=overall,
         classes=[_bars(name, values["reliability"]) for name, values in frequent],
         pictures=pictures,
+        images=compared_images(joined, metrics, count, threshold, images),
+        threshold=threshold,
         missing=missing,
         about={"truth": joined.truth.name, "rare classes": list(metrics.rare)},
         made=made_now(),

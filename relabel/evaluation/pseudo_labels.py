@@ -24,7 +24,7 @@ from relabel.detectors.base import ranked
 from relabel.evaluation.detections import DetectionMetrics, average_precision
 from relabel.evaluation.joined_labels import JoinedLabels
 from relabel.evaluation.regions import inside_regions, objects_and_regions
-from relabel.geometry import BoxPairs, greedy_match, overlapping
+from relabel.geometry import greedy_match, overlapping
 from relabel.settings import Ranking
 
 RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
@@ -44,6 +44,8 @@ class Judged:
         right: bool [T, n], matched at each IoU threshold.
         counted: bool [T, n], right or wrong; the others are in ignore regions.
         truths: int64 [C], true boxes of each class.
+        taken: int64 [n], which of the true boxes that are objects (`objects_and_regions`) is a
+            label's at IoU 0.5; -1 for none.
     """
 
     confidence: np.ndarray
@@ -51,6 +53,7 @@ class Judged:
     right: np.ndarray
     counted: np.ndarray
     truths: np.ndarray
+    taken: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -246,15 +249,15 @@ def judge(joined: JoinedLabels, on: Ranking) -> Judged:
     best = np.zeros(len(found))
     np.maximum.at(best, pairs.left, pairs.iou)
     right = np.zeros((len(IOUS), len(found)), bool)
+    taken = np.full(len(found), -1)
     for t, iou in enumerate(IOUS):
-        right[t, _matched(pairs.take(pairs.iou >= iou), confidence, len(real))] = True
+        matched = greedy_match(pairs.take(pairs.iou >= iou), confidence, len(real))
+        right[t, matched.left] = True
+        if t == 0:
+            taken[matched.left] = matched.right
     aside = inside_regions(found, regions, classes, _IGNORE_IOA) | joined.forgiven
     truths = np.bincount(real.category, minlength=classes)
-    return Judged(confidence, best, right, right | ~aside, truths)
-
-
-def _matched(pairs: BoxPairs, confidence: np.ndarray, truths: int) -> np.ndarray:
-    return greedy_match(pairs, confidence, truths).left
+    return Judged(confidence, best, right, right | ~aside, truths, taken)
 
 
 def rates(judged: Judged, threshold: float) -> Rates:

@@ -1,4 +1,4 @@
-"""Pictures of the labels that are worst: sure and wrong, right and far from their true box."""
+"""Pictures of the worst labels, and of whole images with their truth and their labels."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from relabel.datasets.dataset import Boxes
 from relabel.datasets.pixels.location import read_rgb
 from relabel.errors import DataError
 from relabel.evaluation.joined_labels import JoinedLabels
-from relabel.evaluation.pseudo_labels import IOUS, PseudoLabelMetrics
+from relabel.evaluation.pseudo_labels import IOUS, Judged, PseudoLabelMetrics
 from relabel.evaluation.regions import objects_and_regions
 from relabel.geometry import iou_matrix
-from relabel.reports.pictures import crop_around
-from relabel.reports.pseudo_labels import LabelPicture
+from relabel.reports.pictures import Rectangle, crop_around
+from relabel.reports.pseudo_labels import ImagePicture, LabelPicture, SeenBox
 
 WRONG, LOOSE = "Sure and wrong", "Right, with the loosest boxes"
 # Below this IoU a true box does not explain a label.
@@ -73,3 +74,85 @@ def worst_labels(
                 LabelPicture(name, group, part, np.array(drawn) + shift, said, claims, text)
             )
     return pictures, failed
+
+
+MOST, RANDOM = "with the most differences", "drawn at random"
+
+
+def compared_images(
+    joined: JoinedLabels,
+    metrics: PseudoLabelMetrics,
+    count: int,
+    threshold: float,
+    images: Path | None = None,
+    seed: int = 0,
+) -> list[ImagePicture]:
+    """Whole images with their true boxes, and their labels from a confidence on.
+
+    Half of them are those with the most missed true boxes and wrong labels, half are drawn; images
+    that cannot be read are left out.
+
+    Args:
+        count: of both together.
+        images: folder that file names are relative to; default that of the truth file.
+    """
+    judged, found = metrics.judged, joined.found
+    objects, regions = objects_and_regions(joined.truth)
+    kept = judged.confidence >= threshold
+    missed = np.ones(len(objects), bool)
+    missed[judged.taken[kept & (judged.taken >= 0)]] = False
+    wrong = kept & judged.counted[0] & ~judged.right[0]
+    size = len(joined.truth)
+    amiss = np.bincount(objects.image[missed], minlength=size)
+    amiss += np.bincount(found.image[wrong], minlength=size)
+    worst = np.argsort(-amiss, kind="stable")[: count - count // 2].tolist()
+    drawn = np.random.default_rng(seed).permutation(size).tolist()
+    rest = [image for image in drawn if image not in worst][: count // 2]
+    root, pictures = images or joined.truth.root, []
+    for group, chosen in ((MOST, worst), (RANDOM, rest)):
+        for image in chosen:
+            name = str(joined.truth.images.file_name[image])
+            try:
+                pixels = read_rgb(str(root / name))
+            except DataError:
+                continue
+            here = np.flatnonzero(found.image == image)
+            aside = np.flatnonzero(regions.image == image).tolist()
+            truth = [_region(joined, regions, k) for k in aside]
+            real = np.flatnonzero(objects.image == image).tolist()
+            truth += [_object(joined, objects, k, bool(missed[k])) for k in real]
+            labels = [_label(joined, judged, k) for k in here[kept[here]].tolist()]
+            below = int((~kept[here]).sum())
+            pictures.append(ImagePicture(name, group, pixels, truth, labels, below))
+    return pictures
+
+
+def _region(joined: JoinedLabels, regions: Boxes, row: int) -> SeenBox:
+    name = joined.truth.space.names[regions.category[row]]
+    return SeenBox(_corners(regions, row), name, "an ignore region", "aside")
+
+
+def _object(joined: JoinedLabels, objects: Boxes, row: int, missed: bool) -> SeenBox:
+    name = joined.truth.space.names[objects.category[row]]
+    corners = _corners(objects, row)
+    if missed:
+        return SeenBox(corners, name, "true, missed", "differs")
+    return SeenBox(corners, name, "true, found", "fits")
+
+
+def _label(joined: JoinedLabels, judged: Judged, row: int) -> SeenBox:
+    found, quality = joined.found, joined.quality
+    name = joined.truth.space.names[found.category[row]]
+    text = f"p {found.score[row]:.2f}" + ("" if quality is None else f", v {quality[row]:.2f}")
+    if judged.right[0, row]:
+        kind, text = "fits", f"{text}; right, IoU {judged.best_iou[row]:.2f}"
+    elif judged.counted[0, row]:
+        kind, text = "differs", f"{text}; wrong, IoU {judged.best_iou[row]:.2f} at most"
+    else:
+        kind, text = "aside", f"{text}; in an ignore region"
+    return SeenBox(_corners(found, row), name, text, kind)
+
+
+def _corners(boxes: Boxes, row: int) -> Rectangle:
+    x1, y1, width, height = boxes.xywh[row].tolist()
+    return x1, y1, x1 + width, y1 + height

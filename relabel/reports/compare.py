@@ -6,7 +6,7 @@ they say what they are where the pointer rests and when they have the focus.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,22 +85,30 @@ def compared(
     if two.pixels is not None:
         own = _picture(two.pixels)
         second = f'<image href="{own}" width="{size[0]}" height="{size[1]}"/>'
-    buttons = "".join(
-        f'<label><input type="radio" name="{key}" value="{value}"{" checked" * (value == chosen)}>'
-        f"{escaped(text)}</label>"
-        for value, text in (
-            ("both", "both"),
-            ("one", one.title.lower()),
-            ("two", two.title.lower()),
-        )
-    )
+    choices = {"both": "both", "one": one.title.lower(), "two": two.title.lower()}
     border = escaped(f"Border between {one.title.lower()} and {two.title.lower()}, in percent")
     return (
-        f'<fieldset class="switch"><legend>Show</legend>{buttons}</fieldset>'
+        f"{switch(key, choices, chosen)}"
         f'<div class="panes">{_side("one", one, first, size, scale)}'
         f"{_side('two', two, second, size, scale)}</div>"
         f'<input class="cut" type="range" min="0" max="100" value="50" aria-label="{border}">'
     )
+
+
+def switch(key: str, choices: Mapping[str, str], chosen: str) -> str:
+    """Buttons of which one is pressed, as HTML; the style sheet shows what belongs to it.
+
+    Args:
+        key: unique on the page: letters, digits and dashes.
+        choices: names by value.
+        chosen: the value that is pressed at first.
+    """
+    buttons = "".join(
+        f'<label><input type="radio" name="{key}" value="{value}"{" checked" * (value == chosen)}>'
+        f"{escaped(text)}</label>"
+        for value, text in choices.items()
+    )
+    return f'<fieldset class="switch"><legend>Show</legend>{buttons}</fieldset>'
 
 
 def _picture(pixels: np.ndarray) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from relabel.reports import charts
+from relabel.reports.compare import switch
 from relabel.reports.made import Made
 from relabel.reports.page import (
     Cell,
@@ -139,7 +142,9 @@ def write_completion_report(
     contents |= {"reliability": "Reliability"}
     if pictures:
         contents["pictures"] = "Pictures"
-        sections.append(picture_section(pictures, _key(pictures), _card))
+        numbers = count()
+        card = partial(_card, numbers)
+        sections.append(picture_section(pictures, _key(pictures), card))
     return write_page(out, title, contents, sections, settings, made)
 
 
@@ -319,13 +324,14 @@ def _key(pictures: Sequence[CompletedPicture]) -> str:
     truth = any(label.truth is not None for p in pictures for label in p.labels)
     marks = " Of hidden labels, ✓ and ✗ say whether the completion is right." if truth else ""
     return note(
-        "Below a picture: first what was known to be present, then what was added with its "
+        "Before is what was known of the whole photo; of what was not known nobody says whether it "
+        "is there. After: first what was known to be present, then what was added with its "
         "confidence and what gave it, in grey the next of those that were not added, or that are "
         f"missing.{marks}"
     )
 
 
-def _card(picture: CompletedPicture) -> str:
+def _card(numbers: Iterator[int], picture: CompletedPicture) -> str:
     pixels = Image.fromarray(np.ascontiguousarray(picture.pixels))
     scale = min(_WIDTH / pixels.width, _HEIGHT / pixels.height, 2.0)
     size = (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale)))
@@ -345,8 +351,12 @@ def _card(picture: CompletedPicture) -> str:
     items = "".join([*listed[:_LABELS_SHOWN], *(_item(label) for label in faint[:4])])
     left = f"<p><small>and {more} more</small></p>" if more > 0 else ""
     body = f"<ul>{items}</ul>" if items else "<p>no label</p>"
+    # The photo stays as it is: what changes is what is known of the whole of it.
+    choices = {"one": "before", "two": "after"}
+    shown = switch(f"image-{next(numbers)}", choices, "two") if added or faint else ""
+    text = f"{picture.name}: {len(known)} labels known, {len(added)} added"
     return (
-        f"<figure>{embedded(drawn, f'{picture.name}: {len(added)} labels added')}<figcaption>"
+        f'<figure class="told">{shown}{embedded(drawn, text)}<figcaption>'
         f"{body}{left}<small>{named(picture.name)}</small></figcaption></figure>"
     )
 
@@ -356,13 +366,15 @@ def _item(label: Label) -> str:
     if label.source == "known":
         return f'<li><i class="known"></i><span><b>{name}</b></span><span>known</span></li>'
     right = None if label.truth is None else label.truth == label.present
-    mark = "" if right is None else f' class="{"right" if right else "wrong"}"'
+    mark = "" if right is None else " right" if right else " wrong"
     sign = "" if right is None else "✓ " if right else "✗ "
     missing = "missing" if label.truth else "not added"
     origin = _ORIGINS[label.source] if label.present else missing
-    kind = "" if label.present else ' class="faint"'
+    kind = "" if label.present else " faint"
     ring = "added" if label.present else "none"
+    said = f'<span class="now{mark}">{sign}{label.confidence:.2f}</span>'
     return (
-        f'<li{kind}><i class="{ring}"></i><span>{name}<em>{escaped(origin)}</em></span>'
-        f"<span{mark}>{sign}{label.confidence:.2f}</span></li>"
+        f'<li class="new{kind}"><i class="{ring}"></i>'
+        f'<span>{name}<em class="now">{escaped(origin)}</em></span>'
+        f'<span class="was">not known</span>{said}</li>'
     )

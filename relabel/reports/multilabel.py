@@ -29,6 +29,7 @@ from relabel.reports.style import named
 _WIDTH = 420  # pixels of a picture
 _FONT = 17  # pixels of a name on it; pages show it at two thirds of its width
 _LABELS_SHOWN = 7
+_LEAST = 0.005  # of a label that is listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +155,10 @@ def _card(number: int, picture: Picture, confident: float) -> str:
     drawn = draw_masks(
         picture.pixels, picture.masks, names, scores, palette, width=fitted, size=_FONT
     )
+    # What is written as 0.00 says nothing.
+    listed = [(n, p) for n, p in picture.labels if p >= _LEAST or n == picture.original]
     items = []
-    for name, prob in picture.labels[:_LABELS_SHOWN]:
+    for name, prob in listed[:_LABELS_SHOWN]:
         color = swatch(palette[name]) if name in palette else '<i class="none"></i>'
         kinds = ["own"] if name == picture.original else []
         kinds += ["faint"] if prob < confident else []
@@ -163,9 +166,9 @@ def _card(number: int, picture: Picture, confident: float) -> str:
         items.append(
             f'<li class="{" ".join(kinds)}">{color}<span>{text}</span><span>{prob:.2f}</span></li>'
         )
-    more = len(picture.labels) - _LABELS_SHOWN
+    more = len(picture.labels) - len(items)
     rest = f"<p><small>and {more} more</small></p>" if more > 0 else ""
-    listed = f"<ul>{''.join(items)}</ul>" if items else "<p>no label</p>"
+    labels = f"<ul>{''.join(items)}</ul>" if items else "<p>no label</p>"
     photo = np.asarray(Image.fromarray(picture.pixels).resize(drawn.size))
     own = picture.original or "no label of its own"
     before = Side("Before", f"{picture.name}, the photo: {own}", ())
@@ -177,7 +180,7 @@ def _card(number: int, picture: Picture, confident: float) -> str:
     )
     shown = compared(f"image-{number}", photo, before, after, width=drawn.width, chosen="two")
     return (
-        f'<figure class="ba">{shown}<figcaption>{listed}{rest}'
+        f'<figure class="ba">{shown}<figcaption>{labels}{rest}'
         f"<small>{named(picture.name)}</small></figcaption></figure>"
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from relabel.reports import charts
+from relabel.reports.compare import DrawnBox, Side, compared
 from relabel.reports.made import Made
 from relabel.reports.page import (
     details,
@@ -51,6 +52,44 @@ class LabelPicture:
     text: str
 
 
+class SeenBox(NamedTuple):
+    """A true box or a label of an `ImagePicture`.
+
+    Attributes:
+        xyxy: pixels of the image.
+        name: its class.
+        text: everything about it, in a few words.
+        kind: ``fits`` where truth and labels agree about it, ``differs`` where they do not, and
+            ``aside`` where nothing is counted.
+    """
+
+    xyxy: tuple[float, float, float, float]
+    name: str
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePicture:
+    """A whole image with its true boxes and its labels.
+
+    Attributes:
+        name: its file name.
+        group: why it is shown.
+        pixels: uint8 [H, W, 3].
+        truth: its true boxes.
+        labels: its labels that are sure enough to be drawn.
+        below: how many are not.
+    """
+
+    name: str
+    group: str
+    pixels: np.ndarray
+    truth: Sequence[SeenBox]
+    labels: Sequence[SeenBox]
+    below: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Bars:
     """A reliability diagram: mean claim, what was seen, and labels of each bin.
@@ -78,6 +117,8 @@ def write_pseudo_label_report(
     overall: Sequence[Bars],
     classes: Sequence[Bars],
     pictures: Sequence[LabelPicture],
+    images: Sequence[ImagePicture] = (),
+    threshold: float = 0.0,
     missing: str = "",
     about: Mapping[str, Any] | None = None,
     made: Made | None = None,
@@ -92,6 +133,8 @@ def write_pseudo_label_report(
         overall: reliability of all labels.
         classes: and of each class, those with the most labels first.
         pictures: the worst labels, in the order of their groups.
+        images: whole ones, truth beside labels.
+        threshold: confidence from which labels are drawn on them.
         missing: why there are no pictures of some, in a sentence.
         about: what was measured, folded at the end.
         made: command, versions and times of the run.
@@ -99,19 +142,23 @@ def write_pseudo_label_report(
     Returns:
         ``out``.
     """
-    palette = class_palette({name for picture in pictures for name in picture.classes})
+    named_on = {name for picture in pictures for name in picture.classes}
+    named_on |= {box.name for p in images for side in (p.truth, p.labels) for box in side}
+    palette = class_palette(named_on)
     shown = picture_section(pictures, _KEY, lambda picture: _card(picture, palette))
     if missing:
         shown = shown or '<section id="pictures"><h2>Pictures</h2></section>'
         shown = shown.removesuffix("</section>") + note(escaped(missing)) + "</section>"
     measured = "".join(table(*content, title=name) for name, content in tables.items())
     contents = {"measured": "Measured", "reliability": "Reliability"}
+    contents |= {"images": "Truth and labels"} if images else {}
     contents |= {"pictures": "Pictures"} if shown else {}
     sections = [
         f"<section>{tiles(numbers)}</section>",
         f'<section id="measured"><h2>Measured</h2>{note(_MEASURED)}'
         f'<div class="tables">{measured}</div></section>',
         _reliability(overall, classes),
+        _images(images, threshold, palette),
         shown,
     ]
     return write_page(out, title, contents, sections, about, made)
@@ -157,6 +204,53 @@ def reliability_chart(bars: Bars) -> str:
         note=f"{int(bars.count.sum()):,} labels{gap}",
         tip="claimed {confidence:.2f}, true {share:.2f}: {count:,} labels",
     )
+
+
+def _images(images: Sequence[ImagePicture], threshold: float, palette: Mapping[str, Color]) -> str:
+    """Whole images, the true boxes left of a slider and the labels right of it."""
+    if not images:
+        return ""
+    figures = []
+    for k, picture in enumerate(images):
+        missed = sum(box.kind == "differs" for box in picture.truth)
+        wrong = sum(box.kind == "differs" for box in picture.labels)
+        real = sum(box.kind != "aside" for box in picture.truth)
+        text = f"Truth: {real} boxes, {missed} missed"
+        labels = f"Labels: {len(picture.labels)}, {wrong} wrong"
+        one = Side("Truth", text, _drawn(picture.truth, palette))
+        two = Side("Labels", labels, _drawn(picture.labels, palette))
+        below = f" {picture.below:,} labels are below it." if picture.below else ""
+        figures.append(
+            f'<figure class="ba"><figcaption>{named(picture.name)} '
+            f"<small>{escaped(picture.group)}</small></figcaption>"
+            f"{compared(f'image-{k}', picture.pixels, one, two)}"
+            f"{note(f'{text}. {labels}.{below}')}</figure>"
+        )
+    names = {b.name for p in images for side in (p.truth, p.labels) for b in side}
+    legend = "".join(f"<li>{swatch(palette[name])}{named(name)}</li>" for name in sorted(names))
+    said = (
+        f"The slider moves the border between the true boxes and the labels of confidence "
+        f"{threshold:g} or more. Dashed: true boxes that none of these labels has at IoU 0.5, and "
+        "labels that have no true box; hatched: what counts neither way."
+    )
+    return (
+        f'<section id="images"><h2>Truth and labels</h2>{note(said)}'
+        f'<ul class="legend">{legend}</ul><div class="twos">{"".join(figures)}</div></section>'
+    )
+
+
+def _drawn(boxes: Sequence[SeenBox], palette: Mapping[str, Color]) -> list[DrawnBox]:
+    kinds = {"fits": "", "differs": "dashed", "aside": "ignored"}
+    return [
+        DrawnBox(
+            box.xyxy,
+            "" if box.kind == "aside" else box.name,
+            palette[box.name],
+            f"{box.name}: {box.text}",
+            kinds[box.kind],
+        )
+        for box in boxes
+    ]
 
 
 def _card(picture: LabelPicture, palette: Mapping[str, Color]) -> str:

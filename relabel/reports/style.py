@@ -37,6 +37,7 @@ table{border-collapse:collapse;overflow-wrap:normal;font-variant-numeric:tabular
 th,td{padding:.32rem .65rem;border-bottom:1px solid var(--line);vertical-align:bottom;
 unicode-bidi:plaintext}
 td{text-align:left}
+tbody>tr>*{vertical-align:baseline}
 thead th{color:var(--soft);font-weight:600}
 th{text-align:left;font-weight:500}
 .num,td.num{text-align:right}
@@ -126,7 +127,8 @@ overflow-wrap:anywhere;visibility:hidden;left:0;top:0}
 .paper{background:#fff}
 .paper figcaption,.paper small{color:#222}
 .figure{margin:1rem 0}
-.figure svg{min-width:34rem;max-width:56rem}
+.figure .paper{min-width:36rem;max-width:58rem}
+.figure figcaption{position:sticky;left:.8rem;width:min(100%,100vw - 5rem)}
 .command{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);
 border:1px solid var(--line);border-radius:6px;padding:.7rem .9rem;margin:.6rem 0}
 img{display:block;width:100%;height:auto;border-radius:3px}
@@ -167,6 +169,12 @@ padding:0 .35em;border:1px solid var(--line);border-radius:3px;color:var(--soft)
 .cards li span{font-variant-numeric:tabular-nums}
 .cards li em{font-style:normal;font-size:.78rem;color:var(--soft);margin-left:.45em}
 .cards li .wrong{color:var(--mark)}
+.told .was{display:none}
+.told:has([value=one]:checked) .was{display:inline}
+.told:has([value=one]:checked) .now{display:none}
+.told:has([value=one]:checked) li.new{color:var(--soft)}
+.told:has([value=one]:checked) li.new i{background:none;box-shadow:inset 0 0 0 1px var(--soft);
+border-radius:50%}
 .cards p{margin:.15rem 0;color:var(--soft)}
 td.bar{min-width:9rem;vertical-align:middle}
 td.bar i{display:block;height:.75rem;border-radius:2px;background:var(--bar)}
@@ -176,7 +184,8 @@ body{font-size:10.5pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exac
 figure,tr,.chart{break-inside:avoid}h2,h3,h4{break-after:avoid}.scroll{overflow:visible}
 nav,.switch,.js .cut,.panes::after,#tip{display:none!important}
 table{font-size:.78rem}th,td{padding:.2rem .3rem}.matrix td{min-width:0}
-.sankey svg,.figure svg{min-width:0}
+.sankey svg,.figure .paper{min-width:0}.figure figcaption{width:auto}
+.told .was{display:none!important}.told .now{display:inline!important}
 .panes{grid-template-columns:1fr 1fr;gap:.5rem}
 .panes>.one,.panes>.two{grid-area:auto;clip-path:none!important;visibility:visible!important}}
 """

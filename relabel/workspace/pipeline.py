@@ -190,14 +190,23 @@ class Pipeline:
 
     def seconds(self) -> dict[str, float]:
         """What its stages took the last time that each was finished, as far as the log tells."""
-        found: dict[str, float] = {}
-        if self._log is not None and self._log.is_file():
-            for line in self._log.read_bytes().splitlines():
-                with suppress(DataError):  # a line that a kill cut off
-                    entry = parse_json(line, self._log)
-                    if isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float):
-                        found[str(entry.get("stage"))] = float(entry["seconds"])
+        found = {} if self._log is None else logged_seconds(self._log)
         return {name: found[name] for name in self.stages if name in found}
+
+
+def logged_seconds(log: Path) -> dict[str, float]:
+    """What the stages of a job's log took the last time that each was finished, by name.
+
+    A log that is not there has none.
+    """
+    found: dict[str, float] = {}
+    if log.is_file():
+        for line in log.read_bytes().splitlines():
+            with suppress(DataError):  # a line that a kill cut off
+                entry = parse_json(line, log)
+                if isinstance(entry, dict) and isinstance(entry.get("seconds"), int | float):
+                    found[str(entry.get("stage"))] = float(entry["seconds"])
+    return found
 
 
 class _Run:

@@ -126,7 +126,7 @@ def test_the_report_has_pictures_or_says_why_not(
     made = command(files, "--predictions", files["labels"], "--report", page, "--pictures", "3")
     assert run(capsys, *made)[0] == 0
     html = page.read_text()
-    assert html.count("data:image/jpeg;base64,") == 6
+    assert html.count("data:image/jpeg;base64,") == 9
     assert "Sure and wrong" in html and "Right, with the loosest boxes" in html
     assert len(re.findall("<svg", html)) >= 2
     ParsedPage(html).check()

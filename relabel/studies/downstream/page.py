@@ -36,6 +36,8 @@ from relabel.studies.means import mean_percentage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_DASHED = f" Dashed: {BASE}."
+_CURVES = "Lines are means over seeds, bands reach from the lowest to the highest."
 _MOST_CLASSES = 100  # of the table; downstream.md has all
 
 
@@ -53,11 +55,11 @@ def write_downstream_report(out: Path, comparison: Comparison, made: Made | None
     title = f"Downstream comparison{f' on {target}' if target else ''}"
     figures = all_figures(comparison)
     parts = {
-        "missing": ("What is missing, and why", _missing(comparison)),
+        "missing": ("What is missing, and what cannot be decided", _missing(comparison)),
         "arms": ("Test AP", _arms(comparison, figures)),
         "classes": ("Classes", _classes(comparison)),
         "sizes": ("Sizes", _sizes(comparison)),
-        "curves": ("Learning curves", _figure(figures, "curves", "AP over iterations")),
+        "curves": ("Learning curves", _figure(figures, "curves", "AP over iterations", _CURVES)),
         "direct": ("Labels and detectors", _direct(comparison, figures)),
     }
     sections = [
@@ -83,7 +85,7 @@ def _missing(comparison: Comparison) -> str:
     if rows:
         parts.append(table(["arm", "why it has no results"], rows, words=2))
     else:
-        parts.append("<p>Nothing: every arm asked for has results.</p>")
+        parts.append("<p>Every arm asked for has results.</p>")
     return "".join(parts)
 
 
@@ -99,10 +101,12 @@ def _arms(comparison: Comparison, figures: Mapping[str, Figure]) -> str:
     if comparison.relative:
         text += f" Changes are differences to {BASE}, taken seed by seed."
     parts = [tiles(shown) if shown else "", note(escaped(text)), _rows(arm_rows(comparison))]
-    parts.append(_figure(figures, "arms", "AP per arm"))
+    text = "Points are seeds, bars their mean, bands the standard deviation."
+    parts.append(_figure(figures, "arms", "AP per arm", text + _DASHED * (BASE in comparison.arms)))
     if has_intervals(comparison):
         parts.append(f"<h3>Differences</h3>{note(escaped(f'Percent, with {INTERVALS}.'))}")
-        parts += [_rows(interval_rows(comparison, metric), metric) for metric in METRIC_NAMES]
+        made = [_rows(interval_rows(comparison, metric), metric) for metric in METRIC_NAMES]
+        parts.append(f'<div class="tables">{"".join(made)}</div>')
     return "".join(parts)
 
 
@@ -164,15 +168,15 @@ def _direct(comparison: Comparison, figures: Mapping[str, Figure]) -> str:
             note(text),
             _rows(direct_rows(comparison)),
             _rows(correlation_rows(correlations(points)), "Correlation over arms"),
-            _figure(figures, "direct", "Direct and downstream quality"),
+            _figure(figures, "direct", "Direct and downstream quality", "A point is an arm."),
         ]
     )
 
 
-def _figure(figures: Mapping[str, Figure], name: str, title: str) -> str:
+def _figure(figures: Mapping[str, Figure], name: str, title: str, text: str) -> str:
     if name not in figures:
         return ""
-    return f'<div class="scroll figure">{paper_figure(figures[name], name, title)}</div>'
+    return f'<div class="scroll figure">{paper_figure(figures[name], name, title, text)}</div>'
 
 
 def _rows(rows: Rows, title: str = "") -> str:

@@ -35,6 +35,7 @@ TRAINING = "training"
 BASE = "target-only"
 ORACLE = "oracle"
 LAT = "lat"
+LOG = "downstream.log"  # when each training ran, in the comparison's folder
 Metric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 METRIC_NAMES: tuple[Metric, ...] = ("AP", "AP50", "AP75")
 SIZE_NAMES: tuple[Metric, ...] = ("APs", "APm", "APl")
@@ -244,6 +245,11 @@ class Comparison:
                 f"arm {name!r} has no results", remedy=did_you_mean(name, list(self.arms))
             )
         return self.arms[name]
+
+
+def training_name(arm: str, seed: int) -> str:
+    """What a training is called as a stage."""
+    return f"training {arm}, seed {seed}"
 
 
 def gather(

@@ -35,7 +35,7 @@ from relabel.studies.downstream.request import (
     check_out,
     checked,
 )
-from relabel.studies.downstream.results import Comparison, gather
+from relabel.studies.downstream.results import LOG, Comparison, gather, training_name
 from relabel.training.loop import total_steps
 from relabel.workspace.pipeline import Pipeline
 from relabel.workspace.progress import message
@@ -305,7 +305,7 @@ class _Job:
 
     def _train(self) -> None:
         """Every arm and seed, seed by seed, so that a run that is cut off leaves whole seeds."""
-        job = Pipeline(self.request.out, log="downstream.log", quiet=self.runtime.quiet)
+        job = Pipeline(self.request.out, log=LOG, quiet=self.runtime.quiet)
         shared = {
             "target": dataset_fingerprint(self.target),
             "test": dataset_fingerprint(self.test),
@@ -321,7 +321,7 @@ class _Job:
                 if known.method == "semi":
                     more["semi"] = settings_dict(self._semi(known))
                 stage = Stage(
-                    f"training {arm}, seed {seed}",
+                    training_name(arm, seed),
                     self.request.out / "training" / arm / f"seed{seed}",
                     settings={
                         "method": known.method,
