@@ -375,6 +375,6 @@ def _item(label: Label) -> str:
     said = f'<span class="now{mark}">{sign}{label.confidence:.2f}</span>'
     return (
         f'<li class="new{kind}"><i class="{ring}"></i>'
-        f'<span>{name}<em class="now">{escaped(origin)}</em></span>'
+        f'<span>{name} <em class="now">{escaped(origin)}</em></span>'
         f'<span class="was">not known</span>{said}</li>'
     )

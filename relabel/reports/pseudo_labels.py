@@ -219,7 +219,7 @@ def _images(images: Sequence[ImagePicture], threshold: float, palette: Mapping[s
         labels = f"Labels: {len(picture.labels)}, {wrong} wrong"
         one = Side("Truth", text, _drawn(picture.truth, palette))
         two = Side("Labels", labels, _drawn(picture.labels, palette))
-        below = f" {picture.below:,} labels are below it." if picture.below else ""
+        below = f" Less sure, not drawn: {picture.below:,}." if picture.below else ""
         figures.append(
             f'<figure class="ba"><figcaption>{named(picture.name)} '
             f"<small>{escaped(picture.group)}</small></figcaption>"

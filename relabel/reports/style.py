@@ -167,7 +167,7 @@ align-self:center}
 .cards li.own b::after{content:"original";font-size:.72rem;font-weight:500;margin-left:.45em;
 padding:0 .35em;border:1px solid var(--line);border-radius:3px;color:var(--soft)}
 .cards li span{font-variant-numeric:tabular-nums}
-.cards li em{font-style:normal;font-size:.78rem;color:var(--soft);margin-left:.45em}
+.cards li em{font-style:normal;font-size:.78rem;color:var(--soft);margin-left:.2em}
 .cards li .wrong{color:var(--mark)}
 .told .was{display:none}
 .told:has([value=one]:checked) .was{display:inline}

@@ -20,7 +20,13 @@ from relabel.reports.completion import (
 )
 from relabel.reports.made import Made
 from relabel.reports.multilabel import Counts, Picture, write_multilabel_report
-from relabel.reports.pseudo_labels import Bars, LabelPicture, write_pseudo_label_report
+from relabel.reports.pseudo_labels import (
+    Bars,
+    ImagePicture,
+    LabelPicture,
+    SeenBox,
+    write_pseudo_label_report,
+)
 from relabel.reports.suspects import SplitRow, SuspectRow, write_suspect_report
 from relabel.studies.downstream.page import write_downstream_report
 from relabel.studies.downstream.results import ArmResult, Comparison, Metrics
@@ -258,6 +264,14 @@ def pseudo_label_report(folder: Path, names: list[str]) -> Path:
         )
         for name in names
     ]
+    seen = [
+        SeenBox((4.0 + k, 9.0, 30.0 + k, 40.0), name, name, ("fits", "differs", "aside")[k % 3])
+        for k, name in enumerate(names)
+    ]
+    images = [
+        ImagePicture(name, name, np.full((60, 80, 3), 128, np.uint8), seen, seen[k:], k)
+        for k, name in enumerate(names[:4])
+    ]
     return write_pseudo_label_report(
         folder / "pseudo.html",
         title=" ".join(names),
@@ -266,6 +280,8 @@ def pseudo_label_report(folder: Path, names: list[str]) -> Path:
         overall=[Bars(names[0], bins, bins, np.full(10, 3), 0.0)],
         classes=[Bars(name, bins, bins, np.full(10, 3), 0.0) for name in names],
         pictures=pictures,
+        images=images,
+        threshold=0.5,
         missing=names[0],
         about={names[0]: names[1]},
         made=MADE,

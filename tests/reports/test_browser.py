@@ -198,6 +198,63 @@ def test_paper_shows_both_sides(chromium: Any, plain: dict[str, Path]) -> None:
         assert not page.locator(".switch").first.is_visible()
 
 
+def test_labels_of_a_photo_are_switched_and_nothing_is_moved(
+    chromium: Any, plain: dict[str, Path]
+) -> None:
+    with opened(chromium, plain["complete"]) as page:
+        card = page.locator("figure.told").first
+        texts = "e => [...e.querySelectorAll('li')].map((i) => i.innerText.split(/\\s+/).join(' '))"
+        after = card.evaluate(texts)
+        assert (after[0], after[4]) == ("car known", "bus other labels 0.75")
+        height = card.bounding_box()["height"]
+        # The arrows of the keyboard turn the switch.
+        card.get_by_label("after").focus()
+        page.keyboard.press("ArrowLeft")
+        assert card.get_by_label("before").is_checked()
+        before = card.evaluate(texts)
+        assert (before[0], before[4]) == ("car known", "bus not known")
+        assert len(before) == len(after)
+        assert card.bounding_box()["height"] == height
+        # One photo's switch is not another's.
+        assert page.locator("figure.told").nth(1).locator(".now").first.is_visible()
+        # Paper has what is known in the end.
+        page.emulate_media(media="print")
+        assert card.evaluate(texts) == after
+
+
+def test_labels_are_switched_without_the_script(chromium: Any, plain: dict[str, Path]) -> None:
+    with opened(chromium, plain["complete"], java_script_enabled=False) as page:
+        card = page.locator("figure.told").first
+        card.get_by_label("before").check()
+        assert not card.locator(".now").first.is_visible()
+        assert card.locator(".was").first.is_visible()
+
+
+def test_truth_and_labels_lie_on_one_picture(chromium: Any, plain: dict[str, Path]) -> None:
+    with opened(chromium, plain["evaluate pseudo-labels"]) as page:
+        figure = page.locator("#images .ba").first
+        assert figure.locator(".one .box.dashed").count() == 2
+        assert figure.locator(".one .box.ignored").count() == 2
+        figure.get_by_label("truth", exact=True).check()
+        assert (seen(page, "one"), seen(page, "two")) == (True, False)
+        figure.get_by_label("labels", exact=True).check()
+        assert (seen(page, "one"), seen(page, "two")) == (False, True)
+        figure.locator(".two .box").last.focus()
+        assert page.locator("#tip").is_visible()
+
+
+def test_a_figure_is_as_wide_as_its_ground(chromium: Any, plain: dict[str, Path]) -> None:
+    with opened(chromium, plain["evaluate downstream"], 400) as page:
+        ground = page.locator(".paper").first.bounding_box()
+        drawn = page.locator(".paper svg").first.bounding_box()
+        assert drawn["x"] + drawn["width"] <= ground["x"] + ground["width"]
+        # What is said of it is read without scrolling, and stays where it is beside it.
+        said = page.locator(".paper figcaption").first.bounding_box()
+        assert said["x"] + said["width"] <= 400
+        page.locator(".figure").first.evaluate("e => { e.scrollLeft = 150; }")
+        assert page.locator(".paper figcaption").first.bounding_box()["x"] > 0
+
+
 def test_wide_tables_are_reached_by_keyboard(chromium: Any, plain: dict[str, Path]) -> None:
     with opened(chromium, plain["align"], 400) as page:
         wide = page.locator(".scroll[tabindex='0']")

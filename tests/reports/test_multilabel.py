@@ -99,6 +99,18 @@ def test_a_card(tmp_path: Path) -> None:
     assert np.abs(pixels[60, 120] - 128).max() < 8
 
 
+def test_labels_that_would_be_written_as_nothing_are_counted(tmp_path: Path) -> None:
+    labels = [("desk", 0.75), ("lamp", 0.005), ("pen", 0.0049), ("monitor", 0.001)]
+    out = write_multilabel_report(
+        tmp_path / "r.html", COUNTS, [replace(picture(), labels=labels)], title="x"
+    )
+    page = out.read_text()
+    listed = re.findall(r"<li.*?<bdi>(.*?)</bdi>", page[page.index('<figure class="ba">') :])
+    # Its own label stands there however unlikely it is.
+    assert listed == ["desk", "lamp", "monitor"]
+    assert "<small>and 1 more</small>" in page
+
+
 def test_empty_results(tmp_path: Path) -> None:
     page = write(
         tmp_path, added=[], confused=[], skipped=[], skipped_total=0, labels={"0": 0}, areas={}

@@ -13,6 +13,7 @@ import pytest
 from relabel.errors import ConfigError, DataError
 from relabel.evaluation.tables import percentage
 from relabel.studies.downstream.outputs import write_outputs
+from relabel.studies.downstream.page import write_downstream_report
 from relabel.studies.downstream.report import (
     arm_class_rows,
     arm_rows,
@@ -20,7 +21,7 @@ from relabel.studies.downstream.report import (
     markdown_report,
     shown_tables,
 )
-from relabel.studies.downstream.results import Comparison, gather
+from relabel.studies.downstream.results import BASE, LOG, Comparison, gather, training_name
 from relabel.studies.means import Mean, mean_percentage
 
 
@@ -236,3 +237,23 @@ def test_write_outputs(comparison: Comparison, tmp_path: Path) -> None:
         [*plots, "downstream.json", "downstream.md", "report.html"]
     )
     assert json.loads((out / "downstream.json").read_text()) == json_result(comparison)
+    assert "Time by stage" not in (out / "report.html").read_text()
+
+
+def test_the_report_says_what_trainings_took(comparison: Comparison, tmp_path: Path) -> None:
+    lines = [
+        {"stage": training_name("lat", 0), "event": "done", "seconds": 61.4},
+        {"stage": training_name("of another run", 0), "event": "done", "seconds": 7},
+    ]
+    (tmp_path / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_outputs(tmp_path, comparison)
+    page = (tmp_path / "report.html").read_text()
+    assert "training lat, seed 0</th>" in page and "1 min 1 s" in page
+    assert "another run" not in page
+
+
+def test_the_report_says_that_nothing_is_missing(comparison: Comparison, tmp_path: Path) -> None:
+    # Beside a warning that nothing can be decided, "nothing" alone would be read as its end.
+    arms = {BASE: comparison.arms[BASE]}
+    page = write_downstream_report(tmp_path / "a.html", replace(comparison, arms=arms, not_run={}))
+    assert "<p>Every arm asked for has results.</p>" in page.read_text()
