@@ -18,6 +18,7 @@ from relabel.multilabel.settings import (
     RegionClassifierSettings,
 )
 from relabel.settings import settings_dict
+from relabel.workspace.clock import recorded_seconds
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint, source_identity
 from relabel.workspace.parts import SHARDS
 from relabel.workspace.pipeline import Pipeline
@@ -111,6 +112,11 @@ class MultilabelPlan(Pipeline):
                 file=maps,
                 remedy="Check --maps: a map is <class folder>/<name of the image>.pt.",
             )
+
+    def seconds(self) -> dict[str, float]:
+        """What its stages took when they last ran, as far as ``times.json`` tells."""
+        found = recorded_seconds(self.out)
+        return {name: found[name] for name in self.stages if name in found}
 
     def _map_settings(self) -> dict[str, Any]:
         """Of where the label maps come from."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 METRICS, REPORT, FIFTYONE = "metrics.json", "report.html", "fiftyone"
 _MODEL, _REFITTED, _FEATURES = "model", "refitted", "features"
+_LOG = "complete.log"
 _NETWORK = "network"
 
 
@@ -97,7 +98,7 @@ class CompletionJob(Pipeline):
         *,
         cache: Path | None = None,
     ) -> None:
-        super().__init__(out, quiet=runtime.quiet)
+        super().__init__(out, log=_LOG, quiet=runtime.quiet)
         self.completion, self.runtime, self.measure = completion, runtime, measure
         self.cache = cache or out / _FEATURES
         self.unreadable: set[str] = set()
@@ -130,7 +131,7 @@ class CompletionJob(Pipeline):
                 inputs={k: v.fingerprint() for k, v in measured_on.items() if v is not None},
                 needs=(self.last,),
                 work=self._write,
-                beside=(_MODEL, _REFITTED, _FEATURES, FIFTYONE),
+                beside=(_MODEL, _REFITTED, _FEATURES, FIFTYONE, _LOG),
                 dated=(REPORT,),
             )
         )

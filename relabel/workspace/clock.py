@@ -65,10 +65,22 @@ def record(out: Path, stage: str, clock: Clock) -> None:
     """Add a stage's times to ``times.json`` of the workspace; one entry per run of a stage."""
     if not clock.images:
         return
-    file = out / TIMES
+    runs = [*_recorded(out), {"stage": stage, **clock.summary()}]
+    atomic_write_json(out / TIMES, runs, indent=1)
+
+
+def recorded_seconds(out: Path) -> dict[str, float]:
+    """What each stage took when it last ran, by name, as far as ``times.json`` tells."""
+    return {
+        str(run.get("stage")): float(run["wall"])
+        for run in _recorded(out)
+        if isinstance(run, dict) and isinstance(run.get("wall"), int | float)
+    }
+
+
+def _recorded(out: Path) -> list[Any]:
     try:
-        runs = json.loads(file.read_text(encoding="utf-8"))
+        runs = json.loads((out / TIMES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        runs = []
-    runs = runs if isinstance(runs, list) else []
-    atomic_write_json(file, [*runs, {"stage": stage, **clock.summary()}], indent=1)
+        return []
+    return runs if isinstance(runs, list) else []

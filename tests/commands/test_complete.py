@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_complete_measure_and_resume(
     assert (completed != 0).all()
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Share that is present by confidence" in page
+    assert re.search(r'Time by stage.*<th scope="row">model</th><td class="num">[\d.]+</td>', page)
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
     code, again, _ = run(capsys, *call, "--fiftyone")

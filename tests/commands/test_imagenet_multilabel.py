@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,9 @@ def test_the_second_colour_is_recovered(world: Path, whole: Path) -> None:
     assert np.mean(present) > np.mean(absent) + 0.3
     for file in ("labels.parquet", "confused.json", "report.html", "skipped.tsv"):
         assert (whole / "result" / file).is_file()
+    page = (whole / "result" / "report.html").read_text()
+    for stage in ("regions", "scores", "region_classifier", "labels"):
+        assert re.search(rf'<th scope="row">{stage}</th><td class="num">[\d.]+</td>', page), stage
 
 
 @pytest.mark.slow
