@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 
 from relabel.cli import CONFIG, DEBUG, State
 from relabel.errors import ConfigError, did_you_mean, near_matches
+from relabel.files.remote import is_url
 from relabel.settings import (
     base_type,
     choices_of,
@@ -36,6 +37,16 @@ T = TypeVar("T")
 Decorator = Callable[[Any], Any]
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
+
+
+class _FolderOrUrl(click.Path):
+    """A folder as a Path, or a URL as it was typed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
+FOLDER_OR_URL = _FolderOrUrl(file_okay=False, path_type=Path)
 _TYPED = "relabel.typed"
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "X,X"}
 _RESERVED = ("specialist", "probe")

@@ -11,7 +11,7 @@ from relabel.errors import ConfigError, Problems
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
-    FOLDER,
+    FOLDER_OR_URL,
     Given,
     GroupedCommand,
     resolve_network,
@@ -22,7 +22,7 @@ from ._results import kept, print_json, with_default
 
 @click.command(cls=GroupedCommand)
 @click.argument("model")
-@click.option("--images", type=FOLDER, metavar="ROOT", help="Folder.")
+@click.option("--images", type=FOLDER_OR_URL, metavar="ROOT", help="Folder or URL.")
 @click.option("--dataset", metavar="NAME|PATH", help="Images of a detection set instead.")
 @click.option("--format", help="Its format, where it is a path.")
 @click.option("--split", help="Its split; default what relabel.toml names for --part.")
@@ -66,7 +66,7 @@ from ._results import kept, print_json, with_default
 @settings_options((), engine=True)
 def cli(
     model: str,
-    images: Path | None,
+    images: Path | str | None,
     dataset: str | None,
     format: str | None,
     split: str | None,

@@ -17,7 +17,7 @@ from relabel.multilabel.settings import (
 )
 from relabel.workspace.progress import message, tell_problems
 
-from ._options import FOLDER, Given, GroupedCommand, settings_options
+from ._options import FOLDER, FOLDER_OR_URL, Given, GroupedCommand, settings_options
 from ._results import kept, print_json
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     "--images",
     "root",
     required=True,
-    type=FOLDER,
-    help="Folder of class folders, or of images with --labels.",
+    type=FOLDER_OR_URL,
+    help="Folder of class folders, or of images with --labels; or its URL.",
 )
 @click.option(
     "--labels",
@@ -100,7 +100,7 @@ if TYPE_CHECKING:
     engine=True,
 )
 def cli(
-    root: Path,
+    root: Path | str,
     labels_file: str | None,
     classes: str | None,
     maps: Path | None,

@@ -13,6 +13,7 @@ import click
 from relabel.detectors.semi.settings import SemiSettings
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import ConfigError, Problems
+from relabel.files.remote import is_url
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import FOLDER, Given, GroupedCommand, comma_list, settings_options
@@ -150,8 +151,9 @@ def _unlabelled(
         seen.add(text if known else path)
         # A folder is the same input however it is typed, and wherever it is moved to.
         name = text if known or path.name in found else path.name
-        if not known and path.is_dir():
-            images = read_unlabelled(Path(text), name, problems, runtime.workers)
+        if is_url(text) or (not known and path.is_dir()):
+            place = text if is_url(text) else Path(text)
+            images = read_unlabelled(place, name, problems, runtime.workers)
         elif known or not path.exists() or ".json" in path.suffixes:
             # What is wrong with boxes that nobody reads must not be in the way.
             images = catalogue.resolve(text).read("train", problems=Problems(skip_bad=True))

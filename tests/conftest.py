@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.builders import datasets
+from tests.builders import datasets, store
 
 # A busy machine is no failure.
 settings.register_profile("relabel", deadline=None)
@@ -43,6 +43,19 @@ def coco_set(tmp_path: Path) -> Callable[..., Path]:
         return datasets.coco_set(folder or tmp_path, name, classes, images)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_client() -> Iterator[Any]:
+    """A client of `tests.builders.store.s3_server`; skips without moto and s3fs."""
+    with store.s3_server() as client:
+        yield client
+
+
+@pytest.fixture
+def bucket(s3_client: Any) -> store.Store:
+    """An empty bucket of an object store on this machine."""
+    return store.new_store(s3_client)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relabel.datasets.fingerprint import dataset_fingerprint
-from relabel.datasets.pixels.location import image_sizes
+from relabel.datasets.pixels.location import image_location, image_sizes
 from relabel.datasets.pixels.sizes import LOOK, check_sizes
 from relabel.errors import ConfigError, DataError, Problem, Problems
 from relabel.settings import Runtime
@@ -74,7 +74,7 @@ def _require_files(dataset: DetectionDataset) -> None:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise DataError(
             f"image file does not exist{more}",
-            file=dataset.image_path(missing[0]),
+            file=image_location(dataset, missing[0]),
             record=f"image {int(dataset.images.id[missing[0]])} of {dataset.name}",
             remedy="Check the dataset's root, or leave such images out with --skip-bad.",
         )
@@ -90,11 +90,13 @@ def _readable(
         known[key] = _decode_all(dataset, runtime)
         atomic_write_json(file, known, indent=1)
     bad = known[key]
-    for name, text in bad.items():
-        problems.found.append(Problem("error", f"{dataset.root / name}", "", text))
     if not bad:
         return dataset
     names = dataset.images.file_name
+    rows = {name: row for row, name in enumerate(names)}
+    for name, text in bad.items():
+        place = image_location(dataset, rows[name]) if name in rows else f"{dataset.root / name}"
+        problems.found.append(Problem("error", place, "", text))
     return dataset.subset([row for row in range(len(dataset)) if names[row] not in bad])
 
 

@@ -33,6 +33,7 @@ from relabel.datasets.pixels.location import (
     stated_size,
 )
 from relabel.errors import RelabelError
+from relabel.files.remote import is_url
 from relabel.settings import Runtime
 from relabel.training.loop import autocast, resolve_precision
 from relabel.training.pixels import pad_batch, resized, resized_pixels
@@ -236,10 +237,12 @@ class MapStore:
         """Named by the image alone, so that datasets that relabel it share it.
 
         Its place, bytes and time of change stand for its content: a copy is computed again, and
-        so is an image that was replaced.
+        so is an image that was replaced. Of one behind a URL the place alone does.
         """
         location = image_location(dataset, row)
-        container = os.path.abspath(containing_file(location))  # noqa: PTH100 (links stay)
+        container = containing_file(location)
+        if not is_url(container):
+            container = os.path.abspath(container)  # noqa: PTH100 (links stay)
         try:
             found = os.stat(container)  # noqa: PTH116 (a Path per image costs time)
             state = (found.st_size, found.st_mtime_ns)

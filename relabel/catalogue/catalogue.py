@@ -16,6 +16,12 @@ holdout = 0.2               # the last 20 % of the images, by name, become the t
 holdout_stretches = 4       # ... or the last 20 % of each quarter of them ...
 holdout_gap = 5             # ... and 5 images on either side are in neither split
 
+[datasets.photos]
+format = "coco"
+root = "data/photos"
+train = "train.json"
+images = "s3://bucket/photos"  # where file names are looked for, instead of below root
+
 [specialist]
 epochs = 12
 """
@@ -32,6 +38,7 @@ from relabel.catalogue.variables import expand_variables
 from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.files.opening import read_text
 from relabel.files.paths import posix
+from relabel.files.remote import is_url
 from relabel.files.toml_text import load_toml
 
 if TYPE_CHECKING:
@@ -68,6 +75,7 @@ _DATASET_KEYS = (
     "format",
     *_SPLIT_KEYS.values(),
     *_SPLIT_KEYS,
+    "images",
     "space",
     "classes",
     *_SELECTION_KEYS,
@@ -88,6 +96,7 @@ class DatasetEntry:
         classes: those that are read, in all splits; empty for all. The others' boxes are left out,
             as if nobody had annotated them.
         selection: which of the training images are trained on, and which are held out.
+        images: URL below which the images are; None where they are below ``root``.
     """
 
     name: str
@@ -98,6 +107,7 @@ class DatasetEntry:
     space: str | None = None
     classes: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
+    images: str | None = None
 
     def has(self, which: Which) -> bool:
         """True if the entry says what to read for a purpose; train always works."""
@@ -128,6 +138,7 @@ class DatasetEntry:
         """
         from relabel.datasets.formats.registry import read_dataset
         from relabel.datasets.labelspace import LabelSpace
+        from relabel.datasets.pixels.location import images_at
         from relabel.datasets.pixels.sizes import GLANCE, check_sizes
 
         if not self.has(which):
@@ -148,6 +159,8 @@ class DatasetEntry:
             space=None if self.space is None else LabelSpace.load(self.space),
         )
         dataset = replace(dataset, name=self.name, space=replace(dataset.space, name=self.name))
+        if self.images is not None:
+            dataset = images_at(dataset, self.images)
         if self.classes:
             dataset = only_classes(dataset, self.classes)
         if held_out:
@@ -313,6 +326,14 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
             raise ConfigError(
                 f"{key} is missing", file=file, record=where, remedy=f'Add {key} = "...".'
             )
+    images = table.get("images")
+    if images is not None and not is_url(images):
+        raise ConfigError(
+            f"images is no URL, but {images!r}",
+            file=file,
+            record=where,
+            remedy='Write a URL such as "s3://bucket/folder"; a folder is given as root.',
+        )
     space = table.get("space")
     if space is not None and space.endswith((".yaml", ".yml")):
         space = str(file.parent / _local(posix(space), file, where))
@@ -325,6 +346,7 @@ def _entry(name: str, table: Any, file: Path) -> DatasetEntry:
         space=space,
         classes=tuple(table.get("classes", ())),
         selection=_selection(table, file, where),
+        images=images,
     )
 
 
@@ -378,6 +400,13 @@ def _local(text: str, file: Path | None = None, record: str | None = None) -> Pa
     """A path as it was written, ``~`` and ``~user`` replaced."""
     if "\0" in text:
         raise ConfigError(f"{text!r} is no path", file=file, record=record)
+    if is_url(text):
+        raise ConfigError(
+            f"{text!r} is a URL, and annotations are read from this machine",
+            file=file,
+            record=record,
+            remedy="Fetch them, and name the URL of the images in relabel.toml: images = ...",
+        )
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -20,7 +20,7 @@ from torch import Tensor
 from relabel.classifiers.augment import centre_view, training_view
 from relabel.classifiers.settings import ClassifierSettings
 from relabel.datasets.multilabels import box_labels, label_matrix, label_rows
-from relabel.datasets.pixels.location import image_location, read_rgb, stored_bytes
+from relabel.datasets.pixels.location import all_stored_bytes, image_location, read_rgb
 from relabel.errors import DataError, Problems
 from relabel.training.loop import step_seed
 from relabel.training.order import rows_of_step
@@ -43,7 +43,7 @@ class LabelledImages:
 
     Attributes:
         name: for messages.
-        root: folder that file names are relative to.
+        root: folder or URL that file names are relative to.
         file_names: N relative POSIX names.
         locations: N places of the pixels, see `relabel.datasets.pixels.location`.
         gt: int32 [N], the original single label; -1 where there is none.
@@ -53,7 +53,7 @@ class LabelledImages:
     """
 
     name: str
-    root: Path
+    root: Path | str
     file_names: list[str]
     locations: list[str]
     gt: np.ndarray
@@ -85,7 +85,7 @@ class LabelledImages:
         for values in (self.file_names, self.class_names, self.class_keys):
             digest.update(f"{len(values)}:".encode())
             digest.update("\0".join(values).encode())
-        sizes = np.array([stored_bytes(location) for location in self.locations], dtype=np.int64)
+        sizes = np.array(all_stored_bytes(self.locations), dtype=np.int64)
         offsets, ids = (np.asarray(a, np.int64) for a in (self.labels.indptr, self.labels.indices))
         for column in (self.gt, offsets, ids, self.labels.data, sizes):
             digest.update(np.ascontiguousarray(column).tobytes())
@@ -114,7 +114,7 @@ def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) ->
     """
     classes = tuple(images.class_names)
     keys = tuple(images.class_keys)
-    root = Path(images.root)
+    root = images.root
     if labels is None:
         rows, gt = np.arange(len(images)), images.labels
         some = np.flatnonzero(gt >= 0)
@@ -137,7 +137,7 @@ def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) ->
         name,
         root,
         names,
-        [str(root / n) for n in names],
+        [f"{root}/{name}" for name in names],
         np.asarray(gt, np.int32),
         csr_array(table, dtype=np.float32),
         classes,
@@ -145,7 +145,7 @@ def from_image_set(images: ImageSet, labels: LabelTable | None, *, name: str) ->
     )
 
 
-def _join(names: list[str], listed: list[str], root: Path) -> tuple[np.ndarray, np.ndarray]:
+def _join(names: list[str], listed: list[str], root: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ``names`` and of ``listed`` that belong together, in the order of ``names``."""
     line_of = {name: i for i, name in enumerate(listed)}
     pairs = [(row, line_of[n]) for row, n in enumerate(names) if n in line_of]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def read_images(
-    root: Path, labels: Path | None, classes: str | None, problems: Problems
+    root: Path | str, labels: Path | None, classes: str | None, problems: Problems
 ) -> LabelledImages:
-    """Images below a folder with the labels of a TSV, or with those that their folders tell.
+    """Images below a folder or URL with the labels of a TSV, or with those their folders tell.
 
     Raises:
         DataError: no images, damaged labels, or none that fit.
@@ -37,7 +37,7 @@ def read_images(
 
         table = read_tsv(labels)
     images = read_image_set(root, classes=classes, problems=problems)
-    found = from_image_set(images, table, name=root.resolve().name)
+    found = from_image_set(images, table, name=images.name)
     if table is not None and labels is not None:
         bare, lines = len(images) - len(found), len(table) - len(found)
         if bare:
@@ -55,7 +55,11 @@ def read_detections(entry: DatasetEntry, which: Which, problems: Problems) -> La
 
 
 def read_validation(
-    root: Path, labels: Path | None, classes: str | None, train: LabelledImages, problems: Problems
+    root: Path | str,
+    labels: Path | None,
+    classes: str | None,
+    train: LabelledImages,
+    problems: Problems,
 ) -> LabelledImages:
     """Images to measure on, their labels in the classes of the training images.
 
@@ -68,9 +72,8 @@ def read_validation(
     """
     from relabel.datasets.pixels.image_folder import read_image_set
 
-    images = from_image_set(
-        read_image_set(root, classes=classes, problems=problems), None, name=root.resolve().name
-    )
+    found = read_image_set(root, classes=classes, problems=problems)
+    images = from_image_set(found, None, name=found.name)
     if labels is None:
         return in_classes_of(images, train)
     return with_truth(images, labels, train, problems)

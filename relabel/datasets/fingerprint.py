@@ -10,6 +10,7 @@ import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import image_sizes, relative_location
+from relabel.files.remote import is_url
 from relabel.workspace.fingerprint import fingerprint
 
 
@@ -38,7 +39,11 @@ def dataset_fingerprint(dataset: DetectionDataset, *, boxes: bool = True) -> str
     for name in ("id", "width", "height"):
         column(name, getattr(images, name))
     strings("file_name", images.file_name)
-    if images.location is not None:
+    # Images below a URL are the same as below a folder: where that is does not count.
+    if images.location is not None and not all(
+        is_url(place) and place.endswith(f"/{name}")
+        for place, name in zip(images.location, images.file_name, strict=True)
+    ):
         root = str(dataset.root)
         strings("location", [relative_location(text or "", root) for text in images.location])
     column("size", np.array(image_sizes(dataset), dtype=np.int64))

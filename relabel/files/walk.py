@@ -20,6 +20,13 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _NOT_DATA
 
 
+def wanted(name: str, suffixes: Collection[str]) -> bool:
+    """Whether a relative path is data with one of these suffixes; see `walk_files`."""
+    *folders, last = name.split("/")
+    fits = os.path.splitext(last)[1].lower() in suffixes  # noqa: PTH122
+    return fits and not any(map(is_hidden, (*folders, last)))
+
+
 def walk_files(root: str | Path, suffixes: Collection[str] | None = None) -> list[str]:
     """Relative paths of the files below a folder, with forward slashes, sorted.
 

@@ -23,9 +23,14 @@ def usable_cores() -> int:
     return count if _limit is None else min(count, _limit)
 
 
-def reading_threads(workers: int = -1) -> int:
+def reading_threads(workers: int = -1, *, waiting: bool = False) -> int:
     """The threads that read images: ``workers``, or for -1 one per usable core, at most 16.
 
     With 0, images are read in the calling thread.
+
+    Args:
+        waiting: the images lie behind a network, for which threads wait: -1 is 16.
     """
+    if waiting and workers < 0:
+        return _MAX_THREADS
     return min(_MAX_THREADS, max(1, usable_cores())) if workers < 0 else workers

@@ -16,8 +16,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from relabel.datasets.multilabels import label_rows, label_shape
-from relabel.datasets.pixels.location import relative_location, stored_sample
+from relabel.datasets.pixels.location import relative_location, stored_samples
 from relabel.errors import ConfigError, DataError
+from relabel.files.remote import is_url
 from relabel.workspace.fingerprint import fingerprint
 
 PRESENT, ABSENT, UNKNOWN = 1, -1, 0
@@ -85,6 +86,10 @@ class PartialLabels:
             locations=None if places is None else [places[i] for i in keep.tolist()],
         )
 
+    def at(self, url: str) -> PartialLabels:
+        """The labels with images below a URL instead of ``root``."""
+        return replace(self, locations=[f"{url.rstrip('/')}/{name}" for name in self.file_names])
+
     def dense(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """int8 [n, C] of some images: `PRESENT`, `ABSENT` or `UNKNOWN`."""
         return self.known[rows].toarray()
@@ -130,12 +135,13 @@ class PartialLabels:
         digest = hashlib.sha256(fingerprint([len(self), self.root is None]).encode())
         digest.update("\0".join(self.file_names).encode("utf-8", "surrogateescape"))
         if self.root is not None:
-            root, rows = str(self.root), range(len(self))
-            if self.locations is not None:
-                places = [relative_location(self.location(i), root) for i in rows]
-                digest.update("\0".join(places).encode("utf-8", "surrogateescape"))
-            for i in rows:
-                digest.update(stored_sample(self.location(i)))
+            root, places = str(self.root), [self.location(i) for i in range(len(self))]
+            # Where a URL leads to does not count, as the root does not.
+            if self.locations is not None and not all(map(is_url, places)):
+                relative = [relative_location(place, root) for place in places]
+                digest.update("\0".join(relative).encode("utf-8", "surrogateescape"))
+            for sample in stored_samples(places):
+                digest.update(sample)
         if labels:
             digest.update(fingerprint([self.name, self.classes]).encode())
             known = self.known if self.known.has_sorted_indices else self.known.sorted_indices()

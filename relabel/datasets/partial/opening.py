@@ -64,6 +64,8 @@ class Entry(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def selection(self) -> Any: ...
+    @property
+    def images(self) -> str | None: ...
     def has(self, which: Any) -> bool: ...
     def read(self, which: Any, *, problems: Problems | None = None) -> DetectionDataset: ...
 
@@ -199,6 +201,8 @@ def _of_entry(entry: Entry, which: str, problems: Problems) -> PartialLabels:
     split, file = entry.splits.get(part), entry.files.get(part)
     space = None if entry.space is None else LabelSpace.load(entry.space)
     labels = _labels(entry, format, part, split, file, space, problems)
+    if entry.images is not None:
+        labels = labels.at(entry.images)
     if entry.classes:
         labels = only_classes(labels, entry.classes)
     if held_out or which == "train":

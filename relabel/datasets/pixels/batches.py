@@ -18,6 +18,7 @@ from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.image_folder import ImageSet, load_image
 from relabel.datasets.pixels.location import image_location, load_rgb
 from relabel.errors import ConfigError, DataError, Problems
+from relabel.files.remote import is_url
 from relabel.workspace.cores import reading_threads
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
@@ -44,7 +45,8 @@ class ImageBatches:
         batch_size: images per batch; the last one may be smaller.
         batches: instead of ``rows`` and ``batch_size``, the rows of each batch. Any iterable,
             consumed as it is needed, so a sampler without an end will do.
-        workers: decoding threads; -1 chooses from the cores, 0 decodes in the calling thread.
+        workers: decoding threads; -1 chooses from the cores, 16 where images are behind a URL; 0
+            decodes in the calling thread.
         keep_empty: yield a batch without a readable image too, with no rows.
         problems: receives images that cannot be read or decoded; default raises on the first.
             Where they are skipped, batch boundaries do not move: the batch is smaller, and a batch
@@ -84,7 +86,10 @@ class ImageBatches:
                 f"workers is {workers}",
                 remedy="Use -1 (chosen from the cores), 0 (in-line) or more.",
             )
-        self._workers = reading_threads(workers)
+        first = len(dataset) > 0 and (
+            dataset.location(0) if isinstance(dataset, ImageSet) else image_location(dataset, 0)
+        )
+        self._workers = reading_threads(workers, waiting=is_url(first))
         self._load: Load = load or (load_image if isinstance(dataset, ImageSet) else load_rgb)
         self._keep_empty = keep_empty
         self._running: WeakSet[Generator[Batch, None, None]] = WeakSet()

@@ -23,9 +23,10 @@ from relabel.datasets.classes import (
     read_class_list,
     read_label_lines,
 )
-from relabel.datasets.pixels.location import read_rgb, stored_bytes
+from relabel.datasets.pixels.location import all_stored_bytes, read_rgb
 from relabel.errors import DataError, Problems, did_you_mean
-from relabel.files.walk import is_hidden, walk_files
+from relabel.files.remote import is_url, list_remote
+from relabel.files.walk import is_hidden, walk_files, wanted
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2")
@@ -43,22 +44,30 @@ class ImageSet:
     """Images below one folder, with at most one label each.
 
     Attributes:
-        root: the folder.
+        root: the folder, or its URL.
         file_names: N paths relative to ``root``, with forward slashes, sorted; class folders that
             are numbers are sorted as numbers.
         labels: int32 [N], class index, -1 where the image has no label.
         class_names: C names; empty where nothing tells the classes.
         class_keys: C keys that the files use: WordNet ids, or the names again.
+        stored: int64 [N], bytes of the files where listing them told; None where it did not.
     """
 
-    root: Path
+    root: Path | str
     file_names: list[str]
     labels: np.ndarray
     class_names: list[str]
     class_keys: list[str]
+    stored: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.file_names)
+
+    @property
+    def name(self) -> str:
+        """The last part of the folder's path or URL."""
+        root = self.root
+        return root.rstrip("/").rpartition("/")[2] if is_url(root) else Path(root).resolve().name
 
     @property
     def num_classes(self) -> int:
@@ -73,7 +82,8 @@ class ImageSet:
         """The images of these rows, in their order; the classes stay."""
         chosen = np.arange(len(self))[rows]
         names = [self.file_names[i] for i in chosen.tolist()]
-        return replace(self, file_names=names, labels=self.labels[chosen])
+        stored = None if self.stored is None else self.stored[chosen]
+        return replace(self, file_names=names, labels=self.labels[chosen], stored=stored)
 
     def fingerprint(self, *, sizes: bool = True) -> str:
         """SHA-256 (hex) of names, labels, classes and sizes of the image files, not of the root.
@@ -90,7 +100,9 @@ class ImageSet:
             digest.update("\0".join(values).encode())
         digest.update(np.ascontiguousarray(self.labels, dtype="<i4").tobytes())
         if sizes:
-            found = [stored_bytes(self.location(i)) for i in range(len(self))]
+            found = self.stored
+            if found is None:
+                found = all_stored_bytes([self.location(i) for i in range(len(self))])
             digest.update(np.array(found, dtype="<i8").tobytes())
         return digest.hexdigest()
 
@@ -125,7 +137,7 @@ def read_image_set(
     folders mean nothing, and images it does not name have no label.
 
     Args:
-        root: the folder.
+        root: the folder, or its URL.
         labels_file: lines ``file name, class``, separated by a tab or a comma, the names relative
             to ``root``, the class an index, a WordNet id or a name. A header line ``filename ...``
             and further columns are passed over.
@@ -141,37 +153,48 @@ def read_image_set(
             problems are not to be skipped.
         ConfigError: ``classes`` names neither a file nor a label space.
     """
-    root, problems = Path(root), Problems() if problems is None else problems
+    problems = Problems() if problems is None else problems
     known = None if classes is None else read_class_list(classes)
-    if not root.is_dir():
-        raise DataError(
-            "is not a folder" if root.exists() else "does not exist",
-            file=root,
-            remedy="Give the folder that holds the images.",
-        )
-    if labels_file is not None:
-        names, labels, known = _from_lines(root, Path(labels_file), known, problems)
+    sizes = None
+    if is_url(root):
+        root = str(root).rstrip("/")
+        sizes = {n: size for n, size in list_remote(root).items() if wanted(n, IMAGE_SUFFIXES)}
+        found = sorted(sizes)
     else:
-        names, labels, known = _from_folders(root, known, problems)
+        root = Path(root)
+        if not root.is_dir():
+            raise DataError(
+                "is not a folder" if root.exists() else "does not exist",
+                file=root,
+                remedy="Give the folder that holds the images.",
+            )
+        found = walk_files(root, IMAGE_SUFFIXES)
+    if labels_file is not None:
+        names, labels, known = _from_lines(root, found, Path(labels_file), known, problems)
+    else:
+        names, labels, known = _from_folders(root, found, known, problems)
     if not names:
         raise DataError(
             "holds no images",
             file=root,
             remedy=f"Known are {', '.join(sorted(IMAGE_SUFFIXES))} files, also in folders below.",
         )
-    return ImageSet(root, names, np.array(labels, np.int32), known.names, known.keys)
+    stored = None if sizes is None else np.array([sizes[name] for name in names], np.int64)
+    return ImageSet(root, names, np.array(labels, np.int32), known.names, known.keys, stored)
 
 
 def _from_folders(
-    root: Path, known: ClassNames | None, problems: Problems
+    root: Path | str, files: Sequence[str], known: ClassNames | None, problems: Problems
 ) -> tuple[list[str], list[int], ClassNames]:
     loose: list[str] = []
     by_folder: dict[str, list[str]] = defaultdict(list)
-    for name in walk_files(root, IMAGE_SUFFIXES):
+    for name in files:
         folder, mark, _ = name.partition("/")
         (by_folder[folder] if mark else loose).append(name)
     found = dict(by_folder)
-    if found and (empty := sorted(_folders(root) - set(found))):
+    # A store has no folders without files.
+    there = _folders(root) if found and isinstance(root, Path) else set()
+    if empty := sorted(there - set(found)):
         problems.warning(
             f"{len(empty)} of {len(empty) + len(found)} class folders hold no images of their own "
             f"and are no classes ({', '.join(empty[:_SHOWN])}{', ...' if empty[_SHOWN:] else ''})",
@@ -206,7 +229,7 @@ def _from_folders(
         if label is None or label >= len(known.names):
             problems.error(
                 f"folder {folder!r} is none of the {len(known.names)} classes",
-                file=root / folder,
+                file=f"{root}/{folder}",
                 remedy="Remove it, or name the classes with --classes.",
             )
             continue
@@ -217,10 +240,14 @@ def _from_folders(
 
 
 def _from_lines(
-    root: Path, file: Path, known: ClassNames | None, problems: Problems
+    root: Path | str,
+    files: Sequence[str],
+    file: Path,
+    known: ClassNames | None,
+    problems: Problems,
 ) -> tuple[list[str], list[int], ClassNames]:
     lines = read_label_lines(file, problems)
-    names = _printable(root, walk_files(root, IMAGE_SUFFIXES), problems)
+    names = _printable(root, list(files), problems)
     rows = {name: row for row, name in enumerate(names)}
     known = known or _classes_of(lines, file)
     folded = _folded(names) if any(line.file_name not in rows for line in lines) else {}
@@ -268,7 +295,7 @@ def _folded(names: Sequence[str]) -> dict[str, int]:
     return {name: row for row, name in enumerate(lowered) if counts[name] == 1}
 
 
-def _check_numbers(numbers: dict[str, int | None], file: Path, what: str) -> None:
+def _check_numbers(numbers: dict[str, int | None], file: Path | str, what: str) -> None:
     """Refuse classes that are all numbers, some of which are too great to be indices.
 
     Taken as names, their order would be another than that of the numbers.
@@ -323,7 +350,7 @@ def _folders(root: Path) -> set[str]:
         return {entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir()}
 
 
-def _printable(root: Path, names: list[str], problems: Problems) -> list[str]:
+def _printable(root: Path | str, names: list[str], problems: Problems) -> list[str]:
     """Names that every output can hold: UTF-8, without tabs and line breaks."""
     for name in filter(_UNPRINTABLE.search, names):
         problems.error(

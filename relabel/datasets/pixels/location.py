@@ -5,7 +5,8 @@ A location is a plain path, or one of
 - ``zip:PATH!MEMBER``: a member of a zip archive (SHIFT ships ``img.zip``); made by
   `zip_location`, since ``!`` and ``%`` in the path are written as in a URL,
 - ``bytes:PATH!OFFSET!LENGTH``: an encoded image inside a larger file (Waymo v1 TFRecord),
-- ``parquet:PATH!COLUMN!ROW``: a cell of a Parquet file, row counted over the file (Waymo v2).
+- ``parquet:PATH!COLUMN!ROW``: a cell of a Parquet file, row counted over the file (Waymo v2),
+- a URL such as ``s3://bucket/images/a.jpg``; see `relabel.files.remote`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,19 @@ from typing import Any
 import numpy as np
 
 from relabel.datasets.dataset import DetectionDataset
-from relabel.errors import DataError
+from relabel.errors import ConfigError, DataError
 from relabel.files.archive import open_archive, read_member
-from relabel.files.images import Header, check_image_file, decode_rgb, file_header, read_header
+from relabel.files.images import (
+    MOST_BYTES,
+    Header,
+    check_image_file,
+    decode_rgb,
+    file_header,
+    read_header,
+)
 from relabel.files.opening import foreign
 from relabel.files.parquet import open_parquet, read_cells
+from relabel.files.remote import is_url, open_remote, read_remote, remote_size, remote_sizes
 
 _OPEN_FILES = 8
 _SAMPLE, _DIGEST = 4096, 16
@@ -46,9 +56,28 @@ def image_location(dataset: DetectionDataset, row: int) -> str:
     return str(dataset.image_path(row))
 
 
+def images_at(dataset: DetectionDataset, url: str) -> DetectionDataset:
+    """The dataset with its images read from below a URL instead of its root.
+
+    Raises:
+        ConfigError: they lie inside larger files.
+    """
+    if dataset.images.location is not None and any(dataset.images.location):
+        raise ConfigError(
+            f"the images of {dataset.name!r} lie inside other files, not at a URL",
+            file=containing_file(image_location(dataset, 0)),
+            remedy="Take `images` out of its table in relabel.toml.",
+        )
+    places = [f"{url.rstrip('/')}/{name}" for name in dataset.images.file_name]
+    return replace(dataset, images=replace(dataset.images, location=places))
+
+
 def is_packed(location: str) -> bool:
-    """True if the image is a part of a larger file: an archive, a TFRecord, a Parquet file."""
-    return location.partition(":")[0] in _SCHEMES
+    """True if the image is no file of its own on this machine.
+
+    It is a part of a larger file (an archive, a TFRecord, a Parquet file), or behind a URL.
+    """
+    return location.partition(":")[0] in _SCHEMES or is_url(location)
 
 
 def zip_location(path: str | Path, member: str) -> str:
@@ -62,7 +91,7 @@ def _zip_parts(rest: str) -> tuple[str, str]:
 
 
 def containing_file(location: str) -> str:
-    """The image's file, or the larger file it lies in."""
+    """The image's file or URL, or the larger file it lies in."""
     scheme, _, rest = location.partition(":")
     if scheme in _SCHEMES:
         return _zip_parts(rest)[0] if scheme == "zip" else rest.rsplit("!", 2)[0]
@@ -80,6 +109,8 @@ def relative_location(location: str, root: str) -> str:
 
 def stored_bytes(location: str) -> int:
     """Size of the image's file, or of the larger file it lies in; -1 if absent."""
+    if is_url(location):
+        return remote_size(location)
     try:
         # A Path per image would double the time.
         return os.stat(containing_file(location)).st_size  # noqa: PTH116
@@ -87,14 +118,38 @@ def stored_bytes(location: str) -> int:
         return -1
 
 
+def all_stored_bytes(locations: Sequence[str]) -> list[int]:
+    """`stored_bytes` of many images; those behind URLs are asked for together."""
+    distant = dict.fromkeys(place for place in locations if is_url(place))
+    known = dict(zip(distant, remote_sizes(list(distant)), strict=True)) if distant else {}
+    return [known[place] if place in known else stored_bytes(place) for place in locations]
+
+
+def stored_samples(locations: Sequence[str]) -> Iterator[bytes]:
+    """`stored_sample` of many images; those behind URLs are asked for together."""
+    distant = dict.fromkeys(place for place in locations if is_url(place))
+    known = dict(zip(distant, remote_sizes(list(distant)), strict=True)) if distant else {}
+    for place in locations:
+        yield _of_size(known[place]) if place in known else stored_sample(place)
+
+
 def stored_sample(location: str) -> bytes:
     """16 bytes that stand for the image's file, or for the larger one it lies in: a hash of its
     size and of its first, middle and last 4 KiB; of a file that cannot be read, zeros.
 
-    Sizes alone do not tell uncompressed images apart.
+    Sizes alone do not tell uncompressed images apart. Behind a URL the size has to do: three more
+    requests per image would take hours.
     """
+    if is_url(location):
+        return _of_size(remote_size(location))
     path = containing_file(location)
     return _sample_once(path) if is_packed(location) else _sample(path)
+
+
+def _of_size(size: int) -> bytes:
+    if size < 0:
+        return bytes(_DIGEST)
+    return hashlib.blake2b(str(size).encode(), digest_size=_DIGEST).digest()
 
 
 def _sample(path: str) -> bytes:
@@ -119,7 +174,7 @@ def image_sizes(dataset: DetectionDataset) -> list[int]:
     """Bytes of each image's file, or of the archive or record file it lies in; -1 if absent."""
     root, names, places = str(dataset.root), dataset.images.file_name, dataset.images.location
     places = [""] * len(names) if places is None else places
-    return [stored_bytes(p or f"{root}/{n}") for p, n in zip(places, names, strict=True)]
+    return all_stored_bytes([p or f"{root}/{n}" for p, n in zip(places, names, strict=True)])
 
 
 def read_image_bytes(location: str) -> bytes:
@@ -138,6 +193,9 @@ def read_image_bytes(location: str) -> bytes:
     if scheme == "parquet":
         path, column, row = rest.rsplit("!", 2)
         return _parquet_cell(path, column, int(row))
+    if is_url(location):
+        with _of_image():
+            return read_remote(location, most=MOST_BYTES)
     check_image_file(location)
     with foreign(location, "an image that can be read"):
         return Path(location).read_bytes()
@@ -147,9 +205,14 @@ def read_image_bytes(location: str) -> bytes:
 def image_header(location: str) -> Header:
     """Upright size and Exif orientation, from the image's header only where it is a plain file.
 
+    Of an image behind a URL only the header is fetched, of a PNG its end too.
+
     Raises:
         DataError: missing or not an image.
     """
+    if is_url(location):
+        with _of_image(), open_remote(location) as stream:
+            return read_header(stream, location)
     if is_packed(location):
         return read_header(io.BytesIO(read_image_bytes(location)), location)
     return file_header(location)
@@ -196,6 +259,19 @@ def check_size(dataset: DetectionDataset, row: int) -> None:
         found, stated = image_header(location), stated_size(dataset, row)
         if found.size != stated:
             raise wrong_size(stated, found, location)
+
+
+@contextmanager
+def _of_image() -> Iterator[None]:
+    """A missing file is told of as a plain one is."""
+    try:
+        yield
+    except DataError as error:
+        if error.message != "does not exist":
+            raise
+        raise DataError(
+            "image file does not exist", file=error.file, remedy="Check the URL of the images."
+        ) from error
 
 
 @contextmanager

@@ -12,16 +12,17 @@ import numpy as np
 from relabel.datasets.dataset import DetectionDataset, Images, make_boxes
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.image_folder import IMAGE_SUFFIXES
-from relabel.datasets.pixels.location import image_location, image_size
+from relabel.datasets.pixels.location import image_location, image_size, images_at
 from relabel.errors import DataError, Problems
-from relabel.files.walk import walk_files
+from relabel.files.remote import is_url, list_remote
+from relabel.files.walk import walk_files, wanted
 from relabel.workspace.cores import reading_threads
 
 
 def read_unlabelled(
-    root: Path, name: str, problems: Problems, workers: int = -1
+    root: Path | str, name: str, problems: Problems, workers: int = -1
 ) -> DetectionDataset:
-    """All images below a folder, in the order of their paths, with no class and no box.
+    """All images below a folder or a URL, in the order of their paths, with no class and no box.
 
     Sizes come from the images' headers.
 
@@ -32,7 +33,12 @@ def read_unlabelled(
     Raises:
         DataError: no image, or one that cannot be read and problems are not to be skipped.
     """
-    names = sorted(walk_files(root, IMAGE_SUFFIXES))
+    distant = is_url(root)
+    if distant:
+        root = str(root).rstrip("/")
+        names = sorted(name for name in list_remote(root) if wanted(name, IMAGE_SUFFIXES))
+    else:
+        names = sorted(walk_files(root, IMAGE_SUFFIXES))
     if not names:
         raise DataError(
             "holds no images",
@@ -46,7 +52,7 @@ def read_unlabelled(
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(max(1, reading_threads(workers))) as pool:
+    with ThreadPoolExecutor(max(1, reading_threads(workers, waiting=distant))) as pool:
         found = dict(zip(names, pool.map(size_of, names), strict=True))
     sizes = {}
     for name_of, size in found.items():
@@ -55,14 +61,16 @@ def read_unlabelled(
         else:
             sizes[name_of] = size
     width, height = np.array(list(sizes.values()), np.int32).reshape(-1, 2).T
-    return DetectionDataset(
+    folder = None if distant else Path(root)
+    dataset = DetectionDataset(
         name=name,
         space=LabelSpace(name, ()),
         images=Images(np.arange(1, len(sizes) + 1, dtype=np.int64), list(sizes), width, height),
         boxes=make_boxes([], np.zeros((0, 4)), []),
-        root=root,
-        source=root,
+        root=folder or Path(),
+        source=folder,
     )
+    return images_at(dataset, str(root)) if distant else dataset
 
 
 def without_images_of(

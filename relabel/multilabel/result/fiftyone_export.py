@@ -31,6 +31,7 @@ from relabel.datasets.formats.fiftyone.documents import (
     write_documents,
 )
 from relabel.datasets.pixels.image_folder import ImageSet
+from relabel.datasets.pixels.location import is_packed
 from relabel.datasets.pixels.placing import CopyImages, place_image
 from relabel.multilabel.result.export import label_origin_text, label_origins
 from relabel.multilabel.store import LabelShard, RegionShard
@@ -86,9 +87,10 @@ def _samples(
         origins = label_origins(labels)
         for i in np.flatnonzero(regions.readable).tolist():
             file_name = labels.file_name[i]
-            path = images.root.absolute() / file_name
-            if copy_images != "none":
-                place_image(str(path), out / "data" / file_name, copy_images)
+            location = images.location(i)
+            if stored := copy_images != "none" or is_packed(location):
+                mode = "copy" if copy_images == "none" else copy_images
+                place_image(location, out / "data" / file_name, mode)
             found = [
                 {
                     **classification_document(
@@ -104,7 +106,7 @@ def _samples(
             yield {
                 **sample_document(
                     object_id(name, "sample", file_name),
-                    str(path) if copy_images == "none" else f"data/{file_name}",
+                    f"data/{file_name}" if stored else str(Path(location).absolute()),
                     [split],
                     int(regions.width[i]),
                     int(regions.height[i]),
