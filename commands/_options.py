@@ -35,8 +35,15 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 Decorator = Callable[[Any], Any]
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(path_type=Path)
+
+
+class _Local(click.Path):
+    """A path of this machine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if is_url(value):
+            self.fail(f"{value!r} is a URL, and a path is needed here.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class _FolderOrUrl(click.Path):
@@ -46,7 +53,24 @@ class _FolderOrUrl(click.Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
+class _Output(click.Path):
+    """A path, or a URL as the path that stands for it until the command ends."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not is_url(value):
+            return super().convert(value, param, ctx)
+        from relabel.workspace.mirror import Mirror
+
+        if ctx is None or ctx.resilient_parsing:
+            return None
+        return ctx.with_resource(Mirror(value, file=not self.dir_okay))
+
+
+FOLDER = _Local(file_okay=False, path_type=Path)
+FILE = _Local(path_type=Path)
 FOLDER_OR_URL = _FolderOrUrl(file_okay=False, path_type=Path)
+OUT_FOLDER = _Output(file_okay=False, path_type=Path)
+OUT_FILE = _Output(dir_okay=False, path_type=Path)
 _TYPED = "relabel.typed"
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "X,X"}
 _RESERVED = ("specialist", "probe")

@@ -12,7 +12,7 @@ import click
 
 from relabel import process
 from relabel.cli import debug_option
-from relabel.errors import ConfigError, DataError, shown
+from relabel.errors import ConfigError, DataError, shown, with_urls
 from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def say(text: str) -> None:
 
 def print_json(content: Any, indent: int | None = None) -> None:
     """Print JSON; what would do something to a terminal is written as an escape."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
+    text = with_urls(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent))
     click.echo("\n".join(map(_escaped, text.split("\n"))))
 
 

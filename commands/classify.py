@@ -12,6 +12,7 @@ from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
     FOLDER_OR_URL,
+    OUT_FILE,
     Given,
     GroupedCommand,
     resolve_network,
@@ -35,10 +36,10 @@ from ._results import kept, print_json, with_default
 @click.option(
     "-o",
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OUT_FILE,
     required=True,
     metavar="FILE",
-    help="FILE.parquet or FILE.tsv.",
+    help="FILE.parquet or FILE.tsv, or its URL.",
 )
 @with_default("--top", click.IntRange(0), 0, "Classes kept; 0: all.")
 @with_default("--min-score", click.FloatRange(0, 1), 0.0, "Minimum probability that is kept.")

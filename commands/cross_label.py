@@ -13,7 +13,7 @@ from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
-    FOLDER,
+    OUT_FOLDER,
     Given,
     GroupedCommand,
     resolve_network,
@@ -46,7 +46,7 @@ _MOST_CLASSES = 30  # of the table; --json has all
     help="Give DATASET's own boxes to the specialist's box head, which classifies and refines "
     "them, for label-guided labels (evaluate transfer --given-boxes).",
 )
-@click.option("-o", "--out", required=True, type=FOLDER, help="Folder for the shards.")
+@click.option("-o", "--out", required=True, type=OUT_FOLDER, help="Folder or URL for the shards.")
 @click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @settings_options(

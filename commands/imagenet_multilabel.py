@@ -17,7 +17,7 @@ from relabel.multilabel.settings import (
 )
 from relabel.workspace.progress import message, tell_problems
 
-from ._options import FOLDER, FOLDER_OR_URL, Given, GroupedCommand, settings_options
+from ._options import FOLDER, FOLDER_OR_URL, OUT_FOLDER, Given, GroupedCommand, settings_options
 from ._results import kept, print_json
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--classes", metavar="FILE", help="YAML or text, or a built-in label space.")
 @click.option("--maps", type=FOLDER, metavar="DIR", help="Folder of ReLabel's label maps (.pt).")
 @click.option(
-    "-o", "--out", default="labels", show_default=True, type=FOLDER, help="Workspace folder."
+    "-o", "--out", default="labels", show_default=True, type=OUT_FOLDER, help="Workspace, or URL."
 )
 @click.option(
     "--shard",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from typing import Literal
 
 Severity = Literal["error", "warning"]
 _JOINERS = "\u200c\u200d"
+MIRROR = "relabel-mirror-"
+"""How the folder begins that stands for an object store; see `relabel.workspace.mirror`."""
+_MIRRORED = re.compile(rf"(?<![^\s'\"=(])/(?:[^\s'\"]*/)?{MIRROR}[^/\s]+/([a-z0-9+.-]+)/")
 
 
 def shown(text: str) -> str:
@@ -18,14 +22,25 @@ def shown(text: str) -> str:
 
     What does not print is written as Python writes it: control characters (which could move the
     cursor or forge lines), marks that reverse the direction of what follows, undecodable bytes. The
-    two joiners stay, which Persian, Indian scripts and emoji are spelled with.
+    two joiners stay, which Persian, Indian scripts and emoji are spelled with. A path that stands
+    for a URL is that URL.
 
     >>> shown("a\\x1b[2Jb é")
     'a\\\\x1b[2Jb é'
     """
+    text = with_urls(text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in _JOINERS else repr(c)[1:-1] for c in text)
+
+
+def with_urls(text: str) -> str:
+    """A text with URLs in place of the paths that stand for them.
+
+    >>> with_urls("wrote /tmp/relabel-mirror-1-2-0/s3/bucket/run/a.json")
+    'wrote s3://bucket/run/a.json'
+    """
+    return _MIRRORED.sub(r"\1://", text) if MIRROR in text else text
 
 
 class RelabelError(Exception):

@@ -12,6 +12,7 @@ from relabel.datasets.pixels.sizes import LOOK, check_sizes
 from relabel.errors import ConfigError, DataError, Problem, Problems
 from relabel.settings import Runtime
 from relabel.workspace.atomic import atomic_write_json
+from relabel.workspace.mirror import ensure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +86,7 @@ def _readable(
 ) -> DetectionDataset:
     key = dataset_fingerprint(dataset, boxes=False)
     file = out / UNREADABLE_FILE
+    ensure(file)
     known = _known(file)
     if key not in known:
         known[key] = _decode_all(dataset, runtime)

@@ -31,6 +31,7 @@ from relabel.settings import Runtime
 from relabel.workspace.columns import Shard, as_json, read_shard, write_shard
 from relabel.workspace.engine import Make, make_shards
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
+from relabel.workspace.mirror import remove
 from relabel.workspace.parts import WorkerShare, pending, shard_progress
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Shards
@@ -319,7 +320,7 @@ def _prepare(
     number = {path: i for i, path in enumerate(shards.paths)}
     for path in shards.folder.glob("shard-*.parquet"):
         if path not in number:  # of a run with another number of shards
-            path.unlink()
+            remove(path)
     bad: dict[Path, list[int]] = {}
 
     def check(path: Path) -> None:

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import RelabelError
+from relabel.errors import MIRROR, RelabelError
+from relabel.files.remote import upload
 
 TEMP_PREFIX = ".tmp-"
 _HOST = f"{zlib.crc32(os.uname().nodename.encode() if hasattr(os, 'uname') else b''):08x}"
@@ -27,10 +28,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The file is synced before the rename and its folder after it, so that after a kill or a power
     cut ``path`` is the old file or the new one, never a part. The temporary name keeps the
     suffix, for writers that look at it. Missing parent folders are made. What killed processes
-    left in the folder is removed when a process first writes there.
+    left in the folder is removed when a process first writes there. Where ``path`` stands for a
+    URL, the file is put into its store before the rename: a file that is here is there too.
 
     Raises:
-        RelabelError: the disk is full.
+        RelabelError: the disk is full, or the store cannot be reached.
     """
     path = Path(path)
     with disk_full_as_error(path):
@@ -42,10 +44,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         try:
             yield temp
             sync(temp)
+            url = url_of(path)
+            if url is not None:
+                upload(temp, url)
             temp.replace(path)
             sync(path.parent)
         finally:
             temp.unlink(missing_ok=True)
+
+
+def url_of(path: str | Path) -> str | None:
+    """The URL that a path stands for; see `relabel.workspace.mirror`.
+
+    >>> url_of("/tmp/relabel-mirror-1-2-0/s3/bucket/run"), url_of("/data/run")
+    ('s3://bucket/run', None)
+    """
+    _, mark, rest = str(path).partition(f"/{MIRROR}")
+    _, _, inside = rest.partition("/")
+    scheme, _, place = inside.partition("/")
+    return f"{scheme}://{place}" if mark and place else None
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -83,10 +100,15 @@ def remove_dead(folder: str | Path) -> None:
     except OSError:
         return
     for temp in found:
-        host, _, rest = os.path.basename(temp)[len(TEMP_PREFIX) :].partition("-")  # noqa: PTH119
-        pid = rest.partition("-")[0]
-        if host == _HOST and pid.isdecimal() and not _is_alive(int(pid)):
+        if is_of_dead(os.path.basename(temp)):  # noqa: PTH119
             Path(temp).unlink(missing_ok=True)
+
+
+def is_of_dead(name: str) -> bool:
+    """Whether a `temporary_name` is of a process of this machine that is gone."""
+    host, _, rest = name.removeprefix(TEMP_PREFIX).partition("-")
+    pid = rest.partition("-")[0]
+    return host == _HOST and pid.isdecimal() and not _is_alive(int(pid))
 
 
 def _is_alive(pid: int) -> bool:

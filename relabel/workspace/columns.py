@@ -21,6 +21,7 @@ import numpy as np
 
 from relabel.errors import DataError
 from relabel.workspace.atomic import atomic_path
+from relabel.workspace.mirror import ensure
 from relabel.workspace.stage import Shards
 
 AGAIN = "Remove it and run the same command again; what is finished elsewhere is kept."
@@ -136,6 +137,7 @@ def read_shard(path: Path, kind: type[S], leave_out: Sequence[str] = ()) -> S:
     import pyarrow.parquet as pq
 
     columns = kind.columns()
+    ensure(path)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata or {}

@@ -22,6 +22,7 @@ from relabel.files.json_text import parse_json
 from relabel.workspace.atomic import remove_leftovers
 from relabel.workspace.estimate import spoken
 from relabel.workspace.lock import FolderLock
+from relabel.workspace.mirror import pull
 from relabel.workspace.progress import message
 from relabel.workspace.stage import Stage, Status
 
@@ -259,6 +260,7 @@ class _Run:
     def _stage(self, stage: Stage) -> bool:
         """Do a stage; False if shards of it are other processes' and still missing."""
         self._hold(stage.lock)
+        pull(stage.folder)
         before = stage.status()
         if before != "done":
             for need in stage.needs:

@@ -22,10 +22,10 @@ from relabel.files.json_text import read_object
 from relabel.workspace.atomic import TEMP_PREFIX, atomic_write_json, remove_leftovers
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
 from relabel.workspace.lock import LOCK_FILE, FolderLock
+from relabel.workspace.mirror import STAGE_FILE, pull, push
 
 Status = Literal["missing", "partial", "done", "changed"]
 Outputs = Mapping[str, str | Path]
-STAGE_FILE = "stage.json"
 _SHOWN_DIFFERENCES = 6
 
 
@@ -168,6 +168,7 @@ class Stage:
             # Written first, so that a kill halfway through is carried on by the next begin.
             self._write("clearing")
             self._clear()
+            push(self.folder, exact=True, beside=self.beside)
         if status != "done":
             self._write("running")
 
@@ -233,6 +234,7 @@ class Stage:
                 entry["bytes"] = path.stat().st_size
                 entry["sha256"] = file_fingerprint(path)
             listed[key] = entry
+        push(self.folder, exact=True, beside=self.beside)
         self._write("done", outputs=listed)
         self.release()
 
@@ -329,6 +331,7 @@ class Shards:
 
     def missing(self) -> Iterator[int]:
         """Numbers of the shards still to be written, in order."""
+        pull(self.folder)
         return (i for i in range(len(self)) if not self.shard_path(i).is_file())
 
     @property
