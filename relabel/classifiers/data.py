@@ -22,6 +22,7 @@ from relabel.classifiers.settings import ClassifierSettings
 from relabel.datasets.multilabels import box_labels, label_matrix, label_rows
 from relabel.datasets.pixels.location import all_stored_bytes, image_location, read_rgb
 from relabel.errors import DataError, Problems
+from relabel.files.remote import is_url
 from relabel.training.loop import step_seed
 from relabel.training.order import rows_of_step
 from relabel.training.prefetch import prefetch
@@ -324,4 +325,6 @@ def ordered_batches(
         stacked = np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8)
         return np.array(rows, dtype=np.int64), torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
-    yield from prefetch(make, 0, len(numbers), workers=reading_threads(workers))
+    distant = len(images) > 0 and is_url(images.locations[0])
+    threads = reading_threads(workers, waiting=distant)
+    yield from prefetch(make, 0, len(numbers), workers=threads)

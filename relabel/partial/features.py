@@ -25,6 +25,7 @@ from relabel.datasets.pixels.location import read_rgb
 from relabel.errors import DataError, RelabelError
 from relabel.files.json_text import read_object
 from relabel.files.opening import check_regular, foreign
+from relabel.files.remote import is_url
 from relabel.partial.body import body_identity, build_body
 from relabel.partial.settings import CompletionSettings
 from relabel.settings import Runtime
@@ -267,7 +268,8 @@ def _fill(
             return _read(labels, rows, side, skip_bad=runtime.skip_bad)
 
         def make(items: Sequence[int]) -> Iterator[_Computed]:
-            ahead = prefetch(lambda at: read(items[at]), 0, len(items), workers=_threads(runtime))
+            threads = _threads(labels, runtime)
+            ahead = prefetch(lambda at: read(items[at]), 0, len(items), workers=threads)
             for pixels, bad in ahead:
                 x = pixels.to(device, memory_format=torch.channels_last).float() / 255
                 with torch.inference_mode(), autocast(settings.precision, device):
@@ -369,8 +371,9 @@ def _halved(values: Tensor) -> np.ndarray:
     return values.clamp(-LARGEST, LARGEST).half().contiguous().cpu().numpy()
 
 
-def _threads(runtime: Runtime) -> int:
-    return reading_threads(runtime.workers)
+def _threads(labels: PartialLabels, runtime: Runtime) -> int:
+    distant = len(labels) > 0 and is_url(labels.location(0))
+    return reading_threads(runtime.workers, waiting=distant)
 
 
 def _check_room(name: str, folder: Path, wanted: int) -> None:
