@@ -151,12 +151,14 @@ class LabelSpace:
             )
         return found
 
+    @cached_property
+    def _index_by_exact_name(self) -> dict[str, int]:
+        return {c.name: i for i, c in enumerate(self.categories)}
+
     def get(self, name: str) -> int | None:
         """Like `index`, but None for an unknown name."""
-        for i, c in enumerate(self.categories):
-            if c.name == name:
-                return i
-        return self.index_by_name.get(name.lower())
+        found = self._index_by_exact_name.get(name)
+        return self.index_by_name.get(name.lower()) if found is None else found
 
     @cached_property
     def ids(self) -> np.ndarray:

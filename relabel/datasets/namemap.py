@@ -103,7 +103,7 @@ class NameMap:
         by_category: dict[int, str | None] = {}
         for source, target in self.names.items():
             at = space.get(source)
-            if at is not None and (at not in by_category or space.names[at] == source):
+            if at is not None and (at not in by_category or space.categories[at].name == source):
                 by_category[at] = target
         counts = np.bincount(dataset.boxes.category, minlength=len(space))
         missing = [

@@ -152,6 +152,36 @@ class CocoFile:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
+class ImageBlocks:
+    """Image records to columns, block by block: a million of them are never there at once."""
+
+    def __init__(self) -> None:
+        self.file_name: list[str | None] = []
+        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.extra = _ExtraColumns()
+
+    def add(self, records: list[Any], names: list[str]) -> None:
+        """Add records of a type with the further fields ``names`` (see `record_type`)."""
+        for i, name in enumerate(names):
+            values = [getattr(r, f"extra_{i}") for r in records]
+            self.extra.add(len(self.file_name), name, values)
+        self.file_name += [r.file_name for r in records]
+        self.parts.append(
+            (
+                np.array([r.id for r in records], dtype=np.int64),
+                np.array([r.width or 0 for r in records], dtype=np.int32),
+                np.array([r.height or 0 for r in records], dtype=np.int32),
+            )
+        )
+
+    def columns(self) -> ImageColumns:
+        if not self.parts:
+            self.add([], [])
+        id, width, height = (np.concatenate(column) for column in zip(*self.parts, strict=True))
+        extra = self.extra.fields(len(self.file_name))
+        return ImageColumns(id, self.file_name, width, height, extra)
+
+
 class AnnotationBlocks:
     """Annotation records to columns, block by block, while they are in the processor's cache."""
 
@@ -212,17 +242,3 @@ def _column(values: list[Any], dtype: type[np.int64] | type[np.float64]) -> np.n
     except (struct.error, OverflowError):  # None among them, or too large a number
         return np.array(values, dtype=dtype)
     return np.frombuffer(packed, dtype=dtype)
-
-
-def image_columns(records: list[Any], names: list[str]) -> ImageColumns:
-    """The columns of image records of a type with the further fields ``names``."""
-    extra = _ExtraColumns()
-    for i, name in enumerate(names):
-        extra.add(0, name, [getattr(r, f"extra_{i}") for r in records])
-    return ImageColumns(
-        np.array([r.id for r in records], dtype=np.int64),
-        [r.file_name for r in records],
-        np.array([r.width or 0 for r in records], dtype=np.int32),
-        np.array([r.height or 0 for r in records], dtype=np.int32),
-        extra.fields(len(records)),
-    )

@@ -25,7 +25,7 @@ from relabel.datasets.formats.coco.columns import (
     AnnotationBlocks,
     AnnotationColumns,
     CocoFile,
-    image_columns,
+    ImageBlocks,
     record_type,
 )
 from relabel.datasets.formats.coco.slowly import LISTS, checked_records, decode_slowly, not_coco
@@ -49,6 +49,7 @@ _KEY = re.compile(rb'[{,\s]*"((?:[^"\\]|\\.)*)"\s*:\s*')
 # since that takes a third of the time of decoding; it comes from a writer that does it always.
 _ALL_CHECKED_BYTES = 16 << 20
 _CHECKED_BLOCKS = 64
+_IMAGE_KEYS = (b'"file_name"',)
 _ANNOTATION_KEYS = tuple(f'"{name}"'.encode() for name in (*ANNOTATION_FIELDS, "score"))
 _NOT_TYPED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 
@@ -130,7 +131,9 @@ def decode_results(
         try:
             if data[end:].strip():
                 raise msgspec.DecodeError("goes on after the list, or is cut off")
-            for records, further in _annotation_blocks(data, data.index(b"["), end, ["score"]):
+            for records, further in _blocks(
+                data, data.index(b"["), end, ANNOTATION_FIELDS, ["score"]
+            ):
                 results.add(records, further)
         except _NOT_TYPED:
             results = AnnotationBlocks()
@@ -151,19 +154,18 @@ def _decode_fast(data: bytearray, path: str | Path) -> CocoFile:
     for key in LISTS:
         if key not in top:
             raise not_coco(path, f"has no list `{key}`", top)
-    images, names = _typed(memoryview(top["images"]), IMAGE_FIELDS, [])
-    start = _offset(data, top["images"])
-    _check_once(data, start, start + len(memoryview(top["images"])), len(images), b'"file_name"')
-    annotations = AnnotationBlocks()
-    start = _offset(data, top["annotations"])
-    end = start + len(memoryview(top["annotations"]))
-    for records, further in _annotation_blocks(data, start, end, []):
-        annotations.add(records, further)
+    images, annotations = ImageBlocks(), AnnotationBlocks()
+    for key, blocks in (("images", images), ("annotations", annotations)):
+        start = _offset(data, top[key])
+        end = start + len(memoryview(top[key]))
+        known = IMAGE_FIELDS if key == "images" else ANNOTATION_FIELDS
+        for records, further in _blocks(data, start, end, known, []):
+            blocks.add(records, further)
     categories = parse_json(bytes(top["categories"]), path)
     if not isinstance(categories, list) or not all(isinstance(c, dict) for c in categories):
         raise msgspec.ValidationError("categories are no list of objects")
     fields = {k: msgspec.json.decode(v) for k, v in top.items() if k not in LISTS}
-    return CocoFile(image_columns(images, names), annotations.columns(), categories, fields)
+    return CocoFile(images.columns(), annotations.columns(), categories, fields)
 
 
 def _check_keys(data: bytearray, values: list[Raw], path: str | Path) -> None:
@@ -203,8 +205,8 @@ def _check_once(data: bytearray, start: int, stop: int, records: int, *keys: byt
         raise msgspec.ValidationError(error.message) from None
 
 
-def _annotation_blocks(
-    data: bytearray, start: int, stop: int, names: list[str]
+def _blocks(
+    data: bytearray, start: int, stop: int, known: dict[str, tuple[Any, Any]], names: list[str]
 ) -> Iterator[tuple[list[Any], list[str]]]:
     """The records of the list at ``data[start:stop]``, about 2 MB at a time.
 
@@ -215,15 +217,16 @@ def _annotation_blocks(
     view = memoryview(data)
     first, end, blocks = start, stop - 1, 0
     every = 1 if stop - start <= _ALL_CHECKED_BYTES else _CHECKED_BLOCKS
+    keys = _IMAGE_KEYS if known is IMAGE_FIELDS else _ANNOTATION_KEYS
     while first < end:
         last, tries = _boundary(data, first + _BLOCK_BYTES, end), 0
         while True:
             before = data[first], data[last]
             data[first], data[last] = b"[]"
             try:
-                records, names = _typed(view[first : last + 1], ANNOTATION_FIELDS, names)
+                records, names = _typed(view[first : last + 1], known, names)
                 if blocks % every == 0:
-                    _check_once(data, first, last + 1, len(records), *_ANNOTATION_KEYS)
+                    _check_once(data, first, last + 1, len(records), *keys)
                 break
             except msgspec.DecodeError as error:
                 if isinstance(error, msgspec.ValidationError) or last == end:
@@ -244,18 +247,40 @@ def _boundary(data: bytearray, start: int, end: int) -> int:
 def _typed(
     data: memoryview, known: dict[str, tuple[Any, Any]], names: list[str]
 ) -> tuple[list[Any], list[str]]:
-    """A list of records, and ``names`` with the further fields met in them."""
-    while True:
-        try:
-            kind: Any = GenericAlias(list, record_type(known, names))
-            return msgspec.json.decode(data, type=kind), names
-        except msgspec.ValidationError as error:
-            unknown = _UNKNOWN_FIELD.search(str(error))
-            if unknown is None or len(names) >= _MOST_FURTHER_FIELDS:
-                raise
-            if not _USABLE_NAME.fullmatch(unknown[1]):  # msgspec has no such field names
-                raise
-            names = [*names, unknown[1]]
+    """A list of records, and ``names`` with the further fields met in them.
+
+    What fields there are is asked for once, at the first that is new: the list is decoded three
+    times then, however many there are.
+    """
+    try:
+        return _of_type(data, known, names), names
+    except msgspec.ValidationError as error:
+        if _UNKNOWN_FIELD.search(str(error)) is None:
+            raise
+        names = _further_fields(data, known, names)
+        if names is None:
+            raise
+    return _of_type(data, known, names), names
+
+
+def _of_type(data: memoryview, known: dict[str, tuple[Any, Any]], names: list[str]) -> list[Any]:
+    kind: Any = GenericAlias(list, record_type(known, names))
+    return msgspec.json.decode(data, type=kind)
+
+
+def _further_fields(
+    data: memoryview, known: dict[str, tuple[Any, Any]], names: list[str]
+) -> list[str] | None:
+    """``names``, then the other fields of the records in the order in which they appear.
+
+    None where these are too many, or one has a name that no type can have.
+    """
+    found = dict.fromkeys(names)
+    for row in msgspec.json.decode(data, type=list[dict[str, Raw]]):
+        found.update((name, None) for name in row if name not in known)
+    # msgspec has no field names with quotes, backslashes or control characters.
+    usable = len(found) <= _MOST_FURTHER_FIELDS and all(map(_USABLE_NAME.fullmatch, found))
+    return list(found) if usable else None
 
 
 def _offset(data: bytearray, part: Raw) -> int:

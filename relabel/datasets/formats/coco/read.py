@@ -9,6 +9,7 @@ Shape legend: ``I`` images, ``n`` boxes, ``K`` categories of the file.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -98,12 +99,13 @@ def read(
 def _tell_root_class(space: LabelSpace, boxes: Boxes, file: Path, problems: Problems) -> None:
     """Name a class that only groups the others, as Roboflow adds one."""
     counts = np.bincount(boxes.category, minlength=len(space.categories))
-    groups = {c.supercategory for c in space.categories}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for category in space.categories:
+        if category.supercategory is not None and category.supercategory != category.name:
+            groups[category.supercategory].append(category.name)
     for i, category in enumerate(space.categories):
-        if counts[i] or category.name not in groups:
-            continue
-        below = [c.name for c in space.categories if c.supercategory == category.name != c.name]
-        if not below:
+        below = groups.get(category.name)
+        if counts[i] or not below:
             continue
         problems.warning(
             f"category {category.name!r} has no boxes and only groups others "

@@ -24,7 +24,7 @@ from relabel.datasets.formats.coco.columns import (
     OPTIONAL_FIELDS,
     AnnotationBlocks,
     CocoFile,
-    image_columns,
+    ImageBlocks,
     record_type,
 )
 from relabel.datasets.formats.coco.masks import box_around
@@ -119,10 +119,10 @@ def decode_slowly(data: bytearray, path: str | Path, problems: Problems) -> Coco
                 "is not an object", file=path, record=f"categories[{i}]", remedy="Correct it."
             )
     load = _loaded_in_part if load is _loaded else load
-    images = image_columns(*checked_records(lists["images"], "image", path, problems, load))
-    blocks = AnnotationBlocks()
+    images, blocks = ImageBlocks(), AnnotationBlocks()
+    images.add(*checked_records(lists["images"], "image", path, problems, load))
     blocks.add(*checked_records(lists["annotations"], "annotation", path, problems, load))
-    return CocoFile(images, blocks.columns(), categories, fields)
+    return CocoFile(images.columns(), blocks.columns(), categories, fields)
 
 
 def _itself(value: Any) -> Any:

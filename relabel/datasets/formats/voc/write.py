@@ -148,7 +148,8 @@ def _lost(dataset: DetectionDataset) -> Iterator[str]:
     used = {c.name for c, n in zip(space.categories, counts, strict=True) if n}
     builtin = LabelSpace.load("voc")
     kept = builtin if used <= set(builtin.names) else LabelSpace.from_names("", sorted(used))
-    unused = [name for name in space.names if name not in kept.names]
+    known = set(kept.names)
+    unused = [name for name in space.names if name not in known]
     if unused:
         yield f"classes without boxes ({len(unused)})"
     if [c.id for c in space.categories if c.name in used] != [
