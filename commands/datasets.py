@@ -162,12 +162,15 @@ def validate_command(
     images that two splits share, duplicates, classes and images without boxes, images that no label
     mentions, one class in several spellings.
     """
+    from relabel.datasets.formats.registry import is_one_split
     from relabel.datasets.validate import validate
 
+    one_split = path not in catalogue.entries and is_one_split(Path(path).expanduser(), format)
     result = validate(
         lambda name, problems: _read(catalogue, path, format, name, problems, check_images=False),
         path,
         split=split,
+        one_split=one_split,
         decode=decode,
         quiet=quiet or as_json,
     )

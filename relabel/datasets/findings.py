@@ -11,10 +11,11 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ _SHOWN = 3
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 _END = 4096  # bytes at either end of a file that are compared before the whole of it is
 _CHUNK = 1 << 20
+_BLOCK = 256  # files that a thread takes at a time
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*"([^"]*)"')
 
 
@@ -56,7 +58,7 @@ def tell_findings(
         own = _plain_images(dataset)
         if name not in places and not any(set(own) == set(known) for known in places.values()):
             places[name] = own
-    _tell_unmentioned(places, problems, _mentioned_beside(Path(path)))
+    _tell_unmentioned(places, problems, Path(path))
     _tell_duplicates(places, problems, path)
 
 
@@ -147,23 +149,30 @@ def _mentioned_beside(path: Path) -> set[str]:
     return found
 
 
-def _tell_unmentioned(
-    places: Mapping[str, Sequence[str]], problems: Problems, mentioned: set[str]
-) -> None:
+def _tell_unmentioned(places: Mapping[str, Sequence[str]], problems: Problems, path: Path) -> None:
     """Image files that lie beside the dataset's and are none of its images."""
+    mentioned: set[str] | None = None  # annotation files are read again, so only where it matters
     known: dict[str, set[str]] = defaultdict(set)
     for place in (place for found in places.values() for place in found):
         folder, _, name = place.rpartition("/")
         known[folder].add(name)
     for folder, ours in sorted(known.items()):
+        names: list[str] = []
+        links: set[str] = set()
         try:
             with os.scandir(folder) as entries:
-                names = [e.name for e in entries if Path(e.name).suffix.lower() in _SUFFIXES]
+                for entry in entries:
+                    if os.path.splitext(entry.name)[1].lower() in _SUFFIXES:  # noqa: PTH122
+                        names.append(entry.name)
+                    if entry.is_symlink():
+                        links.add(entry.name)
         except OSError:
             continue
         free = [name for name in names if name not in ours and not is_hidden(name)]
         if free:  # links in the same folder stand for what they lead to
-            ours |= {os.path.realpath(f"{folder}/{name}").rpartition("/")[2] for name in ours}
+            linked = (os.path.realpath(f"{folder}/{name}") for name in ours & links)
+            ours |= {place.rpartition("/")[2] for place in linked}
+            mentioned = _mentioned_beside(path) if mentioned is None else mentioned
             free = [name for name in free if name not in ours and name not in mentioned]
         if free:
             problems.warning(
@@ -213,9 +222,16 @@ def _same_bytes(places: Sequence[str]) -> list[list[str]]:
         for digest in (_ends, _whole):
             files = [place for group in groups for place in group]
             sizes = [stored_bytes(place) for place in files]
-            keys = zip(sizes, pool.map(digest, files), strict=True)
+            # A task per file would be a million of them at once.
+            parts = (files[start : start + _BLOCK] for start in range(0, len(files), _BLOCK))
+            found = pool.map(partial(_each, digest), parts)
+            keys = zip(sizes, chain.from_iterable(found), strict=True)
             groups = _grouped(zip(files, keys, strict=True))
     return groups
+
+
+def _each(digest: Callable[[str], bytes], files: Sequence[str]) -> list[bytes]:
+    return [digest(file) for file in files]
 
 
 def _grouped(pairs: Iterable[tuple[str, object]]) -> list[list[str]]:
@@ -229,7 +245,7 @@ def _grouped(pairs: Iterable[tuple[str, object]]) -> list[list[str]]:
 
 def _ends(path: str) -> bytes:
     try:
-        with Path(path).open("rb") as stream:
+        with open(path, "rb") as stream:  # noqa: PTH123 (a Path per image costs time)
             first = stream.read(_END)
             stream.seek(-min(_END, os.fstat(stream.fileno()).st_size), os.SEEK_END)
             return hashlib.blake2b(first + stream.read(), digest_size=16).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +28,7 @@ def validate(
     path: str,
     *,
     split: str | None = None,
+    one_split: bool = False,
     decode: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def validate(
             the problems given.
         path: what the user calls it, named where a problem has no file of its own.
         split: the one to check; default all that it has.
+        one_split: the same is read whatever the split's name, so that it is read once.
         decode: decode every image whole; otherwise only its header is read.
 
     Returns:
@@ -61,7 +64,7 @@ def validate(
         text = f"cannot be read: {type(error).__name__}: {error}"
         failed = DataError(" ".join(text.split()), file=path)
     packed = any(is_packed(image_location(d, 0)) for d in checked.values() if len(d))
-    splits = {} if packed else _readable_splits(read)
+    splits = {} if packed or one_split else _readable_splits(read)
     if failed is not None and len(splits) > 1 and split is None and "--split" in str(failed):
         failed = None
     if failed is not None:
@@ -118,9 +121,9 @@ def check_images(
     quiet: bool = False,
 ) -> None:
     """Report images that are missing, damaged, or not of the size their annotations state."""
-    plain = [i for i in range(len(dataset)) if not is_packed(image_location(dataset, i))]
-    present = [Path(image_location(dataset, i)).is_file() for i in plain]
-    if plain and not any(present) and Path(path).is_file():
+    places = (image_location(dataset, i) for i in range(len(dataset)))
+    plain = [place for place in places if not is_packed(place)]
+    if plain and Path(path).is_file() and not any(map(os.path.isfile, plain)):
         problems.warning(
             f"none of the {len(plain)} images was found in {dataset.root}: images not checked",
             file=path,

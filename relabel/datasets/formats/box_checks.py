@@ -190,9 +190,7 @@ def clean_boxes(
         problems.count(EMPTY, int(empty.sum()), map(record_of, np.flatnonzero(empty).tolist()))
         keep &= ~empty
 
-    # Of the images first, which are fewer than boxes.
-    width = np.where(widths > 0, widths, np.inf)[image]
-    height = np.where(heights > 0, heights, np.inf)[image]
+    width, height = _limits(widths, image), _limits(heights, image)
     # A NaN compares false everywhere, and is no longer kept anyway.
     with np.errstate(invalid="ignore"):
         sides = (
@@ -220,6 +218,14 @@ def clean_boxes(
     clipped[rows, :2] = low
     clipped[rows, 2:] = high - low
     return keep, clipped
+
+
+def _limits(sides: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """float64 [n], a side of each box's image, infinite where it is not known."""
+    if len(image) < len(sides):  # the boxes of one file of many
+        sides = sides[image]
+        return np.where(sides > 0, sides, np.inf)
+    return np.where(sides > 0, sides, np.inf)[image]
 
 
 def real_boxes(

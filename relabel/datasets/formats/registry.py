@@ -34,6 +34,7 @@ class FormatInfo:
         reader, writer: modules of `relabel.datasets.formats`, None where there is none.
         description: what PATH is.
         one_file: a dataset may be a single file of this format.
+        file_splits: such a file names splits; what is read of another is the same for any split.
     """
 
     name: str
@@ -42,6 +43,7 @@ class FormatInfo:
     description: str
     writer: str | None = None
     one_file: bool = False
+    file_splits: bool = False
 
     @property
     def has_reader(self) -> bool:
@@ -79,6 +81,7 @@ _ROWS = (
         "a data.yaml, or the folder that holds it beside images/ and labels/",
         writer="yolo.write",
         one_file=True,
+        file_splits=True,
     ),
     FormatInfo("cityscapes", "Cityscapes", "cityscapes", "a folder with leftImg8bit/ and gtFine/"),
     FormatInfo(
@@ -149,6 +152,18 @@ def format_info(format: str, path: Path | None = None) -> FormatInfo:
             f"unknown dataset format {format!r}", remedy=did_you_mean(key, [*FORMATS, *FAMILIES])
         )
     return FORMATS[key]
+
+
+def is_one_split(path: Path, format: str | None) -> bool:
+    """Whether a path is a file that knows no splits: whichever is asked for, the same is read.
+
+    Args:
+        format: None where the path's suffix says it.
+    """
+    if format is None:
+        format = "coco" if path.name.lower().endswith((".json", ".json.gz")) else ""
+    info = FORMATS.get(format.strip().lower().replace("-", "_"))
+    return info is not None and info.one_file and not info.file_splits and path.is_file()
 
 
 def _detect_waymo(path: Path | None) -> str:

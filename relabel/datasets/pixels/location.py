@@ -51,8 +51,12 @@ class SizeError(DataError):
 
 def image_location(dataset: DetectionDataset, row: int) -> str:
     """The location string of an image of the dataset."""
-    if dataset.images.location is not None and dataset.images.location[row]:
-        return dataset.images.location[row]
+    places = dataset.images.location
+    if places is not None and places[row]:
+        return places[row]
+    root, name = str(dataset.root), dataset.images.file_name[row]
+    if root != "." and root[-1] != "/" and _plain(name):  # a Path per image would cost time
+        return f"{root}/{name}"
     return str(dataset.image_path(row))
 
 
@@ -70,6 +74,13 @@ def images_at(dataset: DetectionDataset, url: str) -> DetectionDataset:
         )
     places = [f"{url.rstrip('/')}/{name}" for name in dataset.images.file_name]
     return replace(dataset, images=replace(dataset.images, location=places))
+
+
+def _plain(name: str) -> bool:
+    """Whether a relative path stands as `Path` writes it; False also of some that do."""
+    if os.sep != "/" or not name or name[0] in "/." or name[-1] == "/":
+        return False
+    return "//" not in name and "/." not in name
 
 
 def is_packed(location: str) -> bool:

@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -135,11 +135,12 @@ def place_images(
     title, quiet = f"Placing images of {dataset.name}", quiet or len(names) < _WORTH_A_BAR
     written: list[str] = []
     led_out = _leading_out(dataset)
+    placer = Placer(mode)
     with progress(title, len(names), unit="images", quiet=quiet) as bar:
         for row, name in enumerate(names):
             location = image_location(dataset, row)
             if is_packed(location) or os.path.isfile(location):  # noqa: PTH113
-                if _place(location, f"{folder}/{name}", mode):
+                if placer.place(location, f"{folder}/{name}"):
                     written.append(f"{folder}/{name}")
             else:
                 problems.error(
@@ -208,59 +209,99 @@ def place_image(location: str, target: Path, mode: Placing) -> None:
         DataError: the image is missing, it would be placed over itself, or the file cannot be
             written.
     """
-    if _place(location, str(target), mode):
+    if Placer(mode).place(location, str(target)):
         sync_files([str(target)])
 
 
-def _place(location: str, target: str, mode: Placing) -> bool:
-    """Place an image; True if bytes were written that have to be synced."""
-    folder = os.path.dirname(target)  # noqa: PTH120
-    if is_packed(location):
-        data = read_image_bytes(location)
-        with _refusals(target):
-            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-        return write_small(target, data)
-    source = os.path.realpath(location)
-    if not os.path.isfile(source):  # noqa: PTH113
-        raise DataError(
-            "image file does not exist",
-            file=location,
-            remedy="Check the dataset's root in relabel.toml.",
-        )
-    try:
-        if os.path.lexists(target):
-            if real_entry(target) in (real_entry(location), source):
-                if mode == "auto":
+class Placer:
+    """Places images one after the other; what is asked of their folders is asked once."""
+
+    def __init__(self, mode: Placing) -> None:
+        self.mode: Placing = mode
+        self._real: dict[str, str] = {}
+        self._made: set[str] = set()
+        self._between: dict[tuple[str, str], str] = {}
+
+    def place(self, location: str, target: str) -> bool:
+        """Place an image; True if bytes were written that have to be synced."""
+        folder = os.path.dirname(target)  # noqa: PTH120
+        if is_packed(location):
+            data = read_image_bytes(location)
+            with _refusals(target):
+                self._make(folder)
+            return write_small(target, data)
+        source = self._real_path(location)
+        if not os.path.isfile(source):  # noqa: PTH113
+            raise DataError(
+                "image file does not exist",
+                file=location,
+                remedy="Check the dataset's root in relabel.toml.",
+            )
+        try:
+            there = os.path.lexists(target)
+            if there:
+                if real_entry(target) in (real_entry(location), source):
+                    if self.mode == "auto":
+                        return False
+                    raise placed_over_itself(target)
+                if _is_placed(source, target, self.mode):
                     return False
-                raise placed_over_itself(target)
-            if _is_placed(source, target, mode):
+            else:
+                self._make(folder)
+            return self._put(source, folder, target, there)
+        except OSError as error:
+            raise DataError(
+                f"image cannot be placed: {error.strerror or error}",
+                file=target,
+                remedy="Free some space, or use --images copy where links are not possible.",
+            ) from error
+
+    def _put(self, source: str, folder: str, target: str, there: bool) -> bool:
+        if self.mode != "copy" and not there:
+            with suppress(FileExistsError):  # another process was faster
+                self._link(source, folder, target)
                 return False
-        else:
+        temp = os.path.join(folder, temporary_name())  # noqa: PTH118
+        try:
+            if self.mode == "copy":
+                shutil.copyfile(source, temp)
+            else:
+                self._link(source, folder, temp)
+            os.replace(temp, target)  # noqa: PTH105
+        except BaseException:
+            Path(temp).unlink(missing_ok=True)
+            raise
+        return self.mode == "copy"
+
+    def _link(self, source: str, folder: str, name: str) -> None:
+        """Make a link in a folder, which is either there or not, and never half."""
+        if self.mode == "hard":
+            os.link(source, name)
+            return
+        of, _, file = source.rpartition("/")
+        between = self._between.get((of, folder))
+        if between is None:
+            start = self._real_folder(folder)
+            between = os.path.relpath(source, start)[: -len(file)]
+            self._between[of, folder] = between
+        os.symlink(f"{between}{file}", name)  # noqa: PTH211
+
+    def _make(self, folder: str) -> None:
+        if folder not in self._made:
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-        return _put(source, target, mode)
-    except OSError as error:
-        raise DataError(
-            f"image cannot be placed: {error.strerror or error}",
-            file=target,
-            remedy="Free some space, or use --images copy where links are not possible.",
-        ) from error
+            self._made.add(folder)
 
+    def _real_folder(self, folder: str) -> str:
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return self._real[folder]
 
-def _put(source: str, target: str, mode: Placing) -> bool:
-    folder = os.path.dirname(target)  # noqa: PTH120
-    temp = os.path.join(folder, temporary_name())  # noqa: PTH118
-    try:
-        if mode == "hard":
-            os.link(source, temp)
-        elif mode == "copy":
-            shutil.copyfile(source, temp)
-        else:
-            os.symlink(os.path.relpath(source, os.path.realpath(folder)), temp)  # noqa: PTH211
-        os.replace(temp, target)  # noqa: PTH105
-    except BaseException:
-        Path(temp).unlink(missing_ok=True)
-        raise
-    return mode == "copy"
+    def _real_path(self, path: str) -> str:
+        """The path with all links followed."""
+        folder, _, name = path.rpartition("/")
+        if not folder or name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            return os.path.realpath(path)
+        return f"{self._real_folder(folder).rstrip('/')}/{name}"
 
 
 def _is_placed(source: str, target: str, mode: Placing) -> bool:

@@ -13,6 +13,7 @@ from relabel.cli import main
 from relabel.datasets.convert import convert
 from relabel.datasets.formats.output import MARKER
 from relabel.datasets.formats.registry import read_dataset
+from relabel.datasets.pixels import placing
 from relabel.errors import DataError, Problems
 from relabel.workspace.atomic import TEMP_PREFIX
 from tests.builders.datasets import write_image, write_json
@@ -251,17 +252,15 @@ def test_what_was_not_finished_is_not_read(
 
     calls = []
 
-    def place(source: str, target: str, mode: str) -> bool:
+    def place(placer: placing.Placer, location: str, target: str) -> bool:
         calls.append(target)
         if len(calls) == 3:
             Path(target).with_name(f"{TEMP_PREFIX}0-0-0.png").write_bytes(b"half")
             raise KeyboardInterrupt
-        return real(source, target, mode)  # type: ignore[arg-type]
+        return real(placer, location, target)
 
-    from relabel.datasets.pixels import placing
-
-    real = placing._put
-    monkeypatch.setattr(placing, "_put", place)
+    real = placing.Placer.place
+    monkeypatch.setattr(placing.Placer, "place", place)
     with pytest.raises(KeyboardInterrupt):
         to(source, format, out)
     monkeypatch.undo()

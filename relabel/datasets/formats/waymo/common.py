@@ -102,7 +102,7 @@ def waymo_boxes(
     parts: list[FileBoxes], images: Images, space: LabelSpace, problems: Problems
 ) -> Boxes:
     """Check the boxes against their images and turn types into positions of ``space``."""
-    made = [make_boxes([], [], [])]
+    made, count = [make_boxes([], [], [])], 0
     for part in parts:
         category = _categories(part, images, space, problems)
         rows = np.flatnonzero(category >= 0)
@@ -120,7 +120,8 @@ def waymo_boxes(
             lambda row, image=image: f"box in {images.file_name[image[row]]}",
             extra=[_DIFFICULTY.get(int(level)) for level in part.difficulty[rows]],
         )
-        made.append(replace(boxes, id=boxes.id + sum(map(len, made))))
+        made.append(replace(boxes, id=boxes.id + count))
+        count += len(boxes)
     return Boxes.concatenate(made).sorted_by_image()
 
 

@@ -63,17 +63,15 @@ class _Source:
     whole: bool
 
 
-def label_path(image: Path) -> Path:
+def label_path(image: str) -> str:
     """The label file of an image: the last folder ``images`` becomes ``labels``.
 
     Without such a folder the label file stands beside the image.
     """
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    folder, slash, name = image.rpartition("/")
+    before, found, after = f"/{folder}/".rpartition("/images/")
+    folder = f"{before}/labels/{after}"[1:-1] if found else folder
+    return f"{folder}{slash}{os.path.splitext(name)[0]}.txt"  # noqa: PTH122
 
 
 def find_layout(

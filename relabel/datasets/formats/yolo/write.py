@@ -73,7 +73,7 @@ def write(
     check_images(dataset)
     check_images(dataset, names, _file_fault)
     check_files(dataset, names, folder, problems)
-    labels = [label_path(Path("images", split, name)) for name in names]
+    labels = [label_path(f"images/{split}/{name}") for name in names]
     _check_labels(dataset, labels)
     config = _config(dataset, out / "data.yaml", split)
     dataset = cleaned(dataset, problems, out)
@@ -91,10 +91,12 @@ def write(
     rows = dataset.offsets.tolist()
 
     def content(row: int) -> bytes:
+        at = slice(rows[row], rows[row + 1])
+        columns = (keep[at].tolist(), boxes.category[at].tolist(), numbers[at].tolist())
         lines = [
-            f"{boxes.category[i]} " + " ".join(f"{v:.15g}" for v in numbers[i]) + "\n"
-            for i in range(rows[row], rows[row + 1])
-            if keep[i]
+            f"{c} {x:.15g} {y:.15g} {w:.15g} {h:.15g}\n"
+            for kept, c, (x, y, w, h) in zip(*columns, strict=True)
+            if kept
         ]
         return "".join(lines).encode()
 
@@ -108,7 +110,7 @@ def write(
         split,
         copy_images,
         {"data.yaml": text.encode()},
-        labels=[label.as_posix() for label in labels],
+        labels=labels,
         content=content,
         shared=("data.yaml",),
         images=placed,
@@ -146,15 +148,17 @@ def _names(file_names: list[str], split: str) -> list[str]:
     return shorter if len(set(shorter)) == len(shorter) else plain
 
 
-def _check_labels(dataset: DetectionDataset, labels: list[Path]) -> None:
-    first: dict[Path, int] = {}
+def _check_labels(dataset: DetectionDataset, labels: list[str]) -> None:
+    if len(set(labels)) == len(labels):
+        return
+    first: dict[str, int] = {}
     names = dataset.images.file_name
     for row, file in enumerate(labels):
         other = first.setdefault(file, row)
         if other != row:
             raise DataError(
                 f"images {names[other]!r} and {names[row]!r} would share the label file "
-                f"{file.name}",
+                f"{posixpath.basename(file)}",
                 record=f"image {dataset.images.id[row]}",
                 remedy="Rename one of them.",
             )
