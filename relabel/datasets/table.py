@@ -88,6 +88,27 @@ class ImageTable(Table):
         return replace(self.take(rows), image=image)
 
 
+class ColumnParts:
+    """Columns that are read block by block, a part of each for every block."""
+
+    def __init__(self) -> None:
+        self.columns: list[list[np.ndarray]] = []
+
+    def add(self, *parts: np.ndarray) -> None:
+        if not self.columns:
+            self.columns = [[] for _ in parts]
+        for column, part in zip(self.columns, parts, strict=True):
+            column.append(part)
+
+    def joined(self) -> list[np.ndarray]:
+        """Each column as one; its parts go before the next is joined."""
+        whole = []
+        for column in self.columns:
+            whole.append(np.concatenate(column))
+            column.clear()
+        return whole
+
+
 def _take(values: Any, rows: np.ndarray) -> Any:
     if values is None:
         return None

@@ -90,8 +90,15 @@ def open_file(path: str | Path, *, remedy: str = "Check the path.") -> Iterator[
         DataError: see `check_regular`; or it cannot be opened or read.
     """
     check_regular(path, remedy=remedy)
+    with _opened(path, remedy) as stream:
+        yield stream
+
+
+@contextmanager
+def _opened(path: str | Path, remedy: str) -> Iterator[BufferedReader]:
+    """`open_file` of what is known to be a regular file."""
     try:
-        with Path(path).open("rb") as stream:
+        with open(path, "rb") as stream:  # noqa: PTH123 (a Path per file costs time)
             yield stream
     except OSError as error:
         text = error.strerror or str(error)
@@ -129,7 +136,7 @@ def read_bytes(
     size = check_regular(path, remedy=remedy)
     if most is not None and size > most:
         raise _too_large(path, size, most)
-    with open_file(path, remedy=remedy) as stream:
+    with _opened(path, remedy) as stream:
         data = bytearray(size)
         del data[stream.readinto(data) :]
     if data.startswith(_GZIP):
@@ -159,8 +166,6 @@ def read_text(
     Raises:
         DataError: see `read_bytes`; or it is not UTF-8, or holds NUL bytes.
     """
-    if empty and check_regular(path, remedy=remedy) == 0:
-        return ""
     try:
         data = read_bytes(path, remedy=remedy, most=most)
     except DataError as error:

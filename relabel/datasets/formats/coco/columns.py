@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Raw
 
+from relabel.datasets.table import ColumnParts
+
 _Int64: Any = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Pixels: Any = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Flag = int | bool | None
@@ -39,6 +41,8 @@ OPTIONAL_FIELDS: dict[str, tuple[Any, Any]] = {
     "ignore": (_Flag, None),
     "score": (float | None, None),
 }
+# Bytes of a field's value up to which it is copied, rather than the file kept for it.
+_SHORT = 32
 INTEGER_FIELDS = {"id", "image_id", "category_id", "width", "height"}
 
 
@@ -67,8 +71,9 @@ def record_type(known: dict[str, tuple[Any, Any]], names: Sequence[str]) -> Any:
 class RawFields(Sequence[bytes | None]):
     """Undecoded JSON fields of records, column by column: ``names`` by rows.
 
-    Item ``i`` is the JSON object of the fields that record ``i`` has, or None. The values are
-    views into the file's bytes, so that 860,000 segmentations need no second copy.
+    Item ``i`` is the JSON object of the fields that record ``i`` has, or None. Long values are
+    views into the file's bytes, so that 860,000 segmentations need no second copy; short ones are
+    not, so that a licence's number does not keep the file in memory.
     """
 
     def __init__(self, names: Sequence[str], columns: Sequence[list[Any]]) -> None:
@@ -102,7 +107,12 @@ class _ExtraColumns:
 
     def add(self, start: int, name: str, values: list[Any]) -> None:
         column = self.columns.setdefault(name, [])
-        column += [b""] * (start - len(column)) + values
+        column += [b""] * (start - len(column))
+        known: dict[bytes, bytes] = {}  # equal ones of a block are one object
+        column += [
+            known.setdefault(short, short) if len(short := bytes(value)) <= _SHORT else value
+            for value in values
+        ]
 
     def fields(self, n: int) -> RawFields | None:
         for name in self.columns:
@@ -157,7 +167,7 @@ class ImageBlocks:
 
     def __init__(self) -> None:
         self.file_name: list[str | None] = []
-        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.parts = ColumnParts()
         self.extra = _ExtraColumns()
 
     def add(self, records: list[Any], names: list[str]) -> None:
@@ -166,18 +176,16 @@ class ImageBlocks:
             values = [getattr(r, f"extra_{i}") for r in records]
             self.extra.add(len(self.file_name), name, values)
         self.file_name += [r.file_name for r in records]
-        self.parts.append(
-            (
-                np.array([r.id for r in records], dtype=np.int64),
-                np.array([r.width or 0 for r in records], dtype=np.int32),
-                np.array([r.height or 0 for r in records], dtype=np.int32),
-            )
+        self.parts.add(
+            np.array([r.id for r in records], dtype=np.int64),
+            np.array([r.width or 0 for r in records], dtype=np.int32),
+            np.array([r.height or 0 for r in records], dtype=np.int32),
         )
 
     def columns(self) -> ImageColumns:
-        if not self.parts:
+        if not self.parts.columns:
             self.add([], [])
-        id, width, height = (np.concatenate(column) for column in zip(*self.parts, strict=True))
+        id, width, height = self.parts.joined()
         extra = self.extra.fields(len(self.file_name))
         return ImageColumns(id, self.file_name, width, height, extra)
 
@@ -187,7 +195,7 @@ class AnnotationBlocks:
 
     def __init__(self) -> None:
         self.count = 0
-        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.parts = ColumnParts()
         self.extra = _ExtraColumns()
 
     def add(self, records: list[Any], names: list[str]) -> None:
@@ -213,26 +221,23 @@ class AnnotationBlocks:
         for i, name in enumerate(names):
             if name not in OPTIONAL_FIELDS:
                 self.extra.add(self.count, name, [getattr(r, f"extra_{i}") for r in records])
-        self.parts.append(
-            (
-                _column(ids, np.int64),
-                numbered,
-                _column([r.image_id for r in records], np.int64),
-                _column([r.category_id for r in records], np.int64),
-                _column(boxes, np.float64).reshape(n, 4),
-                _column([r.area for r in records], np.float64),
-                crowd,
-                ignore,
-                score,
-            )
+        self.parts.add(
+            _column(ids, np.int64),
+            numbered,
+            _column([r.image_id for r in records], np.int64),
+            _column([r.category_id for r in records], np.int64),
+            _column(boxes, np.float64).reshape(n, 4),
+            _column([r.area for r in records], np.float64),
+            crowd,
+            ignore,
+            score,
         )
         self.count += n
 
     def columns(self) -> AnnotationColumns:
-        if not self.parts:
+        if not self.parts.columns:
             self.add([], [])
-        columns = [np.concatenate(column) for column in zip(*self.parts, strict=True)]
-        return AnnotationColumns(*columns, extra=self.extra.fields(self.count))
+        return AnnotationColumns(*self.parts.joined(), extra=self.extra.fields(self.count))
 
 
 def _column(values: list[Any], dtype: type[np.int64] | type[np.float64]) -> np.ndarray:

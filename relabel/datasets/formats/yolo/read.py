@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relabel.datasets.dataset import DetectionDataset
+from relabel.datasets.dataset import DetectionDataset, Images
 from relabel.datasets.formats.box_checks import checked_boxes, numbered_images
 from relabel.datasets.formats.yolo.layout import Layout, find_layout
 from relabel.datasets.formats.yolo.rows import boxes_of, read_rows
@@ -22,6 +22,7 @@ from relabel.errors import DataError, Problems
 
 # Six decimals are usual in label files; a box may pass the edge by as much without being outside.
 _ROUNDING = 2e-6
+_BLOCK = 1 << 16
 
 
 def read(
@@ -53,6 +54,9 @@ def read(
     row, table = boxes_of(
         rows, list(layout.names), layout.keypoints, problems, lambda i: str(layout.labels[i])
     )
+    # Of a million label files only what is still asked for stays in memory.
+    file, line = rows.file[row], rows.line[row]
+    del rows, row
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
     # Row of each image, -1 where it is left out: with unreadable labels it is no background.
@@ -66,8 +70,10 @@ def read(
             sizes.append(image_size(location))
             image_row[i] = len(names)
             names.append(image)
-    of_image = image_row[rows.file[row]]
-    row, table, of_image = row[of_image >= 0], table[of_image >= 0], of_image[of_image >= 0]
+    there = image_row[file] >= 0
+    if not there.all():
+        file, line, table = file[there], line[there], table[there]
+    of_image = image_row[file]
 
     images = numbered_images(names, sizes)
     numbers = np.array(sorted(layout.names), dtype=np.float64)
@@ -78,16 +84,15 @@ def read(
         category = into_space(space, own, category, keep, layout.file, problems)
         keep &= category >= 0
     kept = np.flatnonzero(keep)
-    scale = np.stack([images.width, images.height] * 2, axis=1).astype(np.float64)[of_image[kept]]
     used = space or own
 
     def record_of(i: int) -> str:
-        at = int(row[kept[i]])
-        return f"{layout.labels[rows.file[at]]}, line {rows.line[at]}"
+        at = int(kept[i])
+        return f"{layout.labels[file[at]]}, line {line[at]}"
 
     boxes = checked_boxes(
         of_image[kept],
-        _to_pixels(table[kept, 1:5], scale),
+        _to_pixels(table, kept, of_image, images),
         category[kept],
         images,
         used,
@@ -107,7 +112,19 @@ def _space(name: str, layout: Layout) -> LabelSpace:
         raise DataError(error.message, file=layout.file, remedy=error.remedy) from error
 
 
-def _to_pixels(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _to_pixels(
+    table: np.ndarray, rows: np.ndarray, image: np.ndarray, images: Images
+) -> np.ndarray:
+    """Pixel xywh [n, 4] of n rows of a table of boxes (see `boxes_of`), block by block."""
+    size = np.stack([images.width, images.height] * 2, axis=1).astype(np.float64)
+    out = np.empty((len(rows), 4))
+    for start in range(0, len(rows), _BLOCK):
+        part = rows[start : start + _BLOCK]
+        out[start : start + _BLOCK] = _scaled(table[part, 1:5], size[image[part]])
+    return out
+
+
+def _scaled(box: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Fractions cx, cy, w, h to pixel xywh: [n, 4] -> [n, 4]."""
     low = box[:, :2] - box[:, 2:] / 2
     high = box[:, :2] + box[:, 2:] / 2

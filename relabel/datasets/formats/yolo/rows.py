@@ -15,13 +15,14 @@ from itertools import accumulate
 
 import numpy as np
 
+from relabel.datasets.table import ColumnParts
 from relabel.errors import DataError, Problems
 from relabel.files.opening import read_text
 
 # Beyond this a number is a pixel, not a fraction.
 _NOT_A_FRACTION = 2.0
 _BLOCK = 256
-_HEAD = 7
+_HEAD, _SHORT = 5, 7  # numbers that are kept, and of rows that are looked at at once
 # Fewer polygons of one length may lie as keypoints do by chance.
 _ENOUGH = 3
 _SLACK = 0.01
@@ -37,7 +38,7 @@ class Rows:
         file: int [n], which of the files.
         line: int [n], from 1.
         count: int [n], numbers in the row.
-        head: float64 [n, 7], the first numbers, NaN where there are fewer.
+        head: float64 [n, 5], the first numbers, NaN where there are fewer.
         tail: float64 [n, 2], the last two.
         low, high: float64 [n, 2], bounds of the points after the first five numbers, from rows of
             more than six; infinite elsewhere.
@@ -69,7 +70,12 @@ def read_rows(files: Sequence[str | None], problems: Problems) -> tuple[Rows, li
     Raises:
         DataError: there are such, unless problems are to be skipped.
     """
-    parts, unread = [_summed_up(np.zeros(0), *[np.zeros(0, dtype=np.int64)] * 3)], []
+    parts, unread = ColumnParts(), []
+
+    def add(rows: Rows) -> None:
+        parts.add(*(getattr(rows, f.name) for f in fields(Rows)))
+
+    add(_summed_up(np.zeros(0), *[np.zeros(0, dtype=np.int64)] * 3))
     for start in range(0, len(files), _BLOCK):
         texts: list[str] = []
         for number, file in enumerate(files[start : start + _BLOCK], start):
@@ -86,15 +92,14 @@ def read_rows(files: Sequence[str | None], problems: Problems) -> tuple[Rows, li
             for number, text in enumerate(texts, start):
                 name = files[number]
                 if text and name is not None:
-                    parts.append(_slowly(text, name, number, problems))
+                    add(_slowly(text, name, number, problems))
         else:
             values, count, line = block
             # Lines of the block to lines of each file.
             first = list(accumulate((t.count("\n") + 1 for t in texts), initial=0))
             file = np.searchsorted(first, line, side="right") - 1
-            parts.append(_summed_up(values, count, file + start, line - np.array(first)[file] + 1))
-    columns = ([getattr(part, f.name) for part in parts] for f in fields(Rows))
-    return Rows(*(np.concatenate(column) for column in columns)), unread
+            add(_summed_up(values, count, file + start, line - np.array(first)[file] + 1))
+    return Rows(*parts.joined()), unread
 
 
 def _numbers(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -146,9 +151,9 @@ def _summed_up(values: np.ndarray, count: np.ndarray, file: np.ndarray, line: np
     """Rows of ``count`` numbers each, one after the other in ``values``."""
     n = len(count)
     start = np.cumsum(count) - count
-    place = np.arange(_HEAD)
+    place = np.arange(_SHORT)
     held = place < count[:, None]
-    head = np.full((n, _HEAD), np.nan)
+    head = np.full((n, _SHORT), np.nan)
     head[held] = values[(start[:, None] + place)[held]]
     last = start + count - 1
     tail = np.stack([values[np.maximum(last - 1, start)], values[last]], axis=1)
@@ -171,7 +176,7 @@ def _summed_up(values: np.ndarray, count: np.ndarray, file: np.ndarray, line: np
         third = (offset >= 7) & ((offset - 7) % 3 == 0)
         other = third & (value != 0) & (value != 1) & (value != 2)
         flags[long] = ~np.logical_or.reduceat(other, begin)
-    return Rows(file, line, count, head, tail, low, high, reach, flags)
+    return Rows(file, line, count, head[:, :_HEAD].copy(), tail, low, high, reach, flags)
 
 
 def boxes_of(
@@ -226,13 +231,16 @@ def boxes_of(
     good = np.ones(len(rows), dtype=bool)
     good[list(faults)] = False
     problems.count(_TRACKS, int((good & tracked).sum()))
-    points = head[:, 1:5].reshape(-1, 2, 2)
-    low = np.minimum(points.min(axis=1), rows.low)
-    high = np.maximum(points.max(axis=1), rows.high)
-    bounds = np.concatenate([(low + high) / 2, high - low], axis=1)
-    xywh = np.where(polygon[:, None], bounds, head[:, 1:5])
-    table = np.concatenate([head[:, :1], xywh, score[:, None]], axis=1)
-    return np.flatnonzero(good), table[good]
+    row = np.flatnonzero(good)
+    table = np.empty((len(row), 6))
+    table[:, :5] = head[row, :5]
+    table[:, 5] = score[row]
+    at = np.flatnonzero(polygon[row])
+    points = head[row[at], 1:5].reshape(-1, 2, 2)
+    low = np.minimum(points.min(axis=1), rows.low[row[at]])
+    high = np.maximum(points.max(axis=1), rows.high[row[at]])
+    table[at, 1:5] = np.concatenate([(low + high) / 2, high - low], axis=1)
+    return row, table
 
 
 def _meaning(
