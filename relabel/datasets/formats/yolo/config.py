@@ -7,7 +7,9 @@ alone. Paths in them never lead out of the folder that the user gave.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,20 +100,27 @@ class Config:
         return is_within(path, self.roots)
 
 
-def on_disk(path: str) -> str | None:
+def on_disk(path: str, listed: dict[str, dict[str, list[str]]] | None = None) -> str | None:
     """The path as it is spelled on disk, where another case is meant; None where there is none.
 
     Windows and macOS do not tell ``Images`` from ``images``.
+
+    Args:
+        listed: names in folders by their lower case, as far as known; grows. For many paths of the
+            same folders.
     """
     if os.path.lexists(path):
         return path
+    listed = {} if listed is None else listed
     folder, name = os.path.split(path)
-    if not name or (parent := on_disk(folder)) is None:
+    if not name or (parent := on_disk(folder, listed)) is None:
         return None
-    try:
-        found = [other for other in os.listdir(parent) if other.lower() == name.lower()]  # noqa: PTH208
-    except OSError:
-        return None
+    if parent not in listed:
+        listed[parent] = defaultdict(list)
+        with suppress(OSError):
+            for other in os.listdir(parent):  # noqa: PTH208
+                listed[parent][other.lower()].append(other)
+    found = listed[parent].get(name.lower(), ())
     return os.path.join(parent, found[0]) if len(found) == 1 else None  # noqa: PTH118
 
 

@@ -40,6 +40,8 @@ class LabelFiles:
         self._texts: dict[str, dict[str, str]] = {}
         # Of every folder with labels the folder of their images.
         self._images: dict[str, str] = {}
+        # A folder without labels is looked for in every case among those that have some.
+        self._listed: dict[str, dict[str, list[str]]] = {}
         self._used: set[str] = set()
 
     def pair(
@@ -141,7 +143,7 @@ class LabelFiles:
         named = [i for i in range(first, len(parts)) if parts[i].lower() == "images"]
         places = []
         for at in sorted(named, key=lambda i: (parts[i] != "images", -i)):
-            found = on_disk("/".join([*parts[:at], "labels", *parts[at + 1 :]]))
+            found = on_disk("/".join([*parts[:at], "labels", *parts[at + 1 :]]), self._listed)
             if found is not None and os.path.isdir(found):  # noqa: PTH112
                 places.append(found)
         return [*places, folder]
