@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from relabel.classifiers.settings import PRESETS, ClassifierSettings, process_rank
+from relabel.classifiers.settings import PRESETS, ClassifierSettings
 from relabel.errors import Problems
 from relabel.workspace.progress import message, tell_problems
 
@@ -106,8 +105,6 @@ def cli(
     runtime = given.runtime
     preset = given.of(ClassifierSettings, "classifier").preset
     settings = given.of(ClassifierSettings, "classifier", under=PRESETS[preset])
-    main_process = process_rank()[0] == 0
-    runtime = runtime if main_process else replace(runtime, quiet=True)
     problems = Problems(runtime.skip_bad)
     val = None
     if images is not None:
@@ -127,8 +124,6 @@ def cli(
         val = None if val is None else inputs.in_classes_of(val, train)
     folder = out or Path("runs") / "classifiers" / train.name
     metrics = _train(train, val, folder, settings, runtime, problems, overwrite)
-    if not main_process:
-        return
     tell_problems(problems, runtime.quiet)
     if as_json:
         print_json({"classifier": str(folder), **metrics})
@@ -150,7 +145,7 @@ def _train(
     problems: Problems,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """The stage: run, resumed or found done. Of several processes the first one keeps its books."""
+    """The stage: run, resumed or found done."""
     from relabel.align.job import backbone_identities
     from relabel.backbones.extractor import resolve_backbone
     from relabel.classifiers.model import load_for_prediction
@@ -158,7 +153,6 @@ def _train(
     from relabel.training.loop import resolve_device
     from relabel.workspace.stage import Stage
 
-    rank, world = process_rank()
     model = backbone_identities(settings.model).get(settings.model, settings.model)
     stage = Stage(
         f"classifier on {train.name}",
@@ -178,19 +172,12 @@ def _train(
             metrics["validation"] = [measure_classifier(trained, val, runtime)]
         return metrics
     resolve_backbone(settings.model)  # a misspelt name leaves no folder behind
-    if rank == 0:
-        stage.begin(overwrite)
-    try:
-        if world > 1:
-            from accelerate import PartialState
+    found: dict[str, Any] = {}
 
-            PartialState(cpu=runtime.device == "cpu").wait_for_everyone()
-        metrics = train_classifier(
-            train, folder, settings, runtime, validation=val, problems=problems
+    def train_it() -> None:
+        found.update(
+            train_classifier(train, folder, settings, runtime, validation=val, problems=problems)
         )
-        if rank == 0:
-            stage.finish()
-    finally:
-        if rank == 0:
-            stage.release()
-    return metrics
+
+    stage.run(train_it, overwrite=overwrite)
+    return found

@@ -19,6 +19,7 @@ import click
 
 from relabel import __version__
 from relabel.errors import RelabelError, did_you_mean, shown
+from relabel.workspace import ranks
 
 # The help line of each subcommand stands here so that `relabel --help` imports none of them.
 COMMANDS = {
@@ -154,9 +155,14 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     process.remember_arguments(args)
     state = State(debug="--debug" in (sys.argv[1:] if args is None else args))
+    if ranks.enter() > 0:
+        error = ranks.serve()
+        sys.exit(0 if error is None else _report(error, state.debug))
     try:
         with process.in_charge():
             status = _finish(_run(args, state))
+            if status == 0:
+                ranks.release()
     except KeyboardInterrupt:  # a second one, while the first was told
         status = process.tell_interrupted()
     process.leave(status)

@@ -71,7 +71,8 @@ def _handle(handler: Any) -> dict[int, Any]:
 
 
 if _is_program():
-    _handle(_end_at_once)
+    # Of several processes (`relabel.workspace.ranks`) the first one tells; the others just end.
+    _handle(_end_at_once if os.environ.get("RANK", "0") == "0" else signal.SIG_DFL)
     # The first registered is the last called: what is left then is Python's own end.
     atexit.register(_handle, signal.SIG_IGN)
 

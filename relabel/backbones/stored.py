@@ -259,13 +259,19 @@ def view_of(file: Path, name: str = MIRROR) -> Path:
     return file.with_suffix(f".{name}.f16") if name else file
 
 
-def stacked(images: Sequence[ImageMaps]) -> tuple[FeatureMaps, list[tuple[int, int]]]:
-    """Maps of images as a batch, zero-padded, and (height, width) of each image in pixels."""
+def stacked(
+    images: Sequence[ImageMaps], least: tuple[int, int] = (0, 0)
+) -> tuple[FeatureMaps, list[tuple[int, int]]]:
+    """Maps of images as a batch, zero-padded, and (height, width) of each image in pixels.
+
+    Args:
+        least: minimum height and width of the batch in pixels.
+    """
     strides = list(images[0].levels)
     levels = {}
     for stride in strides:
         maps = [image.levels[stride] for image in images]
-        height, width = (max(m.shape[i] for m in maps) for i in (1, 2))
+        height, width = (max(least[i] // stride, *(m.shape[i + 1] for m in maps)) for i in (0, 1))
         batch = torch.zeros(len(maps), height, width, maps[0].shape[0], dtype=torch.float16)
         for row, m in zip(batch, maps, strict=True):
             row[: m.shape[1], : m.shape[2]] = m.permute(1, 2, 0)

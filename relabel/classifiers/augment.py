@@ -90,6 +90,11 @@ def centre_view(image: np.ndarray, side: int, crop: float, interpolation: str) -
     return np.array(view.crop((left, top, left + side, top + side)))
 
 
+def blends(settings: ClassifierSettings) -> bool:
+    """Whether images of a batch are blended with one another."""
+    return settings.mixup > 0 or settings.cutmix > 0
+
+
 def mixing(settings: ClassifierSettings) -> v2.Transform | None:
     """Mixup (Zhang et al., 2018), CutMix (Yun et al., 2019), or one of them for each batch."""
     kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))

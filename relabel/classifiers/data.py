@@ -17,7 +17,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from relabel.classifiers.augment import centre_view, training_view
+from relabel.classifiers.augment import blends, centre_view, training_view
 from relabel.classifiers.settings import ClassifierSettings
 from relabel.datasets.multilabels import box_labels, label_matrix, label_rows
 from relabel.datasets.pixels.location import all_stored_bytes, image_location, read_rgb
@@ -26,6 +26,7 @@ from relabel.files.remote import is_url
 from relabel.training.loop import step_seed
 from relabel.training.order import rows_of_step
 from relabel.training.prefetch import prefetch
+from relabel.training.shared import own_part
 from relabel.workspace.cores import reading_threads
 
 if TYPE_CHECKING:
@@ -214,24 +215,25 @@ class Batch:
         pixels: uint8 [B, 3, S, S].
         targets: float32 [B, C].
         seed: of how images are blended with one another.
+        leading: number of images that are there for the next one to be blended with, no more.
     """
 
     pixels: Tensor
     targets: Tensor
     seed: int
+    leading: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class AugmentedBatches:
-    """Step number to a `Batch`. Depends on nothing but the step, also with several processes.
+    """Step number to a `Batch`, of several processes to this one's part of it.
 
-    Every image of a step has random numbers of its own, so that the images of a step are the same
-    however many processes share them; blending happens within each process's part.
+    Depends on nothing but the step. Every image of a step has random numbers of its own, so that
+    the images of a step are the same however many processes share them.
 
     Args:
         images: the images to learn from.
         side: S.
-        rank, world: this process takes part ``rank`` of ``world`` of every batch.
         bad: receives images that cannot be decoded; their place is taken by the next image. None
             raises on the first.
     """
@@ -239,21 +241,22 @@ class AugmentedBatches:
     images: LabelledImages
     settings: ClassifierSettings
     side: int
-    rank: int = 0
-    world: int = 1
     bad: BadImages | None = None
 
     def __call__(self, step: int) -> Batch:
         s = self.settings
         rows = rows_of_step(len(self.images), step, s.batch_size, s.seed)
         pixels, kept = [], []
-        first, end = (s.batch_size * rank // self.world for rank in (self.rank, self.rank + 1))
-        for place in range(first, end):
+        mine = own_part(len(rows))
+        # Mixup and CutMix blend an image with the one before it in the whole batch.
+        leading = int(blends(s) and len(rows[mine]) < len(rows))
+        for place in (i % len(rows) for i in range(mine.start - leading, mine.stop)):
             view, row = self._image(int(rows[place]), [s.seed, 2, step, place])
             pixels.append(view)
             kept.append(row)
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        return Batch(stacked, self._targets(np.array(kept)), step_seed(s.seed, step, self.rank))
+        seed = step_seed(s.seed, step)
+        return Batch(stacked, self._targets(np.array(kept)), seed, leading)
 
     def _image(self, row: int, seed: list[int]) -> tuple[np.ndarray, int]:
         for _ in range(min(_MOST_TRIES, len(self.images))):

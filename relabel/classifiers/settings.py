@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -133,8 +132,3 @@ class ClassifierSettings(TrainSettings):
         if self.loss != "smoothing":
             unused = (*unused, "smoothing")
         return {k: v for k, v in settings_dict(self).items() if k not in unused}
-
-
-def process_rank() -> tuple[int, int]:
-    """(rank, number of processes) as ``torchrun`` and ``accelerate launch`` announce them."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

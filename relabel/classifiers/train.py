@@ -26,8 +26,8 @@ from relabel.classifiers.data import (
     ordered_batches,
 )
 from relabel.classifiers.model import Classifier, build_classifier, save_classifier
-from relabel.classifiers.settings import ClassifierSettings, process_rank
-from relabel.errors import ConfigError, DataError, Problems
+from relabel.classifiers.settings import ClassifierSettings
+from relabel.errors import DataError, Problems
 from relabel.settings import Runtime
 from relabel.training.loop import (
     autocast,
@@ -38,9 +38,11 @@ from relabel.training.loop import (
     total_steps,
 )
 from relabel.training.memory import keep_freed_memory
+from relabel.training.shared import divisor, gathered
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.engine import Make, make_in_order
 from relabel.workspace.progress import message, progress
+from relabel.workspace.ranks import check_batch, on_all_ranks, rank
 
 METRICS_FILE = "metrics.json"
 TEST_BATCH = 64
@@ -48,6 +50,7 @@ _BATCHES_PER_ITEM = 8  # that an actor scores at a time
 _CENTRE_IMAGES = 64
 
 
+@on_all_ranks("validation")
 def train_classifier(
     images: LabelledImages,
     out: Path,
@@ -58,8 +61,6 @@ def train_classifier(
     problems: Problems | None = None,
 ) -> dict[str, Any]:
     """Train a classifier, resuming from the checkpoint in ``out`` if it has one.
-
-    Started by ``torchrun`` or ``accelerate launch``, the processes share every batch.
 
     Args:
         images: the training images; those that `LabelledImages.usable` leaves out are skipped.
@@ -75,12 +76,7 @@ def train_classifier(
         DataError: nothing to learn from, or an image that cannot be read.
         ConfigError: the network is not available, or the batch cannot be shared by the processes.
     """
-    rank, world = process_rank()
-    if settings.batch_size % world:
-        raise ConfigError(
-            f"batch_size {settings.batch_size} cannot be shared evenly by {world} processes",
-            remedy=f"Use a multiple of {world}.",
-        )
+    check_batch(settings.batch_size, settings.section)
     usable = images.usable(settings.loss)
     if len(usable) == 0:
         raise DataError(
@@ -93,8 +89,6 @@ def train_classifier(
     skip_bad = problems is not None and problems.skip_bad
     bad = BadImages() if skip_bad else None
     model, kept = _new_model(train, settings, runtime, bad)
-    if world > 1:
-        _freeze_unused(model)
     out.mkdir(parents=True, exist_ok=True)
     device = resolve_device(runtime.device)
     backbone = model.backbone_parameters() if settings.backbone_lr_scale != 1 else set()
@@ -104,6 +98,7 @@ def train_classifier(
     def losses(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         pixels = batch.pixels.to(device, memory_format=torch.channels_last).float() / 255
         pixels, targets = mixed(pixels, batch.targets.to(device), mix, batch.seed)
+        pixels, targets = pixels[batch.leading :], targets[batch.leading :]
         return {settings.loss: classification_loss(net(pixels), targets, settings)}
 
     def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
@@ -113,7 +108,7 @@ def train_classifier(
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     result = fit(
         model,
-        AugmentedBatches(train, settings, model.spec.image_size, rank=rank, world=world, bad=bad),
+        AugmentedBatches(train, settings, model.spec.image_size, bad=bad),
         losses,
         steps=total_steps(settings, len(train)),
         out=out,
@@ -123,6 +118,9 @@ def train_classifier(
         backbone_parameters=backbone,
         evaluate=evaluate if validation is not None else None,
     )
+    if bad is not None:
+        for found in gathered(dict(bad)):
+            bad.update(found)
     metrics = {
         "loss": settings.loss,
         "images": len(train),
@@ -133,7 +131,7 @@ def train_classifier(
         "losses": {k: round(v, 6) for k, v in result.losses.items()},
         "validation": result.history,
     }
-    if rank == 0:
+    if rank() == 0:
         save_classifier(model, out)
         atomic_write_json(out / METRICS_FILE, metrics, indent=1)
         drop_checkpoint(out)
@@ -154,7 +152,7 @@ def classification_loss(logits: Tensor, targets: Tensor, settings: ClassifierSet
     if settings.loss == "bce":
         known = targets >= 0
         each = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
-        return (each * known).sum() / known.sum().clamp(min=1)
+        return (each * known).sum() / divisor(known.sum())
     if settings.loss == "smoothing":
         targets = (1 - settings.smoothing) * targets + settings.smoothing / targets.shape[1]
     return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
@@ -366,17 +364,3 @@ def _centre_logits(
     assert bias is not None
     with torch.no_grad():
         bias += (low + high) / 2
-
-
-def _freeze_unused(model: Classifier) -> None:
-    """Stop training parameters that no logit depends on, such as a ViT's mask token.
-
-    Several processes would wait for their gradients for ever.
-    """
-    side = model.spec.image_size
-    model.eval()
-    model(torch.zeros(2, 3, side, side)).sum().backward()
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.requires_grad_(False)
-        parameter.grad = None

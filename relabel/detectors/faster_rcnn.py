@@ -9,6 +9,7 @@ Shape legend: ``B`` images, ``P`` proposals of an image, ``n`` boxes, ``C`` clas
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -16,6 +17,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -35,10 +37,50 @@ from relabel.detectors.family import MIN_SCORE, TOP_DETECTIONS, DetectionNetwork
 from relabel.detectors.pooling import SeparableRoIAlign
 from relabel.detectors.settings import SpecialistSettings
 from relabel.geometry import inside_ignored
+from relabel.training.shared import gathered
+from relabel.workspace.ranks import rank, world
 
 DUPLICATE_IOU = 0.9
 # Far below any logit, within fp16, and 0 after the softmax: no loss and no gradient.
 UNKNOWN_LOGIT = -1e4
+
+
+class SharedSampler(BalancedPositiveNegativeSampler):
+    """torchvision's sampler of anchors or RoIs, whose draws depend on the whole batch alone.
+
+    Attributes:
+        share: of the last call's samples; losses that are means over a process's own samples are
+            multiplied by it, so that their mean over processes is that over the whole batch.
+    """
+
+    share = 1.0
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        if world() == 1:
+            return super().__call__(matched_idxs)
+        # Which are drawn follows from the numbers of positives and negatives of all images.
+        sizes = [(int((m >= 1).sum()), int((m == 0).sum())) for m in matched_idxs]
+        parts = gathered(sizes)
+        quota = int(self.batch_size_per_image * self.positive_fraction)
+        drawn, counts = [], []
+        for size in itertools.chain(*parts):
+            positives = min(size[0], quota)
+            negatives = min(size[1], self.batch_size_per_image - positives)
+            device = matched_idxs[0].device
+            permuted = [torch.randperm(n, device=device) for n in size]
+            drawn.append((permuted[0][:positives], permuted[1][:negatives]))
+            counts.append(positives + negatives)
+        before = sum(map(len, parts[: rank()]))
+        mine = slice(before, before + len(sizes))
+        self.share = world() * sum(counts[mine]) / max(1, sum(counts))
+        chosen: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for matched, rows in zip(matched_idxs, drawn[mine], strict=True):
+            kinds = (torch.where(matched >= 1)[0], torch.where(matched == 0)[0])
+            for column, at, picked in zip(chosen, kinds, rows, strict=True):
+                mask = torch.zeros_like(matched, dtype=torch.uint8)
+                mask[at[picked]] = 1
+                column.append(mask)
+        return chosen
 
 
 class IgnoreAwareRPN(RegionProposalNetwork):
@@ -160,6 +202,7 @@ class ScoreVectorRoIHeads(RoIHeads):
             nms_thresh=0.5,
             detections_per_img=TOP_DETECTIONS,
         )
+        self.fg_bg_sampler = SharedSampler(s.rois_per_image, 0.25)
 
     def forward(
         self,
@@ -279,6 +322,7 @@ class FasterRCNN(DetectionNetwork):
             post_nms_top_n={"training": s.rpn_proposals, "testing": s.rpn_proposals},
             nms_thresh=0.7,
         )
+        self.rpn.fg_bg_sampler = SharedSampler(256, 0.5)
         self.roi_heads = self.new_heads(width, classes, s)
 
     def forward(
@@ -301,7 +345,13 @@ class FasterRCNN(DetectionNetwork):
             images = ImageList(blank, sizes)
             proposals, rpn_losses = self.rpn(images, features, targets)
         detections, losses = self.roi_heads(features, proposals, sizes, targets)
-        return {**rpn_losses, **losses} if self.training else detections
+        if not self.training:
+            return detections
+        if world() > 1:
+            for part, sampler in ((rpn_losses, self.rpn), (losses, self.roi_heads)):
+                share = cast(SharedSampler, sampler.fg_bg_sampler).share
+                part.update({name: value * share for name, value in part.items()})
+        return {**rpn_losses, **losses}
 
     def score_boxes(
         self, pixels: Tensor | FeatureMaps, sizes: list[tuple[int, int]], boxes: list[Tensor]

@@ -22,13 +22,16 @@ from relabel.errors import DataError
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device, total_steps
 from relabel.training.order import rows_of_step
-from relabel.training.pixels import pad_batch, resized_pixels
+from relabel.training.pixels import pad_batch, resized, resized_pixels
+from relabel.training.shared import barrier, own_part
 from relabel.workspace.atomic import atomic_write_json
+from relabel.workspace.ranks import check_batch, on_all_ranks, rank
 
 Example = tuple[Tensor | ImageMaps, dict[str, Tensor]]
 MAPS = "maps"
 
 
+@on_all_ranks("validate")
 def train_specialist(
     train: DetectionDataset,
     out: Path,
@@ -53,15 +56,22 @@ def train_specialist(
 
     Raises:
         DataError: no images or no boxes to learn from, or an image that cannot be read.
+        ConfigError: the processes of the command cannot share the batch evenly.
     """
     check_objects(train)
     settings = settings.resolved()
+    check_batch(settings.batch_size, settings.section)
     out.mkdir(parents=True, exist_ok=True)
     trainable = new_trainable(train.space, settings)
     store = trainable.map_store(maps or out / MAPS, resolve_device(runtime.device))
+    if rank() != 0:
+        barrier()  # all maps are there
+    batches = TrainingBatches(train, settings, trainable.model.divisor, store, runtime)
+    if rank() == 0:
+        barrier()
     result = train_detector(
         trainable,
-        TrainingBatches(train, settings, trainable.model.divisor, store, runtime),
+        batches,
         total_steps(settings, len(train)),
         out,
         settings,
@@ -69,8 +79,9 @@ def train_specialist(
         description=f"Training the {train.name} specialist",
         evaluate=None if validate is None else lambda detector, _step: validate(detector),
     )
-    atomic_write_json(out / "metrics.json", {"validation": result.history})
-    shutil.rmtree(out / MAPS, ignore_errors=True)
+    if rank() == 0:
+        atomic_write_json(out / "metrics.json", {"validation": result.history})
+        shutil.rmtree(out / MAPS, ignore_errors=True)
     return out
 
 
@@ -113,22 +124,43 @@ class TrainingBatches:
     def __call__(self, step: int) -> Batch:
         s = self.settings
         rng = np.random.default_rng([s.seed, 1, step])
-        rows = rows_of_step(len(self.dataset), step, s.batch_size, s.seed)
+        rows = rows_of_step(len(self.dataset), step, s.batch_size, s.seed).tolist()
         short = s.image_size * draw_scale(s, rng)
-        return batch_of([self.image(int(row), short, rng) for row in rows], self.divisor)
+        drawn = [self._draw(rng) for _ in rows]
+        mine = own_part(len(rows))
+        examples = [
+            self._image(row, short, *views)
+            for row, views in zip(rows[mine], drawn[mine], strict=True)
+        ]
+        others = [self._size(row, short) for row in rows] if len(examples) < len(rows) else []
+        return batch_of(examples, self.divisor, others)
 
     def image(self, row: int, short: float, rng: np.random.Generator) -> Example:
         """One augmented image, pixels [3, h, w] in [0, 1] or its maps, and its target."""
+        return self._image(row, short, *self._draw(rng))
+
+    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray | None, bool]:
+        """An image's factors of `jitter_color`, where it has any, and whether it is mirrored."""
         s = self.settings
+        colors = None
+        if self.store is None and s.color_jitter > 0:
+            colors = draw_colors(s.color_jitter, rng)
+        return colors, bool(rng.random() < s.flip)
+
+    def _image(self, row: int, short: float, colors: np.ndarray | None, mirrored: bool) -> Example:
         if self.store is not None:
-            mirrored = bool(rng.random() < s.flip)
             x = self.maps(row, mirrored)
             return x, self._target(row, x.size, mirrored)
         x = self.pixels(row, short, mirrored=False)
-        x = jitter_color(x, s.color_jitter, rng)
-        mirrored = rng.random() < s.flip
+        if colors is not None:
+            x = jitter_color(x, colors)
         target = self._target(row, x.shape[1:], mirrored)
         return x.flip(2) if mirrored else x, target
+
+    def _size(self, row: int, short: float) -> tuple[int, int]:
+        """(height, width) of an image in the batch."""
+        width, height = stated_size(self.dataset, row)
+        return resized(height, width, short, self.settings.max_image_size)
 
     def pixels(self, row: int, short: float, mirrored: bool) -> Tensor:
         """[3, h, w] in [0, 1], the short side at ``short``."""
@@ -159,13 +191,21 @@ class TrainingBatches:
         return target
 
 
-def batch_of(images: Sequence[Example], divisor: int) -> Batch:
-    """Augmented images, all pixels [3, h, w] or all maps, with their targets as a batch."""
+def batch_of(
+    images: Sequence[Example], divisor: int, others: Sequence[tuple[int, int]] = ()
+) -> Batch:
+    """Augmented images, all pixels [3, h, w] or all maps, with their targets as a batch.
+
+    Args:
+        others: (height, width) of the images of the batch that other processes have.
+    """
     targets = [target for _, target in images]
     maps = [x for x, _ in images if isinstance(x, ImageMaps)]
     if maps:
-        return *stacked(maps), targets
-    pixels, sizes = pad_batch([x for x, _ in images if isinstance(x, Tensor)], divisor)
+        padded = [(-(-h // divisor) * divisor, -(-w // divisor) * divisor) for h, w in others]
+        height, width = zip(*padded, strict=True) if padded else ((0,), (0,))
+        return *stacked(maps, (max(height), max(width))), targets
+    pixels, sizes = pad_batch([x for x, _ in images if isinstance(x, Tensor)], divisor, others)
     return pixels, sizes, targets
 
 
@@ -175,11 +215,14 @@ def draw_scale(settings: SpecialistSettings, rng: np.random.Generator) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def jitter_color(x: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
-    """Random brightness, contrast and saturation of pixels [3, h, w] in [0, 1]."""
-    if amount <= 0:
-        return x
-    brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3)
+def draw_colors(amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Factors of brightness, contrast and saturation, each within ``amount`` of 1."""
+    return rng.uniform(1 - amount, 1 + amount, 3)
+
+
+def jitter_color(x: Tensor, factors: np.ndarray) -> Tensor:
+    """Pixels [3, h, w] in [0, 1] with other brightness, contrast and saturation."""
+    brightness, contrast, saturation = factors
     x = x * float(brightness)
     mean = x.mean()
     x = (x - mean) * float(contrast) + mean

@@ -18,6 +18,7 @@ from relabel.detectors.settings import SpecialistSettings
 from relabel.settings import Runtime
 from relabel.training.loop import FitResult, drop_checkpoint, fit, resolve_device, step_seed
 from relabel.training.memory import keep_freed_memory
+from relabel.workspace.ranks import rank
 
 Batch = tuple[Tensor | FeatureMaps, list[tuple[int, int]], list[dict[str, Tensor]]]
 Evaluate = Callable[[Detector, int], dict[str, float]]
@@ -70,8 +71,9 @@ def train_detector(
         backbone_parameters=trainable.backbone_parameters(),
         evaluate=measured if evaluate is not None else None,
     )
-    trainable.save(out)
-    drop_checkpoint(out)
+    if rank() == 0:
+        trainable.save(out)
+        drop_checkpoint(out)
     return result
 
 

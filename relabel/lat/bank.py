@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,16 @@ class ProposalBank:
     region: np.ndarray
     offsets: np.ndarray
     places: Places = field(default_factory=Places.none)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process opens the same bank from: regions stay in their file."""
+        file = getattr(self.region, "filename", None)
+        return {**self.__dict__, "region": self.region if file is None else Path(file)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(state["region"], Path):
+            self.__dict__["region"] = np.load(state["region"], mmap_mode="r")
 
     def restricted(self, keep: np.ndarray) -> ProposalBank:
         """Some of the images, bool [I]."""

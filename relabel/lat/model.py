@@ -16,6 +16,7 @@ from relabel.geometry import aligned_iou, batched_iou, inside_ignored
 from relabel.lat.features import POOL_SIZE
 from relabel.lat.fusion import SemanticFeatureFusion, pairwise_geometry
 from relabel.lat.settings import LatSettings
+from relabel.training.shared import divisor, own_part, whole_batch
 
 # Unit of box deltas, as in Fast R-CNN: a tenth of the box for centres, a fifth for log sizes.
 DELTA_SCALE = (0.1, 0.1, 0.2, 0.2)
@@ -133,9 +134,15 @@ class ChannelDropout(nn.Module):
         if not self.training:
             return x
         # One factor per channel, so that the regions, which are large, are gone through once.
-        shown = torch.rand(len(x), *[1] * x.dim(), device=x.device) >= self.hidden
-        kept = torch.rand(*x.shape[:-1], x.shape[-1] // self.cells, 1, device=x.device) >= self.p
+        shown = _drawn(len(x), *[1] * x.dim(), device=x.device) >= self.hidden
+        kept = _drawn(*x.shape[:-1], x.shape[-1] // self.cells, 1, device=x.device) >= self.p
         return (x.unflatten(-1, (-1, self.cells)) * ((kept & shown) / (1 - self.p))).flatten(-2)
+
+
+def _drawn(*shape: int, device: torch.device) -> Tensor:
+    """Uniform numbers for this process's part of a batch, drawn for the whole batch."""
+    whole = torch.rand(whole_batch(shape), device=device)
+    return whole[own_part(len(whole))]
 
 
 def overlapping_scores(boxes: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
@@ -235,7 +242,7 @@ def lat_losses(
     proposal, chosen, weight = batch.boxes[b, m], deltas[b, m, c], best[b, m, c]
     goal = targets.boxes[b, which[b, m, c].long()]
     raw = F.smooth_l1_loss(chosen, encode_deltas(proposal, goal), beta=0.5, reduction="none")
-    loss_box = (raw.sum(dim=-1) * weight).sum() / weight.sum().clamp(min=1.0)
+    loss_box = (raw.sum(dim=-1) * weight).sum() / divisor(weight.sum())
     if several:
         wanted = torch.zeros_like(logits)
         wanted[b, m, c] = 1.0
@@ -243,7 +250,7 @@ def lat_losses(
             wanted[b, m, c] = aligned_iou(decode_deltas(proposal, chosen.detach()), goal)
         used = counted[..., None] & targets.mask[:, None, :]
         raw = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        loss_cls = (raw * used).sum() / positive.sum().clamp(min=1)
+        loss_cls = (raw * used).sum() / divisor(positive.sum())
     else:
         allowed = F.pad(targets.mask, (0, 1), value=True)
         masked = logits.masked_fill(~allowed[:, None, :], -1e4)
@@ -251,7 +258,7 @@ def lat_losses(
         label[b, m] = c
         raw = F.cross_entropy(masked.flatten(0, 1), label.flatten(), reduction="none")
         used = counted.flatten()
-        loss_cls = (raw * used).sum() / used.sum().clamp(min=1)
+        loss_cls = (raw * used).sum() / divisor(used.sum())
     return {"class": loss_cls, "box": _BOX_WEIGHT * loss_box}
 
 

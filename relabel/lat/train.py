@@ -31,7 +31,9 @@ from relabel.lat.simulate import Manner, smallest_size
 from relabel.settings import Runtime
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed, total_steps
 from relabel.training.order import permuted, rows_of_step
+from relabel.training.shared import own_part
 from relabel.workspace.atomic import atomic_path, atomic_write_json
+from relabel.workspace.ranks import check_batch, on_all_ranks, rank
 
 PCA_IMAGES = 64
 
@@ -67,8 +69,10 @@ def train_lat(
 
     Raises:
         DataError: nothing to learn the target space from.
+        ConfigError: the processes of the command cannot share the batch evenly.
     """
     settings = settings.resolved()
+    check_batch(settings.batch_size, settings.section)
     out.mkdir(parents=True, exist_ok=True)
     joint = target_first(
         {n: d.space for n, d in datasets.items()} | dict(prompted_detectors or {}), target
@@ -98,7 +102,8 @@ def train_lat(
         kept = [banks[0].restricted(learned), *banks[1:]]
         part = out / "parts" / str(number)
         title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
-        models.append(_train_model(kept, joint, features, settings, runtime, part, number, title))
+        frozen = device, features.width
+        models.append(train_model(kept, joint, frozen, settings, runtime, part, number, title))
         logs.append(json.loads((part / "training.json").read_text()))
         if held.any():
             rest = banks[0].restricted(held)
@@ -114,22 +119,27 @@ def train_lat(
     return out
 
 
-def _train_model(
+@on_all_ranks()
+def train_model(
     banks: list[ProposalBank],
     joint: JointLabelSpace,
-    features: FrozenFeatures,
+    frozen: tuple[torch.device, int],
     settings: LatSettings,
     runtime: Runtime,
     part: Path,
     number: int,
     title: str,
 ) -> TransferModel:
-    """One of the models; its finished weights in ``part`` are reused."""
+    """One of the models; its finished weights in ``part`` are reused.
+
+    Args:
+        frozen: device and width of the region features.
+    """
     from safetensors.torch import save_file
 
-    device, weights = features.device, part / "model.safetensors"
+    (device, width), weights = frozen, part / "model.safetensors"
     torch.manual_seed(step_seed(settings.seed, number))
-    model = TransferModel(settings, joint.num_classes, len(joint.spaces), features.width)
+    model = TransferModel(settings, joint.num_classes, len(joint.spaces), width)
     if weights.exists():
         model.load_state_dict(read_tensors(weights))
         return model.to(device).eval()
@@ -154,9 +164,11 @@ def _train_model(
         runtime=runtime,
         description=title,
     )
-    with atomic_path(weights) as temporary:
-        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, str(temporary))
-    drop_checkpoint(part)
+    if rank() == 0:
+        tensors = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+        with atomic_path(weights) as temporary:
+            save_file(tensors, str(temporary))
+        drop_checkpoint(part)
     return model
 
 
@@ -224,14 +236,18 @@ class LatBatches:
             i = int(index - self._starts[which])
             drawn = draw(bank.proposals[i], bank.position, s, rng, datasets=self.datasets)
             items.append((bank, i, *drawn))
-        return collate(items, self.joint)
+        most = max(len(rows) for _, _, rows, *_ in items)
+        return collate(items[own_part(len(items))], self.joint, most)
 
 
-def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Targets]:
+def collate(
+    items: list[Any], joint: JointLabelSpace, least: int = 1
+) -> tuple[ProposalBatch, Targets]:
     """Pad drawn proposals and annotations of several images into tensors.
 
     Args:
         items: (bank, place in it, proposal rows, scores, confidence) per image.
+        least: minimum of M.
     """
     sizes, objects, classes, ignored = [], [], [], []
     for bank, i, *_ in items:
@@ -241,14 +257,17 @@ def collate(items: list[Any], joint: JointLabelSpace) -> tuple[ProposalBatch, Ta
         objects.append(truth[0])
         classes.append(joint.slice(bank.position).start + truth[1])
         ignored.append(truth[2])
-    valid = _padded([np.ones(len(rows), bool) for _, _, rows, *_ in items])
-    boxes = _padded([bank.proposals[i].boxes[rows] for bank, i, rows, *_ in items])
+    least = max(1, least)
+    valid = _padded([np.ones(len(rows), bool) for _, _, rows, *_ in items], least=least)
+    boxes = _padded([bank.proposals[i].boxes[rows] for bank, i, rows, *_ in items], least=least)
     boxes[~valid] = boxes.new_tensor([0, 0, 1, 1])
     batch = ProposalBatch(
-        _padded([bank.region[bank.offsets[i] + rows] for bank, i, rows, *_ in items]).float(),
+        _padded(
+            [bank.region[bank.offsets[i] + rows] for bank, i, rows, *_ in items], least=least
+        ).float(),
         boxes,
-        _padded([scores for *_, scores, _ in items]),
-        _padded([confidence for *_, confidence in items]),
+        _padded([scores for *_, scores, _ in items], least=least),
+        _padded([confidence for *_, confidence in items], least=least),
         valid,
         torch.tensor(sizes, dtype=torch.float32),
     )

@@ -26,9 +26,17 @@ from relabel.training.ema import applied, moving_average
 from relabel.training.memory import keep_freed_memory
 from relabel.training.prefetch import prefetch
 from relabel.training.settings import TrainSettings
+from relabel.training.shared import (
+    average_gradients,
+    averaged,
+    barrier,
+    begin_together,
+    see_whole_batches,
+)
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.cores import reading_threads
 from relabel.workspace.progress import progress
+from relabel.workspace.ranks import check_batch, rank, world
 
 CHECKPOINT = "checkpoint"
 
@@ -84,10 +92,10 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A seed for one step of one process; 63 bits, well mixed (SplitMix64)."""
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """A seed for one step, another one for each stream; 63 bits, well mixed (SplitMix64)."""
     z = (
-        seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB + 1
+        seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB + 1
     ) % 2**64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
@@ -112,6 +120,10 @@ def fit(
 ) -> FitResult:
     """Train ``model`` in place, resuming from ``out/checkpoint`` where there is one.
 
+    In a training of several processes (`relabel.workspace.ranks`) ``batch`` gives each its part of
+    the step's images. Rank 0 alone validates and writes; the files, which all read, do not depend
+    on the number of processes.
+
     Args:
         model: moved to the device; only parameters with ``requires_grad`` are trained.
         batch: step number to a batch, called in threads; depends on its argument alone.
@@ -126,12 +138,16 @@ def fit(
 
     Raises:
         RelabelError: the loss became NaN or infinite.
+        ConfigError: the processes cannot share the batch evenly.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     keep_freed_memory()
     device = resolve_device(runtime.device)
+    if world() > 1:
+        check_batch(settings.batch_size, settings.section)
+        model = see_whole_batches(model, device)
     # accelerate keeps the precision of a process's first training; each of ours has its own.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -154,6 +170,7 @@ def fit(
     accelerator.register_for_checkpointing(state, scheduler, *([ema] if ema else []), *stateful)
     folder = out / CHECKPOINT
     _resume(accelerator, folder)
+    begin_together(model)
 
     last_saved = time.monotonic()
     batches = prefetch(batch, state.step, steps, workers=reading_threads(runtime.workers))
@@ -164,18 +181,20 @@ def fit(
         started = time.monotonic()
         first = state.step
         for step, data in enumerate(batches, start=state.step):
-            torch.manual_seed(step_seed(settings.seed, step, accelerator.process_index))
+            torch.manual_seed(step_seed(settings.seed, step))
             prepared.train()
             with accelerator.autocast():
                 parts = losses(prepared, data)
             total = torch.stack([v.float() for v in parts.values()]).sum()
-            if not math.isfinite(float(total.detach())):
+            told = averaged(torch.stack([total, *(v.float() for v in parts.values())])).tolist()
+            if not math.isfinite(told[0]):
                 raise RelabelError(
-                    f"the loss became {float(total.detach())} at step {step}",
+                    f"the loss became {told[0]} at step {step}",
                     file=out,
                     remedy=_calmer(settings),
                 )
             accelerator.backward(total)
+            average_gradients(prepared.parameters())
             if settings.grad_clip > 0:
                 accelerator.clip_grad_norm_(prepared.parameters(), settings.grad_clip)
             optimizer.step()
@@ -183,17 +202,18 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             if ema is not None:
                 ema.update_parameters(model)
-            state.advance({k: float(v.detach()) for k, v in parts.items()})
+            state.advance(dict(zip(parts, told[1:], strict=True)))
             if after_step is not None:
                 after_step(model, state.step)
             rate = (state.step - first) * settings.batch_size / (time.monotonic() - started)
             bar.update(1, loss=round(state.mean_total(), 3), **{"images/s": round(rate, 1)})
             due = settings.eval_every and state.step % settings.eval_every == 0
-            if evaluate is not None and (due or state.step == steps):
+            if rank() == 0 and evaluate is not None and (due or state.step == steps):
                 state.history.append(
                     {"step": state.step, **_evaluated(model, ema, evaluate, state.step)}
                 )
-            if time.monotonic() - last_saved > settings.checkpoint_every and state.step < steps:
+            late = time.monotonic() - last_saved > settings.checkpoint_every
+            if rank() == 0 and late and state.step < steps:
                 _save(accelerator, folder)
                 last_saved = time.monotonic()
     if ema is not None:
@@ -201,7 +221,7 @@ def fit(
     # Read back from its weights the model would not have the forward pass of mixed precision.
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     model.eval()
-    if accelerator.is_main_process:
+    if rank() == 0:
         atomic_write_json(
             out / "training.json",
             {
@@ -211,7 +231,6 @@ def fit(
                 "settings": settings_dict(settings),
             },
         )
-    accelerator.wait_for_everyone()
     return FitResult(state.step, dict(state.losses), list(state.history))
 
 
@@ -307,23 +326,20 @@ def _evaluated(
 def _save(accelerator: Any, folder: Path) -> None:
     # The new checkpoint is complete before the old one goes; `_resume` finishes a cut-off swap.
     fresh, old = folder.with_name("checkpoint.new"), folder.with_name("checkpoint.old")
-    if accelerator.is_main_process:
-        shutil.rmtree(fresh, ignore_errors=True)
-    accelerator.wait_for_everyone()
+    shutil.rmtree(fresh, ignore_errors=True)
     accelerator.save_state(str(fresh), safe_serialization=True)
-    if accelerator.is_main_process:
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _resume(accelerator: Any, folder: Path) -> None:
     old = folder.with_name("checkpoint.old")
-    if not folder.exists() and old.exists():
+    if rank() == 0 and not folder.exists() and old.exists():
         old.rename(folder)
+    barrier()
     if not folder.exists():
         return
     try:

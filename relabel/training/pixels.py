@@ -46,14 +46,20 @@ def stack_images(
     return batch, sizes, scales
 
 
-def pad_batch(tensors: Sequence[Tensor], divisor: int) -> tuple[Tensor, list[tuple[int, int]]]:
+def pad_batch(
+    tensors: Sequence[Tensor], divisor: int, others: Sequence[tuple[int, int]] = ()
+) -> tuple[Tensor, list[tuple[int, int]]]:
     """[3, h, w] tensors to one [B, 3, H, W], zero-padded to multiples of ``divisor``.
+
+    Args:
+        others: (h, w) of images that are not in ``tensors`` and would fit as well.
 
     Returns:
         The batch, and (h, w) of each without padding.
     """
     sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
-    height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
+    sides = zip(*sizes, *others, strict=True)
+    height, width = (-(-max(side) // divisor) * divisor for side in sides)
     batch = tensors[0].new_zeros(len(tensors), 3, height, width)
     for row, t in zip(batch, tensors, strict=True):
         row[:, : t.shape[1], : t.shape[2]] = t

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from relabel.workspace.ranks import processes_here
+
 _MAX_THREADS = 16
 _limit: int | None = None
 
@@ -26,11 +28,12 @@ def usable_cores() -> int:
 def reading_threads(workers: int = -1, *, waiting: bool = False) -> int:
     """The threads that read images: ``workers``, or for -1 one per usable core, at most 16.
 
-    With 0, images are read in the calling thread.
+    Processes that train together share the cores. With 0, images are read in the calling thread.
 
     Args:
         waiting: the images lie behind a network, for which threads wait: -1 is 16.
     """
-    if waiting and workers < 0:
-        return _MAX_THREADS
-    return min(_MAX_THREADS, max(1, usable_cores())) if workers < 0 else workers
+    if workers >= 0:
+        return workers
+    cores = usable_cores() // processes_here()
+    return _MAX_THREADS if waiting else min(_MAX_THREADS, max(1, cores))

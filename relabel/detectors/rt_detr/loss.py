@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
 from relabel.geometry import aligned_iou, inside_ignored
+from relabel.training.shared import divisor
 
 LOSSES = ("vfl", "bbox", "giou")
 
@@ -138,7 +139,7 @@ class Criterion:
             size: height and width of the batch in pixels.
             repeats: how often each object was given (groups of denoising queries).
         """
-        total = max(1, sum(len(t) for t in truths)) * repeats
+        total = divisor(sum(len(t) for t in truths)) * repeats
         image, level, query = pairs.image, pairs.set, pairs.query
         wanted = torch.cat([t.boxes for t in truths])[pairs.box]
         possible = torch.cat([t.classes(logits.shape[-1]) for t in truths])[pairs.box]

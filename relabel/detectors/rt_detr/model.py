@@ -16,6 +16,8 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 from relabel.backbones.extractor import FeatureExtractor, StrideMaps
 from relabel.detectors.family import MIN_SCORE, TOP_DETECTIONS, DetectionNetwork
 from relabel.detectors.rt_detr.loss import LOSSES, Criterion, Truth, denoising_pairs, truths_of
+from relabel.training.shared import gathered, own_part
+from relabel.workspace.ranks import world
 
 # Of a class that an image's dataset does not know: probability 0, and finite in fp16.
 _MASKED_LOGIT = -1e4
@@ -83,7 +85,7 @@ class RTDetr(DetectionNetwork):
         assert targets is not None
         truths = truths_of(targets, size)
         labels = [{"class_labels": t.labels, "boxes": t.boxes} for t in truths]
-        with self._knowing(truths):
+        with self._knowing(truths), whole_batch_denoising():
             found = self.net(pixels, labels=labels)
         return self._losses(found, truths, size)
 
@@ -171,6 +173,39 @@ class RTDetr(DetectionNetwork):
                 allowed = torch.cat([known, known.new_ones(1)])[row.long()]
                 row[~allowed] = choice[row[~allowed].long() % len(choice)]
         return (labels,)
+
+
+@contextmanager
+def whole_batch_denoising() -> Iterator[None]:
+    """Within the block, denoising queries of a shared training are those of one process.
+
+    Their number and noise depend on the objects of the whole batch, so transformers' function,
+    which has no other way in, is given those, and this process keeps its rows.
+    """
+    if world() == 1:
+        yield
+        return
+    from transformers.models.rt_detr_v2 import modeling_rt_detr_v2 as module
+
+    name = "get_contrastive_denoising_training_group"
+    of_batch = getattr(module, name)
+
+    def of_part(targets: list[dict[str, Tensor]], **more: Any) -> Any:
+        device = targets[0]["boxes"].device
+        parts = gathered([{k: v.cpu() for k, v in t.items()} for t in targets])
+        everywhere = [{k: v.to(device) for k, v in t.items()} for part in parts for t in part]
+        queries, boxes, mask, meta = of_batch(everywhere, **more)
+        if meta is None:
+            return queries, boxes, mask, meta
+        mine = own_part(len(everywhere))
+        meta["dn_positive_idx"] = meta["dn_positive_idx"][mine]
+        return queries[mine], boxes[mine], mask, meta
+
+    setattr(module, name, of_part)
+    try:
+        yield
+    finally:
+        setattr(module, name, of_batch)
 
 
 class FullPrecision(nn.Module):
