@@ -15,6 +15,7 @@ from relabel.settings import Runtime
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint, source_identity
 from relabel.workspace.lock import FolderLock
 from relabel.workspace.pipeline import Outcome, Pipeline
+from relabel.workspace.ranks import check_batch
 from relabel.workspace.stage import Stage
 
 if TYPE_CHECKING:
@@ -110,11 +111,16 @@ class AlignJob(Pipeline):
             self._kept.clear()
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Say before hours of training that a prompted detector's weights are missing.
+        """Say before hours of training what would be said after them.
 
         Raises:
-            DataError: they are.
+            DataError: a prompted detector's weights are missing.
+            ConfigError: the processes of the command cannot share a batch evenly.
         """
+        if set(self.specialists.values()) & set(stages):
+            check_batch(self.settings.specialist.batch_size, "specialist")
+        if self.lat in stages:
+            check_batch(self.settings.lat.batch_size, "lat")
         prompted = [
             stage for (by, _), stage in self.labels.items() if by in self.prompted_detectors
         ]

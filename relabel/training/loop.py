@@ -31,12 +31,13 @@ from relabel.training.shared import (
     averaged,
     barrier,
     begin_together,
+    check_device,
     see_whole_batches,
 )
 from relabel.workspace.atomic import atomic_write_json
 from relabel.workspace.cores import reading_threads
-from relabel.workspace.progress import progress
-from relabel.workspace.ranks import check_batch, rank, world
+from relabel.workspace.progress import message, progress
+from relabel.workspace.ranks import check_batch, launched, rank, world
 
 CHECKPOINT = "checkpoint"
 
@@ -138,7 +139,7 @@ def fit(
 
     Raises:
         RelabelError: the loss became NaN or infinite.
-        ConfigError: the processes cannot share the batch evenly.
+        ConfigError: the processes cannot share the batch or the GPUs evenly.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -147,7 +148,10 @@ def fit(
     device = resolve_device(runtime.device)
     if world() > 1:
         check_batch(settings.batch_size, settings.section)
+        check_device(device)
         model = see_whole_batches(model, device)
+    elif launched() > 1:
+        message(f"{description}: one of {launched()} processes trains it", quiet=runtime.quiet)
     # accelerate keeps the precision of a process's first training; each of ours has its own.
     AcceleratorState._reset_state()
     accelerator = Accelerator(

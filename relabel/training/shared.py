@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from relabel.workspace.ranks import rank, world
+from relabel.errors import ConfigError
+from relabel.workspace.ranks import processes_here, rank, world
 
 
 def own_part(count: int) -> slice:
@@ -86,6 +87,23 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for parameter in trained:
         if parameter.grad is not None:
             parameter.grad /= world()
+
+
+def check_device(device: torch.device) -> None:
+    """Raise ConfigError where processes of a shared training would meet on one GPU."""
+    if world() == 1 or device.type != "cuda":
+        return
+    if device.index is not None:
+        raise ConfigError(
+            f"device {str(device)!r} is one GPU for {world()} processes",
+            remedy="Use --device cuda, which gives each process its own.",
+        )
+    gpus = torch.cuda.device_count()
+    if processes_here() > gpus:
+        raise ConfigError(
+            f"{processes_here()} processes on this machine and {gpus} GPUs",
+            remedy=f"Start {gpus} processes (torchrun --nproc-per-node {gpus}).",
+        )
 
 
 def begin_together(model: nn.Module) -> None:
