@@ -15,14 +15,13 @@ from typing import TypeVar
 from relabel.errors import ConfigError
 from relabel.settings import Runtime
 from relabel.workspace.atomic import remove_leftovers
-from relabel.workspace.parts import shard_progress
+from relabel.workspace.parts import Make, Open, shard_progress
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
 
+__all__ = ["Make", "Open", "make_in_order", "make_shards", "require_engine"]
+
 R = TypeVar("R")
-# From how to run to what makes items: their numbers in, one result for each in their order.
-Make = Callable[[Sequence[int]], Iterator[R]]
-Open = Callable[[Runtime], "Make[R]"]
 
 
 def require_engine(runtime: Runtime) -> None:

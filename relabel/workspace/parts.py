@@ -6,10 +6,11 @@ folders; none of them holds a lock while it works, see `relabel.workspace.pipeli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from relabel.errors import ConfigError, DataError
 from relabel.settings import Runtime
@@ -18,6 +19,10 @@ from relabel.workspace.progress import Progress, message, progress
 from relabel.workspace.stage import Shards
 
 SHARDS = "shards"
+R = TypeVar("R")
+# From how to run to what makes items: their numbers in, one result for each in their order.
+Make = Callable[[Sequence[int]], Iterator[R]]
+Open = Callable[[Runtime], Make[R]]
 
 
 @dataclass(frozen=True)

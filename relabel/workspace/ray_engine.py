@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from relabel.errors import ConfigError, RelabelError
 from relabel.settings import Runtime
 from relabel.workspace.cores import limit_cores
+from relabel.workspace.parts import Make, Open
 from relabel.workspace.progress import message
-
-if TYPE_CHECKING:
-    from relabel.workspace.engine import Make, Open
 
 R = TypeVar("R")
 _QUEUED = 2  # items that an actor has: one in work and the next

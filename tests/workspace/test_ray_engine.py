@@ -10,10 +10,10 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -193,7 +193,7 @@ def test_a_driver_that_is_interrupted_leaves_no_actors(tmp_path: Path) -> None:
     shards = Shards(tmp_path / "out", total=40, size=1)
     made = make_shards(slow_writer(shards, pids, 0.2), shards, range(40), RAY, title="Writing")
     next(made)
-    made.close()  # as an exception in the caller would
+    cast(Generator[int], made).close()  # as an exception in the caller would
     for _ in range(100):
         alive = [p for p in pids.iterdir() if Path(f"/proc/{p.name}").exists()]
         if not alive:

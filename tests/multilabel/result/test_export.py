@@ -192,7 +192,7 @@ def test_fiftyone_documents(result: Result, tmp_path: Path) -> None:
     samples = write(result, tmp_path / "fiftyone")
     assert list(samples) == ["0.png", "1.png", "3.png", "4.png"]
     first = samples["0.png"]
-    assert Path(first["filepath"]) == (result.images.root / "ant/0.png").absolute()
+    assert Path(first["filepath"]) == Path(result.images.root, "ant/0.png").absolute()
     assert first["original"]["label"] == "ant"
     found = first["labels"]["classifications"]
     assert [(c["label"], c["confidence"]) for c in found] == [
@@ -225,7 +225,7 @@ def test_fiftyone_options(result: Result, tmp_path: Path) -> None:
     assert samples["0.png"]["num_labels"] == 2
     stored = tmp_path / "data/ant/0.png"
     assert stored.is_symlink()
-    assert stored.read_bytes() == (result.images.root / "ant/0.png").read_bytes()
+    assert stored.read_bytes() == Path(result.images.root, "ant/0.png").read_bytes()
 
 
 LOOK = """
