@@ -38,6 +38,7 @@ from relabel.detectors.pooling import SeparableRoIAlign
 from relabel.detectors.settings import SpecialistSettings
 from relabel.geometry import inside_ignored
 from relabel.training.shared import gathered
+from relabel.training.threads import one_thread_if_few
 from relabel.workspace.ranks import rank, world
 
 DUPLICATE_IOU = 0.9
@@ -213,7 +214,8 @@ class ScoreVectorRoIHeads(RoIHeads):
     ) -> Any:
         self.box_predictor.known = self.box_predictor.possible = None
         if not self.training or not any("weights" in t for t in targets):
-            return super().forward(features, proposals, image_shapes, targets)
+            with one_thread_if_few(sum(map(len, proposals))):
+                return super().forward(features, proposals, image_shapes, targets)
         proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
         weights = roi_weights(targets, matched, labels)
         pooled = self.box_roi_pool(features, proposals, image_shapes)
@@ -285,7 +287,8 @@ class ScoreVectorRoIHeads(RoIHeads):
     ) -> tuple[Tensor, Tensor]:
         """Probabilities [n, C] and refined boxes [n, C, 4] of given boxes, all images' together."""
         pooled = self.box_roi_pool(features, boxes, sizes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+        with one_thread_if_few(len(pooled)):
+            logits, deltas = self.box_predictor(self.box_head(pooled))
         # torchvision decodes no boxes at all to a shape of its own.
         refined = self.box_coder.decode(deltas, boxes).reshape(*logits.shape, 4)[:, 1:]
         return F.softmax(logits, -1)[:, 1:], refined

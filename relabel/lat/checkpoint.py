@@ -20,6 +20,7 @@ from relabel.lat.model import ProposalBatch, TransferModel, predict_target
 from relabel.lat.places import Places
 from relabel.lat.settings import LatSettings
 from relabel.settings import settings_dict, settings_from
+from relabel.training.threads import one_thread_if_few
 
 
 @dataclass
@@ -47,7 +48,7 @@ class TrainedTransfer:
     def predict(self, batch: ProposalBatch) -> tuple[Tensor, Tensor]:
         """Mean scores [B, M, Ct] and boxes [B, M, Ct, 4] in the target space."""
         target = self.joint.slice(self.target)
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread_if_few(batch.boxes.shape[1]):
             outputs = [
                 predict_target(model(batch), batch, target, self.settings) for model in self.models
             ]

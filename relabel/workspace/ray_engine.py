@@ -3,13 +3,17 @@
 Ray Core, not Ray Data: the unit is a shard, which is there or not, so there is nothing to plan or
 to shuffle; what a lost worker costs is its shard. The driver hands out items and writes nothing of
 them. Dead actors are replaced and their items handed out again; whoever writes an item twice
-writes the same file twice, each time whole.
+writes the same file twice, each time whole. Actors stay for a few seconds after their last item:
+a job labels one dataset after the other, and a process that has loaded torch is worth keeping.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import sys
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +32,7 @@ _QUEUED = 2  # items that an actor has: one in work and the next
 _AHEAD = 4  # results per actor that may wait for an earlier one
 _MOST_DEATHS = 25  # of actors at one item
 _TELL_DEATHS = 3
+_KEPT_FOR = 10.0  # seconds that actors wait for other work
 _PATIENCE = 60.0  # seconds without an actor until the user is told
 
 
@@ -50,7 +55,8 @@ def run(
         RelabelError: see `relabel.workspace.engine.make_shards`.
     """
     connect(runtime)
-    crew = _Crew(open, runtime, min(len(items), _wanted_actors(runtime)))
+    crew = _hire(runtime)
+    crew.begin(open, min(len(items), _wanted_actors(runtime)))
     left, done, at = deque(items), dict[int, Any](), 0
     deaths: Counter[int] = Counter()
     try:
@@ -72,7 +78,7 @@ def run(
                 yield items[at], done.pop(items[at])
                 at += 1
     finally:
-        crew.dismiss()
+        _release(crew, finished=at == len(items))
 
 
 def connect(runtime: Runtime) -> None:
@@ -87,6 +93,7 @@ def connect(runtime: Runtime) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what it says of a cluster of a moment
     address = runtime.ray_address
     try:
         ray.init(
@@ -144,44 +151,72 @@ class _Died:
 class _Actor:
     """What runs on the cluster: the opened work."""
 
-    def __init__(self, open: Open[Any], runtime: Runtime, folder: str, cores: int) -> None:
+    def __init__(self, runtime: Runtime, folder: str, cores: int) -> None:
         # Paths of the driver hold here: the folder is shared, or the machine is the same.
         with suppress(OSError):
             os.chdir(folder)
         limit_cores(cores)
-        self.open, self.runtime = open, runtime
+        self.runtime = runtime
+        self.opened: int | None = None
         self.make: Make[Any] | None = None
 
-    def work(self, item: int) -> Any:
-        if self.make is None:
-            self.make = self.open(self.runtime)
+    def work(self, number: int, open: Sequence[Any], item: int) -> Any:
+        """Make an item.
+
+        Args:
+            number: of the work, which is opened when its first item comes.
+            open: a list of the reference to it, which Ray would otherwise fetch for every item.
+        """
+        import ray
+
+        if self.opened != number:
+            self.make = None  # the model before goes first
+            _free_memory()
+            opens: Any = ray.get(open[0])
+            self.make, self.opened = opens(self.runtime), number
+        assert self.make is not None
         (result,) = self.make([item])
         return result
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class _Crew:
     """The actors, and what each has to do."""
 
-    def __init__(self, open: Open[Any], runtime: Runtime, size: int) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         import ray
 
         cpus, gpus = _resources(runtime)
-        there = replace(runtime, engine="local", quiet=True)
-        if gpus:  # Ray shows an actor its own GPUs only
-            there = replace(there, device="cuda")
         threads = max(1, int(cpus))
-        variables = {"OMP_NUM_THREADS": str(threads)}
-        self._made_of = (ray.put(open), there, str(Path.cwd()), threads)
+        self._made_of = (_there(runtime, gpus), str(Path.cwd()), threads)
+        context = ray.get_runtime_context()
+        self.key = (*self._made_of, gpus, context.gcs_address, context.get_job_id())
         self._class = ray.remote(_Actor).options(
             num_cpus=cpus,
             num_gpus=gpus,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": variables},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
         )
-        self._size, self._quiet, self._waited = size, runtime.quiet, False
+        self._quiet, self._waited = runtime.quiet, False
+        self._number, self._size, self._open = 0, 1, []
         self._actors: list[Any] = []
         self._works: dict[Any, tuple[Any, int]] = {}  # by reference: actor and item
+
+    def begin(self, open: Open[Any], size: int) -> None:
+        """Take up other work, with so many actors."""
+        import ray
+
+        self._number, self._size, self._open = self._number + 1, size, [ray.put(open)]
+        for actor in self._actors[size:]:
+            ray.kill(actor)
+        del self._actors[size:]
 
     def __len__(self) -> int:
         return self._size
@@ -198,7 +233,8 @@ class _Crew:
             idle = [self._class.remote(*self._made_of)]
             self._actors += idle
         actor = idle[0] if idle else min(self._actors, key=lambda a: load[id(a)])
-        self._works[actor.work.remote(item)] = (actor, item)
+        work = actor.work.remote(self._number, self._open, item)
+        self._works[work] = (actor, item)
 
     def wait(self) -> list[tuple[int, Any]]:
         """Items that are done or whose actor is lost; waits for one.
@@ -237,6 +273,55 @@ class _Crew:
         for actor in self._actors:
             with suppress(Exception):
                 ray.kill(actor)
+        self._actors, self._open = [], []
+
+
+# The actors of the work before, and what sends them away if no other follows soon.
+_kept: tuple[_Crew, threading.Timer] | None = None
+_lock = threading.Lock()
+
+
+def _hire(runtime: Runtime) -> _Crew:
+    global _kept
+    crew = _Crew(runtime)
+    with _lock:
+        kept, _kept = _kept, None
+    if kept is None:
+        return crew
+    kept[1].cancel()
+    if kept[0].key == crew.key:
+        return kept[0]
+    kept[0].dismiss()
+    return crew
+
+
+def _release(crew: _Crew, *, finished: bool) -> None:
+    global _kept
+    if not finished:
+        crew.dismiss()
+        return
+    timer = threading.Timer(_KEPT_FOR, dismiss_kept)
+    timer.daemon = True
+    with _lock:
+        _kept = crew, timer
+    timer.start()
+
+
+def dismiss_kept() -> None:
+    """Send the actors away that wait for other work."""
+    global _kept
+    with _lock:
+        kept, _kept = _kept, None
+    if kept is not None:
+        kept[1].cancel()
+        kept[0].dismiss()
+
+
+def _there(runtime: Runtime, gpus: float) -> Runtime:
+    """How an actor works."""
+    there = replace(runtime, engine="local", quiet=True)
+    # Ray shows an actor its own GPUs only.
+    return replace(there, device="cuda") if gpus else there
 
 
 def _cause(error: Any) -> BaseException:

@@ -26,6 +26,7 @@ from relabel.multilabel.settings import RegionClassifierSettings
 from relabel.settings import Runtime, settings_dict
 from relabel.training.loop import drop_checkpoint, fit, resolve_device, step_seed
 from relabel.training.settings import TrainSettings
+from relabel.training.threads import one_thread_if_few
 from relabel.workspace.atomic import atomic_path, atomic_write_json
 
 WEIGHTS, CONFIG = "region_classifier.safetensors", "config.json"
@@ -64,7 +65,8 @@ class RegionClassifier(nn.Module):
         result = np.empty((len(features), self.classes), dtype=np.float32)
         for start in range(0, len(features), _CHUNK):
             part = torch.from_numpy(np.asarray(features[start : start + _CHUNK], dtype=np.float32))
-            result[start : start + len(part)] = self.probabilities(part).cpu().numpy()
+            with one_thread_if_few(len(part)):
+                result[start : start + len(part)] = self.probabilities(part).cpu().numpy()
         return result
 
     @torch.inference_mode()

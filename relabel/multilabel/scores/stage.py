@@ -33,6 +33,7 @@ from relabel.multilabel.scores.probe import Probe, train_probe
 from relabel.multilabel.settings import LabelMapSettings
 from relabel.multilabel.store import RegionShard, ScoreShard, read_regions
 from relabel.multilabel.work import ShardWork
+from relabel.training.threads import one_thread_if_few
 from relabel.workspace.columns import iterate
 from relabel.workspace.cores import reading_threads
 from relabel.workspace.progress import message
@@ -67,7 +68,8 @@ def score_with_probe(work: ShardWork, probe: Probe) -> None:
     def make(found: RegionShard) -> ScoreShard:
         with work.clock.spent("scoring"):
             x = torch.from_numpy(np.asarray(found.features, dtype=np.float32))
-            probs = probe.logits(x).double().softmax(1).float().numpy()
+            with one_thread_if_few(len(x)):
+                probs = probe.logits(x).double().softmax(1).float().numpy()
         return _shard(work, found, probs)
 
     work.from_regions("Scoring regions", make)
