@@ -87,7 +87,7 @@ def _samples(
         origins = label_origins(labels)
         for i in np.flatnonzero(regions.readable).tolist():
             file_name = labels.file_name[i]
-            location = images.location(i)
+            location = images.location(int(regions.row[i]))
             if stored := copy_images != "none" or is_packed(location):
                 mode = "copy" if copy_images == "none" else copy_images
                 place_image(location, out / "data" / file_name, mode)
