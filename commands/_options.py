@@ -69,6 +69,10 @@ class _Output(click.Path):
 FOLDER = _Local(file_okay=False, path_type=Path)
 FILE = _Local(path_type=Path)
 FOLDER_OR_URL = _FolderOrUrl(file_okay=False, path_type=Path)
+DRY_RUN_HELP = (
+    "Do a part of the work for a minute, say how many images, shards, hours and bytes it takes, "
+    "and stop."
+)
 OUT_FOLDER = _Output(file_okay=False, path_type=Path)
 OUT_FILE = _Output(dir_okay=False, path_type=Path)
 _TYPED = "relabel.typed"

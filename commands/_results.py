@@ -17,6 +17,7 @@ from relabel.workspace.progress import message
 
 if TYPE_CHECKING:
     from relabel.evaluation.tables import Rows
+    from relabel.workspace.estimate import Forecast
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -69,6 +70,15 @@ def warn(warnings: Sequence[str]) -> None:
 def say(text: str) -> None:
     """Print one line; what it holds of files and names is shown as data."""
     click.echo(shown(text))
+
+
+def print_forecast(forecast: Forecast, as_json: bool, **more: Any) -> None:
+    """What a job will take, on stdout: lines, or JSON with ``more``."""
+    if as_json:
+        print_json({**more, **forecast.to_dict()})
+        return
+    for line in forecast.lines():
+        say(line)
 
 
 def print_json(content: Any, indent: int | None = None) -> None:

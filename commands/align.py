@@ -81,7 +81,12 @@ SHARED = click.option(
     metavar="FILE",
     help="Decisions of `relabel review export` that the result respects; repeatable.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan, and from a few real steps how many images, shards, hours and bytes it "
+    "takes, and stop.",
+)
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or inputs changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
 @settings_options(
@@ -176,9 +181,12 @@ def _announce(plan: AlignPlan, overwrite: bool) -> None:
 
 
 def _print_plan(plan: AlignPlan, as_json: bool) -> None:
+    from relabel.align import estimate
+
     rows = plan.rows()
+    forecast = estimate.forecast(plan)
     if as_json:
-        print_json({"out": str(plan.out), "stages": rows})
+        print_json({"out": str(plan.out), "stages": rows, **forecast.to_dict()})
         return
     width = max(len(row["stage"]) for row in rows)
     for row in rows:
@@ -190,6 +198,8 @@ def _print_plan(plan: AlignPlan, as_json: bool) -> None:
         for difference in row["differences"]:
             say(f"{'':<{width}}    {difference}")
     say(f"{sum(row['runs'] for row in rows)} of {len(rows)} stages to run in {plan.out}")
+    for line in forecast.lines():
+        say(line)
 
 
 def _print_result(plan: AlignPlan, ran: tuple[str, ...], as_json: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +16,24 @@ from relabel.errors import ConfigError, Problems, did_you_mean
 from relabel.workspace.progress import message, tell_problems
 
 from ._options import (
+    DRY_RUN_HELP,
     OUT_FOLDER,
     Given,
     GroupedCommand,
     resolve_network,
     settings_options,
 )
-from ._results import kept, print_json
+from ._results import kept, print_forecast, print_json
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from relabel.catalogue.catalogue import Catalogue
+    from relabel.datasets.dataset import DetectionDataset
     from relabel.datasets.labelspace import LabelSpace
+    from relabel.settings import Runtime
+    from relabel.workspace.estimate import Forecast
+    from relabel.workspace.stage import Stage
 
 SAM3 = "sam3"
 _MOST_CLASSES = 30  # of the table; --json has all
@@ -47,6 +57,7 @@ _MOST_CLASSES = 30  # of the table; --json has all
     "them, for label-guided labels (evaluate transfer --given-boxes).",
 )
 @click.option("-o", "--out", required=True, type=OUT_FOLDER, help="Folder or URL for the shards.")
+@click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)
 @click.option("--overwrite", is_flag=True, help="Start anew where settings or data changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @settings_options(
@@ -71,6 +82,7 @@ def cli(
     prompts_from: str | None,
     given_boxes: bool,
     out: Path,
+    dry_run: bool,
     overwrite: bool,
     as_json: bool,
     given: Given,
@@ -130,7 +142,9 @@ def cli(
         inputs["prompts"] = fingerprint([space.class_names, class_prompts(space)])
     stage = Stage(f"labels on {entry.name}", out, settings=values, inputs=inputs)
 
-    def label_it() -> None:
+    def label(
+        images: DetectionDataset, out: Path, settings: CrossLabelSettings, runtime: Runtime
+    ) -> None:
         from relabel.crosslabel.label import cross_label
 
         if given_boxes:
@@ -140,7 +154,11 @@ def cli(
         else:
             cross_label_sam3(space, images, out, settings, runtime, sam3=sam3)
 
-    if not stage.run(label_it, overwrite=overwrite):
+    if dry_run:
+        forecast = _forecast(stage, images, settings, runtime, label, overwrite=overwrite)
+        print_forecast(forecast, as_json)
+        return
+    if not stage.run(lambda: label(images, out, settings, runtime), overwrite=overwrite):
         message("Labelled already.", quiet=runtime.quiet)
     labels, selection = (read_given_labels(out), None) if given_boxes else read_selected(out)
     counts = {"images": len(images), "boxes": len(labels), "by": labels.by, "on": labels.on}
@@ -151,6 +169,43 @@ def cli(
     if classes:
         _print_classes(classes)
     kept(f"{len(labels)} boxes on {len(images)} images: {out}")
+
+
+def _forecast(
+    stage: Stage,
+    images: DetectionDataset,
+    settings: CrossLabelSettings,
+    runtime: Runtime,
+    label: Callable[[DetectionDataset, Path, CrossLabelSettings, Runtime], None],
+    *,
+    overwrite: bool,
+) -> Forecast:
+    """What is left to do, from labelling some of the images for a minute at most."""
+    from relabel.training.loop import resolve_device
+    from relabel.workspace.engine import workers
+    from relabel.workspace.estimate import measured
+    from relabel.workspace.stage import Shards
+
+    status = stage.status()
+    if status == "changed" and not overwrite:
+        raise stage.changed_error()
+    shards = Shards(stage.folder, total=len(images), size=settings.shard_images)
+    missing = list(range(len(shards)) if status == "changed" else shards.missing())
+    team = workers(runtime, resolve_device(runtime.device).type)
+    quiet = replace(runtime, quiet=True)
+
+    def make(rows: np.ndarray, out: Path) -> None:
+        few = replace(settings, shard_images=math.ceil(len(rows) / team.count))
+        label(images.subset(rows), out, few, quiet)
+
+    return measured(
+        make,
+        total=len(images),
+        images=sum(len(shards.items(i)) for i in missing),
+        shards=len(missing),
+        out=stage.folder,
+        workers=team,
+    )
 
 
 def _print_classes(classes: dict[str, dict[str, Any]]) -> None:

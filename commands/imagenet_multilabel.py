@@ -17,8 +17,16 @@ from relabel.multilabel.settings import (
 )
 from relabel.workspace.progress import message, tell_problems
 
-from ._options import FOLDER, FOLDER_OR_URL, OUT_FOLDER, Given, GroupedCommand, settings_options
-from ._results import kept, print_json
+from ._options import (
+    DRY_RUN_HELP,
+    FOLDER,
+    FOLDER_OR_URL,
+    OUT_FOLDER,
+    Given,
+    GroupedCommand,
+    settings_options,
+)
+from ._results import kept, print_forecast, print_json
 
 if TYPE_CHECKING:
     from relabel.multilabel.plan import MultilabelPlan, MultilabelSettings
@@ -65,7 +73,7 @@ if TYPE_CHECKING:
     help="Images that --calibrate looks at. [100]",
 )
 @click.option("--fiftyone", is_flag=True, help="Also write the result as a FiftyOne dataset.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)
 @click.option("--overwrite", is_flag=True, help="Redo stages whose settings or images changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the paths of the result as JSON.")
 @settings_options(
@@ -122,6 +130,7 @@ def cli(
     """
     from relabel.datasets.pixels.image_folder import read_image_set
     from relabel.multilabel.plan import MultilabelPlan
+    from relabel.multilabel.run import forecast as forecast_of
     from relabel.multilabel.run import run_plan
     from relabel.workspace.parts import WorkerShare
 
@@ -140,6 +149,8 @@ def cli(
     if not runtime.quiet or dry_run:
         _show(plan)
     if dry_run:
+        forecast = forecast_of(plan, runtime, part=mine, overwrite=overwrite)
+        print_forecast(forecast, as_json, out=str(out))
         return
     outcome = run_plan(plan, runtime, part=mine, overwrite=overwrite)
     if outcome.waits_for is not None:

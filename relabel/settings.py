@@ -76,7 +76,8 @@ class Runtime(Settings):
         "local", "Where shards are made: local, in this process; ray, by actors on a Ray cluster."
     )
     ray_address: str = setting(
-        "", "Ray cluster to join, such as auto or ray://head:10001; empty starts one here."
+        "",
+        "Ray cluster to join: auto, or the address of its head; empty: one of this machine alone.",
     )
     ray_actors: Count = setting(0, "Actors, each with the model; 0: as many as fit on the cluster.")
     ray_cpus: NonNegative = setting(

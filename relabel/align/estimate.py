@@ -6,6 +6,7 @@ took is scaled to all stages. The machine's other work slows the probe as it slo
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -17,13 +18,16 @@ import numpy as np
 
 from relabel.align.plan import AlignPlan
 from relabel.errors import RelabelError
+from relabel.lat.settings import SHARD_IMAGES
 from relabel.settings import Runtime
 from relabel.workspace.cores import usable_cores
-from relabel.workspace.estimate import announced
+from relabel.workspace.engine import workers
+from relabel.workspace.estimate import Forecast, announced, free_bytes
 
 if TYPE_CHECKING:
     import torch
 
+    from relabel.datasets.dataset import DetectionDataset
     from relabel.detectors.family import Trainable
 
 # Measured in the demo world and on photos; they decide how long a step of LAT is.
@@ -32,6 +36,7 @@ _DRAWN = 0.6  # share of an image's proposals in a training step
 _LONG = 4.0  # seconds from which the first, slower step is probe enough
 _SECONDS_PER_PICTURE = 0.1
 _SECONDS_PER_RESULT_IMAGE = 0.01
+_BOX_BYTES, _IMAGE_BYTES = 24, 60  # of a label beside its scores, of an image's name and size
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Costs:
         pool: an image's proposals, pooled for LAT.
         lat_step: one training step of LAT.
         lat_image: an image through LAT.
+        map_bytes: of an image's kept maps.
     """
 
     step: float
@@ -53,6 +59,7 @@ class Costs:
     pool: float
     lat_step: float
     lat_image: float
+    map_bytes: float = 0.0
 
 
 def expected_seconds(plan: AlignPlan, images: Mapping[str, int] | None = None) -> dict[str, float]:
@@ -63,16 +70,67 @@ def expected_seconds(plan: AlignPlan, images: Mapping[str, int] | None = None) -
     Args:
         images: number of training images by dataset, where the plan's are samples of them.
     """
+    counts = images or {name: len(dataset) for name, dataset in plan.datasets.items()}
+    cost = _costs(plan)
+    return {} if cost is None else _lengths(plan, cost, counts)
+
+
+def _costs(plan: AlignPlan) -> Costs | None:
+    """None where the networks cannot be tried."""
     import torch
 
     state = torch.get_rng_state()
     try:
-        counts = images or {name: len(dataset) for name, dataset in plan.datasets.items()}
-        return _lengths(plan, _measured(plan), counts)
+        return _measured(plan)
     except (RelabelError, RuntimeError, OSError, MemoryError):
-        return {}
+        return None
     finally:
         torch.set_rng_state(state)
+
+
+def forecast(plan: AlignPlan) -> Forecast:
+    """What is left of a run: every image once per stage that goes through it.
+
+    Trainings run on this machine, what is made of shards by all workers. Bytes are those of kept
+    maps, labels and transferred boxes before they are compressed.
+    """
+    from relabel.training.loop import resolve_device
+
+    counts = {name: len(dataset) for name, dataset in plan.datasets.items()}
+    runs = {stage.name for stage in plan.to_run()}
+    made = {stage.name: on for (_, on), stage in plan.labels.items() if stage.name in runs}
+    moved = {stage.name: on for on, stage in plan.transfers.items() if stage.name in runs}
+    size = plan.settings.crosslabel.shard_images
+    shards = sum(math.ceil(counts[on] / size) for on in made.values())
+    shards += sum(math.ceil(counts[on] / SHARD_IMAGES) for on in moved.values())
+    device = resolve_device(plan.runtime.device).type
+    team = workers(plan.runtime, device)
+    images = sum(counts[on] for on in (*made.values(), *moved.values()))
+    told = Forecast(images, shards, None, None, free_bytes(plan.out), team.count, team.where)
+    if not runs:
+        return replace(told, seconds=0.0, bytes=0)
+    cost = _costs(plan)
+    if cost is None:
+        return told
+    lengths = _lengths(plan, cost, counts)
+    alone = workers(replace(plan.runtime, engine="local"), device)
+    share = team.cores / alone.cores if device == "cpu" else team.count
+    seconds = sum(
+        lengths.get(name, 0.0) / (share if name in made or name in moved else 1) for name in runs
+    )
+    kept = sum(counts[n] * cost.map_bytes for n, s in plan.specialists.items() if s.name in runs)
+    written = kept + sum(
+        counts[on] * _label_bytes(plan, plan.datasets[on])
+        for on in (*made.values(), *moved.values())
+    )
+    return replace(told, seconds=seconds, bytes=math.ceil(written))
+
+
+def _label_bytes(plan: AlignPlan, dataset: DetectionDataset) -> float:
+    """Of an image's labels by one specialist: boxes with a score of every class."""
+    classes = max(d.space.num_classes for d in plan.datasets.values())
+    objects = len(dataset.boxes) / max(1, len(dataset))
+    return _LABELS_PER_OBJECT * objects * (4 * classes + _BOX_BYTES) + _IMAGE_BYTES
 
 
 def announcement(plan: AlignPlan, known: Mapping[str, float] | None = None) -> str:
@@ -155,6 +213,8 @@ def _measured(plan: AlignPlan) -> Costs:
         started = time.perf_counter()
         batches = TrainingBatches(few, s, model.divisor, store, quiet)
         maps = (time.perf_counter() - started) / len(few) if store is not None else 0.0
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        map_bytes = sum(path.stat().st_size for path in files) / len(few)
         batch = on_device(batches(0), device)
         reading = _seconds(lambda: batches(0), device)
         detector = trainable.detector(device)
@@ -178,7 +238,8 @@ def _measured(plan: AlignPlan) -> Costs:
 
     # Images are read in threads, but by the cores that train.
     taken = _seconds(step, device) + reading / usable_cores()
-    return Costs(taken, maps, detect + reading / len(few), *_lat(plan, trainable, images, device))
+    lat = _lat(plan, trainable, images, device)
+    return Costs(taken, maps, detect + reading / len(few), *lat, map_bytes)
 
 
 def _lat(

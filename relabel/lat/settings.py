@@ -21,6 +21,8 @@ from relabel.settings import (
 )
 from relabel.training.settings import TrainSettings
 
+SHARD_IMAGES = 256  # of a transfer
+
 PARTS: dict[str, str] = {
     "crossfit": "out-of-fold predictions stand for the target's own labels while training, which "
     "are proposals themselves without it",

@@ -20,6 +20,7 @@ from relabel.lat.calibrate import Predictions, candidates
 from relabel.lat.checkpoint import TrainedTransfer
 from relabel.lat.model import ProposalBatch
 from relabel.lat.proposals import PLACE, Proposals, annotation_numbers, image_proposals
+from relabel.lat.settings import SHARD_IMAGES
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.columns import AGAIN, iterate, join, read_shard, write_shard
@@ -27,8 +28,6 @@ from relabel.workspace.engine import Make, make_shards
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import Progress
 from relabel.workspace.stage import Shards
-
-SHARD_IMAGES = 256
 
 
 def transfer(

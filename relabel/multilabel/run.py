@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from relabel.multilabel.plan import MultilabelPlan
 from relabel.multilabel.scores.label_maps import LabelMapFolder
@@ -13,7 +17,8 @@ from relabel.multilabel.store import read_labels, read_regions, read_scores
 from relabel.multilabel.work import ShardWork
 from relabel.settings import Runtime
 from relabel.workspace.clock import Clock, record
-from relabel.workspace.engine import Make, make_shards
+from relabel.workspace.engine import Make, make_shards, workers
+from relabel.workspace.estimate import Forecast, measured
 from relabel.workspace.parts import WorkerShare, pending
 from relabel.workspace.pipeline import Outcome
 from relabel.workspace.progress import message
@@ -29,12 +34,16 @@ def run_plan(
     *,
     part: WorkerShare | None = None,
     overwrite: bool = False,
+    goals: Sequence[Stage] | None = None,
 ) -> Outcome:
     """Run what is missing, this process's part of it.
 
     Every process of a run does its shards of a stage; the next stage starts once all shards are
     there, so the last process to finish goes on, and the others end with `Outcome.waits_for`.
     What is not made of shards is done by one of the parts; the others come back later.
+
+    Args:
+        goals: what is to be there, see `Pipeline.run`.
 
     Raises:
         StageError: a stage was started with different settings and ``overwrite`` is not given.
@@ -46,7 +55,62 @@ def run_plan(
     for name, stage in plan.stages.items():
         stage.work = work
         stage.shards = plan.shards(name) if name in ("regions", "scores", "labels") else None
-    return plan.run(overwrite=overwrite, busy="refuse" if part.count == 1 else "leave")
+    return plan.run(goals, overwrite=overwrite, busy="refuse" if part.count == 1 else "leave")
+
+
+def forecast(
+    plan: MultilabelPlan,
+    runtime: Runtime,
+    *,
+    part: WorkerShare | None = None,
+    overwrite: bool = False,
+) -> Forecast:
+    """What is left of regions and scores, this process's part of it, from a sample of images.
+
+    Later stages read what these write and take little beside them. The probe's scores, for which
+    a sample may have no labels, do so too.
+
+    Raises:
+        StageError: settings changed and ``overwrite`` is not given.
+        ConfigError, DataError: see the stages.
+    """
+    from relabel.training.loop import resolve_device
+
+    part = part or WorkerShare()
+    stages = plan.to_run()
+    for stage in stages:
+        if stage.needs_overwrite and not overwrite:
+            raise stage.changed_error()
+    plan.check(stages)
+    team = workers(runtime, resolve_device(runtime.device).type)
+    quiet, settings = replace(runtime, quiet=True), plan.settings
+    goal = "regions" if plan.maps is None and settings.maps.classifier == PROBE else "scores"
+    todo = {
+        name: _left(plan, name, part) for name in ("regions", goal) if plan.stages[name] in stages
+    }
+    slowest = max(todo.values(), key=len, default=[])
+
+    def make(rows: np.ndarray, out: Path) -> None:
+        maskcut = replace(settings.maskcut, shard_images=math.ceil(len(rows) / team.count))
+        few = replace(settings, maskcut=maskcut)
+        sample = MultilabelPlan(plan.images.select(rows), out / "sample", few, plan.maps)
+        run_plan(sample, quiet, goals=[sample.stages[goal]])
+
+    shards = plan.shards("regions")
+    return measured(
+        make,
+        total=len(plan.images),
+        images=sum(len(shards.items(i)) for i in slowest),
+        shards=sum(map(len, todo.values())),
+        out=plan.out,
+        workers=team,
+    )
+
+
+def _left(plan: MultilabelPlan, name: str, part: WorkerShare) -> list[int]:
+    shards, changed = plan.shards(name), plan.status[name] == "changed"
+    missing = range(len(shards)) if changed else shards.missing()
+    return [i for i in missing if part.has(i)]
 
 
 class _Work:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from relabel.errors import ConfigError
 from relabel.settings import Runtime
 from relabel.workspace.atomic import remove_leftovers
+from relabel.workspace.cores import usable_cores
 from relabel.workspace.parts import Make, Open, shard_progress
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
 
-__all__ = ["Make", "Open", "make_in_order", "make_shards", "require_engine"]
+__all__ = ["Make", "Open", "Workers", "make_in_order", "make_shards", "require_engine", "workers"]
 
 R = TypeVar("R")
 
@@ -35,6 +37,43 @@ def require_engine(runtime: Runtime) -> None:
             "--engine ray needs Ray, which is not installed",
             remedy="pip install 'relabel[ray]', or leave --engine ray out.",
         )
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who makes shards.
+
+    Attributes:
+        count: how many at a time.
+        cores: of all of them.
+        where: in words.
+        shared: they may be on other machines, which share a disk with this one.
+    """
+
+    count: int
+    cores: float
+    where: str
+    shared: bool = False
+
+
+def workers(runtime: Runtime, device: str) -> Workers:
+    """Who will make shards, with this engine; joins or starts the cluster.
+
+    Args:
+        device: type of torch device that works here.
+    """
+    require_engine(runtime)
+    if runtime.engine == "local":
+        cores = usable_cores()
+        where = f"{cores} core{'s' * (cores != 1)}" if device == "cpu" else device
+        return Workers(1, cores, where)
+    from relabel.workspace.ray_engine import crew_size
+
+    count, cpus, gpus = crew_size(runtime)
+    has = f"{gpus:g} GPU{'s' * (gpus != 1)}" if gpus else f"{cpus:g} core{'s' * (cpus != 1)}"
+    each = "each with " if count != 1 else "with "
+    where = f"{count} worker{'s' * (count != 1)} on Ray, {each}{has}"
+    return Workers(count, count * cpus, where, shared=True)
 
 
 def make_shards(

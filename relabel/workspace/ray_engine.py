@@ -141,6 +141,12 @@ def _wanted_actors(runtime: Runtime) -> int:
     return max(1, int(min(fit)))
 
 
+def crew_size(runtime: Runtime) -> tuple[int, float, float]:
+    """Actors that would work, cores of each and GPUs of each."""
+    connect(runtime)
+    return _wanted_actors(runtime), *_resources(runtime)
+
+
 class _Died:
     """An item whose actor was lost."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -201,9 +202,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(world: World) -> None:
     done = world.run("--dry-run")
     assert "specialist fine without fold 2 of 2  to do" in done.stdout
     assert "16 of 16 stages to run in runs/fine" in done.stdout
+    assert re.search(r"\n39 images in \d+ shards, by .+\ntakes about .+\nwrites", done.stdout)
     assert not (world.folder / "runs").exists()
     plan = json.loads(world.run("--dry-run", "--json").stdout)
     assert [s["stage"] for s in plan["stages"]][-1] == "result"
+    # Thirteen images: the target's labelled by three specialists, the sources' by two others and
+    # transferred. A second each, and their maps of a kilobyte.
+    assert plan["images"] == 39 and plan["shards"] == 9
+    assert plan["bytes"] > 13_000 and plan["seconds"] > 39
 
 
 def test_changed_settings_are_refused_and_overwrite_redoes_what_depends_on_them(

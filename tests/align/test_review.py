@@ -57,7 +57,7 @@ def test_decisions_are_respected_without_redoing_anything_else(world: World) -> 
     file = decisions(world.folder)
     planned = world.run("--review", str(file), "--dry-run").stdout.splitlines()
     assert [line[:6] for line in planned if "to do again, with the decisions" in line] == ["result"]
-    assert planned[-1].startswith("1 of 16 stages")
+    assert planned[-2].startswith("1 of 16 stages") and planned[-1].startswith("takes about ")
     done = world.run("--review", str(file))
     assert world.calls() == []
     assert "decisions respected: 1 relabel, 1 reject, 1 add" in done.stdout

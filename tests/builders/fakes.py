@@ -206,6 +206,7 @@ def install(
     import relabel.crosslabel.shards as shards
 
     set_attribute(estimate, "announcement", announcement)
+    set_attribute(estimate, "_measured", lambda plan: estimate.Costs(1, 0, 1, 1, 1, 1, 1000))
     set_attribute(prompted, "cross_label_sam3", cross_label_sam3)
     set_attribute(shards, "read_pseudo_labels", read_pseudo_labels)
     for module, function in FAKES.items():

@@ -85,3 +85,28 @@ def test_labels_by_a_threshold_per_class(
     assert json.loads(text)["classes"]["car"]["kept"] == 6
     code, _, err = run(capsys, *made)
     assert code and "--overwrite" in err
+
+
+def test_dry_run_measures_and_writes_nothing(
+    command: list[str | Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = (*command, "--set", "crosslabel.shard_images=2", "--out", tmp_path / "out")
+    code, text, _ = run(capsys, *made, "--dry-run")
+    assert code == 0 and not (tmp_path / "out").exists()
+    first, takes, writes = text.splitlines()
+    assert first.startswith("3 images in 2 shards, by ") and takes.startswith("takes about ")
+    assert "from 3 images" in takes
+    assert writes.startswith("writes about ") and writes.endswith(" are free there")
+    content = json.loads(run(capsys, *made, "--dry-run", "--json")[1])
+    assert (content["images"], content["shards"], content["workers"]) == (3, 2, 1)
+    assert content["seconds"] > 0 and content["bytes"] > 0
+
+    assert run(capsys, *made)[0] == 0
+    (shard, _) = sorted((tmp_path / "out").glob("shard-*.parquet"))
+    assert run(capsys, *made, "--dry-run")[1] == "nothing is left to do\n"
+    shard.unlink()
+    assert run(capsys, *made, "--dry-run")[1].startswith("2 images in 1 shard, ")
+    changed = (*made, "--min-score", "0.3", "--dry-run")
+    code, _, err = run(capsys, *changed)
+    assert code == 1 and "--overwrite" in err
+    assert run(capsys, *changed, "--overwrite")[1].startswith("3 images in 2 shards, ")

@@ -254,8 +254,9 @@ def test_plan_errors_and_help(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "o"
-    code, _, error = run(capsys, *arguments(world, out), "--dry-run")
+    code, text, error = run(capsys, *arguments(world, out), "--dry-run")
     assert code == 0 and "5. result" in error and not out.exists()
+    assert text.startswith("18 images in 4 shards, by ") and "writes about" in text
     cases = {
         "--classifier": ["--images", world / "images", "--backbone", world / "backbone"],
         "does not exist": ["--images", tmp_path / "nowhere", "--out", out],
@@ -276,7 +277,7 @@ def test_settings_of_relabel_toml_are_read(
         "[maskcut]\ntau = 0.2\n[label_maps]\ntop = 3\n[region_classifier]\nhidden = 8\n[labels]\n"
     )
     toml.write_text(tables + 'mode = "hard"\n[filter]\nthreshold = 0.5\n')
-    where = ["--images", world / "images", "--maps", tmp_path, "-C", toml, "--out", tmp_path / "o"]
+    where = [*arguments(world, tmp_path / "o"), "-C", toml]
     code, _, error = run(capsys, *where, "--dry-run")
     assert code == 0 and "5. result" in error
     # Other commands take no offence at them, this one at values that do not fit.

@@ -6,22 +6,11 @@ Sums are taken in another order, so that losses agree to the last digits and not
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
-from relabel.align.job import AlignJob
-from relabel.cli import main
-from relabel.errors import ConfigError
-from relabel.training import shared
-from relabel.workspace import ranks
-from relabel.workspace.cores import reading_threads
-from tests.builders.blocks import tiny_backbone
-from tests.builders.shared_trainings import DIES_AT, NAMES, prepare, train, under_torchrun
+from tests.builders.shared_trainings import NAMES, prepare, train, under_torchrun
 
 # Of each loss of each step. In float32 the sums of a step differ by 1e-7, and an Adam step makes
 # more of that where a gradient is next to 0.
