@@ -26,6 +26,18 @@ ROOT = Path(__file__).resolve().parent.parent
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked ``cuda`` where there is none; torch is imported for that alone."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available() and "RELABEL_CUDA_TESTS_ON" not in os.environ:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and weights; tests that ask for it skip where it is absent."""

@@ -252,7 +252,7 @@ def test_what_cannot_be_cut_is_refused() -> None:
             second_eigenvector(torch.ones(6, 4), tau)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", CASES)
 def test_gpu_gives_what_the_cpu_gives(name: str) -> None:
     features, tau = CASES[name]

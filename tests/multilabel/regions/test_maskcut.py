@@ -309,7 +309,7 @@ def test_photos(shared: Path) -> None:
         assert iou(v > v.mean(), expected > expected.mean()) >= 0.99
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 def test_gpu_gives_what_the_cpu_gives() -> None:
     batch = torch.stack([upsampled(20, 5, 8, seed) for seed in range(5)])
     found = discover_batch(batch.cuda(), 0.4, 4)

@@ -306,7 +306,7 @@ def test_an_unknown_method_names_the_known_ones() -> None:
         refine(np.zeros((4, 4, 3), dtype=np.uint8), np.zeros((0, 2, 2), dtype=bool), "gided")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("method", ["none", "crf", "guided"])
 def test_a_gpu_gives_the_same_masks(method: str) -> None:
     made = [picture(seed) for seed in range(3)]
