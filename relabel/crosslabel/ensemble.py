@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from relabel.datasets.labelspace import LabelSpace
-from relabel.detectors.base import Detections, Detector, MapReader, ranked
+from relabel.detectors.base import (
+    Detections,
+    Detector,
+    MapReader,
+    PreparedImage,
+    Preparing,
+    ranked,
+)
 from relabel.detectors.load import load_detector
 from relabel.errors import ConfigError
 from relabel.geometry import iou_matrix
@@ -58,6 +65,20 @@ class EnsembleDetector:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         return self._fused([member.predict(images) for member in self.members])
+
+    @property
+    def prepared_size(self) -> tuple[int, int] | None:
+        """See `Preparing`: None where the members want images of different sizes."""
+        sizes = {m.prepared_size if isinstance(m, Preparing) else None for m in self.members}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def prepare(self, image: np.ndarray) -> PreparedImage:
+        """See `Preparing`."""
+        return cast(Preparing, self.members[0]).prepare(image)
+
+    def predict_prepared(self, images: Sequence[PreparedImage]) -> list[Detections]:
+        """See `Preparing`: what one of them prepared is read by all."""
+        return self._fused([cast(Preparing, m).predict_prepared(images) for m in self.members])
 
     def map_store(self, folder: Path) -> MapStore | None:
         """The maps that all members read: None where their backbones are not one and frozen."""

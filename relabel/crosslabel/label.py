@@ -1,11 +1,11 @@
 """Cross-labelling: a specialist predicts on another dataset, shard by shard.
 
-Images are decoded in threads while the detector works on the batch before. Within a shard, images
-go through the detector in order of their shape, so that batches need little padding, and no batch
-spans two shards: a shard's batches, and so its bytes, are the same whether or not earlier shards
-were there already. A detector whose numbers depend on what else is in a batch (padding, choice of
-kernels) gives slightly different scores for another ``batch_size``; nothing else here depends on
-``batch_size``, ``shard_images`` or interruptions.
+Images are decoded, and resized as the detector wants them, in threads while it works on the batch
+before. Within a shard, images go through the detector in order of their shape, so that batches need
+little padding, and no batch spans two shards: a shard's batches, and so its bytes, are the same
+whether or not earlier shards were there already. A detector whose numbers depend on what else is in
+a batch (padding, choice of kernels) gives slightly different scores for another ``batch_size``;
+nothing else here depends on ``batch_size``, ``shard_images`` or interruptions.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from relabel.crosslabel.settings import CrossLabelSettings
 from relabel.crosslabel.shards import PseudoShard, labelling_run, pseudo_shard
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.batches import ImageBatches
-from relabel.datasets.pixels.location import image_location, stated_size
-from relabel.detectors.base import Detections, Detector, MapReader
+from relabel.datasets.pixels.location import image_location, load_rgb, stated_size
+from relabel.detectors.base import Detections, Detector, MapReader, Preparing
 from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problem, Problems, RelabelError
 from relabel.settings import Runtime
@@ -106,12 +106,19 @@ def cross_label(
         opened = here or load(runtime.device)
         kept = _KeptMaps.find(opened, dataset, image_rows, maps)
 
+        preparing = None
+        if kept is None and isinstance(opened, Preparing) and opened.prepared_size is not None:
+            preparing = opened
+
         def label(rows: Sequence[int], images: Sequence[Any]) -> list[Detections]:
-            if kept is None:
-                found, shapes = opened.predict(images), [image.shape[:2] for image in images]
-            else:
+            if kept is not None:
                 shapes = [stated_size(dataset, row)[::-1] for row in rows]
                 found = kept.reader.predict_maps(images, shapes)
+            elif preparing is not None:
+                shapes = [image.size for image in images]
+                found = preparing.predict_prepared(images)
+            else:
+                found, shapes = opened.predict(images), [image.shape[:2] for image in images]
             if len(found) != len(images):
                 raise DataError(
                     f"the detector returned {len(found)} results for {len(images)} images",
@@ -130,6 +137,8 @@ def cross_label(
                 for row, (height, width), raw in zip(rows, shapes, found, strict=True)
             ]
 
+        if preparing is not None:
+            return Labeller(label, lambda images, row: preparing.prepare(load_rgb(images, row)))
         return Labeller(label, None if kept is None else kept.read)
 
     label_shards(

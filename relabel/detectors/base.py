@@ -17,6 +17,8 @@ from relabel.errors import ConfigError
 from relabel.settings import Ranking
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from relabel.backbones.stored import ImageMaps, MapStore
 
 
@@ -102,6 +104,37 @@ class Detector(Protocol):
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detect in B images, each uint8 [H, W, 3] RGB; sizes may differ."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as a detector wants it.
+
+    Attributes:
+        pixels: uint8 [3, h, w], resized.
+        size: (height, width) of the image as it was given.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+@runtime_checkable
+class Preparing(Detector, Protocol):
+    """A detector whose images can be resized where they are read, in threads of their own."""
+
+    @property
+    def prepared_size(self) -> tuple[int, int] | None:
+        """(short side, longest side) of prepared images; None where it can prepare none."""
+        ...
+
+    def prepare(self, image: np.ndarray) -> PreparedImage:
+        """uint8 [H, W, 3] RGB, resized. Called in threads."""
+        ...
+
+    def predict_prepared(self, images: Sequence[PreparedImage]) -> list[Detections]:
+        """What ``predict`` finds in the images."""
         ...
 
 

@@ -19,7 +19,7 @@ from relabel.backbones.stored import ImageMaps, MapSizes, MapStore, stacked
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import stated_size
-from relabel.detectors.base import BoxScores, Detections, no_box_head
+from relabel.detectors.base import BoxScores, Detections, PreparedImage, no_box_head
 from relabel.detectors.checkpoint import CONFIG, WEIGHTS, write_model
 from relabel.detectors.settings import SpecialistSettings
 from relabel.errors import DataError
@@ -29,7 +29,7 @@ from relabel.files.tensors import read_tensors
 from relabel.settings import Ranking, settings_dict, settings_from
 from relabel.training.loop import autocast, resolve_device
 from relabel.training.memory import keep_freed_memory
-from relabel.training.pixels import resized, stack_images
+from relabel.training.pixels import resized_bytes, scales_of, stack_bytes, stack_images
 
 MIN_SCORE = 0.01
 TOP_DETECTIONS = 300
@@ -237,6 +237,20 @@ class NetworkDetector:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Detect in B images, each uint8 [H, W, 3] RGB; sizes may differ."""
+        return self.predict_prepared([self.prepare(image) for image in images])
+
+    @property
+    def prepared_size(self) -> tuple[int, int]:
+        """See `relabel.detectors.base.Preparing`."""
+        return self.settings.image_size, self.settings.max_image_size
+
+    def prepare(self, image: np.ndarray) -> PreparedImage:
+        """See `relabel.detectors.base.Preparing`."""
+        height, width = image.shape[:2]
+        return PreparedImage(resized_bytes(image, *self.prepared_size), (height, width))
+
+    def predict_prepared(self, images: Sequence[PreparedImage]) -> list[Detections]:
+        """See `relabel.detectors.base.Preparing`."""
         groups: dict[Any, list[int]] = {}
         for i, image in enumerate(images):
             groups.setdefault(self._padded(image) if self.sees_padding else None, []).append(i)
@@ -252,7 +266,7 @@ class NetworkDetector:
         """Classify and refine given boxes; see `relabel.detectors.base.BoxHead`."""
         s = self.settings
         batch, sizes, scales = stack_images(
-            images, s.image_size, s.max_image_size, self.model.divisor
+            images, s.image_size, s.max_image_size, self.model.divisor, self.device
         )
         batch = batch.to(self.device, memory_format=torch.channels_last)
         factors = [np.array([sx, sy, sx, sy], np.float32) for sy, sx in scales]
@@ -271,17 +285,16 @@ class NetworkDetector:
             results.append(BoxScores(scores, refined.astype(np.float32)))
         return results
 
-    def _padded(self, image: np.ndarray) -> tuple[int, int]:
-        s, d = self.settings, self.model.divisor
-        height, width = resized(image.shape[0], image.shape[1], s.image_size, s.max_image_size)
+    def _padded(self, image: PreparedImage) -> tuple[int, int]:
+        d = self.model.divisor
+        height, width = image.pixels.shape[1:]
         return -(-height // d) * d, -(-width // d) * d
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        s = self.settings
-        batch, sizes, scales = stack_images(
-            images, s.image_size, s.max_image_size, self.model.divisor
-        )
-        return self._run(batch, sizes, scales, [image.shape[:2] for image in images])
+    def _predict(self, images: Sequence[PreparedImage]) -> list[Detections]:
+        pixels = [image.pixels for image in images]
+        shapes = [image.size for image in images]
+        batch, sizes = stack_bytes(pixels, self.model.divisor, self.device)
+        return self._run(batch, sizes, scales_of(sizes, shapes), shapes)
 
     def predict_kept(
         self, store: MapStore, dataset: DetectionDataset, rows: Sequence[int], files: Sequence[Path]
@@ -299,10 +312,7 @@ class NetworkDetector:
     ) -> list[Detections]:
         """See `relabel.detectors.base.MapReader`."""
         batch, sizes = stacked(maps)
-        scales = [
-            (h / height, w / width) for (h, w), (height, width) in zip(sizes, shapes, strict=True)
-        ]
-        return self._run(batch, sizes, scales, shapes)
+        return self._run(batch, sizes, scales_of(sizes, shapes), shapes)
 
     def map_store(self, folder: Path) -> MapStore | None:
         """See `Trainable.map_store`."""
@@ -320,15 +330,22 @@ class NetworkDetector:
         # Not inference mode: transformers keeps anchors it made, and training goes on with them.
         with torch.no_grad(), autocast(self.settings.precision, self.device):
             found = self.model(batch, sizes)
+        boxes, scores = (on_cpu([row[key] for row in found]) for key in ("boxes", "scores"))
+        quality: list[np.ndarray | None] = [None] * len(found)
+        if "quality" in found[0]:
+            quality = [*on_cpu([row["quality"].float().clamp(0, 1) for row in found])]
         results = []
-        for row, (height, width), (sy, sx) in zip(found, shapes, scales, strict=True):
-            boxes = row["boxes"].float().cpu().numpy() / np.array([sx, sy, sx, sy], np.float32)
-            boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-            scores = row["scores"].float().cpu().numpy()
-            quality = None
-            if "quality" in row:
-                quality = row["quality"].float().clamp(0, 1).cpu().numpy()
+        for i, ((height, width), (sy, sx)) in enumerate(zip(shapes, scales, strict=True)):
+            box = boxes[i] / np.array([sx, sy, sx, sy], np.float32)
+            box = np.clip(box, 0, np.array([width, height, width, height], np.float32))
             results.append(
-                Detections(boxes.astype(np.float32), scores, quality, self.model.ranking)
+                Detections(box.astype(np.float32), scores[i], quality[i], self.model.ranking)
             )
         return results
+
+
+def on_cpu(parts: Sequence[Tensor]) -> list[np.ndarray]:
+    """Tensors [n, ...] of several images as float32 arrays: copied at once, as each copy waits
+    for the GPU."""
+    whole = torch.cat([part.float() for part in parts]).cpu()
+    return [part.numpy().copy() for part in whole.split([len(part) for part in parts])]

@@ -148,7 +148,9 @@ class FrozenFeatures:
         self, images: Sequence[np.ndarray]
     ) -> tuple[dict[int, Tensor], list[tuple[float, float]]]:
         s = self.settings
-        batch, _, scales = stack_images(images, s.image_size, s.max_image_size, self.body.divisor)
+        batch, _, scales = stack_images(
+            images, s.image_size, s.max_image_size, self.body.divisor, self.device
+        )
         batch = batch.to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), autocast(s.precision, self.device):
             maps = self.body(batch)

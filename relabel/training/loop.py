@@ -190,14 +190,16 @@ def fit(
             with accelerator.autocast():
                 parts = losses(prepared, data)
             total = torch.stack([v.float() for v in parts.values()]).sum()
-            told = averaged(torch.stack([total, *(v.float() for v in parts.values())])).tolist()
+            means = averaged(torch.stack([total, *(v.float() for v in parts.values())]))
+            accelerator.backward(total)
+            # Asked for once the backward pass is under way: the answer waits for the GPU.
+            told = means.tolist()
             if not math.isfinite(told[0]):
                 raise RelabelError(
                     f"the loss became {told[0]} at step {step}",
                     file=out,
                     remedy=_calmer(settings),
                 )
-            accelerator.backward(total)
             average_gradients(prepared.parameters())
             if settings.grad_clip > 0:
                 accelerator.clip_grad_norm_(prepared.parameters(), settings.grad_clip)

@@ -6,15 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from relabel.crosslabel.ensemble import EnsembleDetector
 from relabel.crosslabel.label import cross_label
 from relabel.crosslabel.nms import select
 from relabel.crosslabel.pseudo import PseudoLabels, merge_pseudo_labels
@@ -23,10 +28,13 @@ from relabel.crosslabel.shards import read_pseudo_labels
 from relabel.datasets.dataset import DetectionDataset, Images
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import load_rgb
-from relabel.detectors.base import Detections
+from relabel.detectors.base import Detections, PreparedImage
+from relabel.detectors.load import load_detector
+from relabel.detectors.training import new_trainable
 from relabel.errors import DataError, Problems, RelabelError
 from relabel.settings import Runtime
 from tests.builders.datasets import dataset_of, write_pixels
+from tests.builders.detectors import SPACE, tiny_detector
 
 SETTINGS = CrossLabelSettings(batch_size=3, shard_images=5, max_per_image=6)
 RUNTIME = Runtime(device="cpu", workers=2, quiet=True)
@@ -293,3 +301,43 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path, how: signal.S
     again = run(dataset, out)
     assert 0 < sum(again.batches) < IMAGES
     assert contents(out) == contents(tmp_path / "uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def specialists(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three of random weights, the last of which sees smaller images."""
+    folder = tmp_path_factory.mktemp("specialists")
+    settings = tiny_detector(folder / "backbone")
+    changes = ({"seed": 0}, {"seed": 1}, {"seed": 2, "image_size": 64})
+    for i, more in enumerate(changes):
+        new_trainable(SPACE, replace(settings, **more)).save(folder / str(i))
+    return [folder / str(i) for i in range(len(changes))]
+
+
+@pytest.mark.parametrize("members", [(0,), (0, 1), (0, 2)])
+def test_images_are_prepared_where_they_are_read(
+    specialists: list[Path], members: tuple[int, ...], tmp_path: Path
+) -> None:
+    """In the decoding threads, with the labels of a detector that prepares none; an ensemble's
+    members share what was prepared, if they want the same."""
+    detectors: list[Any] = [load_detector(specialists[i], "cpu") for i in members]
+    detector = EnsembleDetector(detectors) if len(members) > 1 else detectors[0]
+    dataset = make_dataset(tmp_path / "images")
+    plain = SimpleNamespace(space=detector.space, predict=detector.predict)
+    run(dataset, tmp_path / "plain", detector=plain)
+    threads: list[str] = []
+    real = [one.prepare for one in detectors]
+
+    def watched(image: np.ndarray, prepare: Any) -> PreparedImage:
+        threads.append(threading.current_thread().name)
+        return prepare(image)
+
+    for one, prepare in zip(detectors, real, strict=True):
+        one.prepare = partial(watched, prepare=prepare)
+    run(dataset, tmp_path / "prepared", detector=detector)
+    reading = [name for name in threads if name.startswith("relabel-decode")]
+    alike = members != (0, 2)
+    assert len(reading) == (IMAGES if alike else 0)
+    assert len(threads) - len(reading) == (0 if alike else 2 * IMAGES)
+    assert contents(tmp_path / "prepared") == contents(tmp_path / "plain")
+    assert len(read_pseudo_labels(tmp_path / "plain")) > 0

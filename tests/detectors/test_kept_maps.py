@@ -146,6 +146,7 @@ def test_labels_come_from_kept_maps_where_all_are_there(
 
     with monkeypatch.context() as patched:
         patched.setattr("relabel.datasets.pixels.batches.load_rgb", none)
+        patched.setattr("relabel.crosslabel.label.load_rgb", none)
         kept = [labels(f"kept{k}", world.target, d) for k, d in enumerate((None, both))]
         # The source's images were in no training: their maps are not there.
         with pytest.raises(AssertionError, match="pixels are read"):
