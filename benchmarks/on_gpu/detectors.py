@@ -12,7 +12,15 @@ import torch
 
 from benchmarks.on_gpu import Measured, Work
 from benchmarks.on_gpu.data import dataset, detector_settings, new_detector
-from benchmarks.on_gpu.measure import Times, device_of, rounded, steps_of, timed, timed_steps
+from benchmarks.on_gpu.measure import (
+    Times,
+    device_of,
+    peak_mib,
+    rounded,
+    steps_of,
+    timed,
+    timed_steps,
+)
 from relabel.datasets.dataset import DetectionDataset
 from relabel.datasets.pixels.location import load_rgb
 from relabel.detectors import training
@@ -64,6 +72,7 @@ def measure(work: Work, family: str) -> Measured:
         step = training_steps(work, data, replace(settings, batch_size=size), share, kept=4)
         figures[f"training images/s, step of {size} alone"] = step.per_second(size)
         figures[f"training step of {size}, ms"] = rounded(1000 * step.median)
+        figures[f"training step of {size}, peak MiB"] = peak_mib(work)
     # Not the trained one: accelerate leaves its arithmetic on a model whose training was cut off.
     detector = new_detector(data.space, settings).detector(device)
     images = [load_rgb(data, i % len(data)) for i in range(scale.inference_batch)]
@@ -72,6 +81,7 @@ def measure(work: Work, family: str) -> Measured:
     figures["inference images/s, forward pass"] = forward.per_second(len(images))
     whole = timed(lambda: detector.predict(images), work, share)
     figures["inference images/s, from decoded images"] = whole.per_second(len(images))
+    figures["inference, peak MiB"] = peak_mib(work)
     figures["detections an image"] = rounded(detections)
     return found
 

@@ -16,6 +16,7 @@ import torch
 from benchmarks.on_gpu import Work
 
 MOST = 200  # repetitions
+_earlier = [0]  # bytes at most on the GPU before the statistics were last reset
 
 
 class Enough(Exception):
@@ -47,11 +48,22 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_memory(work: Work) -> int:
-    """Bytes at most: allocated on the GPU, or resident in this process where there is none."""
+    """Bytes at most in this process: allocated on the GPU, or resident where there is none."""
     if work.large:
-        return int(torch.cuda.max_memory_allocated())
+        return max(_earlier[0], int(torch.cuda.max_memory_allocated()))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_mib(work: Work) -> int:
+    """MiB at most since this was last asked, on a GPU; else as `peak_memory`."""
+    if not work.large:
+        return peak_memory(work) >> 20
+    latest = int(torch.cuda.max_memory_allocated())
+    _earlier[0] = max(_earlier[0], latest)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return latest >> 20
 
 
 def timed(

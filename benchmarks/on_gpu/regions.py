@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.on_gpu import Measured, Work
 from benchmarks.on_gpu.data import image_set
-from benchmarks.on_gpu.measure import device_of, once, rounded, timed
+from benchmarks.on_gpu.measure import device_of, once, peak_mib, rounded, timed
 from relabel.datasets.pixels.batches import ImageBatches
 from relabel.datasets.pixels.image_folder import ImageSet, load_image
 from relabel.multilabel.grid import square
@@ -70,17 +70,21 @@ def run(work: Work) -> Measured:
             for _ in loader:
                 pass
 
-    stages = {}
+    stages: dict[str, float] = {}
+    peaks: dict[str, int] = {}
+    peak_mib(work)
     decoding = timed(decode, work, share, warm=0, least=1)
     stages["decoding in threads"] = min(len(images), 256) / decoding.median
     pixels = stacked(some, settings.image_size)
     stages["backbone"] = size / timed(lambda: extractor(pixels), work, share).median
     maps = extractor(pixels)
+    peaks["backbone"] = peak_mib(work)
     cut = timed(
         lambda: discover_batch(maps.cut, settings.tau, settings.max_masks), work, share, warm=1
     )
     stages["cuts"] = size / cut.median
     coarse = discover_batch(maps.cut, settings.tau, settings.max_masks)
+    peaks["cuts"] = peak_mib(work)
     fine = timed(
         lambda: refine_batch(some, coarse, settings.refine, _REFINE_SIDE, device),
         work,
@@ -88,9 +92,12 @@ def run(work: Work) -> Measured:
         warm=1,
     )
     stages["refinement"] = size / fine.median
+    peaks["refinement"] = peak_mib(work)
     figures["masks an image before refinement"] = rounded(float(np.mean([len(m) for m in coarse])))
     for name, rate in stages.items():
         figures[f"{name} alone, images/s"] = rounded(rate)
+        if name in peaks:
+            figures[f"{name} alone, peak MiB"] = peaks[name]
     figures["slowest stage"] = min(stages, key=lambda name: stages[name])
     figures |= equality(some, maps.cut, coarse, settings, device, 4 if work.large else 2)
 

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.on_gpu import Measured, Work
 from benchmarks.on_gpu.data import dataset, detector_settings, new_detector, pseudo_labels
 from benchmarks.on_gpu.detectors import LARGE, SMALL, training_steps
-from benchmarks.on_gpu.measure import device_of, once, rounded, steps_of, timed_steps
+from benchmarks.on_gpu.measure import device_of, once, peak_mib, rounded, steps_of, timed_steps
 from relabel.datasets.labelspace import JointLabelSpace
 from relabel.lat import train as lat_train
 from relabel.lat.bank import build_bank
@@ -67,6 +67,7 @@ def run(work: Work) -> Measured:
     figures["pooled regions/s"] = rounded(pooled / seconds)
     figures["pooling, images/s"] = rounded(images / seconds)
 
+    figures["pooling, peak MiB"] = peak_mib(work)
     with timed_steps(lat_train, work, work.seconds / 4) as taken:
         lat_train.train_lat(
             datasets,
@@ -81,6 +82,7 @@ def run(work: Work) -> Measured:
     batch = settings.batch_size
     figures["batch"] = batch
     figures["LAT step, ms"] = rounded(1000 * step.median)
+    figures["LAT step, peak MiB"] = peak_mib(work)
     figures["LAT training, images/s"] = step.per_second(batch)
     peer_settings = detector_settings(work, "faster-rcnn", batch_size=batch)
     peer = training_steps(work, source, peer_settings, work.seconds / 4, kept=4)
