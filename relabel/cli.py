@@ -170,6 +170,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(args: Sequence[str] | None, state: State) -> int:
     try:
+        ranks.join()
         result = cli.main(args, prog_name="relabel", standalone_mode=False, obj=state)
         return result if isinstance(result, int) else 0
     except SystemExit as end:

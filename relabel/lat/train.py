@@ -36,6 +36,7 @@ from relabel.workspace.atomic import atomic_path, atomic_write_json
 from relabel.workspace.ranks import check_batch, on_all_ranks, rank
 
 PCA_IMAGES = 64
+WEIGHTS = "model.safetensors"
 
 
 def train_lat(
@@ -102,8 +103,13 @@ def train_lat(
         kept = [banks[0].restricted(learned), *banks[1:]]
         part = out / "parts" / str(number)
         title = f"Training label transfer into {target} ({number + 1} of {len(held_back)})"
-        frozen = device, features.width
-        models.append(train_model(kept, joint, frozen, settings, runtime, part, number, title))
+        model = new_model(joint, features.width, settings, number)
+        if (part / WEIGHTS).exists():
+            model.load_state_dict(read_tensors(part / WEIGHTS))
+            model = model.to(device).eval()
+        else:
+            model = train_model(model, kept, joint, device, settings, runtime, part, title)
+        models.append(model)
         logs.append(json.loads((part / "training.json").read_text()))
         if held.any():
             rest = banks[0].restricted(held)
@@ -119,30 +125,28 @@ def train_lat(
     return out
 
 
+def new_model(
+    joint: JointLabelSpace, width: int, settings: LatSettings, number: int
+) -> TransferModel:
+    """One of the models with random weights, for region features of ``width`` values."""
+    torch.manual_seed(step_seed(settings.seed, number))
+    return TransferModel(settings, joint.num_classes, len(joint.spaces), width)
+
+
 @on_all_ranks()
 def train_model(
+    model: TransferModel,
     banks: list[ProposalBank],
     joint: JointLabelSpace,
-    frozen: tuple[torch.device, int],
+    device: torch.device,
     settings: LatSettings,
     runtime: Runtime,
     part: Path,
-    number: int,
     title: str,
 ) -> TransferModel:
-    """One of the models; its finished weights in ``part`` are reused.
-
-    Args:
-        frozen: device and width of the region features.
-    """
+    """Train one of the models; resumes from what ``part`` holds, and leaves its weights there."""
     from safetensors.torch import save_file
 
-    (device, width), weights = frozen, part / "model.safetensors"
-    torch.manual_seed(step_seed(settings.seed, number))
-    model = TransferModel(settings, joint.num_classes, len(joint.spaces), width)
-    if weights.exists():
-        model.load_state_dict(read_tensors(weights))
-        return model.to(device).eval()
     part.mkdir(parents=True, exist_ok=True)
     batches = LatBatches(banks, joint, settings)
     training = replace(settings.training, precision=settings.precision_on(device.type))
@@ -166,7 +170,7 @@ def train_model(
     )
     if rank() == 0:
         tensors = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
-        with atomic_path(weights) as temporary:
+        with atomic_path(part / WEIGHTS) as temporary:
             save_file(tensors, str(temporary))
         drop_checkpoint(part)
     return model

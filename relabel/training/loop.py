@@ -32,6 +32,7 @@ from relabel.training.shared import (
     barrier,
     begin_together,
     check_device,
+    gathered,
     see_whole_batches,
 )
 from relabel.workspace.atomic import atomic_write_json
@@ -149,7 +150,7 @@ def fit(
     if world() > 1:
         check_batch(settings.batch_size, settings.section)
         check_device(device)
-        model = see_whole_batches(model, device)
+        see_whole_batches(model)
     elif launched() > 1:
         message(f"{description}: one of {launched()} processes trains it", quiet=runtime.quiet)
     # accelerate keeps the precision of a process's first training; each of ours has its own.
@@ -174,6 +175,7 @@ def fit(
     accelerator.register_for_checkpointing(state, scheduler, *([ema] if ema else []), *stateful)
     folder = out / CHECKPOINT
     _resume(accelerator, folder)
+    _check_same_step(state.step, folder)
     begin_together(model)
 
     last_saved = time.monotonic()
@@ -357,6 +359,16 @@ def _resume(accelerator: Any, folder: Path) -> None:
             file=folder,
             remedy="Delete the folder, or run with --overwrite, to train from the start.",
         ) from error
+
+
+def _check_same_step(step: int, folder: Path) -> None:
+    steps = gathered(step)
+    if len(set(steps)) > 1:
+        raise StageError(
+            f"the processes resume at different steps: {', '.join(map(str, steps))}",
+            file=folder,
+            remedy="They must all see the same folder: put --out where every machine has it.",
+        )
 
 
 def _calmer(settings: TrainSettings) -> str:

@@ -119,21 +119,23 @@ def barrier() -> None:
         gathered(None)
 
 
-def see_whole_batches(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with norms and dropout that act as in one process; its parameters stay."""
+def see_whole_batches(model: nn.Module) -> None:
+    """Let norms and dropout of a model act as in one process; nothing else of it changes.
+
+    Exact classes are asked for: a batch norm whose work a convolution does is to stay as it is.
+    """
     if world() == 1:
-        return model
-    if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
+    module: Any
     for module in model.modules():
         of = type(module)
         if of in (nn.BatchNorm1d, nn.BatchNorm2d):
             module.__class__ = SharedBatchNorm
+            module.process_group = None
         elif of is nn.Dropout and module.p > 0:
             module.__class__ = SharedDropout
         elif of.__name__.endswith(("DropPath", "StochasticDepth")):
             module.__class__ = type(f"Shared{of.__name__}", (_SharedDropPath, of), {})
-    return model
 
 
 class _Sum(torch.autograd.Function):
@@ -152,14 +154,13 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """torch's SyncBatchNorm for CPUs, which that one refuses."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
+class SharedBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm, on CPUs too, which that one refuses; a batch norm in one process."""
 
     def forward(self, input: Tensor) -> Tensor:
         if world() == 1 or not self.training:
+            return nn.modules.batchnorm._BatchNorm.forward(self, input)
+        if input.is_cuda:
             return super().forward(input)
         dims = [d for d in range(input.dim()) if d != 1]
         shape = [1, -1, *[1] * (input.dim() - 2)]

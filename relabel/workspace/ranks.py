@@ -1,9 +1,10 @@
 """Several processes of one command, as ``torchrun`` and ``accelerate launch`` start them.
 
-Only trainings use them all. Rank 0 runs the command as if it were alone: it alone reads settings,
-holds locks, writes and prints. The other ranks wait, for hours where need be, until it calls a
-function that `on_all_ranks` marks; they call the same function with the same arguments, and wait
-again. Any other training runs in rank 0 alone.
+Only trainings use them all. When they have met, rank 0 runs the command as if it were alone: it
+alone reads settings, holds locks, writes and prints. The other ranks wait, for hours where need be,
+until it calls a function that `on_all_ranks` marks; they call the same function with the same
+arguments, and wait again. Any other training runs in rank 0 alone. Where one rank fails or dies,
+the connections to it break, and all others end.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import functools
 import importlib
 import os
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +28,8 @@ R = TypeVar("R")
 # What says that a process is one of several. Libraries act on it wherever they find it.
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _MAIN = ("MASTER_ADDR", "MASTER_PORT")
-# The launcher ends all ranks when one has died; none is ever given up for being slow.
+_MEETING = timedelta(minutes=10)
+# Once they have met, a rank that died is noticed; none is ever given up for being slow.
 _TIMEOUT = timedelta(days=14)
 _PATIENCE = 5.0  # seconds in which the launcher ends a rank whose error is rank 0's as well
 
@@ -42,7 +44,6 @@ class _Launch:
 
 _launch: _Launch | None = None
 _together = False
-_joined = False
 
 
 def enter() -> int:
@@ -51,11 +52,48 @@ def enter() -> int:
     found = [os.environ.get(name, "") for name in _VARIABLES]
     numbers = [int(text) if text.isdecimal() else -1 for text in found]
     complete = all(os.environ.get(name) for name in _MAIN) and min(numbers[:3]) >= 0
-    if complete and numbers[1] > 1:
-        _launch = _Launch(numbers[0], numbers[1], numbers[2], max(1, numbers[3]))
+    if complete:
         for name in _VARIABLES:
             os.environ.pop(name, None)
+    if complete and numbers[1] > 1:
+        _launch = _Launch(numbers[0], numbers[1], numbers[2], max(1, numbers[3]))
     return 0 if _launch is None else _launch.rank
+
+
+def join() -> None:
+    """Meet the other ranks, before anything else is done; from then on each sees another's end.
+
+    Raises:
+        StageError: they have not come in 10 minutes.
+    """
+    if _launch is None:
+        return
+    import torch
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if _launch.local_rank < gpus:
+        torch.cuda.set_device(_launch.local_rank)
+    try:
+        store = next(rendezvous("env://", _launch.rank, _launch.world, timeout=_MEETING))[0]
+        store.set(f"relabel{_launch.rank}", "here")
+        store.wait([f"relabel{i}" for i in range(_launch.world)], _MEETING)
+        store.set_timeout(_TIMEOUT)
+    except RuntimeError as error:
+        raise StageError(
+            f"the {_launch.world} processes of the command did not meet: "
+            f"{str(error).splitlines()[0]}",
+            remedy="Check that all were started, and that every machine reaches "
+            f"{os.environ['MASTER_ADDR']}.",
+        ) from error
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpus and distributed.is_nccl_available() else "gloo",
+        store=store,
+        rank=_launch.rank,
+        world_size=_launch.world,
+        timeout=_TIMEOUT,
+    )
 
 
 def rank() -> int:
@@ -107,7 +145,6 @@ def on_all_ranks(*first_only: str) -> Callable[[Callable[P, R]], Callable[P, R]]
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             if _launch is None or _together:
                 return train(*args, **kwargs)
-            _join()
             theirs = {k: None if k in first_only else v for k, v in kwargs.items()}
             _broadcast((train.__module__, train.__qualname__, args, theirs))
             return _call(train, *args, **kwargs)
@@ -129,7 +166,7 @@ def serve() -> Exception | None:
             redirect_stdout(nowhere),
             redirect_stderr(nowhere),
         ):
-            _join()
+            join()
             while (call := _broadcast(None)) is not None:
                 module, name, args, kwargs = call
                 _call(getattr(importlib.import_module(module), name), *args, **kwargs)
@@ -143,30 +180,9 @@ def serve() -> Exception | None:
 def release() -> None:
     """Let the other ranks end; rank 0 does so when all went well."""
     if _launch is not None:
-        with suppress(RuntimeError):
-            _join()
+        with suppress(StageError):
             _broadcast(None)
             _leave()
-
-
-def _join() -> None:
-    """Meet the other ranks; returns when all are there."""
-    global _joined
-    if _joined or _launch is None:
-        return
-    import torch
-    from torch import distributed
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if _launch.local_rank < gpus:
-        torch.cuda.set_device(_launch.local_rank)
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpus and distributed.is_nccl_available() else "gloo",
-        rank=_launch.rank,
-        world_size=_launch.world,
-        timeout=_TIMEOUT,
-    )
-    _joined = True
 
 
 def _leave() -> None:
@@ -181,7 +197,8 @@ def _broadcast(value: Any) -> Any:
     from torch import distributed
 
     box = [value]
-    distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    with _all_alive():
+        distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
 
@@ -189,20 +206,23 @@ def _call(train: Callable[..., R], *args: Any, **kwargs: Any) -> R:
     global _together
     _together = True
     try:
-        return train(*args, **kwargs)
-    except RuntimeError as error:
-        if not _is_of_another(error):
-            raise
-        raise StageError(
-            "another process of the training ended",
-            remedy="The same command resumes, also with another number of processes.",
-        ) from error
+        with _all_alive():
+            return train(*args, **kwargs)
     finally:
         _together = False
 
 
-def _is_of_another(error: RuntimeError) -> bool:
-    """Whether an error says that another rank is gone."""
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """Within the block, what libraries say when another rank is gone becomes one line."""
     from torch import distributed
 
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise StageError(
+            "another process of the command ended",
+            remedy="The same command resumes, also with another number of processes.",
+        ) from error

@@ -12,6 +12,7 @@ from relabel.classifiers.augment import centre_view, draw_crop, mixed, mixing
 from relabel.classifiers.data import (
     UNKNOWN,
     AugmentedBatches,
+    Batch,
     from_detections,
 )
 from relabel.classifiers.inputs import read_images
@@ -20,6 +21,7 @@ from relabel.datasets.labelspace import Category, LabelSpace
 from relabel.errors import DataError, Problems
 from tests.builders.colours import COLOURS, quick, read, two_colour_set
 from tests.builders.datasets import dataset_of, write_image
+from tests.builders.ranks import as_rank
 
 NAMES = tuple(COLOURS)
 
@@ -101,7 +103,7 @@ def test_batches_depend_on_the_step_and_not_on_the_number_of_processes(tmp_path:
     images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 10))
     s = quick("x", augment="3-augment", color_jitter=0.3, seed=3)
     whole = AugmentedBatches(images, s, 32)
-    parts = [AugmentedBatches(images, s, 32, rank=r, world=2)(5) for r in range(2)]
+    parts = of_two(whole, 5)
     batch = whole(5)
     assert batch.pixels.shape == (8, 3, 32, 32)
     assert torch.equal(batch.pixels, whole(5).pixels)
@@ -176,13 +178,31 @@ def test_blending_depends_on_the_seed_alone() -> None:
     assert mixed(pixels, targets, None, 0) == (pixels, targets)
 
 
-def test_steps_and_processes_blend_in_their_own_ways(tmp_path: Path) -> None:
+def test_processes_blend_their_images_as_one_does_and_steps_in_their_own_ways(
+    tmp_path: Path,
+) -> None:
     images = read(tmp_path / "a", two_colour_set(tmp_path / "a", 10))
-    s = quick("x", mixup=0.8, seed=3)
-    seeds = [
-        AugmentedBatches(images, s, 32, rank=rank, world=2)(step).seed
-        for rank in range(2)
-        for step in range(3)
-    ]
-    assert len(set(seeds)) == 6
-    assert AugmentedBatches(images, s, 32, rank=1, world=2)(2).seed == seeds[-1]
+    s = quick("x", mixup=0.8, cutmix=1.0, seed=3)
+    batches, mix = AugmentedBatches(images, s, 32), mixing(s)
+    blended = []
+    for step in range(3):
+        whole = batches(step)
+        pixels, targets = mixed(whole.pixels.float(), whole.targets, mix, whole.seed)
+        assert not torch.equal(pixels, whole.pixels.float())
+        parts = [
+            [x[p.leading :] for x in mixed(p.pixels.float(), p.targets, mix, p.seed)]
+            for p in of_two(batches, step)
+        ]
+        assert torch.equal(torch.cat([p[0] for p in parts]), pixels)
+        assert torch.equal(torch.cat([p[1] for p in parts]), targets)
+        blended.append(whole.seed)
+    assert len(set(blended)) == 3
+
+
+def of_two(batches: AugmentedBatches, step: int) -> list[Batch]:
+    """Both processes' parts of a step."""
+    parts = []
+    for rank in range(2):
+        with as_rank(rank, 2):
+            parts.append(batches(step))
+    return parts
