@@ -10,7 +10,8 @@ names, many fields that relabel does not know, annotations with masks, regions t
 that pass the edge. Images are headers without pixels, a hundred names for each file (hard links),
 so that a million of them take little room; those of Waymo are filled up to the size from which only
 one a camera is looked at. Every command runs in a process of its own, its peak memory is what the
-operating system says.
+operating system says. With ``--before COMMIT`` the shapes that once took time in the square of
+their size are also read by the code of that commit, on the same files in the same run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +46,17 @@ SHAPES: dict[str, str] = {
     "ignored": "all boxes regions to leave out",
     "clipped": "all boxes over an edge, ids in no order, every second one there twice",
 }
+# Images of the shapes that an earlier commit is compared on.
+COMPARED = {"categories": 20_000, "fields": 8_000}
+NOTES = """\
+# Readers, checks and writers from ten thousand to a million images
+
+    {command}
+
+Made-up datasets with {per_image} boxes an image, {cores} cores ({machine}) shared with other work: seconds of processor time (user and system, of the process) tell more than those on the clock. Each line is one process and one run, of `relabel datasets describe`, `validate --no-decode` or `convert`; its peak memory is its maximum resident set. A process takes about 0.4 s and 75 MB before it does anything (130 MB more with Arrow), which is why CPU seconds per 100,000 images fall from the first size to the second.
+
+What it does not show: files were just written, so they come from the page cache; images are headers without pixels, a hundred names for each (hard links), and no image is decoded; Waymo's JPEGs are filled with zeros and compress well. Converting to COCO writes no images, to YOLO links them.
+"""  # noqa: E501
 
 
 def jpeg(width: int, height: int, number: int, length: int = 0) -> bytes:
@@ -116,8 +130,9 @@ def write_coco(
                 ],
             }
             for kind, stream in (("image", out), ("annotation", annotations)):
-                for row in rows[kind] if change is not None else ():
-                    change(row, rng, kind)
+                if change is not None:
+                    for row in rows[kind]:
+                        change(row, rng, kind)
                 stream.write((b"," if start else b"") + orjson.dumps(rows[kind])[1:-1])
             yield names, xywh, category
         out.write(b'],"annotations":[')
@@ -175,12 +190,13 @@ def make_waymo(folder: Path, images: int, per_image: int) -> None:
         }
         table = pa.table({**keys, "[CameraImageComponent].image": photos})
         name = f"{context}.parquet"
+        named: Any = ["key.segment_context_name"]
         pq.write_table(
             table,
             folder / "training/camera_image" / name,
             row_group_size=100,
             compression="zstd",
-            use_dictionary=["key.segment_context_name"],
+            use_dictionary=named,
         )
         box = np.repeat(frame, per_image)
         xywh = drawn(rng, len(box), (1920, 886))
@@ -296,18 +312,51 @@ def run(
     return rows
 
 
+def compare(shape: str, per_image: int, parent: Path | None, commit: str) -> list[dict[str, Any]]:
+    """The measurements of a shape with the code of a commit and with ours, on the same files."""
+    rows, images = [], COMPARED[shape]
+    with tempfile.TemporaryDirectory(dir=parent) as place:
+        folder, out, old = Path(place, "data"), Path(place, "out"), Path(place, "old")
+        folder.mkdir()
+        check_out(commit, old)
+        elsewhere(make_shape, folder, shape, images, per_image)
+        file = folder / "all.json"
+        for title, arguments in commands(shape, folder, out).items():
+            for code, prefix in (("before", ["env", f"PYTHONPATH={old}"]), ("now", [])):
+                out.mkdir()
+                command = [*prefix, sys.executable, "-m", "relabel", "datasets", *arguments]
+                seconds, cpu, peak = measure(command)
+                row = {"compared": shape, "command": title, "code": code, "commit": commit}
+                row |= {"images": images, "bytes": file.stat().st_size}
+                rows.append({**row, "seconds": seconds, "cpu": cpu, "peak_mb": peak})
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+                shutil.rmtree(out)
+    return rows
+
+
+def check_out(commit: str, folder: Path) -> None:
+    """A commit's package, laid out as it is installed."""
+    folder.mkdir()
+    here = Path(__file__).parent.parent
+    command = ["git", "-C", str(here), "archive", commit, "relabel", "commands", "schemas"]
+    archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    subprocess.run(["tar", "x", "-C", str(folder)], input=archive, check=True)
+    for name in ("commands", "schemas"):
+        (folder / name).rename(folder / "relabel" / name)
+
+
 def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
-    """Seconds, processor seconds per million boxes and memory of each command and size."""
+    """Seconds, their growth, and memory of each command and size."""
     lines, before = [], {}
     for row in sorted(
-        (r for r in rows if r["kind"] in kinds),
+        (r for r in rows if r.get("kind") in kinds),
         key=lambda r: (kinds.index(r["kind"]), r["command"], r["images"]),
     ):
         last = before.get((row["kind"], row["command"]))
         before[row["kind"], row["command"]] = row
         grown = ["", "", ""]
         if last is not None:
-            grown[0] = f"{row['boxes'] / last['boxes']:.0f}"
+            grown[0] = f"{row['images'] / last['images']:.0f}"
             grown[1] = f"{row['cpu'] / last['cpu']:.1f}"
             added = (row["peak_mb"] - last["peak_mb"]) * 2**20 / (row["boxes"] - last["boxes"])
             grown[2] = f"{added:.0f}"
@@ -318,14 +367,39 @@ def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
                 f"{row['boxes']:,}",
                 f"{row['seconds']:.1f}",
                 f"{row['cpu']:.1f}",
-                f"{row['cpu'] / row['boxes'] * 1e6:.1f}",
+                f"{row['cpu'] / row['images'] * 1e5:.1f}",
                 f"{row['peak_mb']:,.0f}",
                 *grown,
             ]
         )
-    head = ["", "images", "boxes", "s", "CPU s", "CPU s per million boxes", "peak MB"]
-    head += ["times the boxes", "times the CPU s", "bytes per further box"]
-    return markdown((head, lines))
+    head = ["", "images", "boxes", "s", "CPU s", "CPU s per 100,000 images", "peak MB"]
+    head += ["times the images", "times the CPU s", "bytes per further box"]
+    return markdown((head, lines)).strip()
+
+
+def comparison(rows: Sequence[dict[str, Any]]) -> str:
+    """What an earlier commit took, beside ours."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if "compared" in row:
+            found.setdefault((row["compared"], row["command"]), {})[row["code"]] = row
+    lines = []
+    for (shape, title), of in found.items():
+        before, now = of["before"], of["now"]
+        lines.append(
+            [
+                f"{shape}: {title}",
+                f"{now['images']:,}",
+                f"{now['bytes'] / 1e6:.0f}",
+                *(f"{r['seconds']:.1f}" for r in (before, now)),
+                *(f"{r['cpu']:.1f}" for r in (before, now)),
+                f"{before['cpu'] / now['cpu']:.1f}",
+                *(f"{r['peak_mb']:,.0f}" for r in (before, now)),
+            ]
+        )
+    head = ["", "images", "MB", "before, s", "now, s", "before, CPU s", "now, CPU s"]
+    head += ["ratio of CPU s", "before, peak MB", "now, peak MB"]
+    return markdown((head, lines)).strip()
 
 
 def main() -> int:
@@ -335,6 +409,7 @@ def main() -> int:
     parser.add_argument("--shapes", default=",".join(SHAPES), help="or none")
     parser.add_argument("--shape-sizes", default="2000,8000,32000", help="images")
     parser.add_argument("--per-image", type=int, default=10, help="boxes")
+    parser.add_argument("--before", metavar="COMMIT", help="compare with its code")
     parser.add_argument("--folder", type=Path, help="where datasets are made; default the system's")
     parser.add_argument("--keep", type=Path, help="folder that keeps what was converted")
     parser.add_argument("--json", type=Path, help="adds the measurements to this file")
@@ -350,18 +425,35 @@ def main() -> int:
     jobs = [(k, int(n)) for k in shapes for n in options.shape_sizes.split(",")]
     jobs += [(k, int(n)) for n in options.sizes.split(",") for k in kinds]
     for kind, images in jobs:
-        done = {r["kind"] for r in rows if r["images"] == images}
+        done = {r["kind"] for r in rows if "kind" in r and r["images"] == images}
         if set(kind.split("+")) <= done:
             continue
         rows += run(kind, images, options.per_image, options.folder, options.keep)
         if options.json is not None:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    parts = [table(rows, KINDS)] + ([table(rows, list(SHAPES))] if shapes else [])
-    text = "\n\n".join(parts)
+    if options.before is not None and not any("compared" in r for r in rows):
+        for shape in COMPARED:
+            rows += compare(shape, options.per_image, options.folder, options.before)
+        if options.json is not None:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    text = report(rows, options.per_image)
     print(text)
     if options.out is not None:
-        options.out.write_text(text + "\n")
+        options.out.write_text(text)
     return 0
+
+
+def report(rows: Sequence[dict[str, Any]], per_image: int) -> str:
+    command = " ".join(["python benchmarks/scale.py", *sys.argv[1:]])
+    about = {"cores": os.cpu_count(), "machine": platform.machine(), "per_image": per_image}
+    parts = [NOTES.format(command=command, **about), table(rows, KINDS)]
+    if any(r.get("kind") in SHAPES for r in rows):
+        shapes = "\n".join(f"- {name}: {text}" for name, text in SHAPES.items())
+        parts += [f"## COCO files of an odd shape\n\n{shapes}", table(rows, list(SHAPES))]
+    if any("compared" in r for r in rows):
+        commit = next(r["commit"] for r in rows if "compared" in r)
+        parts += [f"## Beside commit {commit}", comparison(rows)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 if __name__ == "__main__":
