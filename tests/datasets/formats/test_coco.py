@@ -418,3 +418,28 @@ def test_real_coco_files_with_crowds(tmp_path, shared):
         for row in before["annotations"]:
             assert loaded.anns[row["id"]] == row
     assert crowds == 5
+
+
+def test_many_unknown_fields_are_asked_for_once(tmp_path, monkeypatch):
+    data = document()
+    for kind in ("images", "annotations"):
+        for i, row in enumerate(data[kind]):
+            row.update({f"{kind} {k}": k for k in range(30 * i, 30 * (i + 1))})
+    file = put(tmp_path, data)
+    decoded = []
+
+    def of_type(part, known, names):
+        decoded.append(len(names))
+        return real(part, known, names)
+
+    real = coco_decode._of_type
+    monkeypatch.setattr(coco_decode, "_of_type", of_type)
+    dataset = read_dataset(file, "coco")
+    assert len(decoded) == 4  # without and with them, of images and of annotations
+    out = json.loads(write(dataset, tmp_path / "o.json")[0].read_bytes())
+    for kind in ("images", "annotations"):
+        theirs = {row["id"]: row for row in data[kind]}
+        for row in out[kind]:
+            assert {k: v for k, v in row.items() if k.startswith(kind)} == {
+                k: v for k, v in theirs[row["id"]].items() if k.startswith(kind)
+            }

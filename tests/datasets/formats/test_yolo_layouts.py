@@ -416,3 +416,22 @@ def test_fractions_are_of_the_upright_picture(tmp_path):
     found = read_dataset(root, "yolo")
     assert (found.images.width.tolist(), found.images.height.tolist()) == ([40], [100])
     assert found.boxes.xywh[0] == pytest.approx([0, 0, 20, 20])
+
+
+def test_folders_without_labels_are_looked_for_in_one_listing(tmp_path, monkeypatch):
+    folders = [f"day{i}" for i in range(12)]
+    root = config(tmp_path / "d", "train: images\nnames: [van]")
+    put(root, *(f"images/{folder}/a.png" for folder in folders))
+    put(root, *(f"labels/{folder}/a.txt" for folder in folders[:4]), "labels/DAY4/a.txt")
+    listed = []
+
+    def listdir(folder):
+        listed.append(os.fspath(folder))
+        return real(folder)
+
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", listdir)
+    counts, _ = read(root)
+    assert {f.split("/")[-2] for f, n in counts.items() if n} == {*folders[:5]}
+    # Once for what there is, once for all seven folders that have none.
+    assert listed.count(str(root / "labels")) == 2
