@@ -331,12 +331,13 @@ def _prepare(
         if path not in number:  # of a run with another number of shards
             remove(path)
     bad: dict[Path, list[int]] = {}
+    expected = as_json(run)
 
     def check(path: Path) -> None:
         members = rows[shards.items(number[path])].tolist()
         names = [str(dataset.images.file_name[row]) for row in members]
         shard: Any = read_shard(path, kind)
-        if (shard.run, shard.row.tolist(), shard.file_name) != (as_json(run), members, names):
+        if (shard.run, shard.row.tolist(), shard.file_name) != (expected, members, names):
             raise DataError("of other settings, images or specialist", file=path)
         bad[path] = shard.row[~shard.readable].tolist()
         if bad[path] and not problems.skip_bad:

@@ -257,10 +257,10 @@ def _typed(
     except msgspec.ValidationError as error:
         if _UNKNOWN_FIELD.search(str(error)) is None:
             raise
-        names = _further_fields(data, known, names)
-        if names is None:
+        further = _further_fields(data, known, names)
+        if further is None:
             raise
-    return _of_type(data, known, names), names
+    return _of_type(data, known, further), further
 
 
 def _of_type(data: memoryview, known: dict[str, tuple[Any, Any]], names: list[str]) -> list[Any]:
