@@ -41,13 +41,13 @@ FIELDS = 200
 KINDS = ("coco", "yolo", "waymo_v2")
 SHAPES: dict[str, str] = {
     "categories": "ten boxes of each category, all of them under a map of names",
-    "fields": f"annotations and images with ten of {FIELDS} unknown fields each",
+    "fields": f"annotations and images with ten of {FIELDS} unknown fields, new ones all along",
     "masks": "annotations with a polygon of 24 corners",
     "ignored": "all boxes regions to leave out",
     "clipped": "all boxes over an edge, ids in no order, every second one there twice",
 }
-# Images of the shapes that an earlier commit is compared on.
-COMPARED = {"categories": 20_000, "fields": 8_000}
+# Images, and boxes of each, of the shapes that an earlier commit is compared on.
+COMPARED = {"categories": (20_000, 10), "fields": (40_000, 1)}
 NOTES = """\
 # Readers, checks and writers from ten thousand to a million images
 
@@ -231,7 +231,8 @@ def make_shape(folder: Path, shape: str, images: int, per_image: int) -> None:
     def change(row: dict[str, Any], rng: np.random.Generator, kind: str) -> None:
         number = row["id"]
         if shape == "fields":
-            row.update({f"field {(number + 20 * i) % FIELDS}": [number, None] for i in range(10)})
+            first = number * FIELDS // (images if kind == "image" else images * per_image)
+            row.update({f"field {(first + i) % FIELDS}": [number, None] for i in range(10)})
         elif kind == "image":
             return
         elif shape == "masks":
@@ -312,9 +313,10 @@ def run(
     return rows
 
 
-def compare(shape: str, per_image: int, parent: Path | None, commit: str) -> list[dict[str, Any]]:
+def compare(shape: str, parent: Path | None, commit: str) -> list[dict[str, Any]]:
     """The measurements of a shape with the code of a commit and with ours, on the same files."""
-    rows, images = [], COMPARED[shape]
+    rows: list[dict[str, Any]] = []
+    images, per_image = COMPARED[shape]
     with tempfile.TemporaryDirectory(dir=parent) as place:
         folder, out, old = Path(place, "data"), Path(place, "out"), Path(place, "old")
         folder.mkdir()
@@ -322,10 +324,10 @@ def compare(shape: str, per_image: int, parent: Path | None, commit: str) -> lis
         elsewhere(make_shape, folder, shape, images, per_image)
         file = folder / "all.json"
         for title, arguments in commands(shape, folder, out).items():
-            for code, prefix in (("before", ["env", f"PYTHONPATH={old}"]), ("now", [])):
+            # A script's own folder is looked into first, whatever is installed.
+            for code, start in (("before", [str(old / "start.py")]), ("now", ["-m", "relabel"])):
                 out.mkdir()
-                command = [*prefix, sys.executable, "-m", "relabel", "datasets", *arguments]
-                seconds, cpu, peak = measure(command)
+                seconds, cpu, peak = measure([sys.executable, *start, "datasets", *arguments])
                 row = {"compared": shape, "command": title, "code": code, "commit": commit}
                 row |= {"images": images, "bytes": file.stat().st_size}
                 rows.append({**row, "seconds": seconds, "cpu": cpu, "peak_mb": peak})
@@ -335,7 +337,7 @@ def compare(shape: str, per_image: int, parent: Path | None, commit: str) -> lis
 
 
 def check_out(commit: str, folder: Path) -> None:
-    """A commit's package, laid out as it is installed."""
+    """A commit's package, laid out as it is installed, and ``start.py``, which runs it."""
     folder.mkdir()
     here = Path(__file__).parent.parent
     command = ["git", "-C", str(here), "archive", commit, "relabel", "commands", "schemas"]
@@ -343,6 +345,7 @@ def check_out(commit: str, folder: Path) -> None:
     subprocess.run(["tar", "x", "-C", str(folder)], input=archive, check=True)
     for name in ("commands", "schemas"):
         (folder / name).rename(folder / "relabel" / name)
+    (folder / "start.py").write_text("from relabel.cli import main\n\nmain()\n")
 
 
 def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> str:
@@ -433,7 +436,7 @@ def main() -> int:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if options.before is not None and not any("compared" in r for r in rows):
         for shape in COMPARED:
-            rows += compare(shape, options.per_image, options.folder, options.before)
+            rows += compare(shape, options.folder, options.before)
         if options.json is not None:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
     text = report(rows, options.per_image)
@@ -447,8 +450,9 @@ def report(rows: Sequence[dict[str, Any]], per_image: int) -> str:
     command = " ".join(["python benchmarks/scale.py", *sys.argv[1:]])
     about = {"cores": os.cpu_count(), "machine": platform.machine(), "per_image": per_image}
     parts = [NOTES.format(command=command, **about), table(rows, KINDS)]
-    if any(r.get("kind") in SHAPES for r in rows):
-        shapes = "\n".join(f"- {name}: {text}" for name, text in SHAPES.items())
+    measured = {r.get("kind") for r in rows} & set(SHAPES)
+    if measured:
+        shapes = "\n".join(f"- {name}: {SHAPES[name]}" for name in SHAPES if name in measured)
         parts += [f"## COCO files of an odd shape\n\n{shapes}", table(rows, list(SHAPES))]
     if any("compared" in r for r in rows):
         commit = next(r["commit"] for r in rows if "compared" in r)

@@ -43,6 +43,7 @@ OPTIONAL_FIELDS: dict[str, tuple[Any, Any]] = {
 }
 # Bytes of a field's value up to which it is copied, rather than the file kept for it.
 _SHORT = 32
+_ABSENT = Raw()  # of a record without the field
 INTEGER_FIELDS = {"id", "image_id", "category_id", "width", "height"}
 
 
@@ -59,7 +60,7 @@ def record_type(known: dict[str, tuple[Any, Any]], names: Sequence[str]) -> Any:
         if name in OPTIONAL_FIELDS and known is ANNOTATION_FIELDS:
             everything[name] = OPTIONAL_FIELDS[name]
         else:
-            everything[f"extra_{i}"] = (Raw, Raw())
+            everything[f"extra_{i}"] = (Raw, _ABSENT)
             rename[f"extra_{i}"] = name
     for key, (kind, default) in everything.items():
         fields.append((key, kind) if default is msgspec.NODEFAULT else (key, kind, default))
@@ -110,7 +111,11 @@ class _ExtraColumns:
         column += [b""] * (start - len(column))
         known: dict[bytes, bytes] = {}  # equal ones of a block are one object
         column += [
-            known.setdefault(short, short) if len(short := bytes(value)) <= _SHORT else value
+            b""
+            if value is _ABSENT
+            else known.setdefault(short, short)
+            if len(short := bytes(value)) <= _SHORT
+            else value
             for value in values
         ]
 
