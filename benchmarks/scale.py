@@ -53,7 +53,7 @@ NOTES = """\
 
     {command}
 
-Made-up datasets with {per_image} boxes an image, {cores} cores ({machine}) shared with other work: seconds of processor time (user and system, of the process) tell more than those on the clock. Each line is one process and one run, of `relabel datasets describe`, `validate --no-decode` or `convert`; its peak memory is its maximum resident set. A process takes about 0.4 s and 75 MB before it does anything (130 MB more with Arrow), which is why CPU seconds per 100,000 images fall from the first size to the second.
+Made-up datasets with {per_image} boxes an image, {cores} cores ({machine}) shared with other work: seconds of processor time (user and system, of the process) tell more than those on the clock. Each line is one process and one run, of `relabel datasets describe`, `validate --no-decode` or `convert`; its peak memory is its maximum resident set. A process takes about 0.3 s and 50 MB before it does anything (about 110 MB more with Arrow), which is why CPU seconds per 100,000 images fall from the first size to the second.
 
 What it does not show: files were just written, so they come from the page cache; images are headers without pixels, a hundred names for each (hard links), and no image is decoded; Waymo's JPEGs are filled with zeros and compress well. Converting to COCO writes no images, to YOLO links them.
 """  # noqa: E501
