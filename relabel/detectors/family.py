@@ -240,14 +240,18 @@ class NetworkDetector:
         return self.predict_prepared([self.prepare(image) for image in images])
 
     @property
-    def prepared_size(self) -> tuple[int, int]:
-        """See `relabel.detectors.base.Preparing`."""
+    def prepared_size(self) -> tuple[int, int] | None:
+        """See `relabel.detectors.base.Preparing`; None on a CPU, whose cores the network has."""
+        return None if self.device.type == "cpu" else self._size
+
+    @property
+    def _size(self) -> tuple[int, int]:
         return self.settings.image_size, self.settings.max_image_size
 
     def prepare(self, image: np.ndarray) -> PreparedImage:
         """See `relabel.detectors.base.Preparing`."""
         height, width = image.shape[:2]
-        return PreparedImage(resized_bytes(image, *self.prepared_size), (height, width))
+        return PreparedImage(resized_bytes(image, *self._size), (height, width))
 
     def predict_prepared(self, images: Sequence[PreparedImage]) -> list[Detections]:
         """See `relabel.detectors.base.Preparing`."""

@@ -19,6 +19,7 @@ from relabel.settings import Runtime
 from relabel.workspace.clock import Clock, record
 from relabel.workspace.engine import Make, make_shards, workers
 from relabel.workspace.estimate import Forecast, measured
+from relabel.workspace.mirror import pull
 from relabel.workspace.parts import WorkerShare, pending
 from relabel.workspace.pipeline import Outcome
 from relabel.workspace.progress import message
@@ -193,6 +194,7 @@ class _Work:
             def open(runtime: Runtime) -> Callable[[ShardWork], None]:
                 from relabel.multilabel.scores.probe import Probe
 
+                pull(folder)  # a worker on another node may not have it
                 probe = Probe.load(folder)
                 return lambda work: scores.score_with_probe(work, probe)
 
@@ -247,6 +249,7 @@ class _Work:
             from relabel.multilabel.labels.stage import label_regions
             from relabel.training.loop import resolve_device
 
+            pull(folder)
             model = RegionClassifier.load(folder, resolve_device(runtime.device))
             return lambda work: label_regions(work, model, settings)
 

@@ -8,12 +8,17 @@ from relabel.workspace.ranks import processes_here
 
 _MAX_THREADS = 16
 _limit: int | None = None
+_busy = False
 
 
-def limit_cores(count: int) -> None:
-    """Of the cores of the machine this process shall use so many, as others have the rest."""
-    global _limit
-    _limit = count
+def limit_cores(count: int, *, busy: bool) -> None:
+    """Of the cores of the machine this process shall use so many, as others have the rest.
+
+    Args:
+        busy: networks run on them, so that a single core reads when it needs an image.
+    """
+    global _limit, _busy
+    _limit, _busy = count, busy
 
 
 def usable_cores() -> int:
@@ -35,5 +40,8 @@ def reading_threads(workers: int = -1, *, waiting: bool = False) -> int:
     """
     if workers >= 0:
         return workers
-    cores = usable_cores() // processes_here()
-    return _MAX_THREADS if waiting else min(_MAX_THREADS, max(1, cores))
+    if waiting:
+        return _MAX_THREADS
+    if _limit == 1 and _busy:
+        return 0
+    return min(_MAX_THREADS, max(1, usable_cores() // processes_here()))

@@ -157,11 +157,11 @@ class _Died:
 class _Actor:
     """What runs on the cluster: the opened work."""
 
-    def __init__(self, runtime: Runtime, folder: str, cores: int) -> None:
+    def __init__(self, runtime: Runtime, folder: str, cores: int, busy: bool) -> None:
         # Paths of the driver hold here: the folder is shared, or the machine is the same.
         with suppress(OSError):
             os.chdir(folder)
-        limit_cores(cores)
+        limit_cores(cores, busy=busy)
         self.runtime = runtime
         self.opened: int | None = None
         self.make: Make[Any] | None = None
@@ -200,7 +200,7 @@ class _Crew:
 
         cpus, gpus = _resources(runtime)
         threads = max(1, int(cpus))
-        self._made_of = (_there(runtime, gpus), str(Path.cwd()), threads)
+        self._made_of = (_there(runtime, gpus), str(Path.cwd()), threads, not gpus)
         context = ray.get_runtime_context()
         self.key = (*self._made_of, gpus, context.gcs_address, context.get_job_id())
         self._class = ray.remote(_Actor).options(

@@ -29,6 +29,7 @@ from relabel.datasets.dataset import DetectionDataset, Images
 from relabel.datasets.labelspace import LabelSpace
 from relabel.datasets.pixels.location import load_rgb
 from relabel.detectors.base import Detections, PreparedImage
+from relabel.detectors.family import NetworkDetector
 from relabel.detectors.load import load_detector
 from relabel.detectors.training import new_trainable
 from relabel.errors import DataError, Problems, RelabelError
@@ -316,16 +317,21 @@ def specialists(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.parametrize("members", [(0,), (0, 1), (0, 2)])
 def test_images_are_prepared_where_they_are_read(
-    specialists: list[Path], members: tuple[int, ...], tmp_path: Path
+    specialists: list[Path],
+    members: tuple[int, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the decoding threads, with the labels of a detector that prepares none; an ensemble's
-    members share what was prepared, if they want the same."""
+    """On a GPU in the decoding threads, with the labels of a detector that prepares none; members
+    of an ensemble share what was prepared, if they want the same."""
     detectors: list[Any] = [load_detector(specialists[i], "cpu") for i in members]
     detector = EnsembleDetector(detectors) if len(members) > 1 else detectors[0]
     dataset = make_dataset(tmp_path / "images")
     plain = SimpleNamespace(space=detector.space, predict=detector.predict)
     run(dataset, tmp_path / "plain", detector=plain)
     threads: list[str] = []
+    assert detector.prepared_size is None  # on a CPU, which is busy
+    monkeypatch.setattr(NetworkDetector, "prepared_size", property(lambda self: self._size))
     real = [one.prepare for one in detectors]
 
     def watched(image: np.ndarray, prepare: Any) -> PreparedImage:

@@ -14,7 +14,8 @@ import relabel.training.loop as loop
 from relabel.datasets.pixels.batches import ImageBatches
 from relabel.settings import Runtime
 from relabel.training.settings import TrainSettings
-from relabel.workspace.cores import reading_threads
+from relabel.workspace import cores as cores_module
+from relabel.workspace.cores import limit_cores, reading_threads
 from tests.datasets.pixels.test_batches import make_dataset
 
 
@@ -51,3 +52,15 @@ def test_one_thread_per_usable_core_at_most_16(
 def test_the_help_says_threads() -> None:
     text = {f.name: f.metadata["help"] for f in fields(Runtime)}["workers"]
     assert "Threads" in text and "rocess" not in text
+
+
+def test_a_worker_of_one_core_reads_between_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(cores_module, "_limit", None)
+    monkeypatch.setattr(cores_module, "_busy", False)
+    for cores, busy, threads in ((1, True, 0), (1, False, 1), (3, True, 3), (99, True, 8)):
+        limit_cores(cores, busy=busy)
+        assert reading_threads() == threads
+    limit_cores(1, busy=True)
+    assert reading_threads(2) == 2
+    assert reading_threads(waiting=True) == 16

@@ -23,7 +23,7 @@ from relabel.errors import ConfigError, DataError, Problems, RelabelError
 from relabel.settings import Runtime
 from relabel.workspace import ray_engine
 from relabel.workspace.atomic import TEMP_PREFIX, atomic_path
-from relabel.workspace.engine import Make, make_in_order, make_shards, require_engine
+from relabel.workspace.engine import Make, make_in_order, make_shards
 from relabel.workspace.stage import Shards
 from tests.crosslabel.test_label import FakeDetector, contents, make_dataset, run
 
@@ -114,6 +114,29 @@ def test_results_come_in_order_and_few_at_a_time() -> None:
     assert len({pid for _, pid in found}) == 2 and os.getpid() not in {pid for _, pid in found}
 
 
+def test_actors_stay_for_the_next_work_and_then_go() -> None:
+    def open(runtime: Runtime) -> Make[int]:
+        def make(items: Sequence[int]) -> Iterator[int]:
+            yield from [os.getpid()] * len(items)
+
+        return make
+
+    def pids(runtime: Runtime = RAY) -> set[int]:
+        return set(make_in_order(open, range(8), runtime, title="", unit="it", what="part"))
+
+    first = pids()
+    assert pids() == first
+    assert not pids(Runtime(device="cpu", workers=1, quiet=True, engine="ray")) & first
+    assert not any(Path(f"/proc/{pid}").exists() for pid in first)
+    last = pids()
+    ray_engine.dismiss_kept()
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in last):
+            break
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in last)
+
+
 def test_what_the_work_raises_is_raised_here(tmp_path: Path) -> None:
     def open(runtime: Runtime) -> Make[int]:
         def make(todo: Sequence[int]) -> Iterator[int]:
@@ -202,13 +225,6 @@ def test_a_driver_that_is_interrupted_leaves_no_actors(tmp_path: Path) -> None:
     assert not alive
     done = {p.name for p in shards.folder.iterdir() if not p.name.startswith(TEMP_PREFIX)}
     assert 1 <= len(done) < 40
-
-
-def test_without_ray_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    require_engine(Runtime())
-    with pytest.raises(ConfigError, match=r"pip install 'relabel\[ray\]'"):
-        require_engine(RAY)
 
 
 def test_an_address_without_a_cluster_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
