@@ -9,6 +9,7 @@ a job labels one dataset after the other, and a process that has loaded torch is
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -95,6 +96,8 @@ def connect(runtime: Runtime) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)  # what it says of a cluster of a moment
     address = runtime.ray_address
+    # What is registered last runs first: before Ray's own end.
+    atexit.register(dismiss_kept)
     try:
         ray.init(
             address=address or "local",
@@ -276,10 +279,12 @@ class _Crew:
     def dismiss(self) -> None:
         import ray
 
-        for actor in self._actors:
+        actors, self._actors, self._open = self._actors, [], []
+        if not ray.is_initialized():  # they are gone; Ray ends the process that asks it now
+            return
+        for actor in actors:
             with suppress(Exception):
                 ray.kill(actor)
-        self._actors, self._open = [], []
 
 
 # The actors of the work before, and what sends them away if no other follows soon.

@@ -43,6 +43,7 @@ def cluster() -> Iterator[None]:
         object_store_memory=100 * 2**20,
     )
     yield
+    ray_engine.dismiss_kept()
     ray.shutdown()
 
 

@@ -62,7 +62,7 @@ def find_regions(work: ShardWork, extractor: PatchFeatures, settings: MaskCutSet
             return error.message
         return Loaded(square(image, settings.image_size), image)
 
-    cores = reading_threads()
+    cores = max(1, reading_threads())
     with (
         shard_progress("Finding regions", shards, work.todo, work.runtime) as bar,
         ImageBatches(
