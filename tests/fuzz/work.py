@@ -85,6 +85,15 @@ def _stopped(self: Any, *_: Any, **__: Any) -> bool:
     raise SystemExit(0)
 
 
+def _measure_nothing() -> None:
+    """A dry run would train or label for a minute."""
+    from relabel.align import estimate
+    from relabel.multilabel import run
+
+    estimate._costs = lambda plan: None
+    run.measured = _stopped
+
+
 def run_command(args: list[str]) -> int:
     """The exit status of ``relabel`` with these arguments."""
     from relabel import cli
@@ -95,6 +104,8 @@ def run_command(args: list[str]) -> int:
         Stage.status = _stopped  # type: ignore[method-assign]
     if args[0].startswith("call:"):
         return _call(args)
+    if "--dry-run" in args:
+        _measure_nothing()
     try:
         cli.main(args)
     except SystemExit as end:
