@@ -18,7 +18,8 @@ from relabel.workspace.cores import usable_cores
 from relabel.workspace.engine import Workers
 
 MINUTE = 60.0
-_FIRST, _MOST = 4, 2048  # images of the first sample for each worker, and of the second
+_FIRST, _MOST = 4, 2048  # images of the first sample for each worker, and of any
+_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def measured(
 ) -> Forecast:
     """Do a small part of the job for a minute at most, and a first few images however long.
 
-    Two samples, a small one and a larger one, tell what starting costs from what an image costs.
+    A small sample and larger ones tell what starting costs from what an image costs.
 
     Args:
         make: does the work on these rows into a folder that is then removed, by all workers.
@@ -108,17 +109,20 @@ def measured(
             seconds.append(time.perf_counter() - begun)
             stored = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         sizes.append(len(rows))
-        if len(sizes) == 2 or seconds[0] > minute / 2:
+        # Without a smaller sample beside it, a sample's start counts as its images'.
+        each, start = seconds[-1] / size, 0.0
+        if len(sizes) > 1:
+            slope = (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])
+            each = slope if slope > 0 else each
+            start = max(0.0, seconds[-1] - each * size)
+        left = minute - sum(seconds)
+        if len(sizes) == _SAMPLES or left < minute / 2:
             break
-        more = max(4 * size, int(0.7 * (minute - seconds[0]) / seconds[0] * size))
-        size = min(total, _MOST * workers.count, more)
-        if size < 2 * sizes[0]:
+        more = int((0.7 * left - start) / max(each, 1e-6))
+        more = min(total, _MOST * workers.count, more if start else max(4 * size, more))
+        if more < 2 * size:
             break
-    each = seconds[-1] / sizes[-1]
-    if len(sizes) == 2:
-        slope = (seconds[1] - seconds[0]) / (sizes[1] - sizes[0])
-        each = slope if slope > 0 else each
-    start = max(0.0, seconds[-1] - each * sizes[-1])
+        size = more
     return Forecast(
         images,
         shards,
