@@ -108,6 +108,7 @@ def cli(
     from relabel.classifiers.train import predict
     from relabel.training.loop import resolve_device
     from relabel.training.memory import keep_freed_memory
+    from relabel.workspace.engine import driver_device
 
     runtime = given.runtime
     problems = Problems(runtime.skip_bad)
@@ -129,7 +130,7 @@ def cli(
         labelled,
         classifier.spec,
         predict(
-            classifier.to(resolve_device(runtime.device if runtime.engine == "local" else "cpu")),
+            classifier.to(resolve_device(driver_device(runtime))),
             labelled,
             runtime,
             batch_size=batch_size,

@@ -105,7 +105,8 @@ def forecast(plan: AlignPlan) -> Forecast:
     shards += sum(math.ceil(counts[on] / SHARD_IMAGES) for on in moved.values())
     device = resolve_device(plan.runtime.device).type
     team = workers(plan.runtime, device)
-    images = sum(counts[on] for on in (*made.values(), *moved.values()))
+    gone_through = [*made.values(), *moved.values()]
+    images = sum(counts[on] for on in gone_through)
     told = Forecast(images, shards, None, None, free_bytes(plan.out), team.count, team.where)
     if not runs:
         return replace(told, seconds=0.0, bytes=0)
@@ -113,17 +114,13 @@ def forecast(plan: AlignPlan) -> Forecast:
     if cost is None:
         return told
     lengths = _lengths(plan, cost, counts)
-    alone = workers(replace(plan.runtime, engine="local"), device)
-    share = team.cores / alone.cores if device == "cpu" else team.count
+    share = team.cores / usable_cores() if device == "cpu" else team.count
     seconds = sum(
         lengths.get(name, 0.0) / (share if name in made or name in moved else 1) for name in runs
     )
     kept = sum(counts[n] * cost.map_bytes for n, s in plan.specialists.items() if s.name in runs)
-    written = kept + sum(
-        counts[on] * _label_bytes(plan, plan.datasets[on])
-        for on in (*made.values(), *moved.values())
-    )
-    return replace(told, seconds=seconds, bytes=math.ceil(written))
+    labels = sum(counts[on] * _label_bytes(plan, plan.datasets[on]) for on in gone_through)
+    return replace(told, seconds=seconds, bytes=math.ceil(kept + labels))
 
 
 def _label_bytes(plan: AlignPlan, dataset: DetectionDataset) -> float:

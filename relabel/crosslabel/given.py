@@ -33,6 +33,7 @@ from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problems
 from relabel.settings import Runtime
 from relabel.workspace.columns import Shard, column
+from relabel.workspace.engine import driver_device
 from relabel.workspace.fingerprint import fingerprint
 
 
@@ -92,7 +93,7 @@ def label_given_boxes(
         DataError: see `cross_label`.
     """
     local = runtime.engine == "local"
-    members = [_box_head(f, runtime.device if local else "cpu") for f in checkpoints]
+    members = [_box_head(f, driver_device(runtime)) for f in checkpoints]
     here, space = (members if local else None), members[0].space
     run = labelling_run(
         space,

@@ -29,7 +29,7 @@ from relabel.detectors.load import load_detector
 from relabel.errors import DataError, Problem, Problems, RelabelError
 from relabel.settings import Runtime
 from relabel.workspace.columns import Shard, as_json, read_shard, write_shard
-from relabel.workspace.engine import Make, make_shards
+from relabel.workspace.engine import Make, driver_device, make_shards
 from relabel.workspace.fingerprint import file_fingerprint, fingerprint
 from relabel.workspace.mirror import remove
 from relabel.workspace.parts import WorkerShare, pending, shard_progress
@@ -89,7 +89,7 @@ def cross_label(
     local, given = runtime.engine == "local", detector
     if detector is None:
         # Actors load their own; the driver has to know the label space.
-        detector = load(runtime.device if local else "cpu")
+        detector = load(driver_device(runtime))
     space = detector.space
     run = labelling_run(
         space,

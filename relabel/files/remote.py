@@ -55,8 +55,7 @@ def read_remote(url: str, *, most: int) -> bytes:
         ConfigError: no library for its scheme is installed, or none knows it.
         RelabelError: the store cannot be reached, or refuses.
     """
-    with _reaching(url):
-        system, path = _system(url)
+    with _store(url) as (system, path):
         try:
             data = system.cat_file(path, end=most + 1)
         except (FileNotFoundError, PermissionError):
@@ -78,8 +77,7 @@ def open_remote(url: str) -> Iterator[BinaryIO]:
     Raises:
         DataError, ConfigError, RelabelError: see `read_remote`.
     """
-    with _reaching(url):
-        system, path = _system(url)
+    with _store(url) as (system, path):
         stream = system.open(path, "rb", block_size=_HEADER, cache_type="readahead")
     with stream:
         yield _Errors(stream, url)  # type: ignore[misc]
@@ -106,8 +104,7 @@ def remote_size(url: str) -> int:
         ConfigError, RelabelError: see `read_remote`.
     """
     try:
-        with _reaching(url):
-            system, path = _system(url)
+        with _store(url) as (system, path):
             found = system.info(path)
     except DataError:
         return -1
@@ -161,8 +158,7 @@ def _listing(url: str) -> tuple[list[str], dict[str, int]]:
     folders: list[str] = []
     files: dict[str, int] = {}
     try:
-        with _reaching(url):
-            system, path = _system(url)
+        with _store(url) as (system, path):
             entries = system.ls(path, detail=True)
     except DataError:
         return folders, files
@@ -202,8 +198,7 @@ def upload(file: Path, url: str) -> None:
     Raises:
         ConfigError, RelabelError: see `read_remote`.
     """
-    with _reaching(url):
-        system, path = _system(url)
+    with _store(url) as (system, path):
         system.put_file(str(file), path)
 
 
@@ -213,8 +208,7 @@ def download(url: str, file: Path) -> None:
     Raises:
         DataError, ConfigError, RelabelError: see `read_remote`.
     """
-    with _reaching(url):
-        system, path = _system(url)
+    with _store(url) as (system, path):
         system.get_file(path, str(file))
 
 
@@ -225,8 +219,7 @@ def remove_remote(url: str) -> None:
         ConfigError, RelabelError: see `read_remote`.
     """
     try:
-        with _reaching(url):
-            system, path = _system(url)
+        with _store(url) as (system, path):
             system.rm_file(path)
     except DataError:
         return
@@ -237,6 +230,13 @@ def _size(entry: dict[str, Any]) -> int:
 
 
 _import_lock = threading.Lock()
+
+
+@contextmanager
+def _store(url: str) -> Iterator[tuple[Any, str]]:
+    """`_system`, for a block whose errors are ours."""
+    with _reaching(url):
+        yield _system(url)
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -24,7 +24,7 @@ from relabel.lat.settings import SHARD_IMAGES
 from relabel.settings import Runtime
 from relabel.training.loop import resolve_device
 from relabel.workspace.columns import AGAIN, iterate, join, read_shard, write_shard
-from relabel.workspace.engine import Make, make_shards
+from relabel.workspace.engine import Make, driver_device, make_shards
 from relabel.workspace.parts import shard_progress
 from relabel.workspace.progress import Progress
 from relabel.workspace.stage import Shards
@@ -61,7 +61,7 @@ def transfer(
             be read (unless ``skip_bad``).
     """
     local = runtime.engine == "local"
-    trained = TrainedTransfer.load(model, resolve_device(runtime.device if local else "cpu"))
+    trained = TrainedTransfer.load(model, resolve_device(driver_device(runtime)))
     here = trained if local else None
     shards = Shards(out, total=max(1, len(source)), size=SHARD_IMAGES)
     run = {"source": source.name, "images": len(source), "target": trained.target}

@@ -33,7 +33,7 @@ from relabel.training.loop import autocast, resolve_device, resolve_precision
 from relabel.training.prefetch import prefetch
 from relabel.workspace.atomic import atomic_write_json, sync
 from relabel.workspace.cores import reading_threads
-from relabel.workspace.engine import Make, make_in_order
+from relabel.workspace.engine import Make, driver_device, make_in_order
 from relabel.workspace.fingerprint import fingerprint
 from relabel.workspace.lock import FolderLock
 from relabel.workspace.progress import progress
@@ -183,7 +183,7 @@ def open_inputs(
         lock.acquire(_PATIENCE)
         try:
             if _open_kept(folder, len(labels), fingerprint(how), maps) is None:
-                _fill(labels, settings, runtime, folder, maps=maps, device=device)
+                _fill(labels, settings, runtime, folder, maps=maps)
         finally:
             lock.release()
         kept = _open_kept(folder, len(labels), fingerprint(how), maps)
@@ -243,15 +243,15 @@ def _fill(
     folder: Path,
     *,
     maps: bool,
-    device: torch.device,
 ) -> None:
     """Compute the maps of all images into ``folder``, from where a run before left off."""
     local = runtime.engine == "local"
-    body = build_body(settings).to(device if local else "cpu").eval()
+    device = resolve_device(driver_device(runtime))
+    body = build_body(settings).to(device).eval()
     here = body if local else None
     side = _side(settings.image_size, body.divisor)
     with torch.inference_mode():
-        probe = body(torch.zeros(1, 3, side, side, device=device if local else "cpu"))
+        probe = body(torch.zeros(1, 3, side, side, device=device))
     channels, *grid = probe.shape[1:]
     images = len(labels)
     row_bytes = {POOLED: 2 * channels, **({MAPS: 2 * probe.numel()} if maps else {})}

@@ -21,7 +21,16 @@ from relabel.workspace.parts import Make, Open, shard_progress
 from relabel.workspace.progress import progress
 from relabel.workspace.stage import Shards
 
-__all__ = ["Make", "Open", "Workers", "make_in_order", "make_shards", "require_engine", "workers"]
+__all__ = [
+    "Make",
+    "Open",
+    "Workers",
+    "driver_device",
+    "make_in_order",
+    "make_shards",
+    "require_engine",
+    "workers",
+]
 
 R = TypeVar("R")
 
@@ -74,6 +83,11 @@ def workers(runtime: Runtime, device: str) -> Workers:
     each = "each with " if count != 1 else "with "
     where = f"{count} worker{'s' * (count != 1)} on Ray, {each}{has}"
     return Workers(count, count * cpus, where, shared=True)
+
+
+def driver_device(runtime: Runtime) -> str:
+    """Where this process loads a model: it only has to know it where actors do the work."""
+    return runtime.device if runtime.engine == "local" else "cpu"
 
 
 def make_shards(
