@@ -63,9 +63,7 @@ class Forecast:
         if self.seconds is not None:
             measured = ""
             if self.measured_images:
-                measured = (
-                    f", from {self.measured_images} images that took {self.measured_seconds:.0f} s"
-                )
+                measured = f", from {self.measured_images} image{'s' * (self.measured_images != 1)} that took {self.measured_seconds:.0f} s"
             said.append(f"takes about {spoken(self.seconds)}{measured}")
         if self.bytes is not None:
             free = "" if self.free_bytes is None else f"; {sized(self.free_bytes)} are free there"
