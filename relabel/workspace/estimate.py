@@ -58,17 +58,22 @@ class Forecast:
             return ["nothing is left to do"]
         if not self.images:
             return [f"takes about {spoken(self.seconds or 0)}, by {self.where}"]
-        some = f"{self.images} image{'s' * (self.images != 1)}"
-        said = [f"{some} in {self.shards} shard{'s' * (self.shards != 1)}, by {self.where}"]
+        images, shards = _counted(self.images, "image"), _counted(self.shards, "shard")
+        said = [f"{images} in {shards}, by {self.where}"]
         if self.seconds is not None:
-            measured = ""
+            takes = f"takes about {spoken(self.seconds)}"
             if self.measured_images:
-                measured = f", from {self.measured_images} image{'s' * (self.measured_images != 1)} that took {self.measured_seconds:.0f} s"
-            said.append(f"takes about {spoken(self.seconds)}{measured}")
+                sample = _counted(self.measured_images, "image")
+                takes += f", from {sample} that took {self.measured_seconds:.0f} s"
+            said.append(takes)
         if self.bytes is not None:
             free = "" if self.free_bytes is None else f"; {sized(self.free_bytes)} are free there"
             said.append(f"writes about {sized(self.bytes)}{free}")
         return said
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def measured(
